@@ -1,0 +1,225 @@
+"""Every setting once, with its default, unit and help: the flags of each command and the configs saved with a run.
+
+One frozen dataclass per command. The line below a field is its help text in `resnet-v2 COMMAND --help`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from tyro.conf import Positional
+
+from resnet_v2.files import ResnetError
+
+Number = TypeVar("Number", int, float)
+
+
+def parse_numbers(text: str, kind: type[Number], flag: str) -> tuple[Number, ...]:
+    """`"30,60,90"` -> `(30, 60, 90)`; the empty text is the empty tuple."""
+    try:
+        return tuple(kind(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise ResnetError(f"{flag} {text!r} is not a list of numbers; write it like 30,60,90.") from None
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Make the records of a named data set (digits, cifar10, fashion-mnist) or of a folder of class folders."""
+
+    source: Positional[str]
+    """digits, cifar10, fashion-mnist, or the path of a folder that holds one folder per class"""
+    out: Path | None = None
+    """folder for NAME_train.rec, NAME_val.rec, their .idx and .lst, and synset.txt (default: data/NAME)"""
+    archive: Path | None = None
+    """cifar10: cifar-10-binary.tar.gz; fashion-mnist: the folder of its four .gz files (nothing is downloaded)"""
+    mirror: str = ""
+    """address of a folder to download from instead of the official one (checksums stay the same)"""
+    resize: int = 32
+    """a folder of class folders only: shorter side in pixels, 0 keeps the size"""
+    val_ratio: float = 0.1
+    """a folder of class folders only: share held out for validation, unless it has train and val folders"""
+    seed: int = 0
+    """seed of the split and of the shuffling"""
+    threads: int = 0
+    """packing threads, 0: one per core"""
+
+
+@dataclass(frozen=True)
+class ListConfig:
+    """Write shuffled PREFIX_train.lst and PREFIX_val.lst and synset.txt for a folder of class folders."""
+
+    root: Positional[Path]
+    """folder of class folders, or a folder with train and val (or test) folders of class folders"""
+    prefix: Positional[Path]
+    """path and start of the names of the lists: data/flowers writes data/flowers_train.lst"""
+    val_per_class: int = 0
+    """images of every class held out for validation"""
+    val_ratio: float = 0.0
+    """share of every class held out for validation, 0 to 1"""
+    min_images: int = 0
+    """leave out classes with fewer images"""
+    seed: int = 0
+    """seed of the split and of the shuffling"""
+
+
+@dataclass(frozen=True)
+class PackConfig:
+    """Pack the images of a list into a .rec and .idx (MXNet's im2rec; its words work too: resize=480 quality=90)."""
+
+    lst: Positional[Path]
+    """list of images: index, label, path, separated by tabs"""
+    root: Positional[Path]
+    """folder that the paths of the list start from"""
+    out: Positional[Path]
+    """the .rec to write; the .idx is written beside it"""
+    resize: int = 0
+    """shorter side in pixels, 0 keeps the size"""
+    quality: int = 90
+    """JPEG quality, 1 to 100 (PNG: compression 0 to 9)"""
+    encoding: Literal[".jpg", ".png"] = ".jpg"
+    """file format of the images in the record"""
+    threads: int = 0
+    """threads, 0: one per core"""
+    on_error: Literal["skip", "stop"] = "skip"
+    """an unreadable image: name it, leave it out and go on, or stop and write nothing"""
+
+
+@dataclass(frozen=True)
+class IndexConfig:
+    """Make the .idx of a .rec by reading the record once."""
+
+    rec: Positional[Path]
+    """the .rec"""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train a network; the flags of the 2016 script keep their names, defaults and meaning."""
+
+    gpus: str = "0"
+    """the GPU to use; '' is the CPU, which is also taken, with a message, when no GPU is there"""
+    data_dir: Path = Path("data/imagenet")
+    """folder of the records"""
+    data_type: str = "imagenet"
+    """imagenet: ImageNet stem, train_480_q90.rec (aug-level 1: train_256_q90.rec) and val_256_q90.rec; any other NAME:
+    CIFAR stem, NAME_train.rec and NAME_val.rec"""
+    list_dir: Path | None = None
+    """folder of synset.txt and of the .lst files (default: --data-dir)"""
+    lr: float | None = None
+    """learning rate; with --retrain, from here on (default: 0.1, or the checkpoint's)"""
+    mom: float = 0.9
+    """momentum (Nesterov)"""
+    bn_mom: float = 0.9
+    """BatchNorm momentum as MXNet counts it: the share of the old moving statistics that is kept"""
+    wd: float | None = None
+    """weight decay, on weights and gammas only (default: 0.0001, or the checkpoint's)"""
+    batch_size: int | None = None
+    """images per step on this machine (default: 256, CIFAR stem 128)"""
+    workspace: int = 512
+    """accepted and without effect: cuDNN chooses its own workspace today"""
+    depth: int | None = None
+    """number of layers (default: 50, CIFAR stem 20)"""
+    num_classes: int = 0
+    """number of classes, 0: the lines of synset.txt, or 1000 for imagenet"""
+    aug_level: Literal[1, 2, 3] | None = None
+    """1: crop and mirror; 2: and scale, aspect, colour; 3: and rotation, shear (default: 2, CIFAR stem 1)"""
+    num_examples: int = 0
+    """images of one epoch, 0: all of the record"""
+    kv_store: Literal["device", "local"] = "device"
+    """where gradients are summed; one machine"""
+    model_load_epoch: int = 0
+    """with --retrain: the epoch to go on from"""
+    frequent: int = 50
+    """batches between two log lines"""
+    memonger: bool = False
+    """keep only each unit's input for the backward pass and compute the rest again: less memory, more time"""
+    retrain: bool = False
+    """go on from --model-load-epoch: weights, momentum and position in the schedule"""
+
+    epochs: int | None = None
+    """epochs in all (default: 120, CIFAR stem 200)"""
+    milestones: str | None = None
+    """epochs at which the rate drops to a tenth, as 30,60,90 (default: imagenet 30,60,90 of 120, CIFAR stem 120,160 of
+    200, and the same shares of any other --epochs)"""
+    schedule: Literal["step", "cosine"] = "step"
+    """how the learning rate falls"""
+    warmup_epochs: float = 0.0
+    """epochs over which the rate grows linearly from 0"""
+    label_smoothing: float = 0.0
+    """share of the target spread over all classes, 0 to 1"""
+    aug_schedule: str = ""
+    """augmentation level from an epoch on, as 0:2,95:1; comes before --aug-level"""
+    version: Literal["v2", "v1"] = "v2"
+    """v2: pre-activation units; v1: the units of the first ResNet paper"""
+    seed: int = 0
+    """seed of weights, order and augmentation"""
+    device: str = ""
+    """torch device, such as cpu, cuda:1, mps; comes before --gpus"""
+    threads: int = 0
+    """threads that read and augment images, 0: one per core"""
+    model_prefix: str = ""
+    """path and start of the names of checkpoints and logs (default: model/resnet-TYPE-DEPTH)"""
+
+    def is_imagenet(self) -> bool:
+        """Whether the network has the ImageNet stem (and the records ImageNet's names)."""
+        return self.data_type == "imagenet"
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Loss, top-1 and top-5 error of a checkpoint over a record, every image counted once."""
+
+    prefix: str
+    """start of the checkpoint's name, such as model/resnet-cifar10-20"""
+    epoch: int
+    """epoch of the checkpoint"""
+    rec: Path
+    """the .rec to evaluate on"""
+    batch_size: int = 128
+    """images per step"""
+    gpus: str = "0"
+    """the GPU to use; '' is the CPU"""
+    device: str = ""
+    """torch device; comes before --gpus"""
+    threads: int = 0
+    """threads that read images, 0: one per core"""
+    json: bool = False
+    """print one JSON object: images, loss, top1_error, top5_error"""
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Name what is in pictures, with the preprocessing that evaluation uses."""
+
+    img: tuple[str, ...]
+    """image files, or folders of them"""
+    prefix: str
+    """start of the checkpoint's name, such as model/resnet-cifar10-20"""
+    epoch: int
+    """epoch of the checkpoint"""
+    gpu: int = 0
+    """the GPU to use when there is one"""
+    device: str = ""
+    """torch device; comes before --gpu"""
+    synset: Path | None = None
+    """file with one class name per line (default: the names saved in the checkpoint)"""
+    top: int = 5
+    """how many classes to name"""
+    batch_size: int = 32
+    """images per step"""
+    json: bool = False
+    """print one JSON list"""
+
+
+@dataclass(frozen=True)
+class PlotConfig:
+    """Draw training curves from logs, ours or MXNet's, and print each one's best epoch."""
+
+    logs: str
+    """log files, separated by commas"""
+    out: Path = Path("training-curve.png")
+    """picture to write; the ending chooses the format (.png, .svg, .pdf)"""
+    metric: Literal["top1", "top5"] = "top1"
+    """error to draw"""
+    json: bool = False
+    """print one JSON list: log, epochs, best_epoch, top1_error, top5_error"""

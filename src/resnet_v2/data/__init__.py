@@ -1,0 +1,1 @@
+"""Bytes on disk -> uint8 batches. numpy only, never torch."""

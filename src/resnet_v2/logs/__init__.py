@@ -1,0 +1,1 @@
+"""Numbers -> log files -> pictures. No torch."""

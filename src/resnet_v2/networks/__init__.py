@@ -1,0 +1,1 @@
+"""Batches -> logits: the networks and their weight files."""

@@ -1,0 +1,296 @@
+"""Residual networks with pre-activation units (v2) and with the units of the first paper (v1).
+
+He, Zhang, Ren, Sun: "Identity Mappings in Deep Residual Networks", arXiv 1603.05027 (v2), and "Deep Residual Learning
+for Image Recognition", arXiv 1512.03385 (v1). Modules carry the parameter names of MXNet's symbols one to one:
+`stage1.unit1.conv2.weight` is `stage1_unit1_conv2_weight`.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, cast, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from resnet_v2.files import ResnetError
+
+Version = Literal["v1", "v2"]
+Stem = Literal["imagenet", "cifar"]
+
+EPSILON = 2e-5
+
+IMAGENET_UNITS = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+    200: (3, 24, 36, 3),
+    269: (3, 30, 48, 8),
+}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a network is made of; enough to build it, and saved in every checkpoint's header."""
+
+    depth: int
+    classes: int
+    stem: Stem
+    version: Version = "v2"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built: ResnetError names the depths, versions and stems that exist."""
+        if self.stem not in get_args(Stem) or self.version not in get_args(Version):
+            raise ResnetError(f"There is no {self.stem} stem of version {self.version}; stems are imagenet and cifar, "
+                              "versions v1 and v2.")  # fmt: skip
+        if self.classes < 1:
+            raise ResnetError(f"A network needs at least one class, not {self.classes}; give --num-classes.")
+        _ = self.units
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        """Units of each stage."""
+        if self.stem == "imagenet":
+            if self.depth not in IMAGENET_UNITS:
+                depths = ", ".join(str(depth) for depth in IMAGENET_UNITS)
+                raise ResnetError(f"There is no ImageNet network of depth {self.depth}; depths are {depths}.")
+            return IMAGENET_UNITS[self.depth]
+        layers_per_unit = 3 if self.bottleneck else 2
+        units, rest = divmod(self.depth - 2, 3 * layers_per_unit)
+        if rest or units < 1:
+            raise ResnetError(
+                f"There is no CIFAR network of depth {self.depth}; depths are 6n+2 below 164 (8, 14, 20, 26, ..., 56, "
+                "110) and 9n+2 (11, 29, ..., 164, 1001)."
+            )
+        return (units,) * 3
+
+    @property
+    def bottleneck(self) -> bool:
+        """Whether the units are 1x1-3x3-1x1 rather than 3x3-3x3."""
+        if self.stem == "imagenet":
+            return self.depth >= 50
+        return self.depth >= 164 or (self.depth - 2) % 6 != 0
+
+    @property
+    def filters(self) -> tuple[int, ...]:
+        """Channels after the stem and after each stage."""
+        if self.stem == "imagenet":
+            return (64, 256, 512, 1024, 2048) if self.bottleneck else (64, 64, 128, 256, 512)
+        return (16, 64, 128, 256) if self.bottleneck else (16, 16, 32, 64)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square images it is trained on, in pixels."""
+        return 224 if self.stem == "imagenet" else 32
+
+
+class FixedGammaBatchNorm(nn.BatchNorm2d):
+    """BatchNorm with gamma fixed at 1 and a beta that is learned: MXNet's `fix_gamma=True`, used on the raw images."""
+
+    def __init__(self, channels: int, eps: float, momentum: float) -> None:
+        super().__init__(channels, eps=eps, momentum=momentum)
+        self.register_parameter("weight", None)
+
+    def reset_parameters(self) -> None:
+        self.reset_running_stats()
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        momentum = cast(float, self.momentum)
+        mean, variance = self.running_mean, self.running_var
+        return F.batch_norm(x, mean, variance, None, self.bias, self.training, momentum, self.eps)
+
+
+def _batch_norm(channels: int, momentum: float) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=EPSILON, momentum=momentum)
+
+
+def _convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+
+
+class PreActivationUnit(nn.Module):
+    """BatchNorm and ReLU before every convolution; the sum is left as it is (arXiv 1603.05027, figure 1b).
+
+    The first unit of every stage takes its shortcut from the activated input through a 1x1 convolution `sc`. Basic:
+    two 3x3 convolutions, the first with the stride; bottleneck: 1x1, 3x3 with the stride, 1x1.
+
+    Input: N x inputs x H x W. Output: N x outputs x H/stride x W/stride.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, stride: int, projected: bool, bottleneck: bool, momentum: float
+    ) -> None:
+        super().__init__()
+        inner = outputs // 4 if bottleneck else outputs
+        self.bn1 = _batch_norm(inputs, momentum)
+        self.conv1 = _convolution(inputs, inner, 1) if bottleneck else _convolution(inputs, inner, 3, stride)
+        self.bn2 = _batch_norm(inner, momentum)
+        self.conv2 = _convolution(inner, inner, 3, stride if bottleneck else 1)
+        if bottleneck:
+            self.bn3 = _batch_norm(inner, momentum)
+            self.conv3 = _convolution(inner, outputs, 1)
+        self.bottleneck = bottleneck
+        self.sc = _convolution(inputs, outputs, 1, stride) if projected else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        activated = F.relu(self.bn1(x))
+        shortcut = x if self.sc is None else self.sc(activated)
+        y = self.conv1(activated)
+        y = self.conv2(F.relu(self.bn2(y)))
+        if self.bottleneck:
+            y = self.conv3(F.relu(self.bn3(y)))
+        return cast(Tensor, y + shortcut)
+
+
+class PostActivationUnit(nn.Module):
+    """The unit of arXiv 1512.03385: convolution, BatchNorm, ReLU; the sum is activated.
+
+    As in Caffe and MXNet the stride stands on the first convolution (a bottleneck's 1x1), and the first unit of every
+    stage projects its shortcut (`conv1sc`, then the BatchNorm `sc`). Shapes as in `PreActivationUnit`.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, stride: int, projected: bool, bottleneck: bool, momentum: float
+    ) -> None:
+        super().__init__()
+        inner = outputs // 4 if bottleneck else outputs
+        self.conv1 = _convolution(inputs, inner, 1 if bottleneck else 3, stride)
+        self.bn1 = _batch_norm(inner, momentum)
+        self.conv2 = _convolution(inner, inner, 3)
+        self.bn2 = _batch_norm(inner, momentum)
+        if bottleneck:
+            self.conv3 = _convolution(inner, outputs, 1)
+            self.bn3 = _batch_norm(outputs, momentum)
+        self.bottleneck = bottleneck
+        self.conv1sc = _convolution(inputs, outputs, 1, stride) if projected else None
+        self.sc = _batch_norm(outputs, momentum) if projected else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.conv1sc is None or self.sc is None else self.sc(self.conv1sc(x))
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        if self.bottleneck:
+            y = self.bn3(self.conv3(F.relu(y)))
+        return F.relu(y + shortcut)
+
+
+class ResNet(nn.Module):
+    """A residual network for raw RGB images.
+
+    Input: N x 3 x H x W, values 0-255, any floating type; v2 normalises them by its own first BatchNorm, v1 by the one
+    behind its first convolution. Output: N x classes logits.
+
+    `recompute` keeps only the input of each unit for the backward pass; results stay the same to the last bit.
+
+    >>> ResNet(Architecture(depth=20, classes=10, stem="cifar"))(torch.zeros(2, 3, 32, 32)).shape
+    torch.Size([2, 10])
+    """
+
+    def __init__(self, architecture: Architecture, batch_norm_momentum: float = 0.1, recompute: bool = False) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.recompute = recompute
+        filters = architecture.filters
+        v2, imagenet = architecture.version == "v2", architecture.stem == "imagenet"
+        self.bn_data = FixedGammaBatchNorm(3, EPSILON, batch_norm_momentum) if v2 else None
+        self.conv0 = _convolution(3, filters[0], 7, 2) if imagenet else _convolution(3, filters[0], 3)
+        self.bn0 = _batch_norm(filters[0], batch_norm_momentum) if imagenet or not v2 else None
+        self.stages = [f"stage{number}" for number in range(1, len(architecture.units) + 1)]
+        for number, name in enumerate(self.stages):
+            stride = 1 if number == 0 else 2
+            self.add_module(name, self._stage(architecture, number, stride, batch_norm_momentum))
+        self.bn1 = _batch_norm(filters[-1], batch_norm_momentum) if v2 else None
+        self.fc1 = nn.Linear(filters[-1], architecture.classes)
+
+    @staticmethod
+    def _stage(architecture: Architecture, number: int, stride: int, momentum: float) -> nn.Sequential:
+        unit = PreActivationUnit if architecture.version == "v2" else PostActivationUnit
+        inputs, outputs = architecture.filters[number : number + 2]
+        stage = nn.Sequential()
+        stage.add_module("unit1", unit(inputs, outputs, stride, True, architecture.bottleneck, momentum))
+        for index in range(2, architecture.units[number] + 1):
+            stage.add_module(f"unit{index}", unit(outputs, outputs, 1, False, architecture.bottleneck, momentum))
+        return stage
+
+    def residual_units(self) -> Iterator[nn.Module]:
+        """The units of all stages, from the input on."""
+        for name in self.stages:
+            yield from cast(nn.Sequential, self.get_submodule(name))
+
+    def stem(self, x: Tensor) -> Tensor:
+        """N x 3 x H x W images -> the first unit's input: N x 64 x H/4 x W/4 (ImageNet), N x 16 x H x W (CIFAR)."""
+        if self.bn_data is not None:
+            x = self.bn_data(x)
+        x = self.conv0(x)
+        if self.bn0 is not None:
+            x = F.relu(self.bn0(x))
+        return F.max_pool2d(x, 3, 2, padding=1) if self.architecture.stem == "imagenet" else x
+
+    def features(self, x: Tensor) -> Tensor:
+        """N x 3 x H x W images -> N x filters pooled features, the input of `fc1`."""
+        x = self.stem(x)
+        for unit in self.residual_units():
+            x = _recomputed(unit, x) if self.recompute and torch.is_grad_enabled() else unit(x)
+        if self.bn1 is not None:
+            x = F.relu(self.bn1(x))
+        return x.mean((2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.fc1(self.features(x)))
+
+
+@contextlib.contextmanager
+def _frozen_statistics(unit: nn.Module) -> Iterator[None]:
+    """While open, the BatchNorms of a unit normalise by the batch but leave their moving statistics as they are."""
+    norms = [module for module in unit.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
+
+def _recomputed(unit: nn.Module, x: Tensor) -> Tensor:
+    # The second forward of a unit must not move its moving statistics again.
+    def contexts() -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
+        return contextlib.nullcontext(), _frozen_statistics(unit)
+
+    return cast(Tensor, checkpoint(unit, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts))
+
+
+def initialize(network: ResNet, seed: int) -> ResNet:
+    """Draw new weights in place: Gaussian with deviation sqrt(2/inputs), gamma 1, beta and biases 0.
+
+    He et al., arXiv 1502.01852; MXNet's `Xavier(rnd_type="gaussian", factor_type="in", magnitude=2)`. The same seed
+    gives the same weights, whatever was drawn before.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            deviation = (2 / module.weight[0].numel()) ** 0.5
+            # Drawn apart: filling a channels-last tensor in place would give other weights for the same seed.
+            module.weight.data.copy_(torch.empty(module.weight.shape).normal_(0, deviation, generator=generator))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()
+    return network
+
+
+def resnet(depth: int, classes: int = 1000, version: Version = "v2", stem: Stem | None = None, seed: int = 0) -> ResNet:
+    """A new network with drawn weights, in channels-last memory.
+
+    `stem` None: imagenet for the ImageNet depths (18, 34, 50, 101, 152, 200, 269), else cifar. A depth that does not
+    exist raises ResnetError and names those that do.
+    """
+    chosen = stem or ("imagenet" if depth in IMAGENET_UNITS else "cifar")
+    network = ResNet(Architecture(depth, classes, chosen, version))
+    return initialize(network, seed).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

@@ -1,0 +1,122 @@
+"""Weight files: safetensors whose header says what the network is, how to feed it and what its classes are called."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from resnet_v2.files import ResnetError, replacing
+from resnet_v2.networks.resnet import Architecture, ResNet
+
+METADATA_KEY = "resnet_v2"
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a weight file says of itself; kept as JSON in the safetensors metadata.
+
+    `resize` and `crop` are the evaluation preprocessing in pixels: shorter side, then the centre. `class_names` has one
+    line per class, or is empty. `errors` holds measured figures in percent, such as `top1_error`. `training` is what
+    the trainer needs to go on: settings and position.
+    """
+
+    architecture: Architecture
+    epoch: int
+    resize: int
+    crop: int
+    class_names: tuple[str, ...] = ()
+    errors: Mapping[str, float] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+
+def checkpoint_path(prefix: str, epoch: int) -> Path:
+    """`model/resnet-cifar10-20`, 30 -> `model/resnet-cifar10-20-0030.safetensors`."""
+    return Path(f"{prefix}-{epoch:04d}.safetensors")
+
+
+def saved_epochs(prefix: str) -> list[int]:
+    """The epochs of which checkpoints with this prefix are there, ascending."""
+    start = Path(prefix)
+    if not start.parent.is_dir():
+        return []
+    names = re.compile(re.escape(start.name) + r"-(\d{4,})\.safetensors")
+    return sorted(int(match[1]) for path in start.parent.iterdir() if (match := names.fullmatch(path.name)))
+
+
+def find_checkpoint(prefix: str, epoch: int) -> Path:
+    """The file of an epoch; a ResnetError lists the epochs that are there when it is not."""
+    path = checkpoint_path(prefix, epoch)
+    if path.is_file():
+        return path
+    epochs = saved_epochs(prefix)
+    there = f"saved epochs are {', '.join(map(str, epochs))}" if epochs else f"no checkpoint starts with {prefix}-"
+    raise ResnetError(f"{path} is missing: {there}; check --prefix and --epoch.")
+
+
+def save(path: Path, tensors: Mapping[str, Tensor], header: Header) -> None:
+    """Write tensors and header into one file that appears under its name only when it is whole."""
+    metadata = {"format": "pt", METADATA_KEY: json.dumps(asdict(header))}
+    with replacing(path) as temporary:
+        safetensors.torch.save_file(dict(tensors), temporary, metadata)
+
+
+def network_tensors(network: ResNet) -> dict[str, Tensor]:
+    """The network's parameters and moving statistics by name, contiguous; without PyTorch's unused batch counters."""
+    state = network.state_dict()
+    return {name: tensor.contiguous() for name, tensor in state.items() if not name.endswith(".num_batches_tracked")}
+
+
+def read(path: Path) -> tuple[Header, dict[str, Tensor]]:
+    """Header and all tensors of a file, on the CPU; a ResnetError says what is wrong with a file that is not ours."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a mapping)
+    except safetensors.SafetensorError as error:
+        raise ResnetError(f"{path} is damaged or no safetensors file ({error}); take another epoch.") from None
+    if METADATA_KEY not in metadata:
+        raise ResnetError(
+            f"{path} has no resnet-v2 header, so its network is unknown; it was not written by resnet-v2."
+        )
+    return _parse_header(path, metadata[METADATA_KEY]), tensors
+
+
+def _parse_header(path: Path, text: str) -> Header:
+    try:
+        fields = json.loads(text)
+        architecture = Architecture(**fields.pop("architecture"))
+        return Header(architecture, class_names=tuple(fields.pop("class_names")), **fields)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ResnetError(f"{path} has a header that cannot be read ({error}); update resnet-v2.") from None
+
+
+def build(path: Path, header: Header, tensors: Mapping[str, Tensor], **options: Any) -> ResNet:
+    """The network of a header with the given weights, in channels-last memory; `options` go to `ResNet`.
+
+    Tensors that are no part of the network (a checkpoint's momentum) are passed over; a missing or misshapen one
+    raises ResnetError.
+    """
+    with torch.device("meta"):
+        network = ResNet(header.architecture, **options)
+    network = network.to_empty(device="cpu")
+    wanted = network_tensors(network)
+    for name, tensor in wanted.items():
+        if name not in tensors or tensors[name].shape != tensor.shape:
+            found = f"has shape {tuple(tensors[name].shape)}" if name in tensors else "is missing"
+            raise ResnetError(f"{path} does not fit its header: {name} {found}, expected {tuple(tensor.shape)}.")
+    network.load_state_dict({name: tensors[name] for name in wanted}, strict=False)
+    return cast(ResNet, network.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+
+
+def load(prefix: str, epoch: int) -> tuple[ResNet, Header]:
+    """The network and header of a checkpoint, on the CPU, in evaluation mode."""
+    path = find_checkpoint(prefix, epoch)
+    header, tensors = read(path)
+    return build(path, header, tensors).eval(), header

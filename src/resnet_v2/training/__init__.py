@@ -1,0 +1,1 @@
+"""Logits -> weights: schedule, checkpoints, the loop, exact evaluation."""
