@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -97,26 +97,25 @@ def _parse_header(path: Path, text: str) -> Header:
         raise ResnetError(f"{path} has a header that cannot be read ({error}); update resnet-v2.") from None
 
 
-def build(path: Path, header: Header, tensors: Mapping[str, Tensor], **options: Any) -> ResNet:
-    """The network of a header with the given weights, in channels-last memory; `options` go to `ResNet`.
+def fill(path: Path, network: ResNet, tensors: Mapping[str, Tensor]) -> None:
+    """Copy weights and moving statistics into a network; tensors that are no part of it are passed over.
 
-    Tensors that are no part of the network (a checkpoint's momentum) are passed over; a missing or misshapen one
-    raises ResnetError.
+    Raises ResnetError, naming `path`, for a missing or misshapen tensor.
     """
-    with torch.device("meta"):
-        network = ResNet(header.architecture, **options)
-    network = network.to_empty(device="cpu")
     wanted = network_tensors(network)
     for name, tensor in wanted.items():
         if name not in tensors or tensors[name].shape != tensor.shape:
             found = f"has shape {tuple(tensors[name].shape)}" if name in tensors else "is missing"
             raise ResnetError(f"{path} does not fit its header: {name} {found}, expected {tuple(tensor.shape)}.")
     network.load_state_dict({name: tensors[name] for name in wanted}, strict=False)
-    return cast(ResNet, network.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
 
 
 def load(prefix: str, epoch: int) -> tuple[ResNet, Header]:
-    """The network and header of a checkpoint, on the CPU, in evaluation mode."""
+    """The network and header of a checkpoint, on the CPU, in evaluation mode and channels-last memory."""
     path = find_checkpoint(prefix, epoch)
     header, tensors = read(path)
-    return build(path, header, tensors).eval(), header
+    with torch.device("meta"):
+        network = ResNet(header.architecture)
+    network = network.to_empty(device="cpu").to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    fill(path, network, tensors)
+    return network.eval(), header

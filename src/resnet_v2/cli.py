@@ -1,0 +1,196 @@
+"""The command `resnet-v2`: one function per subcommand. Heavy imports wait until their command runs."""
+
+import dataclasses
+import errno
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tyro
+
+from resnet_v2 import config
+from resnet_v2.files import ResnetError
+
+IM2REC_WORD = re.compile(r"([a-z_]+)=(.*)")
+
+
+def data(settings: config.DataConfig) -> None:
+    from resnet_v2.data.sources import make_data
+
+    folder = make_data(
+        settings.source,
+        settings.out,
+        archive=settings.archive,
+        mirror=settings.mirror,
+        resize=settings.resize,
+        val_ratio=settings.val_ratio,
+        seed=settings.seed,
+        threads=settings.threads,
+    )
+    name = folder.resolve().name if settings.source not in ("digits", "cifar10", "fashion-mnist") else settings.source
+    print(f"{folder} is ready: resnet-v2 train --data-dir {folder} --data-type {name}")
+
+
+def make_list(settings: config.ListConfig) -> None:
+    from resnet_v2.data.lists import make_lists
+
+    classes, train, validation = make_lists(
+        settings.root,
+        settings.prefix,
+        val_per_class=settings.val_per_class,
+        val_ratio=settings.val_ratio,
+        min_images=settings.min_images,
+        seed=settings.seed,
+    )
+    print(f"{settings.prefix}_train.lst: {train} images of {classes} classes")
+    if validation:
+        print(f"{settings.prefix}_val.lst: {validation} images")
+    else:
+        print("nothing is held out for validation; --val-per-class or --val-ratio would")
+
+
+def pack(settings: config.PackConfig) -> None:
+    from resnet_v2.data.pack import pack_list
+
+    report = pack_list(
+        settings.lst,
+        settings.root,
+        settings.out,
+        resize=settings.resize,
+        quality=settings.quality,
+        encoding=settings.encoding,
+        threads=settings.threads,
+        on_error=settings.on_error,
+    )
+    print(f"{settings.out}: {report.images} images packed, {len(report.skipped)} skipped")
+
+
+def index(settings: config.IndexConfig) -> None:
+    from resnet_v2.data.pack import write_index
+    from resnet_v2.data.recordio import index_path
+
+    count, lost = write_index(settings.rec, index_path(settings.rec))
+    damage = f"; {lost} bytes are damaged and left out" if lost else ""
+    print(f"{index_path(settings.rec)}: {count} records{damage}")
+
+
+def train(settings: config.TrainConfig) -> None:
+    from resnet_v2.training.train import fit
+
+    result = fit(settings)
+    print(f"top-1 error {result.top1_error:.2f} %, top-5 error {result.top5_error:.2f} % on {result.images} images")
+
+
+def evaluate(settings: config.EvaluateConfig) -> None:
+    from resnet_v2.data.recordio import RecordReader
+    from resnet_v2.networks import weights
+    from resnet_v2.training.distributed import choose_device
+    from resnet_v2.training.evaluate import evaluate as evaluate_network
+
+    network, header = weights.load(settings.prefix, settings.epoch)
+    device = choose_device(settings.gpus, settings.device)
+    result = evaluate_network(
+        network.to(device),
+        RecordReader(settings.rec),
+        size=header.crop,
+        batch_size=settings.batch_size,
+        device=device,
+        threads=settings.threads,
+    )
+    if settings.json:
+        print(json.dumps(dataclasses.asdict(result)))
+    else:
+        print(f"images       {result.images}\nloss         {result.loss:.4f}")
+        print(f"top-1 error  {result.top1_error:.2f} %\ntop-5 error  {result.top5_error:.2f} %")
+
+
+def predict(settings: config.PredictConfig) -> None:
+    from resnet_v2.data.lists import read_synset
+    from resnet_v2.inference import predict as inference
+    from resnet_v2.networks import weights
+    from resnet_v2.training.distributed import choose_device
+
+    paths = inference.find_images(settings.img)
+    network, header = weights.load(settings.prefix, settings.epoch)
+    names = header.class_names if settings.synset is None else read_synset(settings.synset)
+    inference.check_class_names(names, header, str(settings.synset or settings.prefix))
+    answers = inference.predict(
+        network,
+        header,
+        paths,
+        class_names=names,
+        top=settings.top,
+        batch_size=settings.batch_size,
+        device=choose_device(str(settings.gpu), settings.device),
+    )
+    if settings.json:
+        rows = [
+            {
+                "image": str(path),
+                "top": [{"class": a.class_index, "name": a.name, "probability": a.probability} for a in best],
+            }
+            for path, best in answers
+        ]
+        print(json.dumps(rows, ensure_ascii=False))
+        return
+    for path, best in answers:
+        print(path)
+        for answer in best:
+            print(f"  {100 * answer.probability:6.2f} %  {answer.name}")
+
+
+def plot(settings: config.PlotConfig) -> None:
+    from resnet_v2.logs import plot as plotting
+
+    curves = plotting.read_curves(settings.logs)
+    plotting.draw(curves, settings.out, settings.metric)
+    if settings.json:
+        print(json.dumps([curve.summary() for curve in curves]))
+    else:
+        print(plotting.table(curves))
+        print(f"curve: {settings.out}")
+
+
+COMMANDS = {
+    "data": (config.DataConfig, data),
+    "list": (config.ListConfig, make_list),
+    "pack": (config.PackConfig, pack),
+    "index": (config.IndexConfig, index),
+    "train": (config.TrainConfig, train),
+    "evaluate": (config.EvaluateConfig, evaluate),
+    "predict": (config.PredictConfig, predict),
+    "plot": (config.PlotConfig, plot),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0, 2 for what the user can mend, 130 for Ctrl-C."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["pack"]:
+        words = [IM2REC_WORD.sub(r"--\1=\2", word) if IM2REC_WORD.fullmatch(word) else word for word in words]
+    types: dict[str, Callable[..., Any]] = {name: kind for name, (kind, _) in COMMANDS.items()}
+    settings = tyro.extras.subcommand_cli_from_dict(
+        types, prog="resnet-v2", args=words, description="ResNet-v2: pack, train, evaluate, predict.",
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )  # fmt: skip
+    run = next(function for kind, function in COMMANDS.values() if isinstance(settings, kind))
+    try:
+        run(settings)  # type: ignore[operator]
+        return 0
+    except ResnetError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 130
+    except OSError as error:
+        if error.errno is None or (error.filename is None and error.errno != errno.ENOSPC):
+            raise
+        hint = "free some space and run again" if error.errno == errno.ENOSPC else "check the path and its permissions"
+        return _fail(f"{error.filename or 'The disk'}: {error.strerror}; {hint}.")
+
+
+def _fail(sentence: str) -> int:
+    print(f"resnet-v2: {sentence}", file=sys.stderr)
+    return 2

@@ -1,0 +1,249 @@
+"""Data sets by name: digits, CIFAR-10, Fashion-MNIST, or a folder of class folders -> records that `train` reads."""
+
+import gzip
+import hashlib
+import io
+import sys
+import tarfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from resnet_v2.data.jpeg import Image, encode
+from resnet_v2.data.lists import ListEntry, make_lists, shuffled, write_list, write_synset
+from resnet_v2.data.pack import PackReport, pack_entries, pack_list
+from resnet_v2.files import ResnetError, replacing
+
+PNG_COMPRESSION = 6
+SIDE = 32
+
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/"
+CIFAR10_ARCHIVE = "cifar-10-binary.tar.gz"
+CIFAR10_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
+
+FASHION_CLASSES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+FASHION_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+FASHION_DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+# Of the unpacked files: Debian's copies are packed anew, so the packed bytes differ from the official ones.
+FASHION_SHA256 = {
+    "train-images-idx3-ubyte.gz": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1-ubyte.gz": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    "t10k-images-idx3-ubyte.gz": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "t10k-labels-idx1-ubyte.gz": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One half of a data set: images N x 32 x 32 x 3 (uint8, RGB) and labels N."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set in memory: its name, class names in label order, and its two parts."""
+
+    name: str
+    class_names: tuple[str, ...]
+    train: Part
+    val: Part
+
+
+def make_data(
+    source: str, out: Path | None, *, archive: Path | None, mirror: str, resize: int, val_ratio: float, seed: int,
+    threads: int,
+) -> Path:  # fmt: skip
+    """Write NAME_train and NAME_val (.rec, .idx, .lst), synset.txt and, for a named set, a folder `examples`.
+
+    Returns the folder. Raises ResnetError for an unknown name and for a download or an archive that is not what it
+    should be.
+    """
+    if source in SOURCES:
+        folder = out or Path("data") / source
+        _pack_source(SOURCES[source](archive, folder, mirror), folder, seed, threads)
+        return folder
+    root = Path(source)
+    if not root.is_dir():
+        names = ", ".join(SOURCES)
+        raise ResnetError(f"{source} is neither a data set ({names}) nor a folder; give one of them.")
+    folder = out or Path("data") / root.resolve().name
+    _pack_folder(root, folder, resize, val_ratio, seed, threads)
+    return folder
+
+
+def _pack_folder(root: Path, folder: Path, resize: int, val_ratio: float, seed: int, threads: int) -> None:
+    prefix = folder / folder.resolve().name
+    from_folders = (root / "train").is_dir()
+    make_lists(root, prefix, val_ratio=0.0 if from_folders else val_ratio, seed=seed)
+    for part in ("train", "val"):
+        lst = prefix.with_name(f"{prefix.name}_{part}.lst")
+        if lst.is_file():
+            report = pack_list(
+                lst, root, lst.with_suffix(".rec"), resize=resize, quality=95, encoding=".jpg", threads=threads,
+                on_error="skip",
+            )  # fmt: skip
+            _say(f"{lst.with_suffix('.rec')}: {report.images} images, {len(report.skipped)} skipped")
+
+
+def _pack_source(source: Source, folder: Path, seed: int, threads: int) -> None:
+    generator = np.random.default_rng(seed)
+    for part_name, part in (("train", source.train), ("val", source.val)):
+        out = folder / f"{source.name}_{part_name}.rec"
+        pairs = [(int(label), str(index)) for index, label in enumerate(part.labels)]
+        entries = shuffled(pairs, generator) if part_name == "train" else _in_given_order(pairs)
+        report = _pack_arrays(part.images, entries, out, threads)
+        named = (ListEntry(entry.index, entry.labels, f"{part_name}/{int(entry.path):05d}.png") for entry in entries)
+        write_list(out.with_suffix(".lst"), named)
+        _say(f"{out}: {report.images} images")
+    write_synset(folder / "synset.txt", source.class_names)
+    _write_examples(source, folder / "examples")
+
+
+def _in_given_order(pairs: list[tuple[int, str]]) -> list[ListEntry]:
+    return [ListEntry(index, (float(label),), path) for index, (label, path) in enumerate(pairs)]
+
+
+def _pack_arrays(images: NDArray[np.uint8], entries: list[ListEntry], out: Path, threads: int) -> PackReport:
+    def load(entry: ListEntry) -> Image:
+        image: Image = images[int(entry.path)]
+        return image
+
+    return pack_entries(
+        entries, load, out, quality=PNG_COMPRESSION, encoding=".png", threads=threads, on_error="stop"
+    )  # fmt: skip
+
+
+def _write_examples(source: Source, folder: Path) -> None:
+    """One validation image per class, to try `predict` on."""
+    for label, name in enumerate(source.class_names):
+        image = source.val.images[int(np.flatnonzero(source.val.labels == label)[0])]
+        with replacing(folder / f"{name.replace('/', ' or ')}.png") as temporary:
+            temporary.write_bytes(encode(image, ".png", PNG_COMPRESSION))
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr)
+
+
+def load_digits(archive: Path | None, folder: Path, mirror: str) -> Source:
+    """scikit-learn's 1,797 handwritten digits, 8x8 enlarged to 32x32; every fifth one of a class is for validation."""
+    try:
+        from sklearn.datasets import load_digits as load
+    except ImportError:
+        raise ResnetError(
+            "The digits come with scikit-learn; install it with `pip install 'resnet-v2[digits]'`."
+        ) from None
+    pixels, labels = load(return_X_y=True)
+    grey = (np.asarray(pixels).reshape(-1, 8, 8) * (255 / 16)).round().astype(np.uint8)
+    enlarged = [cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC) for image in grey]
+    images: NDArray[np.uint8] = np.stack(enlarged).astype(np.uint8, copy=False)
+    labels = np.asarray(labels, np.int64)
+    held_out = np.zeros(len(labels), bool)
+    for label in range(10):
+        held_out[np.flatnonzero(labels == label)[::5]] = True
+    colour = np.repeat(images[..., None], 3, axis=3)
+    train, val = Part(colour[~held_out], labels[~held_out]), Part(colour[held_out], labels[held_out])
+    return Source("digits", tuple("0123456789"), train, val)
+
+
+def load_cifar10(archive: Path | None, folder: Path, mirror: str) -> Source:
+    """CIFAR-10 from `archive` (cifar-10-binary.tar.gz), or from the download, which is kept in `folder`."""
+    path = archive or folder / CIFAR10_ARCHIVE
+    if archive is None and not path.is_file():
+        _download((mirror or CIFAR10_URL) + CIFAR10_ARCHIVE, path, lambda data: data, CIFAR10_SHA256, "cifar10")
+    members = _read_archive(path)
+    train = [_cifar_part(path, members, f"data_batch_{number}.bin") for number in range(1, 6)]
+    images, labels = zip(*train, strict=True)
+    val = _cifar_part(path, members, "test_batch.bin")
+    return Source("cifar10", CIFAR10_CLASSES, Part(np.concatenate(images), np.concatenate(labels)), Part(*val))
+
+
+def _read_archive(path: Path) -> dict[str, bytes]:
+    try:
+        with tarfile.open(path) as archive:
+            files = [member for member in archive if member.isfile()]
+            return {Path(member.name).name: archive.extractfile(member).read() for member in files}  # type: ignore[union-attr]
+    except (OSError, tarfile.TarError, EOFError) as error:
+        raise ResnetError(f"{path} is no readable archive ({error}); give the official {CIFAR10_ARCHIVE}.") from None
+
+
+def _cifar_part(path: Path, members: dict[str, bytes], name: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    if name not in members:
+        hint = "it is the Python version, which needs pickle" if "data_batch_1" in members else "it is something else"
+        raise ResnetError(f"{path} holds no {name}, {hint}; give the binary version, {CIFAR10_ARCHIVE}.")
+    table = np.frombuffer(members[name], np.uint8)
+    if not table.size or table.size % 3073:
+        raise ResnetError(f"{path}: {name} has {table.size} bytes, no multiple of 3073; download the archive again.")
+    table = table.reshape(-1, 3073)
+    if table[:, 0].max() > 9:
+        raise ResnetError(f"{path}: {name} has a label above 9; download the archive again.")
+    images = table[:, 1:].reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(images), table[:, 0].astype(np.int64)
+
+
+def load_fashion_mnist(archive: Path | None, folder: Path, mirror: str) -> Source:
+    """Fashion-MNIST from `archive` (a folder), Debian's dataset-fashion-mnist or a download; 28x28 in a frame of 2."""
+    where = archive or (FASHION_DEBIAN if FASHION_DEBIAN.is_dir() and not mirror else folder)
+    if where == folder:
+        for name, checksum in FASHION_SHA256.items():
+            if not (folder / name).is_file():
+                _download((mirror or FASHION_URL) + name, folder / name, gzip.decompress, checksum, "fashion-mnist")
+    files = {name: _read_idx(where / name) for name in FASHION_SHA256}
+    images_and_labels = list(files.values())
+    train, val = _fashion_part(*images_and_labels[:2]), _fashion_part(*images_and_labels[2:])
+    return Source("fashion-mnist", FASHION_CLASSES, train, val)
+
+
+def _read_idx(path: Path) -> NDArray[np.uint8]:
+    try:
+        data = gzip.decompress(path.read_bytes())
+        dimensions = np.frombuffer(data, ">u4", count=data[3], offset=4).astype(np.int64)
+        content: NDArray[np.uint8] = np.frombuffer(data, np.uint8, offset=4 + 4 * data[3]).reshape(dimensions)
+        return content
+    except (OSError, EOFError, ValueError, IndexError) as error:
+        raise ResnetError(f"{path} is missing or damaged ({error}); it is one of Fashion-MNIST's four files.") from None
+
+
+def _fashion_part(images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Part:
+    framed = np.pad(images, ((0, 0), (2, 2), (2, 2)))
+    return Part(np.repeat(framed[..., None], 3, axis=3), labels.astype(np.int64))
+
+
+def _download(url: str, path: Path, unpack: Callable[[bytes], bytes], checksum: str, source: str) -> None:
+    """Fetch a file with a progress bar; it gets its name only when the SHA-256 of what it unpacks to is right."""
+    elsewhere = f"fetch it elsewhere and give `resnet-v2 data {source} --archive`"
+    content = io.BytesIO()
+    try:
+        with urllib.request.urlopen(url, timeout=60) as response:
+            total = int(response.headers.get("Content-Length") or 0) or None
+            with tqdm(total=total, desc=path.name, unit="B", unit_scale=True) as progress:
+                while block := response.read(1 << 20):
+                    content.write(block)
+                    progress.update(len(block))
+        unpacked = unpack(content.getvalue())
+    except (OSError, ValueError, EOFError) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        raise ResnetError(f"{url} cannot be downloaded ({reason}); {elsewhere}.") from None
+    if (found := hashlib.sha256(unpacked).hexdigest()) != checksum:
+        raise ResnetError(f"{url} has the SHA-256 {found}, not {checksum}: it is not the official file; {elsewhere}.")
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.getvalue())
+
+
+SOURCES: dict[str, Callable[[Path | None, Path, str], Source]] = {
+    "digits": load_digits,
+    "cifar10": load_cifar10,
+    "fashion-mnist": load_fashion_mnist,
+}

@@ -1,0 +1,190 @@
+"""Logs of a run: one JSON line per event (PREFIX.jsonl), and the text lines of MXNet (PREFIX.log) for old tools.
+
+Epochs count from 0, as in MXNet's lines: `Epoch[3]` ends with checkpoint 4. `read_curve` reads either of our files and
+MXNet's own logs.
+"""
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from resnet_v2.files import ResnetError
+
+# `Epoch[3] Batch [50]\tSpeed: ...\tTrain-accuracy=0.5`, `Epoch[3] Validation-top_k_accuracy_5=0.8`: MXNet of 2016 wrote
+# one line per metric, 1.x several metrics on a line and batches as [0-50].
+LINE = re.compile(r"Epoch\[(\d+)\](?: Batch \[(?:\d+-)?(\d+)\])?")
+ACCURACY = re.compile(r"(Train|Validation)-(accuracy|top_k_accuracy_5)=([\d.]+(?:[eE][+-]?\d+)?)")
+MEASURES = {
+    ("Train", "accuracy"): "train_top1",
+    ("Train", "top_k_accuracy_5"): "train_top5",
+    ("Validation", "accuracy"): "top1",
+    ("Validation", "top_k_accuracy_5"): "top5",
+}
+
+
+class RunLog:
+    """The two log files of a run. A run that starts anew replaces them, one that goes on appends to them.
+
+    `echo` is called with every text line too, without MXNet's `INFO:root:`.
+    """
+
+    def __init__(self, prefix: str, append: bool, echo: Callable[[str], object]) -> None:
+        Path(prefix).parent.mkdir(parents=True, exist_ok=True)
+        mode = "a" if append else "w"
+        self.text_path = Path(f"{prefix}.log")
+        self._text: IO[str] = self.text_path.open(mode, encoding="utf-8")
+        self._events: IO[str] = Path(f"{prefix}.jsonl").open(mode, encoding="utf-8")  # noqa: SIM115
+        self._echo = echo
+
+    def close(self) -> None:
+        """Close both files."""
+        self._text.close()
+        self._events.close()
+
+    def _write(self, lines: list[str], event: str, values: dict[str, Any]) -> None:
+        self._events.write(json.dumps({"event": event, "time": round(time.time(), 3)} | values) + "\n")
+        self._events.flush()
+        self._text.writelines(f"INFO:root:{line}\n" for line in lines)
+        self._text.flush()
+        for line in lines:
+            self._echo(line)
+
+    def start(self, settings: dict[str, Any], device: str) -> None:
+        """The settings of the run and what it runs on."""
+        pairs = ", ".join(f"{name}={value!r}" for name, value in sorted(settings.items()))
+        self._text.write(f"INFO:root:Namespace({pairs})\n")
+        self._write([f"Start training with [{device}]"], "start", {"settings": settings, "device": device})
+
+    def batch(self, epoch: int, batch: int, accuracy: float, samples_per_second: float, **values: float) -> None:
+        """Training accuracy (a share) and speed since the last such line; `values` go to the JSON line alone."""
+        line = (
+            f"Epoch[{epoch}] Batch [{batch}]\tSpeed: {samples_per_second:.2f} samples/sec\tTrain-accuracy={accuracy:f}"
+        )
+        measured = {
+            "epoch": epoch,
+            "batch": batch,
+            "train_accuracy": accuracy,
+            "samples_per_second": samples_per_second,
+        }
+        self._write([line], "batch", measured | values)
+
+    def trained(self, epoch: int, accuracy: float, seconds: float, **values: float) -> None:
+        """Training accuracy (a share) over the whole epoch, and its time; `values` go to the JSON line alone."""
+        lines = [f"Epoch[{epoch}] Train-accuracy={accuracy:f}", f"Epoch[{epoch}] Time cost={seconds:.3f}"]
+        self._write(lines, "train", {"epoch": epoch, "train_accuracy": accuracy, "seconds": seconds} | values)
+
+    def saved(self, path: Path) -> None:
+        """A checkpoint was written."""
+        self._write([f'Saved checkpoint to "{path}"'], "saved", {"path": str(path)})
+
+    def validated(self, epoch: int, top1_error: float, top5_error: float, **values: float) -> None:
+        """Validation errors in percent after an epoch; the lines tell accuracies, as MXNet's."""
+        accuracy, accuracy_top5 = 1 - top1_error / 100, 1 - top5_error / 100
+        lines = [
+            f"Epoch[{epoch}] Validation-accuracy={accuracy:f}",
+            f"Epoch[{epoch}] Validation-top_k_accuracy_5={accuracy_top5:f}",
+        ]
+        measured = {"epoch": epoch, "top1_error": top1_error, "top5_error": top5_error}
+        self._write(lines, "validation", measured | values)
+
+
+@dataclass
+class Curve:
+    """Errors in percent by epoch, as far as a log has them."""
+
+    name: str
+    train_top1: dict[int, float] = field(default_factory=dict)
+    train_top5: dict[int, float] = field(default_factory=dict)
+    top1: dict[int, float] = field(default_factory=dict)
+    top5: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def best_epoch(self) -> int:
+        """The (first) epoch with the lowest validation top-1 error, counted from 0 as the log counts."""
+        return min(self.top1, key=lambda epoch: (self.top1[epoch], epoch))
+
+    def summary(self) -> dict[str, Any]:
+        """One row of the table: log, epochs, best_epoch, checkpoint, top1_error and top5_error (None if not logged)."""
+        best = self.best_epoch
+        top5 = self.top5.get(best)
+        return {
+            "log": self.name,
+            "epochs": len(self.top1),
+            "best_epoch": best,
+            "checkpoint": best + 1,
+            "top1_error": round(self.top1[best], 4),
+            "top5_error": None if top5 is None else round(top5, 4),
+        }
+
+
+def read_curve(path: Path) -> Curve:
+    """The curve of a log, whether JSON lines, our text or MXNet's; where a run was resumed, the later epoch counts.
+
+    Raises ResnetError when the file cannot be read or has no epoch with a validation accuracy.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise ResnetError(f"{path} cannot be read ({error.strerror}); give the path of a training log.") from None
+    is_json = next((line for line in lines if line.strip()), "").lstrip().startswith("{")
+    curve = _from_measures(path.name, _json_measures(path, lines) if is_json else _text_measures(lines))
+    if not curve.top1:
+        raise ResnetError(f"{path} has no epochs: no line with Validation-accuracy is in it; is it a training log?")
+    return curve
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """An accuracy (a share) that a log tells; `batch` None: of the whole epoch."""
+
+    what: str
+    epoch: int
+    batch: int | None
+    accuracy: float
+
+
+def _text_measures(lines: list[str]) -> Iterator[_Measure]:
+    for line in lines:
+        if place := LINE.search(line):
+            batch = int(place[2]) if place[2] else None
+            for part, metric, accuracy in ACCURACY.findall(line):
+                yield _Measure(MEASURES[part, metric], int(place[1]), batch, float(accuracy))
+
+
+def _json_measures(path: Path, lines: list[str]) -> Iterator[_Measure]:
+    for number, line in enumerate(lines, start=1):
+        try:
+            event = json.loads(line)
+            kind = event["event"]
+            if kind == "train":
+                yield _Measure("train_top1", event["epoch"], None, event["train_accuracy"])
+            elif kind == "validation":
+                yield _Measure("top1", event["epoch"], None, 1 - event["top1_error"] / 100)
+                yield _Measure("top5", event["epoch"], None, 1 - event["top5_error"] / 100)
+        except (ValueError, KeyError, TypeError):
+            if number < len(lines):  # the last line may be cut by a kill
+                raise ResnetError(f"{path}, line {number} is no event of a run; is it a log of resnet-v2?") from None
+
+
+def _from_measures(name: str, measures: Iterator[_Measure]) -> Curve:
+    curve = Curve(name)
+    # Speedometer lines tell the accuracy since the last line, so an epoch's is their mean; a line for a batch not
+    # behind the last one means that the epoch was begun anew.
+    intervals: dict[tuple[str, int], list[float]] = {}
+    last_batch: dict[tuple[str, int], int] = {}
+    for measure in measures:
+        errors: dict[int, float] = getattr(curve, measure.what)
+        key = (measure.what, measure.epoch)
+        if measure.batch is not None:
+            if measure.batch <= last_batch.get(key, -1):
+                intervals[key] = []
+            last_batch[key] = measure.batch
+            intervals.setdefault(key, []).append(measure.accuracy)
+            errors[measure.epoch] = 100 * (1 - sum(intervals[key]) / len(intervals[key]))
+        elif key not in intervals:
+            errors[measure.epoch] = 100 * (1 - measure.accuracy)
+    return curve

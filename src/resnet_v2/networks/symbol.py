@@ -1,0 +1,282 @@
+"""MXNet's `-symbol.json`: write the graph of a network, and prove that a graph somebody else wrote computes the same.
+
+Layers carry the names of the 2016 symbols (`stage1_unit1_relu1`, `relu1`, `pool1`, `fc1`, `softmax`), because MXNet
+users ask for features by them. A graph is compared by what its nodes compute, not by their names or order.
+"""
+
+import json
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple
+
+from resnet_v2.files import ResnetError
+from resnet_v2.networks.resnet import EPSILON, Architecture
+
+_MXNET_VERSION = 10901
+_STATISTICS = ("moving_mean", "moving_var")
+
+# Operators under their later name; those of no arithmetic effect stand in _PASSING.
+_ALIASES = {
+    "_Plus": "elemwise_add", "_plus": "elemwise_add", "_add": "elemwise_add", "broadcast_add": "elemwise_add",
+    "ElementWiseSum": "elemwise_add", "add_n": "elemwise_add", "_grad_add": "elemwise_add",
+    "Convolution_v1": "Convolution", "Pooling_v1": "Pooling", "BatchNorm_v1": "BatchNorm",
+    "CuDNNBatchNorm": "BatchNorm", "flatten": "Flatten", "Softmax": "SoftmaxOutput", "softmax": "SoftmaxOutput",
+    "SoftmaxActivation": "SoftmaxOutput", "cast": "Cast", "_copy": "identity",
+}  # fmt: skip
+_PASSING = {("identity", ""), ("Cast", "float16"), ("Cast", "float32"), ("Cast", "float64")}
+
+# What decides the numbers in each operator, with MXNet's value when a file leaves it out.
+_ATTRIBUTES: dict[str, dict[str, str]] = {
+    "Convolution": {"kernel": "", "stride": "(1,1)", "pad": "(0,0)", "dilate": "(1,1)", "num_group": "1",
+                    "layout": "NCHW"},
+    "BatchNorm": {"eps": "0.001", "axis": "1"},
+    "Activation": {"act_type": ""},
+    "Pooling": {"pool_type": "max", "global_pool": "False", "kernel": "", "stride": "(1,1)", "pad": "(0,0)",
+                "pooling_convention": "valid", "layout": "NCHW"},
+    "FullyConnected": {"flatten": "True"},
+    "Cast": {"dtype": ""},
+}  # fmt: skip
+_SPELLINGS = {"true": "True", "false": "False", "None": "NCHW"}
+
+
+class Node(NamedTuple):
+    """One node of a graph: a variable (`op` is `null`) or an operator; `inputs` are the numbers of earlier nodes."""
+
+    op: str
+    name: str
+    attributes: dict[str, str]
+    inputs: list[int]
+
+
+class _Graph:
+    """Nodes in the order they were added; every method returns the number of its node."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+
+    def layer(
+        self, op: str, name: str, inputs: Sequence[int], parameters: Sequence[str] = (), **attributes: str
+    ) -> int:
+        variables = [self.variable(f"{name}_{parameter}") for parameter in parameters]
+        self.nodes.append(Node(op, name, attributes, [*inputs, *variables]))
+        return len(self.nodes) - 1
+
+    def variable(self, name: str) -> int:
+        return self.layer("null", name, [])
+
+    def convolution(self, x: int, name: str, filters: int, kernel: int, stride: int = 1) -> int:
+        pad = kernel // 2
+        sizes = {"kernel": f"({kernel}, {kernel})", "stride": f"({stride}, {stride})", "pad": f"({pad}, {pad})"}
+        return self.layer("Convolution", name, [x], ["weight"], **sizes, num_filter=str(filters), no_bias="True")
+
+    def batch_norm(self, x: int, name: str, fix_gamma: bool = False) -> int:
+        parameters = ["gamma", "beta", *_STATISTICS]
+        settings = {"eps": str(EPSILON), "momentum": "0.9", "fix_gamma": str(fix_gamma)}
+        return self.layer("BatchNorm", name, [x], parameters, **settings)
+
+    def relu(self, x: int, name: str) -> int:
+        return self.layer("Activation", name, [x], act_type="relu")
+
+    def add(self, x: int, y: int) -> int:
+        count = sum(node.op == "elemwise_add" for node in self.nodes)
+        return self.layer("elemwise_add", f"_plus{count}", [x, y])
+
+
+def _pre_activation_unit(graph: _Graph, x: int, name: str, outputs: int, stride: int, bottleneck: bool) -> int:
+    activated = graph.relu(graph.batch_norm(x, f"{name}_bn1"), f"{name}_relu1")
+    shortcut = graph.convolution(activated, f"{name}_sc", outputs, 1, stride) if name.endswith("unit1") else x
+    inner = outputs // 4 if bottleneck else outputs
+    y = graph.convolution(activated, f"{name}_conv1", inner, *((1, 1) if bottleneck else (3, stride)))
+    y = graph.relu(graph.batch_norm(y, f"{name}_bn2"), f"{name}_relu2")
+    y = graph.convolution(y, f"{name}_conv2", inner, 3, stride if bottleneck else 1)
+    if bottleneck:
+        y = graph.relu(graph.batch_norm(y, f"{name}_bn3"), f"{name}_relu3")
+        y = graph.convolution(y, f"{name}_conv3", outputs, 1)
+    return graph.add(y, shortcut)
+
+
+def _post_activation_unit(graph: _Graph, x: int, name: str, outputs: int, stride: int, bottleneck: bool) -> int:
+    shortcut = x
+    if name.endswith("unit1"):
+        shortcut = graph.batch_norm(graph.convolution(x, f"{name}_conv1sc", outputs, 1, stride), f"{name}_sc")
+    inner = outputs // 4 if bottleneck else outputs
+    y = graph.convolution(x, f"{name}_conv1", inner, 1 if bottleneck else 3, stride)
+    y = graph.relu(graph.batch_norm(y, f"{name}_bn1"), f"{name}_relu1")
+    y = graph.batch_norm(graph.convolution(y, f"{name}_conv2", inner, 3), f"{name}_bn2")
+    if bottleneck:
+        y = graph.convolution(graph.relu(y, f"{name}_relu2"), f"{name}_conv3", outputs, 1)
+        y = graph.batch_norm(y, f"{name}_bn3")
+    return graph.relu(graph.add(y, shortcut), f"{name}_relu3")
+
+
+def _stem(graph: _Graph, architecture: Architecture) -> int:
+    x = graph.variable("data")
+    imagenet, v2 = architecture.stem == "imagenet", architecture.version == "v2"
+    if v2:
+        x = graph.batch_norm(x, "bn_data", fix_gamma=True)
+    x = graph.convolution(x, "conv0", architecture.filters[0], *((7, 2) if imagenet else (3, 1)))
+    if imagenet or not v2:
+        x = graph.relu(graph.batch_norm(x, "bn0"), "relu0")
+    if imagenet:
+        sizes = {"kernel": "(3, 3)", "stride": "(2, 2)", "pad": "(1, 1)"}
+        x = graph.layer("Pooling", "pooling0", [x], **sizes, pool_type="max")
+    return x
+
+
+def _nodes(architecture: Architecture) -> list[Node]:
+    graph = _Graph()
+    x = _stem(graph, architecture)
+    v2 = architecture.version == "v2"
+    unit = _pre_activation_unit if v2 else _post_activation_unit
+    stages = zip(architecture.units, architecture.filters[1:], strict=True)
+    for stage, (units, outputs) in enumerate(stages, start=1):
+        for number in range(1, units + 1):
+            stride = 2 if number == 1 and stage > 1 else 1
+            x = unit(graph, x, f"stage{stage}_unit{number}", outputs, stride, architecture.bottleneck)
+    if v2:
+        x = graph.relu(graph.batch_norm(x, "bn1"), "relu1")
+    # MXNet wants a kernel even where the pool is global.
+    x = graph.layer("Pooling", "pool1", [x], kernel="(7, 7)", pool_type="avg", global_pool="True")
+    x = graph.layer("Flatten", "flatten0", [x])
+    x = graph.layer("FullyConnected", "fc1", [x], ["weight", "bias"], num_hidden=str(architecture.classes))
+    graph.layer("SoftmaxOutput", "softmax", [x], ["label"])
+    return graph.nodes
+
+
+def symbol_json(architecture: Architecture) -> str:
+    """The network as MXNet 1.x symbol JSON; `mx.sym.load_json` reads it and `Module` binds it.
+
+    Inputs `data` (N x 3 x H x W) and `softmax_label` (N); output `softmax_output` (N x classes).
+    """
+    nodes = _nodes(architecture)
+    entries = []
+    for node in nodes:
+        entry: dict[str, Any] = {"op": node.op, "name": node.name}
+        if node.attributes:
+            entry["attrs"] = node.attributes
+        # The last number is the version of a variable that its operator changes: 1 for moving statistics.
+        entry["inputs"] = [[number, 0, int(nodes[number].name.endswith(_STATISTICS))] for number in node.inputs]
+        entries.append(entry)
+    graph = {
+        "nodes": entries,
+        "arg_nodes": [number for number, node in enumerate(nodes) if node.op == "null"],
+        "heads": [[len(nodes) - 1, 0, 0]],
+        "attrs": {"mxnet_version": ["int", _MXNET_VERSION]},
+    }
+    return json.dumps(graph, indent=1)
+
+
+def fixed_gammas(text: str, architecture: Architecture, source: str) -> frozenset[str]:
+    """The gammas that count as 1 whatever is stored (`fix_gamma`, MXNet's default), from a symbol JSON of any version.
+
+    ResnetError, naming `source`, when the text is no symbol JSON or when its graph computes something else than our
+    network of this architecture: another eps, order, stride, layer or parameter name.
+    """
+    nodes, head = _read_graph(text, source)
+    wanted = f"our ResNet-{architecture.depth} {architecture.version} ({architecture.stem})"
+    advice = "its weights would give other numbers here, so use it with MXNet 1.9.1"
+    known: dict[Hashable, int] = {}
+    ours = _nodes(architecture)
+    values = _values(ours, lambda key, node: known.setdefault(key, len(known)))
+    # The graph of an inference file may end in fc1 itself.
+    outputs = (values[-1], values[ours[-1].inputs[0]])
+
+    def recognised(key: Hashable, node: Node) -> int:
+        if key not in known:
+            settings = " ".join(f"{name}={value}" for name, value in node.attributes.items())
+            described = f"{node.name[:80]} ({node.op[:40]} {settings[:300]})"
+            raise ResnetError(f"{source} is not {wanted}: node {described} differs or stands elsewhere; {advice}.")
+        return known[key]
+
+    try:
+        head_value = _values(nodes, recognised)[head]
+    except (ValueError, IndexError) as error:
+        raise ResnetError(f"{source} is damaged ({error}); copy it again, or remove it to go by the shapes.") from None
+    if head_value not in outputs:
+        raise ResnetError(f"{source} is not {wanted}: its output is {nodes[head].name[:80]}, not softmax; {advice}.")
+    norms = [node for node in nodes if _ALIASES.get(node.op, node.op) == "BatchNorm"]
+    return frozenset(nodes[node.inputs[1]].name for node in norms if _true(node.attributes.get("fix_gamma", "True")))
+
+
+def _values(nodes: Sequence[Node], number: Callable[[Hashable, Node], int]) -> list[str | int]:
+    """What each node computes: a variable's name, or the number of its operator, attributes and inputs taken together.
+
+    Equal numbers mean equal arithmetic, whatever the nodes are called and in whichever order they stand.
+    """
+    values: list[str | int] = []
+    for node in nodes:
+        op = _ALIASES.get(node.op, node.op)
+        inputs = [values[index] for index in node.inputs]
+        if op == "null":
+            values.append(node.name)
+        elif (op, node.attributes.get("dtype", "")) in _PASSING and len(inputs) == 1:
+            values.append(inputs[0])
+        else:
+            values.append(number((op, _settings(op, node.attributes), *_operands(op, node, inputs)), node))
+    return values
+
+
+def _operands(op: str, node: Node, inputs: list[str | int]) -> list[str | int]:
+    if op == "elemwise_add":
+        return sorted(inputs, key=str)
+    if op == "SoftmaxOutput":
+        return inputs[:1]
+    if op == "BatchNorm" and len(inputs) == 3:
+        # Before MXNet 0.9 the moving statistics were no nodes; they are named after their operator.
+        return [*inputs, *(f"{node.name}_{statistic}" for statistic in _STATISTICS)]
+    return inputs
+
+
+def _settings(op: str, attributes: dict[str, str]) -> tuple[str, ...]:
+    settings = {name: _spelling(name, attributes.get(name, usual)) for name, usual in _ATTRIBUTES.get(op, {}).items()}
+    if settings.get("global_pool") == "True":
+        return settings["pool_type"], "global"
+    return tuple(settings.values())
+
+
+def _spelling(name: str, value: str) -> str:
+    # Python 2 wrote "(3L, 3L)"; floats come as 2e-05 or 0.00002.
+    if name == "eps":
+        return f"{float(value):.5g}"
+    value = value.replace(" ", "").replace("L", "") if value.startswith("(") else value
+    if value == "()":
+        return "(0,0)" if name == "pad" else "(1,1)"
+    if name in ("global_pool", "flatten"):
+        return str(_true(value))
+    return _SPELLINGS.get(value, value)
+
+
+def _true(value: str) -> bool:
+    return value in ("True", "true", "1")
+
+
+def _read_graph(text: str, source: str) -> tuple[list[Node], int]:
+    """The nodes of a symbol JSON and the number of its one output."""
+    try:
+        graph = json.loads(text)
+        nodes = [_read_node(entry, number) for number, entry in enumerate(graph["nodes"])]
+        ((head, *_),) = graph["heads"]
+        if not (isinstance(head, int) and 0 <= head < len(nodes)):
+            raise ValueError("its output is no node")
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {error}"[:200]
+        advice = "copy it again, or remove it to go by the shapes"
+        raise ResnetError(f"{source} is no symbol JSON that can be read ({reason}); {advice}.") from None
+    return nodes, head
+
+
+def _read_node(entry: dict[str, Any], number: int) -> Node:
+    op, name = entry["op"], entry["name"]
+    # The attributes were "param" and "attr" before MXNet 0.9, "attr" until 0.11 and "attrs" since.
+    attributes: dict[str, str] = {}
+    for place in ("param", "attr", "attrs"):
+        attributes.update(entry.get(place) or {})
+    inputs = []
+    for index, output, *_ in entry["inputs"]:
+        if not (isinstance(index, int) and 0 <= index < number and output == 0):
+            raise ValueError(f"node {number} takes an input that is not before it")
+        inputs.append(index)
+    if not all(isinstance(value, str) for value in (op, name, *attributes, *attributes.values())):
+        raise ValueError(f"node {number} has a name or attribute that is no text")
+    if _ALIASES.get(op, op) == "BatchNorm" and len(inputs) < 3:
+        raise ValueError(f"node {number} is a BatchNorm without gamma and beta")
+    return Node(op, name, attributes, inputs)

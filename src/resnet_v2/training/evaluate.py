@@ -1,0 +1,78 @@
+"""Exact evaluation: every image of a record counts once."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+from resnet_v2.data.loader import batches, centred
+from resnet_v2.data.recordio import RecordReader
+from resnet_v2.networks.resnet import ResNet
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Sums over a record: `loss` is the mean cross-entropy in nats, errors are in percent of `images`."""
+
+    images: int
+    loss: float
+    top1_error: float
+    top5_error: float
+
+
+def to_input(images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], device: torch.device) -> torch.Tensor:
+    """n x H x W x 3 uint8 on the CPU -> n x 3 x H x W float32 on the device, 0-255, in channels-last memory."""
+    return torch.from_numpy(images).to(device, non_blocking=True).permute(0, 3, 1, 2).float()
+
+
+def rank_of_label(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """How many classes come before the labelled one; among equals the lower class comes first. n x classes, n -> n."""
+    own = logits.gather(1, labels[:, None])
+    classes = torch.arange(logits.shape[1], device=logits.device)
+    before = (logits > own) | ((logits == own) & (classes < labels[:, None]))
+    return before.sum(1)
+
+
+@torch.inference_mode()
+def evaluate(
+    network: ResNet,
+    reader: RecordReader,
+    *,
+    size: int,
+    batch_size: int,
+    device: torch.device,
+    threads: int = 0,
+) -> Evaluation:
+    """Loss and errors of a network in evaluation mode over all records, centre crop of `size` pixels.
+
+    With fewer than 5 classes the top-5 error is 0 by its definition. A logit that is not a number counts as an error.
+    """
+    was_training = network.training
+    network.eval()
+    loss = torch.zeros((), dtype=torch.float64, device=device)
+    top1 = torch.zeros((), dtype=torch.int64, device=device)
+    top5 = torch.zeros_like(top1)
+    stream = batches(
+        reader, np.arange(len(reader)), centred, batch_size=batch_size, size=size,
+        classes=network.architecture.classes, threads=threads,
+    )  # fmt: skip
+    with tqdm(total=len(reader), desc="evaluate", unit="img", leave=False, disable=None, mininterval=1) as progress:
+        for batch in stream:
+            logits = network(to_input(batch.images, device)).float()
+            labels = torch.from_numpy(batch.labels).to(device)
+            loss += F.cross_entropy(logits, labels, reduction="sum")
+            finite = logits.isfinite().all(1)
+            rank = rank_of_label(logits, labels)
+            top1 += ((rank < 1) & finite).sum()
+            top5 += ((rank < 5) & finite).sum()
+            progress.update(len(labels))
+    network.train(was_training)
+    count = len(reader)
+    return Evaluation(
+        images=count,
+        loss=loss.item() / count,
+        top1_error=100 * (count - int(top1)) / count,
+        top5_error=100 * (count - int(top5)) / count,
+    )

@@ -1,0 +1,88 @@
+"""The optimiser's parameter groups, and the learning rate as a pure function of the step."""
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from resnet_v2.files import ResnetError
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How the learning rate goes: `base` times a factor of the position, counted in epochs (2.5: amid the third).
+
+    `step`: a tenth at each milestone; `cosine`: half a cosine down to 0 after the warm-up. During the first
+    `warmup_epochs` the rate grows linearly from 0.
+    """
+
+    base: float
+    epochs: int
+    kind: str = "step"
+    milestones: tuple[int, ...] = ()
+    warmup_epochs: float = 0.0
+
+    def factor(self, position: float) -> float:
+        """The share of `base` at a position."""
+        if position < self.warmup_epochs:
+            return position / self.warmup_epochs
+        if self.kind == "step":
+            return 0.1 ** sum(position >= milestone for milestone in self.milestones)
+        falling_epochs = max(1e-9, self.epochs - self.warmup_epochs)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (position - self.warmup_epochs) / falling_epochs)))
+
+    def learning_rate(self, position: float) -> float:
+        """The learning rate at a position."""
+        return self.base * self.factor(position)
+
+    def through(self, learning_rate: float, position: float) -> "Schedule":
+        """The same schedule with its base moved so that the rate at a position is `learning_rate`."""
+        factor = self.factor(position)
+        return replace(self, base=learning_rate / factor if factor else learning_rate)
+
+
+def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Convolution and dense weights and BatchNorm gammas with weight decay; betas and biases without (MXNet's rule)."""
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
+    for module in network.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if not isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
+                raise TypeError(f"no weight decay rule for {type(module).__name__}.{name}")
+            (decayed if name == "weight" else free).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+
+
+def nesterov_sgd(network: nn.Module, learning_rate: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
+    """MXNet's NAG: m = mom m + (g + wd w); w -= lr (g + wd w + mom m), on the gradient of the mean loss."""
+    if learning_rate < 0 or not 0 <= momentum < 1 or weight_decay < 0:
+        raise ResnetError(
+            f"--lr {learning_rate:g} --mom {momentum:g} --wd {weight_decay:g} is no optimiser; lr and wd are 0 or "
+            "more, mom is 0 or more and below 1."
+        )
+    groups = parameter_groups(network, weight_decay)
+    return torch.optim.SGD(groups, lr=learning_rate, momentum=momentum, nesterov=momentum > 0)
+
+
+def momentum_tensors(network: nn.Module, optimizer: torch.optim.SGD) -> dict[str, torch.Tensor]:
+    """The momentum of every parameter that has one, as `momentum.NAME`."""
+    found = {}
+    for name, parameter in network.named_parameters():
+        buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
+        if buffer is not None:
+            found[f"momentum.{name}"] = buffer.contiguous()
+    return found
+
+
+def restore_momentum(
+    network: nn.Module, optimizer: torch.optim.SGD, tensors: dict[str, torch.Tensor], path: Path
+) -> None:
+    """Put back what `momentum_tensors` gave; a ResnetError names `path` when a parameter's momentum is not there."""
+    for name, parameter in network.named_parameters():
+        saved = tensors.get(f"momentum.{name}")
+        if saved is None or saved.shape != parameter.shape:
+            raise ResnetError(f"{path} lacks the momentum of {name}; go on from another epoch.")
+        optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(saved)

@@ -1,0 +1,117 @@
+"""From the flags of `train` to the settings of a run: defaults by data type, paths, classes, milestones."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from resnet_v2.config import TrainConfig, parse_numbers
+from resnet_v2.data.augment import Augmentation, augmentation
+from resnet_v2.data.lists import read_synset
+from resnet_v2.files import ResnetError
+from resnet_v2.networks.resnet import Architecture
+
+# Of the whole run: 30, 60, 90 of 120 epochs on ImageNet, 120 and 160 of 200 on CIFAR.
+IMAGENET_DROPS, CIFAR_DROPS = (0.25, 0.5, 0.75), (0.6, 0.8)
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """A TrainConfig with every default filled in; learning rate and weight decay may still come from a checkpoint."""
+
+    prefix: str
+    architecture: Architecture
+    class_names: tuple[str, ...]
+    batch_size: int
+    epochs: int
+    milestones: tuple[int, ...]
+    aug_levels: tuple[tuple[int, int], ...]
+    start_epoch: int
+    records: Path
+    records_level_1: Path
+    validation_records: Path
+
+    def augmentation(self, epoch: int) -> Augmentation:
+        """The augmentation of an epoch, counted from 0."""
+        level = [level for start, level in self.aug_levels if start <= epoch][-1]
+        return augmentation(level, self.architecture.image_size, self.architecture.stem == "imagenet")
+
+    def records_of(self, epoch: int) -> Path:
+        """The record that an epoch reads: level 1 on ImageNet has its own, packed smaller."""
+        level = [level for start, level in self.aug_levels if start <= epoch][-1]
+        return self.records_level_1 if level == 1 else self.records
+
+
+def resolve(config: TrainConfig) -> RunSettings:
+    """Fill in the defaults of a config; a ResnetError says which setting makes no sense."""
+    imagenet = config.is_imagenet()
+    depth = config.depth if config.depth is not None else 50 if imagenet else 20
+    names = _class_names(config)
+    classes = config.num_classes or len(names) or (1000 if imagenet else 0)
+    if not classes:
+        raise ResnetError(
+            f"The number of classes is unknown: {_list_dir(config) / 'synset.txt'} is missing; give --num-classes."
+        )
+    if names and len(names) != classes:
+        raise ResnetError(
+            f"{_list_dir(config) / 'synset.txt'} names {len(names)} classes, but --num-classes says {classes}; "
+            "mend one of them."
+        )
+    epochs = config.epochs if config.epochs is not None else 120 if imagenet else 200
+    batch_size = config.batch_size if config.batch_size is not None else 256 if imagenet else 128
+    if epochs < 1 or batch_size < 1 or config.frequent < 1 or config.seed < 0:
+        raise ResnetError("--epochs, --batch-size and --frequent must be 1 or more, --seed 0 or more.")
+    if config.retrain and not 1 <= config.model_load_epoch < epochs:
+        raise ResnetError(
+            f"--retrain goes on from --model-load-epoch, which must be from 1 to {epochs - 1} for --epochs {epochs}, "
+            f"not {config.model_load_epoch}."
+        )
+    if config.model_load_epoch and not config.retrain:
+        raise ResnetError(f"--model-load-epoch {config.model_load_epoch} does nothing without --retrain; add it.")
+    name = f"{'' if config.version == 'v2' else 'v1-'}{config.data_type}-{depth}"
+    train, level_1, val = (
+        ("train_480_q90", "train_256_q90", "val_256_q90")
+        if imagenet
+        else (f"{config.data_type}_train", f"{config.data_type}_train", f"{config.data_type}_val")
+    )
+    return RunSettings(
+        prefix=config.model_prefix or f"model/resnet-{name}",
+        architecture=Architecture(depth, classes, "imagenet" if imagenet else "cifar", config.version),
+        class_names=names,
+        batch_size=batch_size,
+        epochs=epochs,
+        milestones=_milestones(config, epochs),
+        aug_levels=_aug_levels(config),
+        start_epoch=config.model_load_epoch,
+        records=config.data_dir / f"{train}.rec",
+        records_level_1=config.data_dir / f"{level_1}.rec",
+        validation_records=config.data_dir / f"{val}.rec",
+    )
+
+
+def _list_dir(config: TrainConfig) -> Path:
+    return config.list_dir or config.data_dir
+
+
+def _class_names(config: TrainConfig) -> tuple[str, ...]:
+    path = _list_dir(config) / "synset.txt"
+    return read_synset(path) if path.is_file() else ()
+
+
+def _milestones(config: TrainConfig, epochs: int) -> tuple[int, ...]:
+    if config.milestones is not None:
+        return parse_numbers(config.milestones, int, "--milestones")
+    shares = IMAGENET_DROPS if config.is_imagenet() else CIFAR_DROPS
+    return tuple(max(1, round(share * epochs)) for share in shares)
+
+
+def _aug_levels(config: TrainConfig) -> tuple[tuple[int, int], ...]:
+    """(first epoch, level) pairs, the first at epoch 0."""
+    level: int = config.aug_level or (2 if config.is_imagenet() else 1)
+    pairs = {0: level}
+    for part in filter(None, config.aug_schedule.split(",")):
+        epoch, _, its_level = part.partition(":")
+        if not epoch.strip().isdigit() or its_level.strip() not in ("1", "2", "3"):
+            raise ResnetError(
+                f"--aug-schedule {config.aug_schedule!r} is not epoch:level pairs; write it like 0:2,95:1."
+            )
+        pairs[int(epoch)] = int(its_level)
+    return tuple(sorted(pairs.items()))

@@ -1,0 +1,27 @@
+"""The parity suite's one process of the real MXNet 1.9.1, started for the first test that asks for it."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from parity import MXNet
+
+FOLDER = Path(__file__).parent
+
+
+@pytest.fixture(scope="session")
+def mxnet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MXNet]:
+    """MXNet in its own Python: the one RESNET_V2_MXNET_PYTHON names, or .venv-mxnet; skips where there is none."""
+    python = os.environ.get("RESNET_V2_MXNET_PYTHON", str(FOLDER.parents[1] / ".venv-mxnet/bin/python"))
+    if not Path(python).is_file():
+        pytest.skip(f"MXNet's Python {python} is missing; make parity creates it, RESNET_V2_MXNET_PYTHON names another")
+    folder = tmp_path_factory.mktemp("exchange")
+    with (folder / "errors.txt").open("w") as errors:
+        process = subprocess.Popen(
+            [python, str(FOLDER / "worker.py")],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
+        )  # fmt: skip
+        with process:
+            yield MXNet(process, folder)
