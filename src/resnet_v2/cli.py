@@ -185,10 +185,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\nstopped", file=sys.stderr)
         return 130
     except OSError as error:
-        if error.errno is None or (error.filename is None and error.errno != errno.ENOSPC):
+        if error.errno == errno.ENOSPC:
+            return _fail("The disk is full; free some space and run again.")
+        if error.filename is None:
             raise
-        hint = "free some space and run again" if error.errno == errno.ENOSPC else "check the path and its permissions"
-        return _fail(f"{error.filename or 'The disk'}: {error.strerror}; {hint}.")
+        return _fail(f"{error.filename}: {error.strerror}; check the path and its permissions.")
 
 
 def _fail(sentence: str) -> int:

@@ -1,6 +1,7 @@
 """The two habits every file of the package shares: one clear sentence when it is bad, and no half-written file."""
 
 import contextlib
+import errno
 import os
 import uuid
 from collections.abc import Iterator
@@ -26,6 +27,10 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.replace(path)
         _flush_folder(path.parent)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ResnetError(f"{path} is not written: the disk is full; free some space and run again.") from None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

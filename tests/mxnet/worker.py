@@ -57,14 +57,34 @@ def logits(settings: dict[str, Any], arrays: Arrays) -> Answer:
 
 
 def gradients(settings: dict[str, Any], arrays: Arrays) -> Answer:
-    """The gradient of the mean cross entropy for every argument, and the moving statistics after the one forward."""
-    executor = _bind(_symbol(settings), settings, arrays, "write")
+    """The gradient of the mean cross entropy for every argument, and the moving statistics after the one forward.
+
+    `gate:NAME` says where each ReLU let its input pass, as packed bits; `pooled` is the input of the maximum pool.
+    """
+    symbol = _symbol(settings)
+    relus = [name for name in symbol.get_internals().list_outputs() if "relu" in name]
+    watched = [mx.sym.BlockGrad(symbol.get_internals()[name]) for name in relus]
+    executor = _bind(mx.sym.Group([symbol, *watched]), settings, arrays, "write")
     executor.arg_dict["softmax_label"][:] = mx.nd.array(arrays["labels"])
-    executor.forward(is_train=True)
+    outputs = executor.forward(is_train=True)
     executor.backward()
     found = {f"arg:{name}": gradient.asnumpy() for name, gradient in executor.grad_dict.items() if gradient is not None}
     found = {name: gradient / len(arrays["labels"]) for name, gradient in found.items()}
+    found.update({f"gate:{name}": np.packbits(output.asnumpy() > 0) for name, output in zip(relus, outputs[1:])})  # noqa: B905
+    if "relu0_output" in relus:
+        found["pooled"] = outputs[1 + relus.index("relu0_output")].asnumpy()
     return {}, {**found, **{f"aux:{name}": array.asnumpy() for name, array in executor.aux_dict.items()}}
+
+
+class NAG2016(mx.optimizer.NAG):  # type: ignore[misc]
+    """The rule of 2016 in array arithmetic: the learning rate is outside the momentum."""
+
+    def update(self, index: int, weight: Any, grad: Any, state: Any) -> None:
+        step = grad * self.rescale_grad + self._get_wd(index) * weight
+        state[:] = self.momentum * state + step
+        weight[:] = weight - self._get_lr(index) * (step + self.momentum * state)
+
+    update_multi_precision = update
 
 
 def train(settings: dict[str, Any], arrays: Arrays) -> Answer:
@@ -75,7 +95,8 @@ def train(settings: dict[str, Any], arrays: Arrays) -> Answer:
     symbol = _symbol(settings)
     executor = _bind(symbol, settings, {**arrays, "data": arrays["batches"][0]}, "write")
     learned = [name for name in symbol.list_arguments() if name not in ("data", "softmax_label")]
-    optimizer = mx.optimizer.NAG(
+    rule = {"1.9.1": mx.optimizer.NAG, "2016": NAG2016}[settings["rule"]]
+    optimizer = rule(
         momentum=settings["momentum"],
         wd=settings["weight_decay"],
         rescale_grad=1 / arrays["labels"].shape[1],
@@ -93,7 +114,11 @@ def train(settings: dict[str, Any], arrays: Arrays) -> Answer:
         for index, name in enumerate(learned):
             updater(index, executor.grad_dict[name], executor.arg_dict[name])
     weights = {f"arg:{name}": executor.arg_dict[name].asnumpy() for name in learned}
-    return {}, {**weights, **{f"aux:{k}": v.asnumpy() for k, v in executor.aux_dict.items()}, "losses": np.array(losses)}
+    return {}, {
+        **weights,
+        **{f"aux:{k}": v.asnumpy() for k, v in executor.aux_dict.items()},
+        "losses": np.array(losses),
+    }
 
 
 def initialize(settings: dict[str, Any], arrays: Arrays) -> Answer:

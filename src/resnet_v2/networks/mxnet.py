@@ -250,7 +250,7 @@ def _depth(stem: Stem, bottleneck: bool, units: tuple[int, ...]) -> int | None:
         return None
 
 
-def _parameters(network: nn.Module) -> dict[str, str]:
+def parameter_names(network: nn.Module) -> dict[str, str]:
     """MXNet's name -> ours, for everything a network learns or counts: `aux:bn0_moving_var` -> `bn0.running_var`."""
     names = {}
     for module_name, module in network.named_modules():
@@ -274,7 +274,10 @@ def to_state(
     """
     with torch.device("meta"):
         network = ResNet(architecture)
-    names, shapes = _parameters(network), {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    names, shapes = (
+        parameter_names(network),
+        {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()},
+    )
     spare = set(arrays) - set(names)
     if architecture.version == "v2":
         spare.discard(f"arg:{_INPUT_GAMMA}")
@@ -311,7 +314,8 @@ def from_network(network: ResNet) -> dict[str, npt.NDArray[np.float32]]:
     """The parameters and moving statistics of a network under MXNet's names, float32; `bn_data_gamma` as ones."""
     state = network.state_dict()
     arrays = {
-        theirs: state[ours].detach().cpu().float().contiguous().numpy() for theirs, ours in _parameters(network).items()
+        theirs: state[ours].detach().cpu().float().contiguous().numpy()
+        for theirs, ours in parameter_names(network).items()
     }
     if network.bn_data is not None:
         arrays[f"arg:{_INPUT_GAMMA}"] = np.ones(3, np.float32)

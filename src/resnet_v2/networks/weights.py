@@ -64,7 +64,11 @@ def save(path: Path, tensors: Mapping[str, Tensor], header: Header) -> None:
     """Write tensors and header into one file that appears under its name only when it is whole."""
     metadata = {"format": "pt", METADATA_KEY: json.dumps(asdict(header))}
     with replacing(path) as temporary:
-        safetensors.torch.save_file(dict(tensors), temporary, metadata)
+        try:
+            safetensors.torch.save_file(dict(tensors), temporary, metadata)
+        except safetensors.SafetensorError as error:
+            # The library wraps the system's errors; a full disk must be told from a bad tensor.
+            raise ResnetError(f"{path} is not written ({error}); free some space or check the folder.") from None
 
 
 def network_tensors(network: ResNet) -> dict[str, Tensor]:

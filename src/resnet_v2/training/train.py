@@ -49,7 +49,7 @@ def fit(config: TrainConfig) -> Evaluation:
     device = choose_device(config.gpus, config.device)
     epochs = range(settings.start_epoch, settings.epochs)
     validation = _open(settings.validation_records)
-    readers = {path: _open(path) for path in {settings.records_of(epoch) for epoch in epochs}}
+    readers = {path: _open(path, config.num_examples) for path in {settings.records_of(epoch) for epoch in epochs}}
 
     start = checkpoint.find(settings.prefix, settings.start_epoch) if config.retrain else None
     schedule, weight_decay = _schedule(config, settings, start)
@@ -77,7 +77,7 @@ def fit(config: TrainConfig) -> Evaluation:
 def train_epoch(run: Run, epoch: int, reader: RecordReader) -> None:
     """One pass over a record in the epoch's order, with a log line every `--frequent` batches and one at the end."""
     run.network.train()
-    count = _images_per_epoch(run.config, reader)
+    count = run.config.num_examples or len(reader)
     steps = math.ceil(count / run.settings.batch_size)
     whole, recent = Meter(run.device), Meter(run.device)
     with tqdm(total=count, desc=f"epoch {epoch + 1}/{run.settings.epochs}", unit="img", leave=False, disable=None,
@@ -138,20 +138,16 @@ class Meter:
         }
 
 
-def _open(path: Path) -> RecordReader:
+def _open(path: Path, images_needed: int = 0) -> RecordReader:
     reader = RecordReader(path)
     if not len(reader):
         raise ResnetError(f"{path} holds no records; pack it again.")
-    return reader
-
-
-def _images_per_epoch(config: TrainConfig, reader: RecordReader) -> int:
-    if config.num_examples > len(reader):
+    if len(reader) < images_needed:
         raise ResnetError(
-            f"{reader.path} holds {len(reader)} images, fewer than --num-examples {config.num_examples}; leave the "
-            "flag out to use them all."
+            f"{path} holds {len(reader)} images, fewer than --num-examples {images_needed}; leave the flag out to use "
+            "them all."
         )
-    return config.num_examples or len(reader)
+    return reader
 
 
 def _schedule(config: TrainConfig, settings: RunSettings, start: checkpoint.Start | None) -> tuple[Schedule, float]:

@@ -1,0 +1,71 @@
+"""Small real data for the tests: class folders of generated pictures, the packed digits, one trained checkpoint."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from resnet_v2 import cli
+from resnet_v2.data.sources import make_data
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def picture(seed: int, height: int, width: int) -> NDArray[np.uint8]:
+    """A smooth colour picture with edges, different for every seed."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    image = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC).astype(np.uint8)
+    top, left = int(rng.integers(0, height // 2)), int(rng.integers(0, width // 2))
+    image[top : top + height // 4, left : left + width // 4] = rng.integers(0, 256, 3)
+    return image
+
+
+@pytest.fixture
+def class_folder(tmp_path: Path) -> Path:
+    """Three classes with 12, 8 and 4 JPEG files of different sizes."""
+    root = tmp_path / "images"
+    for label, (name, count) in enumerate((("ant", 12), ("bee", 8), ("cat", 4))):
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            image = picture(100 * label + number, 40 + number, 64 - number)
+            assert cv2.imwrite(str(root / name / f"{number:03d}.jpg"), image)
+    return root
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that `resnet-v2 data digits` writes."""
+    return make_data("digits", tmp_path_factory.mktemp("data") / "digits", archive=None, mirror="", resize=0,
+                     val_ratio=0.0, seed=0, threads=2)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def trained(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The prefix of a ResNet-8 trained on the digits for 4 epochs of 256 images."""
+    prefix = str(tmp_path_factory.mktemp("model") / "resnet-digits-8")
+    status = cli.main(
+        ["train", "--data-dir", str(digits), "--data-type", "digits", "--depth", "8", "--epochs", "4", "--gpus", "",
+         "--num-examples", "256", "--batch-size", "32", "--frequent", "4", "--model-prefix", prefix]
+    )  # fmt: skip
+    assert status == 0
+    return prefix
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command line: (exit status, standard output, standard error)."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        try:
+            status = cli.main([str(word) for word in words])
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return call

@@ -1,0 +1,157 @@
+"""Augmentation: draws within their ranges and from their seed alone, the fused warp against step by step OpenCV."""
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from conftest import picture
+from resnet_v2.data.augment import FILL, Augmentation, Draw, apply, augmentation, centre_crop, draw, generator
+from resnet_v2.files import ResnetError
+
+Pixels = NDArray[np.uint8]
+
+
+def result(pixels: Pixels, drawn: Draw, size: int) -> Pixels:
+    out = np.full((size, size, 3), 77, np.uint8)
+    apply(pixels, drawn, out)
+    return out
+
+
+def step_by_step(pixels: Pixels, drawn: Draw, size: int, pad: int) -> Pixels:
+    """What MXNet's augmenter does, one OpenCV call after the other."""
+    if drawn.matrix is not None:
+        pixels = cv2.warpAffine(
+            pixels, drawn.matrix, drawn.canvas[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT,
+            borderValue=(FILL,) * 3,
+        ).astype(np.uint8)  # fmt: skip
+    pixels = cv2.copyMakeBorder(pixels, pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=(FILL,) * 3).astype(np.uint8)
+    top, left = drawn.top + pad, drawn.left + pad
+    crop = pixels[top : top + size, left : left + size]
+    return crop[:, ::-1] if drawn.mirror else crop
+
+
+@pytest.mark.parametrize("level", [1, 2, 3])
+@pytest.mark.parametrize(("imagenet", "height", "width"), [(True, 480, 640), (True, 700, 480), (False, 32, 32)])
+def test_one_warp_is_all_steps(level: int, imagenet: bool, height: int, width: int) -> None:
+    size = 224 if imagenet else 32
+    plan = augmentation(level, size, imagenet)
+    pixels = picture(5, height, width)
+    for ordinal in range(30):
+        # Without the colours: there and back through 8-bit HLS turns one grey level into many where colours are pale.
+        drawn = replace(draw(plan, height, width, generator(0, 0, ordinal)), hls=(0, 0, 0))
+        difference = np.abs(result(pixels, drawn, size).astype(int) - step_by_step(pixels, drawn, size, plan.pad))
+        assert difference.max() <= 2
+
+
+def test_colours_shift_in_hls_and_clamp() -> None:
+    pixels = picture(5, 64, 64)
+    for offsets in ((36, -50, 50), (-36, 50, -50), (0, 1, 0)):
+        hls = cv2.cvtColor(pixels, cv2.COLOR_RGB2HLS).astype(int)
+        expected = cv2.cvtColor(np.clip(hls + offsets, 0, (180, 255, 255)).astype(np.uint8), cv2.COLOR_HLS2RGB)
+        drawn = Draw((64, 64), None, 0, 0, offsets, mirror=False)
+        assert np.array_equal(result(pixels, drawn, 64), expected)
+
+
+def test_level_1_copies_pixels() -> None:
+    pixels = picture(5, 256, 300)
+    plan = augmentation(1, 224, imagenet=True)
+    drawn = draw(plan, 256, 300, generator(0, 0, 1))
+    crop = pixels[drawn.top : drawn.top + 224, drawn.left : drawn.left + 224]
+    assert np.array_equal(result(pixels, drawn, 224), crop[:, ::-1] if drawn.mirror else crop)
+    assert drawn.matrix is None
+    assert drawn.hls == (0, 0, 0)
+
+
+def test_padding_is_grey_and_small_images_keep_their_pixels() -> None:
+    plan = augmentation(1, 32, imagenet=False)
+    pixels = np.full((32, 32, 3), 9, np.uint8)
+    corners = set()
+    for ordinal in range(400):
+        drawn = draw(plan, 32, 32, generator(0, 0, ordinal))
+        corners.add((drawn.top, drawn.left))
+        out = result(pixels, drawn, 32)
+        inside = (32 - abs(drawn.top)) * (32 - abs(drawn.left))
+        assert (out == 9).sum() == 3 * inside
+        assert (out == FILL).sum() == 3 * (32 * 32 - inside)
+    assert {top for top, _ in corners} == {left for _, left in corners} == set(range(-4, 5))
+
+
+def test_draws_fill_their_ranges() -> None:
+    plan = augmentation(3, 224, imagenet=True)
+    drawn = [draw(plan, 480, 480, generator(1, 2, ordinal)) for ordinal in range(4000)]
+    scales = np.array([one.canvas[0] / 480 for one in drawn])
+    assert 0.53 < scales.min() < 0.54
+    assert 0.99 < scales.max() <= 1
+    assert abs(scales.mean() - (0.533 + 1) / 2) < 0.01
+    hue, lightness, saturation = np.array([one.hls for one in drawn]).T
+    assert (hue.min(), hue.max()) == (-35, 35)
+    assert (lightness.min(), lightness.max()) == (saturation.min(), saturation.max()) == (-49, 49)
+    assert abs(np.mean([one.mirror for one in drawn]) - 0.5) < 0.03
+    matrices = np.array([one.matrix for one in drawn])
+    angles = np.rad2deg(np.arctan2(-matrices[:, 1, 0], matrices[:, 1, 1]))
+    assert set(np.round(angles).astype(int)) == set(range(-10, 11))
+    assert all(0 <= one.top <= one.canvas[0] - 224 and 0 <= one.left <= one.canvas[1] - 224 for one in drawn)
+
+
+def test_centre_goes_to_centre() -> None:
+    for ordinal in range(20):
+        drawn = draw(augmentation(3, 224, imagenet=True), 500, 640, generator(0, 0, ordinal))
+        assert drawn.matrix is not None
+        assert drawn.matrix @ [320, 250, 1] == pytest.approx([drawn.canvas[1] / 2, drawn.canvas[0] / 2])
+
+
+def test_random_numbers_depend_on_seed_epoch_and_ordinal_alone() -> None:
+    def numbers(*key: int) -> list[int]:
+        return list(generator(*key).integers(0, 1 << 62, 4))
+
+    assert numbers(1, 2, 3) == numbers(1, 2, 3)
+    keys = [(seed, epoch, ordinal) for seed in range(3) for epoch in range(3) for ordinal in range(3)]
+    assert len({tuple(numbers(*key)) for key in keys}) == len(keys)
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_images_too_small_for_the_crop_are_enlarged(level: int) -> None:
+    plan = augmentation(level, 224, imagenet=True)
+    for height, width in ((100, 50), (223, 800), (1, 1)):
+        drawn = draw(plan, height, width, generator(0, 0, 0))
+        assert min(drawn.canvas) >= 224
+        assert result(picture(1, 40, 40)[:1, :1].repeat(height, 0).repeat(width, 1), drawn, 224).shape == (224, 224, 3)
+
+
+def test_colour_shift_clamps_and_does_not_wrap() -> None:
+    pixels = np.full((4, 4, 3), (255, 0, 60), np.uint8)  # a red of hue near 180
+    hue = int(cv2.cvtColor(pixels, cv2.COLOR_RGB2HLS)[0, 0, 0])
+    assert 160 < hue < 180
+    drawn = Draw((4, 4), None, 0, 0, (36, 0, 0), mirror=False)
+    shifted = cv2.cvtColor(result(pixels, drawn, 4), cv2.COLOR_RGB2HLS)[0, 0]
+    assert int(shifted[0]) in (0, 180)
+
+
+def test_unknown_level() -> None:
+    with pytest.raises(ResnetError, match="levels are 1, 2 and 3"):
+        augmentation(4, 224, imagenet=True)
+
+
+def test_plans() -> None:
+    assert augmentation(1, 32, imagenet=False) == Augmentation(32, pad=4)
+    assert not augmentation(1, 224, imagenet=True).warps()
+    assert augmentation(2, 224, imagenet=True).warps()
+    assert augmentation(3, 224, imagenet=True).rotation == 10
+
+
+@pytest.mark.parametrize(("height", "width"), [(256, 341), (225, 224), (224, 224)])
+def test_centre_crop(height: int, width: int) -> None:
+    pixels = picture(2, height, width)
+    out = np.empty((224, 224, 3), np.uint8)
+    centre_crop(pixels, out)
+    top, left = (height - 224) // 2, (width - 224) // 2
+    assert np.array_equal(out, pixels[top : top + 224, left : left + 224])
+
+
+def test_centre_crop_enlarges() -> None:
+    out = np.empty((224, 224, 3), np.uint8)
+    centre_crop(np.full((100, 301, 3), 50, np.uint8), out)
+    assert (out == 50).all()

@@ -1,0 +1,139 @@
+"""The commands as a user types them: help, evaluate, predict, exit status, a full disk."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import Run
+from resnet_v2.data.jpeg import read_image
+from resnet_v2.inference.predict import prepare
+from resnet_v2.networks import weights
+
+
+def test_help_needs_no_torch(run: Run) -> None:
+    code = "import sys; from resnet_v2.cli import main; main(['--help'])"
+    script = f"import sys\ntry:\n    exec({code!r})\nfinally:\n    assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("command", ["data", "list", "pack", "index", "train", "evaluate", "predict", "plot"])
+def test_every_command_has_help(command: str, run: Run) -> None:
+    status, out, _ = run(command, "--help")
+    assert status == 0
+    assert "usage: resnet-v2" in out
+
+
+@pytest.mark.parametrize("words", [["trian"], ["pack"], ["train", "--detph", "20"], ["train", "--aug-level", "4"]])
+def test_wrong_usage_is_status_2(words: list[str], run: Run) -> None:
+    status, out, err = run(*words)
+    assert status == 2
+    assert not out
+    assert "Traceback" not in err
+
+
+def test_evaluate(trained: str, digits: Path, run: Run) -> None:
+    rec = digits / "digits_val.rec"
+    status, out, _ = run("evaluate", "--prefix", trained, "--epoch", 4, "--rec", rec, "--json", "--gpus", "")
+    result = json.loads(out)
+    assert status == 0
+    assert set(result) == {"images", "loss", "top1_error", "top5_error"}
+    assert result["images"] == 364
+    assert 0 < result["top5_error"] < result["top1_error"] < 95
+    _, text, _ = run("evaluate", "--prefix", trained, "--epoch", 4, "--rec", rec, "--gpus", "")
+    assert f"{result['top1_error']:.2f} %" in text
+
+
+def test_predict_images_and_folders(trained: str, digits: Path, tmp_path: Path, run: Run) -> None:
+    status, out, _ = run("predict", "--img", digits / "examples" / "7.png", digits / "examples", "--prefix", trained,
+                         "--epoch", 4, "--top", 3, "--json")  # fmt: skip
+    rows = json.loads(out)
+    assert status == 0
+    assert len(rows) == 11
+    assert rows[0]["top"] == rows[8]["top"]
+    assert rows[0]["image"].endswith("7.png")
+    for row in rows:
+        probabilities = [one["probability"] for one in row["top"]]
+        assert len(probabilities) == 3
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert all(one["name"] == str(one["class"]) for one in row["top"])
+
+
+def test_predict_answers_as_evaluation_counts(trained: str, digits: Path) -> None:
+    """A picture that was packed without loss goes into the network exactly as evaluation feeds it."""
+    _, header = weights.load(trained, 4)
+    path = digits / "examples" / "3.png"
+    assert np.array_equal(prepare(read_image(path), header), read_image(path))
+
+
+def test_predict_takes_other_names(trained: str, digits: Path, tmp_path: Path, run: Run) -> None:
+    (tmp_path / "names.txt").write_text("\n".join(f"digit {number}" for number in range(10)))
+    image = digits / "examples" / "0.png"
+    _, out, _ = run("predict", "--img", image, "--prefix", trained, "--epoch", 4, "--synset", tmp_path / "names.txt")
+    assert "digit" in out
+    (tmp_path / "names.txt").write_text("one\ntwo\n")
+    status, _, err = run(
+        "predict", "--img", image, "--prefix", trained, "--epoch", 4, "--synset", tmp_path / "names.txt"
+    )
+    assert status == 2
+    assert "names 2 classes, but the network has 10" in err
+
+
+def test_errors_are_one_sentence_and_status_2(trained: str, digits: Path, tmp_path: Path, run: Run) -> None:
+    (tmp_path / "a.jpg").write_text("no image")
+    (tmp_path / "empty").mkdir()
+    predict = ["predict", "--prefix", trained, "--epoch", 4, "--img"]
+    evaluate = ["evaluate", "--gpus", "", "--rec"]
+    for words, sentence in (
+        ([*predict, tmp_path / "a.jpg"], "is no readable image"),
+        ([*predict, tmp_path / "b.jpg"], "does not exist"),
+        ([*predict, tmp_path / "empty"], "holds no images"),
+        ([*evaluate, digits / "digits_val.rec", "--prefix", trained, "--epoch", 9], "saved epochs are 1, 2, 3, 4"),
+        ([*evaluate, tmp_path / "no.rec", "--prefix", trained, "--epoch", 4], "is missing"),
+    ):
+        status, _, err = run(*words)
+        lines = [line for line in err.splitlines() if "no GPU" not in line]
+        assert status == 2
+        assert sentence in err
+        assert len(lines) == 1
+        assert lines[0].endswith(".")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_leaves_no_half_file(digits: Path, tmp_path: Path, run: Run) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this system does not let tests mount a disk")
+    try:
+        status, _, err = run("data", "digits", "--out", disk / "digits")
+        assert status == 2
+        assert "the disk is full" in err
+        assert not [path for path in disk.rglob("*") if path.is_file()]
+        status, _, err = run("train", "--data-dir", digits, "--data-type", "digits", "--depth", 8, "--epochs", 1,
+                             "--gpus", "", "--num-examples", 32, "--model-prefix", disk / "m")  # fmt: skip
+        assert status == 2
+        assert "m-0001.safetensors is not written" in err
+        assert not list(disk.glob("*safetensors*"))
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_interrupting_is_status_130(digits: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "resnet_v2", "train", "--data-dir", digits, "--data-type", "digits", "--depth",
+               "8", "--gpus", "", "--model-prefix", tmp_path / "m"]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        for _ in range(600):
+            if (tmp_path / "m-0001.safetensors").is_file():
+                break
+            time.sleep(0.1)
+        process.send_signal(2)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err

@@ -1,0 +1,96 @@
+"""Decoding against OpenCV and Pillow, damage, orientation, sizes."""
+
+import io
+from pathlib import Path
+
+import cv2
+import numpy as np
+import PIL.Image
+import pytest
+from numpy.typing import NDArray
+
+from conftest import picture
+from resnet_v2.data.jpeg import decode, encode, read_image, resize_shorter_side
+from resnet_v2.files import ResnetError
+
+
+def saved(image: PIL.Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def opencv(data: bytes) -> NDArray[np.uint8]:
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    assert pixels is not None
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).astype(np.uint8)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (33, 17), (64, 64)])
+@pytest.mark.parametrize("options", [{"subsampling": 0}, {"subsampling": 2}, {"progressive": True}, {"quality": 30}])
+def test_jpeg_pixels_are_those_of_opencv(size: tuple[int, int], options: dict[str, object]) -> None:
+    source = PIL.Image.fromarray(picture(1, 70, 80)).resize(size)
+    data = saved(source, "JPEG", **options)
+    assert np.array_equal(decode(data), opencv(data))
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_other_colour_modes(mode: str) -> None:
+    data = saved(PIL.Image.fromarray(picture(1, 40, 50)).convert(mode), "JPEG")
+    assert decode(data).shape == (40, 50, 3)
+    assert np.array_equal(decode(data), opencv(data))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "1"])
+def test_png_is_exact(mode: str) -> None:
+    source = PIL.Image.fromarray(picture(1, 40, 50)).convert(mode)
+    assert np.array_equal(decode(saved(source, "PNG")), np.asarray(source.convert("RGB")))
+
+
+def test_png_round_trip() -> None:
+    pixels = picture(3, 20, 31)
+    assert np.array_equal(decode(encode(pixels, ".png", 9)), pixels)
+
+
+def test_jpeg_round_trip_is_near() -> None:
+    pixels = cv2.GaussianBlur(picture(3, 64, 64), (9, 9), 4).astype(np.uint8)
+    assert np.abs(decode(encode(pixels, ".jpg", 95)).astype(int) - pixels).mean() < 3
+
+
+@pytest.mark.parametrize("keep", [0, 1, 2, 100, 0.5, 0.95])
+def test_truncated_images_are_refused(keep: float) -> None:
+    data = saved(PIL.Image.fromarray(picture(1, 90, 90)), "JPEG")
+    cut = data[: int(keep * len(data)) if 0 < keep < 1 else int(keep)]
+    with pytest.raises(ValueError, match="image"):
+        decode(cut)
+
+
+def test_files_are_turned_upright_and_records_are_not(tmp_path: Path) -> None:
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "a.jpg"
+    path.write_bytes(saved(PIL.Image.fromarray(picture(1, 40, 60)), "JPEG", exif=exif))
+    assert read_image(path).shape == (60, 40, 3)
+    assert decode(path.read_bytes()).shape == (40, 60, 3)
+
+
+def test_bad_files_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_text("no image")
+    with pytest.raises(ResnetError, match=r"a\.jpg is no readable image"):
+        read_image(tmp_path / "a.jpg")
+    with pytest.raises(ResnetError, match=r"b\.jpg cannot be read"):
+        read_image(tmp_path / "b.jpg")
+
+
+@pytest.mark.parametrize(
+    ("size", "side", "expected"),
+    [
+        ((375, 500), 256, (256, 341)),
+        ((500, 375), 256, (341, 256)),
+        ((100, 100), 480, (480, 480)),
+        ((64, 90), 64, (64, 90)),
+    ],
+)
+def test_shorter_side_rounds_the_longer_down(size: tuple[int, int], side: int, expected: tuple[int, int]) -> None:
+    assert resize_shorter_side(picture(1, *size), side).shape[:2] == expected

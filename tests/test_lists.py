@@ -1,0 +1,104 @@
+"""Lists: labels, splits, shuffling, both dialects of `.lst`."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from resnet_v2.data.lists import ListEntry, is_sorted_by_class, make_lists, read_list, read_synset, write_list
+from resnet_v2.files import ResnetError
+
+
+def test_labels_follow_the_sorted_class_folders(class_folder: Path, tmp_path: Path) -> None:
+    assert make_lists(class_folder, tmp_path / "out" / "a", val_per_class=2, seed=1) == (3, 18, 6)
+    train = list(read_list(tmp_path / "out" / "a_train.lst"))
+    val = list(read_list(tmp_path / "out" / "a_val.lst"))
+    names = read_synset(tmp_path / "out" / "synset.txt")
+    assert names == ("ant", "bee", "cat")
+    assert all(entry.path.split("/")[0] == names[int(entry.labels[0])] for entry in train + val)
+    assert [sum(entry.labels == (label,) for entry in val) for label in range(3)] == [2, 2, 2]
+    assert not {entry.path for entry in train} & {entry.path for entry in val}
+    assert {entry.path for entry in train + val} == {
+        path.relative_to(class_folder).as_posix() for path in class_folder.rglob("*.jpg")
+    }
+    assert [entry.index for entry in train] == list(range(18))
+
+
+def test_lists_are_shuffled_by_the_seed(class_folder: Path, tmp_path: Path) -> None:
+    texts = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        make_lists(class_folder, tmp_path / name, val_ratio=0.25, seed=seed)
+        texts.append((tmp_path / f"{name}_train.lst").read_text())
+    assert texts[0] == texts[1] != texts[2]
+    labels = np.array([entry.labels[0] for entry in read_list(tmp_path / "a_train.lst")])
+    assert not is_sorted_by_class(labels)
+
+
+def test_without_options_nothing_is_held_out(class_folder: Path, tmp_path: Path) -> None:
+    assert make_lists(class_folder, tmp_path / "a") == (3, 24, 0)
+    assert not (tmp_path / "a_val.lst").exists()
+
+
+def test_train_and_test_folders_are_the_split(class_folder: Path, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    class_folder.rename(root / "train")
+    (root / "test" / "bee").mkdir(parents=True)
+    (root / "train" / "bee" / "000.jpg").rename(root / "test" / "bee" / "000.jpg")
+    assert make_lists(root, tmp_path / "a") == (3, 23, 1)
+    assert list(read_list(tmp_path / "a_val.lst")) == [ListEntry(0, (1.0,), "test/bee/000.jpg")]
+
+
+def test_small_classes_can_be_left_out(class_folder: Path, tmp_path: Path) -> None:
+    assert make_lists(class_folder, tmp_path / "a", min_images=8) == (2, 20, 0)
+    assert read_synset(tmp_path / "synset.txt") == ("ant", "bee")
+    with pytest.raises(ResnetError, match="largest has 12"):
+        make_lists(class_folder, tmp_path / "a", min_images=13)
+
+
+def test_a_class_keeps_an_image_to_train_on(class_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ResnetError, match="Class cat has 4 images, too few to hold out 4"):
+        make_lists(class_folder, tmp_path / "a", val_per_class=4)
+    with pytest.raises(ResnetError, match="no share"):
+        make_lists(class_folder, tmp_path / "a", val_ratio=1.5)
+
+
+def test_both_dialects_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.lst"
+    path.write_text("5\t1.000000\tdir/with space.jpg\n\n6 2 other dir/b.jpg\r\n7\t1\t0.5\tc.jpg\n")
+    assert list(read_list(path)) == [
+        ListEntry(5, (1.0,), "dir/with space.jpg"),
+        ListEntry(6, (2.0,), "other dir/b.jpg"),
+        ListEntry(7, (1.0, 0.5), "c.jpg"),
+    ]
+
+
+def test_lists_come_back(tmp_path: Path) -> None:
+    entries = [ListEntry(3, (1.0,), "é ü/a.jpg"), ListEntry(4, (0.0, 2.0), "b.jpg")]
+    write_list(tmp_path / "a.lst", entries)
+    assert list(read_list(tmp_path / "a.lst")) == entries
+
+
+@pytest.mark.parametrize("line", ["1\ta.jpg", "x\t1\ta.jpg", "1\tone\ta.jpg", "a.jpg"])
+def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
+    (tmp_path / "a.lst").write_text(f"0\t0\tok.jpg\n{line}\n")
+    with pytest.raises(ResnetError, match=r"a\.lst, line 2"):
+        list(read_list(tmp_path / "a.lst"))
+
+
+def test_missing_and_empty_places(tmp_path: Path) -> None:
+    with pytest.raises(ResnetError, match="is no folder"):
+        make_lists(tmp_path / "none", tmp_path / "a")
+    (tmp_path / "empty" / "cat").mkdir(parents=True)
+    with pytest.raises(ResnetError, match="no class folders"):
+        make_lists(tmp_path / "empty", tmp_path / "a")
+    (tmp_path / "synset.txt").write_text("\n")
+    with pytest.raises(ResnetError, match="is empty"):
+        read_synset(tmp_path / "synset.txt")
+
+
+def test_sorted_lists_are_recognised() -> None:
+    assert is_sorted_by_class(np.repeat(np.arange(10), 20))
+    assert not is_sorted_by_class(np.random.default_rng(0).permutation(np.repeat(np.arange(10), 20)))
+    assert not is_sorted_by_class(np.zeros(20))
+    assert not is_sorted_by_class(np.arange(20))

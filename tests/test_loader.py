@@ -1,0 +1,89 @@
+"""The loader: every image once, the same bytes for any number of threads, errors that name the record."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import picture
+from resnet_v2.data.augment import augmentation
+from resnet_v2.data.jpeg import decode, encode
+from resnet_v2.data.loader import Batch, augmented, batches, centred, epoch_order
+from resnet_v2.data.recordio import IRHeader, RecordReader, pack, writing
+from resnet_v2.files import ResnetError
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> RecordReader:
+    with writing(tmp_path / "a.rec") as writer:
+        for key in range(50):
+            data = encode(picture(key, 40 + key % 3, 36), ".jpg", 90)
+            writer.write(key, pack(IRHeader(0, float(key % 7), key, 0), data))
+    return RecordReader(tmp_path / "a.rec")
+
+
+def load(reader: RecordReader, threads: int, epoch: int = 0, classes: int = 7) -> list[Batch]:
+    preprocess = augmented(augmentation(3, 32, imagenet=False), 0, epoch)
+    order = epoch_order(len(reader), 0, epoch)
+    return list(batches(reader, order, preprocess, batch_size=16, size=32, classes=classes, threads=threads))
+
+
+def test_bytes_do_not_depend_on_threads(reader: RecordReader) -> None:
+    expected = load(reader, 1)
+    for threads in (2, 16):
+        for one, other in zip(expected, load(reader, threads), strict=True):
+            assert np.array_equal(one.images, other.images)
+            assert np.array_equal(one.labels, other.labels)
+
+
+def test_every_image_once_in_the_epochs_order(reader: RecordReader) -> None:
+    epochs = [load(reader, 2, epoch) for epoch in (0, 1)]
+    orders = [np.concatenate([batch.ordinals for batch in epoch]) for epoch in epochs]
+    assert not np.array_equal(orders[0], orders[1])
+    for epoch, order in zip(epochs, orders, strict=True):
+        assert np.array_equal(np.sort(order), np.arange(50))
+        assert [len(batch.labels) for batch in epoch] == [16, 16, 16, 2]
+        assert np.array_equal(np.concatenate([batch.labels for batch in epoch]), order % 7)
+
+
+def test_augmentation_changes_with_the_epoch(reader: RecordReader) -> None:
+    first = {
+        int(o): image for batch in load(reader, 2, 0) for o, image in zip(batch.ordinals, batch.images, strict=True)
+    }
+    second = {
+        int(o): image for batch in load(reader, 2, 1) for o, image in zip(batch.ordinals, batch.images, strict=True)
+    }
+    assert sum(np.array_equal(first[ordinal], second[ordinal]) for ordinal in first) == 0
+
+
+def test_evaluation_takes_the_centre(reader: RecordReader) -> None:
+    (batch,) = batches(reader, np.arange(5), centred, batch_size=5, size=32, classes=7)
+    pixels = decode(reader.image(3)[1])
+    top = (pixels.shape[0] - 32) // 2
+    assert np.array_equal(batch.images[3], pixels[top : top + 32, 2:34])
+
+
+def test_labels_outside_the_classes_are_named(reader: RecordReader) -> None:
+    with pytest.raises(ResnetError, match=r"a\.rec: record \d+ has the label 6, but the classes are 0 to 5"):
+        load(reader, 2, classes=6)
+
+
+def test_bad_images_are_named(tmp_path: Path) -> None:
+    with writing(tmp_path / "b.rec") as writer:
+        writer.write(0, pack(IRHeader(0, 0.0, 0, 0), b"no image"))
+        writer.write(1, b"short")
+    reader = RecordReader(tmp_path / "b.rec")
+    for ordinal, words in ((0, "the image of record 0 cannot be decoded"), (1, "record 1 is not an image record")):
+        with pytest.raises(ResnetError, match=words):
+            list(batches(reader, np.array([ordinal]), centred, batch_size=1, size=32, classes=1))
+
+
+def test_a_loop_may_stop_early(reader: RecordReader) -> None:
+    stream = batches(reader, np.arange(50), centred, batch_size=2, size=32, classes=7, threads=2)
+    assert next(stream).ordinals.tolist() == [0, 1]
+    stream.close()  # type: ignore[attr-defined]
+
+
+def test_orders() -> None:
+    assert np.array_equal(epoch_order(1000, 1, 2), epoch_order(1000, 1, 2))
+    assert not np.array_equal(epoch_order(1000, 1, 2), epoch_order(1000, 2, 2))

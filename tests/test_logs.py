@@ -1,0 +1,157 @@
+"""Logs and curves: our two files and MXNet's dialects give the same numbers; pictures are drawn."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import cv2
+import pytest
+
+from conftest import Run
+from resnet_v2.files import ResnetError
+from resnet_v2.logs.plot import read_curves, table
+from resnet_v2.logs.runlog import RunLog, read_curve
+
+REAL_LOGS = Path(os.environ.get("RESNET_V2_SHARED", Path(__file__).parents[2] / "shared")) / "data" / "logs"
+
+MXNET_2016 = """\
+INFO:root:Namespace(batch_size=256, depth=50)
+INFO:root:Epoch[0] Batch [50]	Speed: 226.19 samples/sec	Train-accuracy=0.100000
+INFO:root:Epoch[0] Batch [50]	Speed: 226.19 samples/sec	Train-top_k_accuracy_5=0.300000
+INFO:root:Epoch[0] Batch [100]	Speed: 226.19 samples/sec	Train-accuracy=0.200000
+INFO:root:Epoch[0] Resetting Data Iterator
+INFO:root:Epoch[0] Validation-accuracy=0.180000
+INFO:root:Epoch[0] Validation-top_k_accuracy_5=0.400000
+INFO:root:Epoch[1] Batch [50]	Speed: 226.19 samples/sec	Train-accuracy=0.900000
+INFO:root:Namespace(batch_size=256, depth=50, model_load_epoch=1, retrain=True)
+INFO:root:Epoch[1] Batch [50]	Speed: 226.19 samples/sec	Train-accuracy=0.400000
+INFO:root:Epoch[1] Batch [100]	Speed: 226.19 samples/sec	Train-accuracy=0.600000
+INFO:root:Epoch[1] Validation-accuracy=0.500000
+INFO:root:Epoch[1] Validation-accuracy=0.600000
+INFO:root:Epoch[3] Validation-accuracy=0.550000
+"""
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_mxnet_log_with_a_resumed_epoch(tmp_path: Path) -> None:
+    curve = read_curve(write(tmp_path / "a.log", MXNET_2016))
+    assert curve.train_top1 == pytest.approx({0: 85.0, 1: 50.0})
+    assert curve.train_top5 == pytest.approx({0: 70.0})
+    assert curve.top1 == pytest.approx({0: 82.0, 1: 40.0, 3: 45.0})
+    assert curve.summary() == {
+        "log": "a.log", "epochs": 3, "best_epoch": 1, "checkpoint": 2, "top1_error": 40.0, "top5_error": None,
+    }  # fmt: skip
+
+
+def test_mxnet_1x_log(tmp_path: Path) -> None:
+    text = """\
+INFO:root:Epoch[0] Batch [0-50]	Speed: 100.00 samples/sec	accuracy=0.1	Train-accuracy=0.250000
+INFO:root:Epoch[0] Train-accuracy=0.990000
+INFO:root:Epoch[0] Validation-accuracy=5.000000e-01	Validation-top_k_accuracy_5=0.9
+"""
+    curve = read_curve(write(tmp_path / "a.log", text))
+    assert (curve.train_top1, curve.top1, curve.top5) == ({0: 75.0}, {0: 50.0}, {0: pytest.approx(10.0)})
+
+
+@pytest.mark.skipif(not REAL_LOGS.is_dir(), reason="the two logs of 2016 are not here")
+def test_real_logs_give_the_published_errors(tmp_path: Path, run: Run) -> None:
+    logs = f"{REAL_LOGS / 'resnet-50.log'},{REAL_LOGS / 'resnet-164.log'}"
+    status, out, _ = run("plot", "--logs", logs, "--out", tmp_path / "c.png", "--json")
+    fifty, deep = json.loads(out)
+    assert status == 0
+    assert (fifty["top1_error"], fifty["top5_error"], fifty["epochs"]) == (pytest.approx(24.39, abs=0.005), 7.2365, 126)
+    assert deep["top1_error"] == pytest.approx(4.68, abs=0.005)
+
+
+@pytest.fixture
+def our_log(tmp_path: Path) -> str:
+    prefix = str(tmp_path / "deep" / "run")
+    for part, (first, last) in enumerate(((0, 2), (2, 4))):
+        log = RunLog(prefix, append=part > 0, echo=lambda line: None)
+        log.start({"depth": 20}, "cpu")
+        for epoch in range(first, last):
+            for batch in (50, 100):
+                log.batch(epoch, batch, accuracy=0.1 * epoch + batch / 1000, samples_per_second=123.4, loss=1.0)
+            log.trained(epoch, accuracy=0.1 * epoch + 0.075, seconds=12.0)
+            log.validated(epoch, top1_error=50.0 - 7 * epoch, top5_error=10.0 - epoch, loss=1.0, images=100)
+        log.close()
+    return prefix
+
+
+def test_our_two_files_tell_the_same(our_log: str) -> None:
+    text, events = read_curve(Path(f"{our_log}.log")), read_curve(Path(f"{our_log}.jsonl"))
+    assert text.train_top1 == pytest.approx(events.train_top1)
+    assert text.top1 == pytest.approx(events.top1)
+    assert text.top5 == pytest.approx(events.top5)
+    assert events.top1 == pytest.approx({0: 50, 1: 43, 2: 36, 3: 29})
+    assert events.best_epoch == 3
+
+
+def test_old_tools_read_our_text(our_log: str) -> None:
+    """The two expressions of the 2016 plot script."""
+    lines = Path(f"{our_log}.log").read_text().splitlines()
+    train = [match for line in lines if (match := re.match(r".*Epoch\[(\d+)\] .*Train-accuracy.*=([.\d]+)", line))]
+    val = [match for line in lines if (match := re.match(r".*Epoch\[(\d+)\] Validation-accuracy.*=([.\d]+)", line))]
+    assert [(int(match[1]), float(match[2])) for match in val] == [(0, 0.5), (1, 0.57), (2, 0.64), (3, 0.71)]
+    assert len(train) == 12
+    assert float(train[0][2]) == 0.05
+
+
+def test_a_run_that_starts_anew_replaces_its_log(our_log: str) -> None:
+    RunLog(our_log, append=False, echo=lambda line: None).close()
+    assert not Path(f"{our_log}.log").read_text()
+
+
+def test_a_line_cut_by_a_kill_is_passed_over(our_log: str) -> None:
+    path = Path(f"{our_log}.jsonl")
+    path.write_text(path.read_text()[:-20])
+    assert sorted(read_curve(path).top1) == [0, 1, 2]
+    path.write_text('{"event": "validation"}\n' + path.read_text())
+    with pytest.raises(ResnetError, match="line 1 is no event"):
+        read_curve(path)
+
+
+@pytest.mark.parametrize(("ending", "start"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")])
+def test_pictures(our_log: str, tmp_path: Path, run: Run, ending: str, start: bytes) -> None:
+    out = tmp_path / f"curve{ending}"
+    status, text, _ = run("plot", "--logs", f"{our_log}.log,{our_log}.jsonl", "--out", out, "--metric", "top5")
+    assert status == 0
+    assert out.read_bytes().startswith(start)
+    assert "29.00" in text
+    if ending == ".png":
+        image = cv2.imread(str(out))
+        assert image is not None
+        assert len({tuple(colour) for colour in image.reshape(-1, 3)}) > 20
+
+
+def test_bad_logs(tmp_path: Path, run: Run) -> None:
+    empty = write(
+        tmp_path / "empty.log", "INFO:root:Epoch[0] Batch [50]	Speed: 1 samples/sec	Train-accuracy=0.5\n"
+    )
+    full = write(tmp_path / "a.log", MXNET_2016)
+    plain = write(tmp_path / "b.log", "INFO:root:Epoch[1] Validation-accuracy=0.5\n")
+    for logs, out, metric, words in (
+        (empty, "c.png", "top1", "has no epochs"),
+        (tmp_path / "none.log", "c.png", "top1", "cannot be read"),
+        (",", "c.png", "top1", "names no file"),
+        (full, "c.gif", "top1", "no ending that is a picture"),
+        (plain, "c.png", "top5", "has no top-5 error"),
+    ):
+        status, _, err = run("plot", "--logs", logs, "--out", tmp_path / out, "--metric", metric)
+        assert status == 2
+        assert words in err
+        assert not (tmp_path / out).exists()
+
+
+def test_table_names_logs_apart(tmp_path: Path) -> None:
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder / "run.log", MXNET_2016)
+    text = table(read_curves(f"{tmp_path}/x/run.log,{tmp_path}/y/run.log"))
+    assert f"{tmp_path}/x/run" in text
+    assert f"{tmp_path}/y/run" in text

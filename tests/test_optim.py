@@ -1,0 +1,64 @@
+"""The optimiser's rule, its groups, and the schedule."""
+
+import pytest
+import torch
+
+from resnet_v2.files import ResnetError
+from resnet_v2.networks.resnet import resnet
+from resnet_v2.training.optim import Schedule, nesterov_sgd, parameter_groups
+
+
+def test_step_schedule() -> None:
+    schedule = Schedule(0.1, 120, "step", (30, 60, 90))
+    rates = [schedule.learning_rate(position) for position in (0.001, 29.999, 30.001, 59.9, 60, 89.9, 90, 119.9)]
+    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001, 0.0001, 0.0001])
+
+
+def test_cosine_schedule_with_warmup() -> None:
+    schedule = Schedule(0.4, 30, "cosine", warmup_epochs=5)
+    assert schedule.learning_rate(2.5) == pytest.approx(0.2)
+    assert schedule.learning_rate(5) == pytest.approx(0.4)
+    assert schedule.learning_rate(17.5) == pytest.approx(0.2)
+    assert schedule.learning_rate(30) == pytest.approx(0, abs=1e-9)
+    rates = [schedule.learning_rate(5 + position / 10) for position in range(250)]
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_a_rate_given_on_retraining_holds_from_there() -> None:
+    schedule = Schedule(0.1, 120, "step", (30, 60, 90)).through(0.0005, 70)
+    assert schedule.learning_rate(70.1) == pytest.approx(0.0005)
+    assert schedule.learning_rate(90.1) == pytest.approx(0.00005)
+
+
+@pytest.mark.parametrize("version", ["v2", "v1"])
+def test_weights_and_gammas_decay_and_nothing_else(version: str) -> None:
+    network = resnet(20, 10, version)  # type: ignore[arg-type]
+    decayed, free = parameter_groups(network, 0.5)
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    assert all(names[id(parameter)].endswith(".weight") for parameter in decayed["params"])
+    assert all(names[id(parameter)].endswith(".bias") for parameter in free["params"])
+    assert len(decayed["params"]) + len(free["params"]) == len(names)
+    assert (decayed["weight_decay"], free["weight_decay"]) == (0.5, 0.0)
+
+
+def test_update_is_mxnets_nag() -> None:
+    network = torch.nn.Linear(1, 1)
+    torch.nn.init.constant_(network.weight, 2.0)
+    torch.nn.init.constant_(network.bias, 1.0)
+    optimizer = nesterov_sgd(network, 0.1, 0.9, 0.01)
+    weight, bias, momentum, bias_momentum = 2.0, 1.0, 0.0, 0.0
+    for gradient in (0.5, -0.25, 1.0):
+        network.weight.grad, network.bias.grad = torch.full((1, 1), gradient), torch.full((1,), gradient)
+        optimizer.step()
+        decayed = gradient + 0.01 * weight
+        momentum, bias_momentum = 0.9 * momentum + decayed, 0.9 * bias_momentum + gradient
+        weight -= 0.1 * (decayed + 0.9 * momentum)
+        bias -= 0.1 * (gradient + 0.9 * bias_momentum)
+        assert network.weight.item() == pytest.approx(weight, rel=1e-6)
+        assert network.bias.item() == pytest.approx(bias, rel=1e-6)
+
+
+def test_settings_that_are_no_optimiser() -> None:
+    for arguments in ((-1, 0.9, 0), (0.1, 1.0, 0), (0.1, 0.9, -1)):
+        with pytest.raises(ResnetError, match="is no optimiser"):
+            nesterov_sgd(resnet(8, 2), *arguments)

@@ -1,0 +1,137 @@
+"""Packing: order, sizes, threads, bad images, index repair; the command line with im2rec's words."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from conftest import Run
+from resnet_v2.data.jpeg import decode
+from resnet_v2.data.lists import read_list
+from resnet_v2.data.recordio import RecordReader, index_path, read_index
+
+
+@pytest.fixture
+def lists(class_folder: Path, tmp_path: Path, run: Run) -> Path:
+    assert run("list", class_folder, tmp_path / "a", "--val-per-class", 1)[0] == 0
+    return tmp_path
+
+
+def test_records_follow_the_list(lists: Path, class_folder: Path, run: Run) -> None:
+    status, out, _ = run("pack", lists / "a_train.lst", class_folder, lists / "a.rec", "--encoding", ".png")
+    assert status == 0
+    assert "21 images packed, 0 skipped" in out
+    reader = RecordReader(lists / "a.rec")
+    entries = list(read_list(lists / "a_train.lst"))
+    assert reader.keys.tolist() == [entry.index for entry in entries]
+    for ordinal, entry in enumerate(entries):
+        header, data = reader.image(ordinal)
+        assert (header.label, header.id, header.flag) == (entry.labels[0], entry.index, 0)
+        assert np.array_equal(decode(data), decode((class_folder / entry.path).read_bytes()))
+
+
+def test_bytes_do_not_depend_on_the_threads(lists: Path, class_folder: Path, run: Run) -> None:
+    for threads in (1, 4):
+        out = lists / f"{threads}.rec"
+        assert run("pack", lists / "a_train.lst", class_folder, out, "--resize", 30, "--threads", threads)[0] == 0
+    assert (lists / "1.rec").read_bytes() == (lists / "4.rec").read_bytes()
+
+
+def test_im2rec_words(lists: Path, class_folder: Path, run: Run) -> None:
+    assert run("pack", lists / "a_train.lst", class_folder, lists / "a.rec", "resize=30", "quality=50")[0] == 0
+    assert run("pack", lists / "a_train.lst", class_folder, lists / "b.rec", "--resize", 30, "--quality", 95)[0] == 0
+    _, small = RecordReader(lists / "a.rec").image(0)
+    _, large = RecordReader(lists / "b.rec").image(0)
+    assert min(decode(small).shape[:2]) == min(decode(large).shape[:2]) == 30
+    assert PIL.Image.open(io.BytesIO(small)).format == "JPEG"
+    assert len(small) < len(large)
+
+
+def test_several_labels(class_folder: Path, tmp_path: Path, run: Run) -> None:
+    (tmp_path / "a.lst").write_text("0\t1\t0.25\tant/000.jpg\n")
+    assert run("pack", tmp_path / "a.lst", class_folder, tmp_path / "a.rec")[0] == 0
+    header, _ = RecordReader(tmp_path / "a.rec").image(0)
+    assert np.array_equal(np.asarray(header.label), np.array([1, 0.25], np.float32))
+
+
+def test_bad_images_are_named_counted_and_skipped(lists: Path, class_folder: Path, run: Run) -> None:
+    entries = list(read_list(lists / "a_train.lst"))
+    bad = class_folder / entries[5].path
+    bad.write_bytes(bad.read_bytes()[:300])
+    status, out, err = run("pack", lists / "a_train.lst", class_folder, lists / "a.rec")
+    assert status == 0
+    assert "20 images packed, 1 skipped" in out
+    assert str(bad) in err
+    assert 5 not in RecordReader(lists / "a.rec").keys
+
+
+def test_bad_images_can_stop_the_run(lists: Path, class_folder: Path, run: Run) -> None:
+    (class_folder / next(read_list(lists / "a_train.lst")).path).unlink()
+    status, _, err = run("pack", lists / "a_train.lst", class_folder, lists / "a.rec", "--on-error", "stop")
+    assert status == 2
+    assert "cannot be read" in err.strip().splitlines()[-1]
+    assert not list(lists.glob("*.rec*")) + list(lists.glob(".*tmp"))
+
+
+def test_nothing_readable_is_an_error(lists: Path, tmp_path: Path, run: Run) -> None:
+    status, _, err = run("pack", lists / "a_train.lst", tmp_path / "elsewhere", lists / "a.rec")
+    assert status == 2
+    assert "None of the 21 images could be read" in err
+    assert not (lists / "a.rec").exists()
+
+
+@pytest.mark.parametrize(("text", "warning"), [("sorted", "sorted by class"), ("same", "all 24 labels")])
+def test_lists_that_ruin_training_are_warned_of(
+    class_folder: Path, tmp_path: Path, run: Run, text: str, warning: str
+) -> None:
+    paths = sorted(path.relative_to(class_folder).as_posix() for path in class_folder.rglob("*.jpg"))
+    labels = [("ant", "bee", "cat").index(path[:3]) if text == "sorted" else 0 for path in paths]
+    lines = [f"{index}\t{label}\t{path}\n" for index, (label, path) in enumerate(zip(labels, paths, strict=True))]
+    (tmp_path / "train.lst").write_text("".join(lines))
+    status, _, err = run("pack", tmp_path / "train.lst", class_folder, tmp_path / "a.rec")
+    assert status == 0
+    assert warning in err
+
+
+def test_empty_list(class_folder: Path, tmp_path: Path, run: Run) -> None:
+    (tmp_path / "a.lst").write_text("")
+    status, _, err = run("pack", tmp_path / "a.lst", class_folder, tmp_path / "a.rec")
+    assert status == 2
+    assert "is empty" in err
+
+
+def test_index_is_made_again(lists: Path, class_folder: Path, run: Run) -> None:
+    run("pack", lists / "a_train.lst", class_folder, lists / "a.rec")
+    before = read_index(lists / "a.rec")[1].tolist()
+    index_path(lists / "a.rec").unlink()
+    assert run("index", lists / "a.rec")[0] == 0
+    assert read_index(lists / "a.rec")[1].tolist() == before
+    with (lists / "a.rec").open("rb+") as file:
+        file.seek(before[3])
+        file.write(b"\0\0\0\0")
+    status, out, _ = run("index", lists / "a.rec")
+    assert status == 0
+    assert "20 records" in out
+    assert "bytes are damaged" in out
+    assert read_index(lists / "a.rec")[1].tolist() == before[:3] + before[4:]
+
+
+def test_index_of_something_else(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "a.rec").write_bytes(bytes(1000))
+    status, _, err = run("index", tmp_path / "a.rec")
+    assert status == 2
+    assert "holds no whole record" in err
+    assert not (tmp_path / "a.idx").exists()
+
+
+def test_large_images_shrink_without_skipping_pixels(tmp_path: Path, run: Run) -> None:
+    lines = np.zeros((800, 800, 3), np.uint8)
+    lines[::8] = 255  # bilinear sampling at 1/8 would see all or none of them
+    (tmp_path / "x").mkdir()
+    PIL.Image.fromarray(lines).save(tmp_path / "x" / "a.png")
+    (tmp_path / "a.lst").write_text("0\t0\tx/a.png\n")
+    run("pack", tmp_path / "a.lst", tmp_path, tmp_path / "a.rec", "--resize", 100, "--encoding", ".png")
+    pixels = decode(RecordReader(tmp_path / "a.rec").image(0)[1])
+    assert abs(pixels.mean() - 255 / 8) < 2

@@ -1,0 +1,172 @@
+"""Named data sets: digits, CIFAR-10 and Fashion-MNIST from archives and from a server, folders."""
+
+import gzip
+import hashlib
+import http.server
+import io
+import tarfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from conftest import Run
+from resnet_v2.data import sources
+from resnet_v2.data.jpeg import decode, read_image
+from resnet_v2.data.lists import read_list, read_synset
+from resnet_v2.data.recordio import RecordReader
+
+
+def test_digits(digits: Path) -> None:
+    assert read_synset(digits / "synset.txt") == tuple("0123456789")
+    train, val = RecordReader(digits / "digits_train.rec"), RecordReader(digits / "digits_val.rec")
+    assert len(train) + len(val) == 1797
+    assert 350 <= len(val) <= 370
+    labels = [int(np.ravel(val.image(ordinal)[0].label)[0]) for ordinal in range(len(val))]
+    assert min(np.bincount(labels, minlength=10)) >= 34
+    entries = list(read_list(digits / "digits_train.lst"))
+    header, data = train.image(17)
+    assert (entries[17].index, entries[17].labels) == (header.id, (header.label,))
+    pixels = decode(data)
+    assert pixels.shape == (32, 32, 3)
+    assert pixels.max() > 200
+    assert {int(path.stem) for path in (digits / "examples").iterdir()} == set(range(10))
+
+
+def cifar_archive(path: Path, images_per_file: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """An archive laid out as the official one; returns the images (N x 32 x 32 x 3) and labels of its training part."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (6 * images_per_file, 3, 32, 32), dtype=np.uint8)
+    labels = rng.integers(0, 10, 6 * images_per_file, dtype=np.uint8)
+    labels[-10:] = range(10)
+    with tarfile.open(path, "w:gz") as archive:
+        for number, name in enumerate([*(f"data_batch_{n}.bin" for n in range(1, 6)), "test_batch.bin"]):
+            rows = slice(number * images_per_file, (number + 1) * images_per_file)
+            table = np.concatenate([labels[rows, None], images[rows].reshape(images_per_file, -1)], axis=1)
+            member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
+            member.size = table.nbytes
+            archive.addfile(member, io.BytesIO(table.tobytes()))
+    train = 5 * images_per_file
+    return images[:train].transpose(0, 2, 3, 1), labels[:train]
+
+
+def test_cifar10_from_an_archive(tmp_path: Path, run: Run) -> None:
+    images, labels = cifar_archive(tmp_path / "archive.tar.gz", 20)
+    assert run("data", "cifar10", "--archive", tmp_path / "archive.tar.gz", "--out", tmp_path / "c")[0] == 0
+    reader = RecordReader(tmp_path / "c" / "cifar10_train.rec")
+    entries = list(read_list(tmp_path / "c" / "cifar10_train.lst"))
+    assert len(reader) == 100
+    for ordinal, entry in enumerate(entries):
+        source = int(Path(entry.path).stem)
+        header, data = reader.image(ordinal)
+        assert header.label == labels[source]
+        assert np.array_equal(decode(data), images[source])
+    assert len(RecordReader(tmp_path / "c" / "cifar10_val.rec")) == 20
+    assert read_synset(tmp_path / "c" / "synset.txt")[3] == "cat"
+    assert read_image(tmp_path / "c" / "examples" / "cat.png").shape == (32, 32, 3)
+
+
+def test_wrong_archives_are_named(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "a.tar.gz").write_text("nothing")
+    with tarfile.open(tmp_path / "python.tar.gz", "w:gz") as archive:
+        archive.addfile(tarfile.TarInfo("cifar-10-batches-py/data_batch_1"))
+    for name, words in (("a", "no readable archive"), ("python", "Python version"), ("none", "No such file")):
+        status, _, err = run("data", "cifar10", "--archive", tmp_path / f"{name}.tar.gz", "--out", tmp_path / "c")
+        assert status == 2
+        assert words in err
+        assert not (tmp_path / "c").exists()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """The address of a server on this machine, and the folder that it serves."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args: object) -> None:
+            super().__init__(*args, directory=str(folder))  # type: ignore[arg-type]
+
+        def log_message(self, *args: object) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{httpd.server_address[1]}/", folder
+        httpd.shutdown()
+        thread.join()
+
+
+def test_cifar10_download_is_checked(
+    tmp_path: Path, server: tuple[str, Path], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, folder = server
+    cifar_archive(folder / "cifar-10-binary.tar.gz", 10)
+    out = tmp_path / "c"
+    status, _, err = run("data", "cifar10", "--mirror", address, "--out", out)
+    assert status == 2
+    assert "it is not the official file" in err
+    assert not list(out.rglob("*.gz"))
+    checksum = hashlib.sha256((folder / "cifar-10-binary.tar.gz").read_bytes()).hexdigest()
+    monkeypatch.setattr(sources, "CIFAR10_SHA256", checksum)
+    assert run("data", "cifar10", "--mirror", address, "--out", out)[0] == 0
+    (folder / "cifar-10-binary.tar.gz").unlink()
+    assert run("data", "cifar10", "--mirror", address, "--out", out)[0] == 0, "the download was not kept"
+    status, _, err = run("data", "cifar10", "--mirror", address, "--out", tmp_path / "d")
+    assert status == 2
+    assert "cannot be downloaded" in err
+    assert "--archive" in err
+
+
+def fashion_files(folder: Path) -> dict[str, bytes]:
+    """Four small files in Fashion-MNIST's format; returns their unpacked content."""
+    rng = np.random.default_rng(0)
+    contents = {}
+    for part, count in (("train", 30), ("t10k", 20)):
+        images, labels = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8), np.arange(count, dtype=np.uint8) % 10
+        sizes = np.array([count, 28, 28], ">u4").tobytes()
+        contents[f"{part}-images-idx3-ubyte.gz"] = b"\0\0\x08\x03" + sizes + images.tobytes()
+        contents[f"{part}-labels-idx1-ubyte.gz"] = b"\0\0\x08\x01" + sizes[:4] + labels.tobytes()
+    for name, content in contents.items():
+        (folder / name).write_bytes(gzip.compress(content))
+    return contents
+
+
+def test_fashion_mnist_download(
+    tmp_path: Path, server: tuple[str, Path], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, folder = server
+    contents = fashion_files(folder)
+    checksums = {name: hashlib.sha256(contents[name]).hexdigest() for name in sources.FASHION_SHA256}
+    monkeypatch.setattr(sources, "FASHION_SHA256", checksums)
+    assert run("data", "fashion-mnist", "--mirror", address, "--out", tmp_path / "f")[0] == 0
+    reader = RecordReader(tmp_path / "f" / "fashion-mnist_val.rec")
+    assert len(reader) == 20
+    pixels = decode(reader.image(0)[1])
+    expected = np.frombuffer(contents["t10k-images-idx3-ubyte.gz"], np.uint8, offset=16)[: 28 * 28].reshape(28, 28)
+    assert np.array_equal(pixels[2:30, 2:30, 0], expected)
+    assert not pixels[:2].any()
+
+
+@pytest.mark.skipif(not sources.FASHION_DEBIAN.is_dir(), reason="the package dataset-fashion-mnist is not installed")
+def test_fashion_mnist_of_debian_is_the_official_content(tmp_path: Path) -> None:
+    for name, checksum in sources.FASHION_SHA256.items():
+        assert hashlib.sha256(gzip.decompress((sources.FASHION_DEBIAN / name).read_bytes())).hexdigest() == checksum
+
+
+def test_a_folder_becomes_a_data_set(class_folder: Path, tmp_path: Path, run: Run) -> None:
+    status, out, _ = run("data", class_folder, "--out", tmp_path / "animals", "--val-ratio", 0.25)
+    assert status == 0
+    assert "--data-type animals" in out
+    assert len(RecordReader(tmp_path / "animals" / "animals_train.rec")) == 18
+    val = RecordReader(tmp_path / "animals" / "animals_val.rec")
+    assert min(decode(val.image(0)[1]).shape[:2]) == 32
+
+
+def test_unknown_name(tmp_path: Path, run: Run) -> None:
+    status, _, err = run("data", "cifar11", "--out", tmp_path / "c")
+    assert status == 2
+    assert "neither a data set (digits, cifar10, fashion-mnist) nor a folder" in err

@@ -1,0 +1,214 @@
+"""Training: it learns, it goes on from an epoch to the last bit, and it says what is wrong before it starts."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors
+import torch
+
+from conftest import Run
+from resnet_v2.config import TrainConfig
+from resnet_v2.data.jpeg import encode
+from resnet_v2.data.recordio import IRHeader, RecordReader, pack, writing
+from resnet_v2.files import ResnetError
+from resnet_v2.logs.runlog import read_curve
+from resnet_v2.networks import weights
+from resnet_v2.training.evaluate import evaluate, rank_of_label
+from resnet_v2.training.settings import resolve
+from resnet_v2.training.train import fit
+
+
+def small(digits: Path, prefix: Path, **changes: object) -> TrainConfig:
+    """A run of two seconds: ResNet-8, 96 digits per epoch."""
+    settings: dict[str, object] = {
+        "data_dir": digits, "data_type": "digits", "depth": 8, "gpus": "", "epochs": 4, "milestones": "3",
+        "batch_size": 32, "num_examples": 96, "frequent": 2, "model_prefix": str(prefix), "threads": 2,
+    }  # fmt: skip
+    return TrainConfig(**(settings | changes))  # type: ignore[arg-type]
+
+
+def tensors(prefix: Path, epoch: int) -> dict[str, torch.Tensor]:
+    return weights.read(weights.checkpoint_path(str(prefix), epoch))[1]
+
+
+def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_it_learns_and_logs(trained: str) -> None:
+    curve = read_curve(Path(f"{trained}.log"))
+    assert sorted(curve.top1) == [0, 1, 2, 3]
+    assert curve.train_top1[3] < curve.train_top1[0] - 10
+    text = Path(f"{trained}.log").read_text()
+    assert re.search(r"Epoch\[0\] Batch \[4\]\tSpeed: [\d.]+ samples/sec\tTrain-accuracy=0\.\d{6}\n", text)
+    assert f'Saved checkpoint to "{trained}-0004.safetensors"' in text
+    events = [json.loads(line) for line in Path(f"{trained}.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events[:4]] == ["start", "batch", "batch", "train"]
+    assert 0 <= events[1]["data_wait"] <= 1
+    assert weights.saved_epochs(trained) == [1, 2, 3, 4]
+
+
+def test_the_header_says_what_the_network_is(trained: str, digits: Path) -> None:
+    network, header = weights.load(trained, 4)
+    assert (header.epoch, header.resize, header.crop) == (4, 32, 32)
+    assert header.class_names == tuple("0123456789")
+    reader = RecordReader(digits / "digits_val.rec")
+    again = evaluate(network, reader, size=header.crop, batch_size=50, device=torch.device("cpu"))
+    assert again.top1_error == pytest.approx(header.errors["top1_error"])
+
+
+def test_the_same_seed_gives_the_same_bits(digits: Path, tmp_path: Path) -> None:
+    for name, seed, threads in (("a", 1, 1), ("b", 1, 2), ("c", 2, 2)):
+        fit(small(digits, tmp_path / name, epochs=1, seed=seed, threads=threads))
+    assert equal(tensors(tmp_path / "a", 1), tensors(tmp_path / "b", 1))
+    assert not equal(tensors(tmp_path / "a", 1), tensors(tmp_path / "c", 1))
+
+
+@pytest.mark.parametrize("schedule", ["step", "cosine"])
+def test_retraining_ends_with_the_bits_of_the_whole_run(digits: Path, tmp_path: Path, schedule: str) -> None:
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    fit(small(digits, whole, schedule=schedule, lr=0.05, wd=0.001))
+    shutil.copy(f"{whole}-0002.safetensors", f"{resumed}-0002.safetensors")
+    fit(small(digits, resumed, schedule=schedule, retrain=True, model_load_epoch=2))
+    assert equal(tensors(whole, 4), tensors(resumed, 4))
+    assert any(name.startswith("momentum.") for name in tensors(whole, 4))
+
+
+def test_retraining_takes_a_new_rate_and_decay(digits: Path, tmp_path: Path) -> None:
+    prefix = tmp_path / "run"
+    fit(small(digits, prefix))
+    fit(small(digits, prefix, retrain=True, model_load_epoch=2, lr=0.0005, wd=0.01))
+    events = [json.loads(line) for line in Path(f"{prefix}.jsonl").read_text().splitlines()]
+    rates = [event["learning_rate"] for event in events if event["event"] == "train"]
+    assert rates == pytest.approx([0.1, 0.1, 0.1, 0.01, 0.0005, 0.00005])
+    header, _ = weights.read(weights.checkpoint_path(str(prefix), 4))
+    assert header.training["weight_decay"] == 0.01
+    assert len(read_curve(Path(f"{prefix}.log")).top1) == 4
+
+
+def test_memonger_changes_no_bit(digits: Path, tmp_path: Path) -> None:
+    for name, memonger in (("plain", False), ("frugal", True)):
+        fit(small(digits, tmp_path / name, epochs=1, memonger=memonger))
+    assert equal(tensors(tmp_path / "plain", 1), tensors(tmp_path / "frugal", 1))
+
+
+def test_v1_has_its_own_files(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    fit(small(digits, Path(), epochs=1, version="v1", model_prefix="", label_smoothing=0.1, warmup_epochs=0.5))
+    assert (tmp_path / "model" / "resnet-v1-digits-8-0001.safetensors").is_file()
+
+
+def test_a_run_that_diverges_stops(digits: Path, tmp_path: Path) -> None:
+    with pytest.raises(ResnetError, match="the run has diverged"):
+        fit(small(digits, tmp_path / "run", lr=1e30))
+    assert not weights.saved_epochs(str(tmp_path / "run"))
+
+
+def test_defaults_are_those_of_2016(tmp_path: Path) -> None:
+    (tmp_path / "synset.txt").write_text("a\nb\n")
+    imagenet = resolve(TrainConfig(list_dir=tmp_path / "none"))
+    assert (imagenet.architecture.depth, imagenet.architecture.classes, imagenet.batch_size) == (50, 1000, 256)
+    assert (imagenet.epochs, imagenet.milestones) == (120, (30, 60, 90))
+    assert str(imagenet.records) == "data/imagenet/train_480_q90.rec"
+    assert imagenet.augmentation(0).hue == 36
+    cifar = resolve(TrainConfig(data_type="cifar10", list_dir=tmp_path))
+    assert (cifar.architecture.classes, cifar.batch_size, cifar.epochs, cifar.milestones) == (2, 128, 200, (120, 160))
+    assert cifar.augmentation(0).pad == 4
+    assert cifar.prefix == "model/resnet-cifar10-20"
+    assert resolve(TrainConfig(data_type="cifar10", list_dir=tmp_path, epochs=30)).milestones == (18, 24)
+
+
+def test_augmentation_schedule(tmp_path: Path) -> None:
+    settings = resolve(TrainConfig(list_dir=tmp_path, aug_schedule="0:3,10:2,95:1"))
+    assert [settings.augmentation(epoch).rotation for epoch in (0, 9, 10)] == [10, 10, 0]
+    assert settings.records_of(94).name == "train_480_q90.rec"
+    assert settings.records_of(95).name == "train_256_q90.rec"
+    with pytest.raises(ResnetError, match="write it like 0:2,95:1"):
+        resolve(TrainConfig(list_dir=tmp_path, aug_schedule="0:4"))
+
+
+def test_what_cannot_be_trained_is_said_at_once(digits: Path, tmp_path: Path, run: Run) -> None:
+    train = ["train", "--data-dir", digits, "--data-type", "digits", "--gpus", "", "--model-prefix", tmp_path / "m"]
+    for flags, words in (
+        (["--depth", 21], "depths are"),
+        (["--depth", 8, "--data-dir", tmp_path], "number of classes is unknown"),
+        (["--depth", 8, "--data-dir", tmp_path, "--num-classes", 10], r"digits_val\.rec is missing"),
+        (["--depth", 8, "--num-classes", 7], "names 10 classes"),
+        (["--depth", 8, "--epochs", 0], "must be 1 or more"),
+        (["--depth", 8, "--model-load-epoch", 3], "without --retrain"),
+        (["--depth", 8, "--retrain", "--model-load-epoch", 3], r"m-0003\.safetensors is missing"),
+        (["--depth", 8, "--retrain"], "must be from 1 to"),
+        (["--depth", 8, "--num-examples", 5000], "fewer than --num-examples"),
+        (["--depth", 8, "--milestones", "a"], "no list of numbers"),
+        (["--depth", 8, "--device", "tpu9"], "cannot be used"),
+        (["--depth", 8, "--gpus", "a"], "no list of GPU numbers"),
+    ):
+        status, _, err = run(*train, *flags)
+        assert status == 2, flags
+        assert re.search(words, err), (flags, err)
+        assert len(err.strip().splitlines()) == 1, err
+        assert not list(tmp_path.glob("m*"))
+
+
+def test_a_label_outside_the_classes_stops_the_run(digits: Path, tmp_path: Path, run: Run) -> None:
+    status, _, err = run(
+        "train", "--data-dir", digits, "--list-dir", tmp_path, "--data-type", "digits", "--gpus", "", "--depth", 8,
+        "--num-classes", 5, "--model-prefix", tmp_path / "m",
+    )  # fmt: skip
+    assert status == 2
+    assert re.search(r"record \d+ has the label [5-9], but the classes are 0 to 4", err)
+
+
+def test_a_checkpoint_of_another_network_is_refused(digits: Path, trained: str, run: Run) -> None:
+    status, _, err = run(
+        "train", "--data-dir", digits, "--data-type", "digits", "--gpus", "", "--depth", 14, "--model-prefix", trained,
+        "--retrain", "--model-load-epoch", 2,
+    )  # fmt: skip
+    assert status == 2
+    assert "but the flags ask for" in err
+
+
+def test_evaluation_counts_every_image_once(trained: str, digits: Path) -> None:
+    network, _ = weights.load(trained, 4)
+    reader = RecordReader(digits / "digits_val.rec")
+    results = [evaluate(network, reader, size=32, batch_size=size, device=torch.device("cpu")) for size in (7, 364)]
+    assert results[0].images == results[1].images == len(reader)
+    assert results[0].top1_error == results[1].top1_error
+    assert results[0].loss == pytest.approx(results[1].loss, rel=1e-5)
+    assert results[0].top5_error < results[0].top1_error
+
+
+def test_ranks_of_labels() -> None:
+    logits = torch.tensor([[1.0, 3.0, 2.0], [1.0, 1.0, 1.0], [1.0, 1.0, 1.0], [0.0, 1.0, 5.0]])
+    assert rank_of_label(logits, torch.tensor([0, 0, 2, 2])).tolist() == [2, 0, 2, 0]
+
+
+def test_logits_that_are_no_numbers_are_errors(trained: str, digits: Path) -> None:
+    network, _ = weights.load(trained, 4)
+    torch.nn.init.constant_(network.fc1.bias, float("nan"))
+    result = evaluate(
+        network, RecordReader(digits / "digits_val.rec"), size=32, batch_size=64, device=torch.device("cpu")
+    )
+    assert (result.top1_error, result.top5_error) == (100, 100)
+
+
+def test_every_imagenet_stem_run_reads_the_records_of_its_level(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name, side in (("train_480_q90", 480), ("train_256_q90", 256), ("val_256_q90", 256)):
+        with writing(tmp_path / f"{name}.rec") as writer:
+            for key in range(4):
+                image = encode(rng.integers(0, 256, (side, side, 3), dtype=np.uint8), ".jpg", 90)
+                writer.write(key, pack(IRHeader(0, float(key % 2), key, 0), image))
+    result = fit(
+        TrainConfig(
+            data_dir=tmp_path, depth=18, num_classes=2, gpus="", epochs=2, batch_size=2, aug_schedule="0:3,1:1",
+            model_prefix=str(tmp_path / "m"),
+        )
+    )  # fmt: skip
+    assert result.images == 4
+    with safetensors.safe_open(tmp_path / "m-0002.safetensors", framework="pt") as file:
+        assert file.get_tensor("conv0.weight").shape == (64, 3, 7, 7)

@@ -1,0 +1,88 @@
+"""Weight files: what goes in comes out, and what is wrong with a bad one is said."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from resnet_v2.files import ResnetError
+from resnet_v2.networks import weights
+from resnet_v2.networks.resnet import ResNet, resnet
+
+
+def header(network: ResNet, epoch: int = 3) -> weights.Header:
+    return weights.Header(network.architecture, epoch, 32, 32, ("ä", "b", "c"), {"top1_error": 1.5}, {"lr": 0.1})
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> tuple[str, ResNet]:
+    network = resnet(20, 3)
+    network(torch.rand(4, 3, 32, 32) * 255)  # moving statistics that are not the initial ones
+    prefix = str(tmp_path / "net-20")
+    weights.save(weights.checkpoint_path(prefix, 3), weights.network_tensors(network), header(network))
+    return prefix, network
+
+
+def test_networks_come_back(saved: tuple[str, ResNet]) -> None:
+    prefix, network = saved
+    loaded, found = weights.load(prefix, 3)
+    assert found == header(network)
+    assert not loaded.training
+    assert loaded.stage1.unit1.conv1.weight.is_contiguous(memory_format=torch.channels_last)  # type: ignore[union-attr]
+    x = torch.rand(2, 3, 32, 32) * 255
+    assert torch.equal(loaded(x), network.eval()(x))
+
+
+def test_names_are_those_of_the_design(saved: tuple[str, ResNet]) -> None:
+    tensors = safetensors.torch.load_file(f"{saved[0]}-0003.safetensors")
+    assert {"bn_data.bias", "conv0.weight", "stage1.unit1.sc.weight", "stage3.unit3.bn2.running_var", "bn1.weight",
+            "fc1.bias"} <= set(tensors)  # fmt: skip
+    assert not any("num_batches" in name for name in tensors)
+
+
+def test_a_missing_epoch_lists_those_there(saved: tuple[str, ResNet]) -> None:
+    prefix, network = saved
+    weights.save(weights.checkpoint_path(prefix, 12), weights.network_tensors(network), header(network, 12))
+    with pytest.raises(ResnetError, match=r"net-20-0005\.safetensors is missing: saved epochs are 3, 12"):
+        weights.load(prefix, 5)
+    with pytest.raises(ResnetError, match="no checkpoint starts with"):
+        weights.load(prefix + "x", 5)
+    with pytest.raises(ResnetError, match="no checkpoint starts with"):
+        weights.load("nowhere/net", 5)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "text", "empty"])
+def test_damaged_files(saved: tuple[str, ResNet], damage: str) -> None:
+    path = Path(f"{saved[0]}-0003.safetensors")
+    data = path.read_bytes()
+    path.write_bytes({"truncated": data[: len(data) // 2], "text": b"hello world", "empty": b""}[damage])
+    with pytest.raises(ResnetError, match="is damaged or no safetensors file"):
+        weights.load(saved[0], 3)
+
+
+def test_foreign_and_unfitting_files(saved: tuple[str, ResNet]) -> None:
+    prefix, network = saved
+    path = weights.checkpoint_path(prefix, 3)
+    tensors = weights.network_tensors(network)
+    safetensors.torch.save_file(tensors, path)
+    with pytest.raises(ResnetError, match="has no resnet-v2 header"):
+        weights.load(prefix, 3)
+    weights.save(path, {name: tensor for name, tensor in tensors.items() if name != "fc1.bias"}, header(network))
+    with pytest.raises(ResnetError, match=r"fc1\.bias is missing, expected \(3,\)"):
+        weights.load(prefix, 3)
+    weights.save(path, tensors | {"fc1.bias": torch.zeros(4)}, header(network))
+    with pytest.raises(ResnetError, match=r"fc1\.bias has shape \(4,\), expected \(3,\)"):
+        weights.load(prefix, 3)
+
+
+@pytest.mark.parametrize("change", [{"architecture": 3}, {"unknown": 1}, {"class_names": None}])
+def test_headers_that_cannot_be_read(saved: tuple[str, ResNet], change: dict[str, object]) -> None:
+    prefix, network = saved
+    text = json.dumps(dataclasses.asdict(header(network)) | change)
+    path = weights.checkpoint_path(prefix, 3)
+    safetensors.torch.save_file(weights.network_tensors(network), path, {weights.METADATA_KEY: text})
+    with pytest.raises(ResnetError, match="header that cannot be read"):
+        weights.load(prefix, 3)
