@@ -143,7 +143,7 @@ def test_what_cannot_be_trained_is_said_at_once(digits: Path, tmp_path: Path, ru
         (["--depth", 8, "--retrain", "--model-load-epoch", 3], r"m-0003\.safetensors is missing"),
         (["--depth", 8, "--retrain"], "must be from 1 to"),
         (["--depth", 8, "--num-examples", 5000], "fewer than --num-examples"),
-        (["--depth", 8, "--milestones", "a"], "no list of numbers"),
+        (["--depth", 8, "--milestones", "a"], "is not a list of numbers"),
         (["--depth", 8, "--device", "tpu9"], "cannot be used"),
         (["--depth", 8, "--gpus", "a"], "no list of GPU numbers"),
     ):

@@ -105,7 +105,7 @@ def weights_of(network: ResNet) -> Arrays:
     """The network under MXNet's names, with a bn_data_gamma that must not count."""
     arrays: Arrays = dict(mxnet.from_network(network))
     if "arg:bn_data_gamma" in arrays:
-        arrays["arg:bn_data_gamma"] = np.float32([0.3, 2.0, 5.0])
+        arrays["arg:bn_data_gamma"] = np.array([0.3, 2.0, 5.0], np.float32)
     return arrays
 
 

@@ -1,12 +1,14 @@
-"""The networks as MXNet symbols, built from the published description for the parity suite; runs inside MXNet's Python.
+"""The networks as MXNet symbols, built from the published description; runs inside MXNet's Python.
 
-Written apart from `resnet_v2.networks.symbol`, so that one checks the other: pre-activation units (arXiv 1603.05027) and
-post-activation units (arXiv 1512.03385) with MXNet's stride and naming.
+Written apart from `resnet_v2.networks.symbol`, so that one checks the other: pre-activation units (arXiv 1603.05027)
+and post-activation units (arXiv 1512.03385) with MXNet's stride and naming.
 """
 
+import importlib
 from typing import Any
 
-import mxnet as mx
+# A type checker would take this folder for the package.
+mx: Any = importlib.import_module("mxnet")
 
 UNITS = {
     18: [2, 2, 2, 2],
@@ -59,7 +61,7 @@ def unit_v1(x: Any, name: str, filters: int, stride: int, first: bool, bottlenec
 
 
 def resnet(stem: str, depth: int, classes: int, version: str) -> Any:
-    """The whole network: `data` (N x 3 x H x W, 0-255) and `softmax_label` in, softmax out; `fc1_output` are the logits."""
+    """The whole network: `data` (N x 3 x H x W, 0-255) and `softmax_label` -> softmax; `fc1_output` are the logits."""
     if stem == "imagenet":
         bottleneck = depth >= 50
         units = UNITS[depth]

@@ -5,8 +5,10 @@ import pytest
 import torch
 from parity import MXNet, difference, random_images, random_network, settings_of, weights_of
 
-from resnet_v2.networks.mxnet import symbol_json
 from resnet_v2.networks.resnet import IMAGENET_UNITS, Architecture, ResNet
+from resnet_v2.networks.symbol import symbol_json
+
+pytest_plugins = ["mxnet_process"]
 
 NETWORKS = [
     *(Architecture(depth, 1000, "imagenet") for depth in IMAGENET_UNITS),

@@ -1,21 +1,25 @@
 """MXNet's side of the parity suite: a process in MXNet's own Python that answers one JSON line per JSON line.
 
 A request is `{"command": NAME, "settings": {...}, "arrays": "in.npz", "answer": "out.npz"}`; the reply is
-`{"answer": {...}}` or `{"error": "..."}`. Arrays go through .npz files without pickle. Nothing of resnet_v2 is imported.
+`{"answer": {...}}` or `{"error": "..."}`. Arrays go through .npz files without pickle. Nothing of resnet_v2 is used.
 """
 
 import contextlib
+import importlib
 import json
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Any
 
-import mxnet as mx
 import numpy as np
 import symbols
 
-Arrays = dict[str, Any]
+# A type checker would take this folder for the package.
+mx: Any = importlib.import_module("mxnet")
+
+Arrays = dict[Any, Any]
 Answer = tuple[dict[str, Any], Arrays]
 
 
@@ -28,10 +32,9 @@ def _symbol(settings: dict[str, Any]) -> Any:
 def _bind(symbol: Any, settings: dict[str, Any], arrays: Arrays, grad_req: str) -> Any:
     """An executor with the arrays `arg:...` and `aux:...` put in, everything in `settings["dtype"]`."""
     dtype = settings.get("dtype", "float32")
-    request = {name: grad_req for name in symbol.list_arguments()}
-    request.update(data="null", softmax_label="null")
-    request = {name: kind for name, kind in request.items() if name in symbol.list_arguments()}
-    types = {name: dtype for name in symbol.list_arguments()}
+    names = symbol.list_arguments()
+    request = {name: "null" if name in ("data", "softmax_label") else grad_req for name in names}
+    types = dict.fromkeys(names, dtype)
     executor = symbol.simple_bind(mx.cpu(), grad_req=request, type_dict=types, data=arrays["data"].shape)
     for key, places in (("arg", executor.arg_dict), ("aux", executor.aux_dict)):
         for name, place in places.items():
@@ -76,33 +79,34 @@ def gradients(settings: dict[str, Any], arrays: Arrays) -> Answer:
     return {}, {**found, **{f"aux:{name}": array.asnumpy() for name, array in executor.aux_dict.items()}}
 
 
-class NAG2016(mx.optimizer.NAG):  # type: ignore[misc]
-    """The rule of 2016 in array arithmetic: the learning rate is outside the momentum."""
+def _rule_of_2016(optimizer: Any) -> Callable[[int, Any, Any], None]:
+    """The update of 2016 in array arithmetic: the learning rate stays outside the momentum."""
+    momenta: Arrays = {}
 
-    def update(self, index: int, weight: Any, grad: Any, state: Any) -> None:
-        step = grad * self.rescale_grad + self._get_wd(index) * weight
-        state[:] = self.momentum * state + step
-        weight[:] = weight - self._get_lr(index) * (step + self.momentum * state)
+    def update(index: int, gradient: Any, weight: Any) -> None:
+        step = gradient * optimizer.rescale_grad + optimizer._get_wd(index) * weight
+        momenta[index] = optimizer.momentum * momenta[index] + step if index in momenta else step
+        weight[:] = weight - optimizer.lr * (step + optimizer.momentum * momenta[index])
 
-    update_multi_precision = update
+    return update
 
 
 def train(settings: dict[str, Any], arrays: Arrays) -> Answer:
-    """SGD with Nesterov momentum over `batches` (steps x N x 3 x H x W) and `labels` (steps x N), one rate per step.
+    """Nesterov momentum over `batches` (steps x N x 3 x H x W) and `labels` (steps x N), one rate per step.
 
-    Gives the loss of each step before its update, and all weights and moving statistics at the end.
+    `rule` is MXNet's own NAG ("1.9.1") or that of 2016. Gives the loss of each step before its update, and all weights
+    and moving statistics at the end.
     """
     symbol = _symbol(settings)
     executor = _bind(symbol, settings, {**arrays, "data": arrays["batches"][0]}, "write")
     learned = [name for name in symbol.list_arguments() if name not in ("data", "softmax_label")]
-    rule = {"1.9.1": mx.optimizer.NAG, "2016": NAG2016}[settings["rule"]]
-    optimizer = rule(
+    optimizer = mx.optimizer.NAG(
         momentum=settings["momentum"],
         wd=settings["weight_decay"],
         rescale_grad=1 / arrays["labels"].shape[1],
         param_idx2name=dict(enumerate(learned)),
     )
-    updater = mx.optimizer.get_updater(optimizer)
+    updater = {"1.9.1": mx.optimizer.get_updater, "2016": _rule_of_2016}[settings["rule"]](optimizer)
     losses = []
     for images, labels, rate in zip(arrays["batches"], arrays["labels"], settings["rates"]):  # noqa: B905
         executor.arg_dict["data"][:] = mx.nd.array(images)
@@ -162,10 +166,11 @@ def save(settings: dict[str, Any], arrays: Arrays) -> Answer:
 
 
 def save_bfloat16(settings: dict[str, Any], arrays: Arrays) -> Answer:
-    """Write float32 arrays as bfloat16; gives back what MXNet makes of them as float32."""
-    cast = {name: mx.nd.amp_cast(mx.nd.array(array), dtype="bfloat16") for name, array in arrays.items()}
-    mx.nd.save(settings["path"], cast)
-    return {}, {name: mx.nd.amp_cast(array, dtype="float32").asnumpy() for name, array in cast.items()}
+    """Write the upper halves of float32 arrays as bfloat16; gives back the values of the halves as float32."""
+    kind = np.dtype([("bfloat16", np.uint16)])
+    halves = {name: (array.view(np.uint32) >> 16).astype(np.uint16) for name, array in arrays.items()}
+    mx.nd.save(settings["path"], {name: mx.nd.array(half.view(kind), dtype=kind) for name, half in halves.items()})
+    return {}, {name: (half.astype(np.uint32) << 16).view(np.float32) for name, half in halves.items()}
 
 
 def load(settings: dict[str, Any], arrays: Arrays) -> Answer:

@@ -52,6 +52,7 @@ class _Graph:
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
+        self.sums = 0
 
     def layer(
         self, op: str, name: str, inputs: Sequence[int], parameters: Sequence[str] = (), **attributes: str
@@ -77,8 +78,8 @@ class _Graph:
         return self.layer("Activation", name, [x], act_type="relu")
 
     def add(self, x: int, y: int) -> int:
-        count = sum(node.op == "elemwise_add" for node in self.nodes)
-        return self.layer("elemwise_add", f"_plus{count}", [x, y])
+        self.sums += 1
+        return self.layer("elemwise_add", f"_plus{self.sums - 1}", [x, y])
 
 
 def _pre_activation_unit(graph: _Graph, x: int, name: str, outputs: int, stride: int, bottleneck: bool) -> int:

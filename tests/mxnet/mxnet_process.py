@@ -1,4 +1,7 @@
-"""The parity suite's one process of the real MXNet 1.9.1, started for the first test that asks for it."""
+"""The parity suite's one process of the real MXNet 1.9.1, started for the first test that asks for it.
+
+A plugin rather than a conftest.py, because type checkers take two of that name in one tree for the same module.
+"""
 
 import os
 import subprocess
