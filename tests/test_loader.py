@@ -9,7 +9,7 @@ from conftest import picture
 from resnet_v2.data.augment import augmentation
 from resnet_v2.data.jpeg import decode, encode
 from resnet_v2.data.loader import Batch, augmented, batches, centred, epoch_order
-from resnet_v2.data.recordio import IRHeader, RecordReader, pack, writing
+from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
 from resnet_v2.files import ResnetError
 
 

@@ -10,7 +10,7 @@ import pytest
 from conftest import Run
 from resnet_v2.data.jpeg import decode
 from resnet_v2.data.lists import read_list
-from resnet_v2.data.recordio import RecordReader, index_path, read_index
+from resnet_v2.data.records import RecordReader, index_path, read_index
 
 
 @pytest.fixture

@@ -1,165 +1,151 @@
-"""RecordIO: bytes on disk against the format's description, damage, threads, forks."""
+"""MXNet's recordio names: streams, indexes, pickling, forks, images."""
 
-import contextlib
 import multiprocessing
 import os
-import struct
-from concurrent.futures import ThreadPoolExecutor
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from resnet_v2.data.recordio import (
-    MAGIC_BYTES,
-    IRHeader,
-    RecordReader,
-    frame,
-    index_path,
-    pack,
-    read_record,
-    scan,
-    unpack,
-    writing,
-)
-from resnet_v2.files import ResnetError
-
-# Payloads in which the magic number stands at multiples of 4 and elsewhere.
-payloads = st.lists(st.one_of(st.just(MAGIC_BYTES), st.binary(max_size=9)), max_size=8).map(b"".join)
+from conftest import picture
+from resnet_v2.data import recordio
+from resnet_v2.data.records import MAGIC_BYTES, RecordReader
 
 
-def write(path: Path, records: list[bytes]) -> Path:
-    with writing(path) as writer:
-        for key, record in enumerate(records):
-            writer.write(key, record)
-    return path
+@pytest.fixture
+def paths(tmp_path: Path) -> tuple[str, str]:
+    """An index and a record of ten records with keys 0, 10, 20, ..."""
+    idx, rec = str(tmp_path / "a.idx"), str(tmp_path / "a.rec")
+    writer = recordio.MXIndexedRecordIO(idx, rec, "w")
+    for number in range(10):
+        assert writer.tell() == Path(rec).stat().st_size
+        writer.write_idx(10 * number, b"record %d" % number + MAGIC_BYTES * (number % 3))
+    writer.close()
+    return idx, rec
 
 
-def test_bytes_of_a_plain_record(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.rec", [b"hello"])
-    assert path.read_bytes() == struct.pack("<II", 0xCED7230A, 5) + b"hello\0\0\0"
-    assert index_path(path).read_text() == "0\t0\n"
+def test_streams_end_with_none_and_reset(paths: tuple[str, str]) -> None:
+    reader = recordio.MXRecordIO(paths[1], "r")
+    first = [reader.read() for _ in range(11)]
+    assert first[0] == b"record 0"
+    assert first[9] == b"record 9"
+    assert first[10] is None
+    reader.reset()
+    assert reader.read() == b"record 0"
+    reader.close()
+    reader.close()
+    reader.open()
+    assert reader.read() == b"record 0"
 
 
-def test_bytes_of_a_record_with_the_magic_number_inside() -> None:
-    payload = b"abcd" + MAGIC_BYTES + b"ef" + MAGIC_BYTES  # the second one is not at a multiple of 4
-    expected = struct.pack("<II", 0xCED7230A, 1 << 29 | 4) + b"abcd"
-    expected += struct.pack("<II", 0xCED7230A, 3 << 29 | 6) + b"ef" + MAGIC_BYTES + b"\0\0"
-    assert b"".join(frame(payload)) == expected
+def test_records_by_key(paths: tuple[str, str]) -> None:
+    reader = recordio.MXIndexedRecordIO(*paths, "r")
+    assert reader.keys == list(range(0, 100, 10))
+    assert reader.read_idx(50) == b"record 5" + MAGIC_BYTES * 2
+    assert reader.read() == b"record 6"
+    reader.seek(20)
+    assert reader.read() == b"record 2" + MAGIC_BYTES * 2
+    with pytest.raises(KeyError):
+        reader.read_idx(5)
+    assert [bytes(RecordReader(Path(paths[1]))[ordinal]) for ordinal in (0, 5)] == [
+        reader.read_idx(0),
+        reader.read_idx(50),
+    ]
 
 
-def test_parts_may_be_empty() -> None:
-    framed = b"".join(frame(MAGIC_BYTES * 3))
-    lengths = [word & (2**29 - 1) for word in struct.unpack("<8I", framed)[1::2]]
-    places = [word >> 29 for word in struct.unpack("<8I", framed)[1::2]]
-    assert lengths == [0, 0, 0, 0]
-    assert places == [1, 2, 2, 3]
+def test_a_later_duplicate_wins_and_keys_have_a_type(paths: tuple[str, str]) -> None:
+    Path(paths[0]).write_text("a\t0\nb\t16\na\t16\n")
+    reader = recordio.MXIndexedRecordIO(*paths, "r", key_type=str)
+    assert reader.keys == ["a", "b", "a"]
+    assert reader.idx == {"a": 16, "b": 16}
 
 
-@given(st.lists(payloads, min_size=1, max_size=5))
-def test_any_payload_comes_back(tmp_path_factory: pytest.TempPathFactory, records: list[bytes]) -> None:
-    path = write(tmp_path_factory.mktemp("rec") / "a.rec", records)
-    reader = RecordReader(path)
-    assert [bytes(reader[ordinal]) for ordinal in range(len(reader))] == records
-    assert [start for start, _ in scan(path)] == reader.offsets.tolist()
+def test_writing_again_empties(paths: tuple[str, str]) -> None:
+    writer = recordio.MXIndexedRecordIO(*paths, "w")
+    writer.write_idx(0, b"x")
+    writer.reset()
+    writer.write_idx(7, b"y")
+    writer.close()
+    reader = recordio.MXIndexedRecordIO(*paths, "r")
+    assert (reader.keys, reader.read_idx(7), reader.read()) == ([7], b"y", None)
 
 
-def test_records_longer_than_what_is_read_at_once(tmp_path: Path) -> None:
-    long = os.urandom(5 << 20)
-    reader = RecordReader(write(tmp_path / "a.rec", [b"x", long, b"y"]))
-    assert bytes(reader[1]) == long
-    reader.offsets = reader.offsets[::-1].copy()  # an index in another order
-    reader._ascending = False
-    assert [len(reader[ordinal]) for ordinal in range(3)] == [1, len(long), 1]
+def test_wrong_use(paths: tuple[str, str]) -> None:
+    with pytest.raises(ValueError, match="Invalid flag"):
+        recordio.MXRecordIO(paths[1], "a")
+    reader = recordio.MXRecordIO(paths[1], "r")
+    with pytest.raises(AssertionError):
+        reader.write(b"x")
+    os.truncate(paths[1], 10)
+    with pytest.raises(ValueError, match="ends inside"):
+        reader.read()
 
 
-def test_image_headers() -> None:
-    one, data = unpack(pack(IRHeader(0, 3.0, 7, 8), b"jpeg"))
-    assert (one, bytes(data)) == (IRHeader(0, 3.0, 7, 8), b"jpeg")
-    many, data = unpack(pack(IRHeader(0, [1.0, 2.5], 7, 0), b"jpeg"))
-    assert many.flag == 2
-    assert np.array_equal(np.asarray(many.label), np.array([1.0, 2.5], np.float32))
-    assert bytes(data) == b"jpeg"
-    for short in (b"", b"\0" * 23, struct.pack("<IfQQ", 1000, 0, 0, 0) + b"\0" * 8):
-        with pytest.raises(ValueError, match="too few"):
-            unpack(short)
+@pytest.mark.parametrize("is_open", [True, False])
+def test_pickled_readers_open_anew(paths: tuple[str, str], is_open: bool) -> None:
+    reader = recordio.MXIndexedRecordIO(*paths, "r")
+    reader.read()
+    if not is_open:
+        reader.close()
+    copy = pickle.loads(pickle.dumps(reader))  # noqa: S301 (MXNet users pickle their own readers)
+    assert copy.is_open is is_open
+    if is_open:
+        assert copy.read() == b"record 0"
+        assert copy.read_idx(90) == b"record 9"
 
 
-def test_threads_and_forks_share_a_reader(tmp_path: Path) -> None:
-    records = [bytes([value]) * (100 + value) for value in range(200)]
-    reader = RecordReader(write(tmp_path / "a.rec", records))
-    with ThreadPoolExecutor(8) as pool:
-        assert [bytes(view) for view in pool.map(reader.__getitem__, range(200))] == records
-    with multiprocessing.get_context("fork").Pool(2) as processes:
-        lengths = processes.starmap(_length, [(reader.path, ordinal) for ordinal in range(200)])
-    assert lengths == [len(record) for record in records]
+def _in_child(reader: recordio.MXIndexedRecordIO, answers: "multiprocessing.SimpleQueue[object]") -> None:
+    try:
+        reader.read()
+        answers.put("read")
+    except RuntimeError as error:
+        answers.put(str(error))
+    answers.put(reader.read_idx(30))
 
 
-def _length(path: Path, ordinal: int) -> int:
-    return len(RecordReader(path)[ordinal])
+def test_after_a_fork(paths: tuple[str, str]) -> None:
+    reader = recordio.MXIndexedRecordIO(*paths, "r")
+    context = multiprocessing.get_context("fork")
+    answers = context.SimpleQueue()
+    child = context.Process(target=_in_child, args=(reader, answers))
+    child.start()
+    child.join()
+    assert answers.get() == "Forbidden operation in multiple processes"
+    assert answers.get() == b"record 3"
+    assert reader.read() == b"record 0"
 
 
-def test_nothing_appears_when_writing_fails(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.rec", [b"old"])
-    with pytest.raises(KeyError), writing(path) as writer:
-        writer.write(0, b"new")
-        raise KeyError
-    assert bytes(RecordReader(path)[0]) == b"old"
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.idx", "a.rec"]
+def test_a_fork_writes_nothing_twice(tmp_path: Path) -> None:
+    idx, rec = str(tmp_path / "a.idx"), str(tmp_path / "a.rec")
+    writer = recordio.MXIndexedRecordIO(idx, rec, "w")
+    writer.write_idx(0, b"x")
+    child = multiprocessing.get_context("fork").Process(target=writer.close)
+    child.start()
+    child.join()
+    writer.write_idx(1, b"y")
+    writer.close()
+    assert Path(idx).read_text() == "0\t0\n1\t12\n"
+    assert Path(rec).stat().st_size == 24
 
 
-def test_missing_files_say_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ResnetError, match=r"a\.rec is missing"):
-        RecordReader(tmp_path / "a.rec")
-    path = write(tmp_path / "a.rec", [b"x"])
-    index_path(path).unlink()
-    with pytest.raises(ResnetError, match=r"a\.idx is missing.*resnet-v2 index"):
-        RecordReader(path)
+def test_headers() -> None:
+    for label in (3, 2.5, np.float32(1.5)):
+        header, content = recordio.unpack(recordio.pack((0, label, 5, 6), b"abc"))
+        assert (header, content) == (recordio.IRHeader(0, float(label), 5, 6), b"abc")
+    header, content = recordio.unpack(recordio.pack(recordio.IRHeader(9, [1, 2, 3], 5, 0), b"abc"))
+    assert (header.flag, list(np.asarray(header.label)), content) == (3, [1, 2, 3], b"abc")
 
 
-@pytest.mark.parametrize("text", ["0\tx\n", "0\n", "0\t-5\n", "0\t0\t0\n", "\xff"])
-def test_damaged_index(tmp_path: Path, text: str) -> None:
-    path = write(tmp_path / "a.rec", [b"x"])
-    index_path(path).write_text(text, encoding="latin-1")
-    with pytest.raises(ResnetError, match=r"a\.idx is (damaged|no index)"):
-        RecordReader(path)
+@pytest.mark.parametrize(("fmt", "quality"), [(".png", 3), (".PNG", 9)])
+def test_png_images_come_back(fmt: str, quality: int) -> None:
+    pixels = picture(1, 30, 40)
+    header, found = recordio.unpack_img(recordio.pack_img((0, 1.0, 2, 0), pixels, quality, fmt))
+    assert header.label == 1.0
+    assert np.array_equal(found, pixels)
 
 
-def test_truncated_file_is_noticed_on_opening(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.rec", [b"x" * 1000] * 3)
-    os.truncate(path, 2 * 1008 + 500)
-    with pytest.raises(ResnetError, match=r"a\.rec: record 2 at byte 2016 is damaged \(the file ends inside it\)"):
-        RecordReader(path)
-    os.truncate(path, 1500)
-    with pytest.raises(ResnetError, match="cut short"):
-        RecordReader(path)
-
-
-def test_damaged_record_is_named_and_the_others_are_read(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.rec", [b"x" * 1000, b"y" * 1000, b"z" * 1000])
-    with path.open("rb+") as file:
-        file.seek(1008)
-        file.write(b"\0\0\0\0")
-    reader = RecordReader(path)
-    assert bytes(reader[0]) == b"x" * 1000
-    assert bytes(reader[2]) == b"z" * 1000
-    with pytest.raises(ResnetError, match="record 1 at byte 1008 is damaged"):
-        reader[1]
-    assert list(scan(path)) == [(0, 1008), (2016, 3024)]
-
-
-@given(st.binary(max_size=200))
-def test_no_bytes_crash_the_reader(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
-    path = tmp_path_factory.mktemp("rec") / "a.rec"
-    path.write_bytes(MAGIC_BYTES + data)
-    with path.open("rb") as file, contextlib.suppress(ValueError):
-        read_record(file.fileno(), 0)
-    list(scan(path))
-
-
-def test_too_long_a_record_is_refused() -> None:
-    too_long = memoryview(bytearray(1 << 29))
-    with pytest.raises(ValueError, match="too long"):
-        frame(too_long)
+def test_jpeg_quality_counts() -> None:
+    pixels = picture(1, 60, 60)
+    assert len(recordio.pack_img((0, 1, 0, 0), pixels, 20)) < len(recordio.pack_img((0, 1, 0, 0), pixels, 95))
+    assert recordio.unpack_img(recordio.pack_img((0, 1, 0, 0), pixels))[1].shape == (60, 60, 3)

@@ -17,7 +17,7 @@ from conftest import Run
 from resnet_v2.data import sources
 from resnet_v2.data.jpeg import decode, read_image
 from resnet_v2.data.lists import read_list, read_synset
-from resnet_v2.data.recordio import RecordReader
+from resnet_v2.data.records import RecordReader
 
 
 def test_digits(digits: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 from conftest import Run
 from resnet_v2.config import TrainConfig
 from resnet_v2.data.jpeg import encode
-from resnet_v2.data.recordio import IRHeader, RecordReader, pack, writing
+from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
 from resnet_v2.files import ResnetError
 from resnet_v2.logs.runlog import read_curve
 from resnet_v2.networks import weights

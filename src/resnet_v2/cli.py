@@ -69,7 +69,7 @@ def pack(settings: config.PackConfig) -> None:
 
 def index(settings: config.IndexConfig) -> None:
     from resnet_v2.data.pack import write_index
-    from resnet_v2.data.recordio import index_path
+    from resnet_v2.data.records import index_path
 
     count, lost = write_index(settings.rec, index_path(settings.rec))
     damage = f"; {lost} bytes are damaged and left out" if lost else ""
@@ -84,7 +84,7 @@ def train(settings: config.TrainConfig) -> None:
 
 
 def evaluate(settings: config.EvaluateConfig) -> None:
-    from resnet_v2.data.recordio import RecordReader
+    from resnet_v2.data.records import RecordReader
     from resnet_v2.networks import weights
     from resnet_v2.training.distributed import choose_device
     from resnet_v2.training.evaluate import evaluate as evaluate_network

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from resnet_v2.data import augment
 from resnet_v2.data.jpeg import Image, decode
-from resnet_v2.data.recordio import IRHeader, RecordReader
+from resnet_v2.data.records import IRHeader, RecordReader
 from resnet_v2.files import ResnetError
 
 BATCHES_AHEAD = 3

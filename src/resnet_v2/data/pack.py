@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from resnet_v2.data.jpeg import Image, encode, read_image, resize_shorter_side
 from resnet_v2.data.lists import ListEntry, is_sorted_by_class, read_list
-from resnet_v2.data.recordio import IRHeader, pack, scan, writing
+from resnet_v2.data.records import IRHeader, pack, scan, writing
 from resnet_v2.files import ResnetError, replacing
 
 WAITING_PER_THREAD = 16

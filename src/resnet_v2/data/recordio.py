@@ -1,284 +1,185 @@
-"""RecordIO files: `.rec` holds records one after the other, `.idx` says at which byte each one starts.
+"""MXNet's `mxnet.recordio` under its own names and with its behaviour, so that old loaders replace one import line.
 
-A record is one or more parts. A part is, little-endian: the magic number (u32), a word with the part's place in its top
-3 bits (0 whole, 1 first, 2 middle, 3 last) and its length in the other 29, the payload, zeros up to a multiple of 4
-bytes. Where the magic number itself stands at a multiple of 4 inside a payload, the writer drops it and starts a new
-part; the reader puts it back. So a damaged file can be searched for the next magic number. docs/formats.md has it all.
+    from resnet_v2.data import recordio  # was: from mxnet import recordio
+
+Images are BGR, as OpenCV's and so as MXNet's. What this package itself uses is `resnet_v2.data.records`, which is safe
+for threads; an `MXRecordIO` is a stream with one position and, like MXNet's, is not.
 """
 
-import contextlib
 import os
-import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, TextIO
+from typing import IO, Any, cast
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_v2.files import ResnetError, replacing
+from resnet_v2.data import records
+from resnet_v2.data.records import IRHeader, frame, read_record
 
-MAGIC = 0xCED7230A
-MAGIC_BYTES = struct.pack("<I", MAGIC)
-LENGTH_BITS = 29
-MAX_RECORD_BYTES = (1 << LENGTH_BITS) - 1
-WHOLE, FIRST, MIDDLE, LAST = 0, 1, 2, 3
-
-PART_HEADER = struct.Struct("<II")
-IMAGE_HEADER = struct.Struct("<IfQQ")
-
-# What is read at once where the length of a record is not known beforehand, and at most where the index tells it.
-READ_AHEAD_BYTES = 1 << 16
-READ_AT_ONCE_BYTES = 1 << 22
+__all__ = ["IRHeader", "MXIndexedRecordIO", "MXRecordIO", "pack", "pack_img", "unpack", "unpack_img"]
 
 
-class IRHeader(NamedTuple):
-    """The header of an image record: `flag` 0 with one label, or `flag` n with n labels (float32)."""
+class MXRecordIO:
+    """Records read or written one after the other. `flag`: "r" or "w" (which empties the file at once, as MXNet does).
 
-    flag: int
-    label: float | Sequence[float] | NDArray[np.float32]
-    id: int
-    id2: int
+    A reader or writer that was pickled opens its file anew. After a fork a stream belongs to its first process:
+    reading and writing in another raises RuntimeError, `MXIndexedRecordIO.seek` opens the file anew there.
 
-
-def pack(header: IRHeader, data: bytes) -> bytes:
-    """Header and image bytes -> the payload of an image record. Several labels go behind the header as float32."""
-    if isinstance(header.label, int | float | np.number):
-        return IMAGE_HEADER.pack(0, float(header.label), header.id, header.id2) + data
-    labels = np.asarray(header.label, dtype="<f4").ravel()
-    return IMAGE_HEADER.pack(labels.size, 0.0, header.id, header.id2) + labels.tobytes() + data
-
-
-def unpack(payload: bytes | memoryview) -> tuple[IRHeader, memoryview]:
-    """The payload of an image record -> its header and a view of the image bytes.
-
-    A `flag` of 0 gives a float label, any other an array of `flag` float32. Raises ValueError when the payload is
-    shorter than its header says.
-    """
-    view = memoryview(payload)
-    if len(view) < IMAGE_HEADER.size:
-        raise ValueError(f"{len(view)} bytes are too few for an image header")
-    flag, label, identity, identity2 = IMAGE_HEADER.unpack_from(view)
-    if flag == 0:
-        return IRHeader(0, label, identity, identity2), view[IMAGE_HEADER.size :]
-    end = IMAGE_HEADER.size + 4 * flag
-    if len(view) < end:
-        raise ValueError(f"{len(view)} bytes are too few for {flag} labels")
-    labels = np.frombuffer(view[IMAGE_HEADER.size : end], dtype="<f4").astype(np.float32)
-    return IRHeader(flag, labels, identity, identity2), view[end:]
-
-
-def frame(payload: bytes | memoryview) -> list[bytes | memoryview]:
-    """The pieces of a record as they stand in the file, ready for `writelines`.
-
-    Raises ValueError for a payload of 2^29 bytes or more.
-    """
-    view = memoryview(payload)
-    if len(view) > MAX_RECORD_BYTES:
-        raise ValueError(f"a record of {len(view)} bytes is too long; the limit is {MAX_RECORD_BYTES}")
-    words = np.frombuffer(view[: len(view) // 4 * 4], dtype="<u4")
-    cuts = [int(index) * 4 for index in np.flatnonzero(words == MAGIC)]
-    pieces: list[bytes | memoryview] = []
-    for number, (start, end) in enumerate(zip([0, *(cut + 4 for cut in cuts)], [*cuts, len(view)], strict=True)):
-        place = WHOLE if not cuts else FIRST if number == 0 else LAST if number == len(cuts) else MIDDLE
-        pieces += [
-            PART_HEADER.pack(MAGIC, place << LENGTH_BITS | end - start),
-            view[start:end],
-            bytes(-(end - start) % 4),
-        ]
-    return pieces
-
-
-class RecordWriter:
-    """Appends records to an open `.rec` and their keys and offsets to an open `.idx`; see `writing`."""
-
-    def __init__(self, rec: BinaryIO, idx: TextIO) -> None:
-        self._rec, self._idx, self._position = rec, idx, 0
-
-    def write(self, key: int, payload: bytes | memoryview) -> None:
-        """Append one record under an integer key."""
-        pieces = frame(payload)
-        self._rec.writelines(pieces)
-        self._idx.write(f"{key}\t{self._position}\n")
-        self._position += sum(map(len, pieces))
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[RecordWriter]:
-    """A writer of `path` and its `.idx`; both appear under their names only when the `with` block ends well.
-
-    >>> with writing(Path("flowers.rec")) as writer:
-    ...     writer.write(0, pack(IRHeader(0, 3.0, 0, 0), jpeg_bytes))
-    """
-    # The record is renamed first: an index without its record would be the worse half.
-    with (
-        replacing(index_path(path)) as idx_path,
-        replacing(path) as rec_path,
-        rec_path.open("wb") as rec,
-        idx_path.open("w", encoding="ascii") as idx,
-    ):
-        yield RecordWriter(rec, idx)
-
-
-class RecordReader:
-    """Random access to the records of a `.rec` through its `.idx`, by ordinal: the place in the index.
-
-    Reads are positional and share no state, so threads and forked processes use one reader freely; the file is never
-    held in memory. `keys` and `offsets` are int64 arrays of length `len(reader)`.
+    Raises ValueError for another flag and for damaged records, OSError for files that cannot be opened.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.keys, self.offsets = read_index(path)
-        try:
-            self._descriptor = os.open(path, os.O_RDONLY)
-        except OSError as error:
-            raise ResnetError(f"{path} cannot be opened ({error.strerror}); check the path.") from None
-        self.file_bytes = os.fstat(self._descriptor).st_size
-        self._ascending = bool((self.offsets[1:] > self.offsets[:-1]).all())
-        self._check_end()
+    def __init__(self, uri: str, flag: str) -> None:
+        self.uri = uri
+        self.flag = flag
+        self.pid: int | None = None
+        self.is_open = False
+        self.open()
 
-    def _check_end(self) -> None:
-        if len(self.offsets) and int(self.offsets.max()) + PART_HEADER.size > self.file_bytes:
-            raise ResnetError(
-                f"{self.path} ends at byte {self.file_bytes} but its index points to byte {int(self.offsets.max())}: "
-                f"the record is cut short or the index is another file's; copy it again, or run `resnet-v2 index`."
-            )
-        if len(self.offsets):
-            self._read(int(self.offsets.argmax()))
-
-    def __len__(self) -> int:
-        return len(self.offsets)
-
-    def __getitem__(self, ordinal: int) -> memoryview:
-        """The payload of a record; a ResnetError names the file, the record and the byte when it is damaged."""
-        return self._read(ordinal)
-
-    def image(self, ordinal: int) -> tuple[IRHeader, memoryview]:
-        """Header and image bytes of an image record."""
-        try:
-            return unpack(self[ordinal])
-        except ValueError as error:
-            raise ResnetError(f"{self.path}: record {ordinal} is not an image record ({error}).") from None
-
-    def _read(self, ordinal: int) -> memoryview:
-        offset = int(self.offsets[ordinal])
-        try:
-            return read_record(self._descriptor, offset, self._expected_bytes(ordinal, offset))[0]
-        except ValueError as error:
-            raise ResnetError(
-                f"{self.path}: record {ordinal} at byte {offset} is damaged ({error}); "
-                f"`resnet-v2 index {self.path}` makes an index of the records that are whole."
-            ) from None
-
-    def _expected_bytes(self, ordinal: int, offset: int) -> int:
-        if not self._ascending:
-            return READ_AHEAD_BYTES
-        end = int(self.offsets[ordinal + 1]) if ordinal + 1 < len(self) else self.file_bytes
-        return min(end - offset, READ_AT_ONCE_BYTES)
+    def open(self) -> None:
+        """Open the file at its beginning."""
+        if self.flag not in ("r", "w"):
+            raise ValueError(f"Invalid flag {self.flag}")
+        self.writable = self.flag == "w"
+        # Without a buffer: a forked process would flush its copy of one a second time.
+        self._file: IO[bytes] = Path(self.uri).open("wb" if self.writable else "rb", buffering=0)  # noqa: SIM115
+        self._position = 0
+        self.pid = os.getpid()
+        self.is_open = True
 
     def close(self) -> None:
-        """Close the file; reading afterwards is an error."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        """Close the file; a closed stream may be opened again."""
+        if self.is_open:
+            self._file.close()
+            self.is_open = False
+            self.pid = None
 
     def __del__(self) -> None:
-        if hasattr(self, "_descriptor"):
+        if "is_open" in self.__dict__:
             self.close()
 
+    def __getstate__(self) -> dict[str, Any]:
+        was_open = self.is_open
+        self.close()
+        return {name: value for name, value in self.__dict__.items() if name != "_file"} | {"is_open": was_open}
 
-def read_record(descriptor: int, offset: int, expected_bytes: int = READ_AHEAD_BYTES) -> tuple[memoryview, int]:
-    """The payload of the record at a byte offset, its parts joined, and the offset behind it.
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state | {"is_open": False})
+        if state["is_open"]:
+            self.open()
 
-    `expected_bytes` is how much is read at once; a longer record takes a second read. Raises ValueError where there is
-    no whole record.
+    def _check_pid(self, allow_reset: bool) -> None:
+        if self.pid != os.getpid():
+            if not allow_reset:
+                raise RuntimeError("Forbidden operation in multiple processes")
+            self.reset()
+
+    def reset(self) -> None:
+        """Back to the first record; a writer's file is emptied."""
+        self.close()
+        self.open()
+
+    def write(self, buf: bytes) -> None:
+        """Append a record."""
+        assert self.writable
+        self._check_pid(allow_reset=False)
+        pieces = frame(buf)
+        self._file.write(b"".join(pieces))
+        self._position += sum(map(len, pieces))
+
+    def read(self) -> bytes | None:
+        """The next record, or None behind the last one."""
+        assert not self.writable
+        self._check_pid(allow_reset=False)
+        if not self._file.seek(0, 2) > self._position:
+            return None
+        payload, self._position = read_record(self._file.fileno(), self._position)
+        return bytes(payload)
+
+
+class MXIndexedRecordIO(MXRecordIO):
+    """Records that are also found by key, through an index of `key TAB offset` lines; a later duplicate of a key wins.
+
+    `keys` are in the order of the index, `idx` maps each to its byte offset; `key_type` converts the text of a key.
     """
-    place, payload, offset = _read_part(descriptor, offset, expected_bytes)
-    if place == WHOLE:
-        return payload, offset
-    if place != FIRST:
-        raise ValueError("it starts in the middle of a record")
-    parts: list[bytes | memoryview] = [payload]
-    while place != LAST:
-        place, payload, offset = _read_part(descriptor, offset, READ_AHEAD_BYTES)
-        if place not in (MIDDLE, LAST):
-            raise ValueError("its last part is missing")
-        parts += [MAGIC_BYTES, payload]
-    return memoryview(b"".join(parts)), offset
+
+    def __init__(self, idx_path: str, uri: str, flag: str, key_type: Callable[[Any], Any] = int) -> None:
+        self.idx_path = idx_path
+        self.idx: dict[Any, int] = {}
+        self.keys: list[Any] = []
+        self.key_type = key_type
+        super().__init__(uri, flag)
+
+    def open(self) -> None:
+        """Open both files; a reader reads the index."""
+        super().open()
+        self.idx, self.keys = {}, []
+        self.fidx: IO[str] | None = Path(self.idx_path).open(self.flag, buffering=1)  # noqa: SIM115
+        if not self.writable:
+            for line in self.fidx:
+                key, offset = line.strip().split("\t")[:2]
+                self.idx[self.key_type(key)] = int(offset)
+                self.keys.append(self.key_type(key))
+
+    def close(self) -> None:
+        """Close both files."""
+        if self.is_open:
+            super().close()
+            if self.fidx is not None:
+                self.fidx.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"fidx": None}
+
+    def seek(self, idx: Any) -> None:
+        """Move to the record of a key, for the next `read`. Raises KeyError for an unknown key."""
+        assert not self.writable
+        self._check_pid(allow_reset=True)
+        self._position = self.idx[idx]
+
+    def tell(self) -> int:
+        """The byte offset that the next written record will have."""
+        assert self.writable
+        return self._position
+
+    def read_idx(self, idx: Any) -> bytes | None:
+        """The record of a key."""
+        self.seek(idx)
+        return self.read()
+
+    def write_idx(self, idx: Any, buf: bytes) -> None:
+        """Append a record under a key."""
+        key, offset = self.key_type(idx), self.tell()
+        self.write(buf)
+        cast(IO[str], self.fidx).write(f"{key}\t{offset}\n")
+        self.idx[key] = offset
+        self.keys.append(key)
 
 
-def _read_part(descriptor: int, offset: int, expected_bytes: int) -> tuple[int, memoryview, int]:
-    block = os.pread(descriptor, max(expected_bytes, PART_HEADER.size), offset)
-    if len(block) < PART_HEADER.size:
-        raise ValueError("the file ends here")
-    magic, word = PART_HEADER.unpack_from(block)
-    if magic != MAGIC:
-        raise ValueError(f"{magic:#010x} stands where the magic number {MAGIC:#010x} should")
-    place, length = word >> LENGTH_BITS, word & MAX_RECORD_BYTES
-    if place > LAST:
-        raise ValueError(f"its header {word:#010x} is impossible")
-    end = PART_HEADER.size + length
-    if end > len(block):
-        block += os.pread(descriptor, end - len(block), offset + len(block))
-    if end > len(block):
-        raise ValueError("the file ends inside it")
-    return place, memoryview(block)[PART_HEADER.size : end], offset + end + -length % 4
+def pack(header: IRHeader | Sequence[Any], s: bytes) -> bytes:
+    """Header (an IRHeader or a tuple like it) and image bytes -> a record. Several labels set `flag` to their count."""
+    return records.pack(IRHeader(*header), s)
 
 
-def index_path(path: Path) -> Path:
-    """`data/flowers.rec` -> `data/flowers.idx`."""
-    return path.with_suffix(".idx")
+def unpack(s: bytes) -> tuple[IRHeader, bytes]:
+    """A record -> its header and image bytes; `label` is a float, or float32 numbers where `flag` is above 0."""
+    header, data = records.unpack(s)
+    return header, bytes(data)
 
 
-def read_index(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Keys and byte offsets of the `.idx` that belongs to a `.rec`, in the order of the file."""
-    idx = index_path(path)
-    if not path.is_file():
-        raise ResnetError(f"{path} is missing; make it with `resnet-v2 pack` or `resnet-v2 data`.")
-    if not idx.is_file():
-        raise ResnetError(f"{idx} is missing; make it with `resnet-v2 index {path}`.")
-    if not idx.stat().st_size:
-        return np.empty(0, np.int64), np.empty(0, np.int64)
-    try:
-        table = np.loadtxt(idx, dtype=np.int64, delimiter="\t", ndmin=2)
-    except ValueError as error:
-        raise ResnetError(f"{idx} is damaged ({error}); make it again with `resnet-v2 index {path}`.") from None
-    if table.shape[1] != 2 or (table[:, 1] < 0).any():
-        raise ResnetError(f"{idx} is no index of key and offset; make it again with `resnet-v2 index {path}`.")
-    return np.ascontiguousarray(table[:, 0]), np.ascontiguousarray(table[:, 1])
+def pack_img(
+    header: IRHeader | Sequence[Any], img: NDArray[np.uint8], quality: int = 95, img_fmt: str = ".jpg"
+) -> bytes:
+    """Encode pixels (H x W x 3, BGR, or grey) and pack them; `quality` is a JPEG's, or a PNG's compression (1 to 9)."""
+    option = cv2.IMWRITE_JPEG_QUALITY if img_fmt.lower() in (".jpg", ".jpeg") else cv2.IMWRITE_PNG_COMPRESSION
+    done, buffer = cv2.imencode(img_fmt, img, [option, quality])
+    if not done:
+        raise ValueError("failed to encode image")
+    return pack(header, buffer.tobytes())
 
 
-def scan(path: Path) -> Iterator[tuple[int, int]]:
-    """(start, end) of every whole record of a file, read once from the front.
-
-    Where the bytes are damaged it goes on at the next aligned magic number that starts a record, so the gap between an
-    end and the next start is what is lost.
-    """
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        size, offset = os.fstat(descriptor).st_size, 0
-        while offset < size:
-            try:
-                _, end = read_record(descriptor, offset)
-            except ValueError:
-                offset = _next_start(descriptor, offset + 4, size)
-                continue
-            yield offset, end
-            offset = end
-    finally:
-        os.close(descriptor)
-
-
-def _next_start(descriptor: int, offset: int, size: int) -> int:
-    offset += -offset % 4
-    while offset < size:
-        block = os.pread(descriptor, READ_AHEAD_BYTES, offset)
-        words = np.frombuffer(block[: len(block) // 4 * 4], dtype="<u4")
-        for index in np.flatnonzero(words[:-1] == MAGIC):
-            if int(words[index + 1]) >> LENGTH_BITS in (WHOLE, FIRST):
-                return offset + 4 * int(index)
-        if len(block) < READ_AHEAD_BYTES:
-            break
-        offset += READ_AHEAD_BYTES - 4  # the last word may be the magic number and its partner in the next block
-    return size
+def unpack_img(s: bytes, iscolor: int = -1) -> tuple[IRHeader, Any]:
+    """A record -> its header and pixels as OpenCV decodes them (BGR; None when it cannot)."""
+    header, data = unpack(s)
+    return header, cv2.imdecode(np.frombuffer(data, np.uint8), iscolor)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from resnet_v2.data.loader import batches, centred
-from resnet_v2.data.recordio import RecordReader
+from resnet_v2.data.records import RecordReader
 from resnet_v2.networks.resnet import ResNet
 
 

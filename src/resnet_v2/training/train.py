@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from resnet_v2.config import TrainConfig
 from resnet_v2.data.loader import Batch, augmented, batches, epoch_order
-from resnet_v2.data.recordio import RecordReader
+from resnet_v2.data.records import RecordReader
 from resnet_v2.files import ResnetError
 from resnet_v2.logs.runlog import RunLog
 from resnet_v2.networks.resnet import ResNet, initialize

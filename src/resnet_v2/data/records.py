@@ -1,0 +1,284 @@
+"""RecordIO files: `.rec` holds records one after the other, `.idx` says at which byte each one starts.
+
+A record is one or more parts. A part is, little-endian: the magic number (u32), a word with the part's place in its top
+3 bits (0 whole, 1 first, 2 middle, 3 last) and its length in the other 29, the payload, zeros up to a multiple of 4
+bytes. Where the magic number itself stands at a multiple of 4 inside a payload, the writer drops it and starts a new
+part; the reader puts it back. So a damaged file can be searched for the next magic number. docs/formats.md has it all.
+"""
+
+import contextlib
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_v2.files import ResnetError, replacing
+
+MAGIC = 0xCED7230A
+MAGIC_BYTES = struct.pack("<I", MAGIC)
+LENGTH_BITS = 29
+MAX_RECORD_BYTES = (1 << LENGTH_BITS) - 1
+WHOLE, FIRST, MIDDLE, LAST = 0, 1, 2, 3
+
+PART_HEADER = struct.Struct("<II")
+IMAGE_HEADER = struct.Struct("<IfQQ")
+
+# What is read at once where the length of a record is not known beforehand, and at most where the index tells it.
+READ_AHEAD_BYTES = 1 << 16
+READ_AT_ONCE_BYTES = 1 << 22
+
+
+class IRHeader(NamedTuple):
+    """The header of an image record: `flag` 0 with one label, or `flag` n with n labels (float32)."""
+
+    flag: int
+    label: float | Sequence[float] | NDArray[np.float32]
+    id: int
+    id2: int
+
+
+def pack(header: IRHeader, data: bytes) -> bytes:
+    """Header and image bytes -> the payload of an image record. Several labels go behind the header as float32."""
+    if isinstance(header.label, int | float | np.number):
+        return IMAGE_HEADER.pack(0, float(header.label), header.id, header.id2) + data
+    labels = np.asarray(header.label, dtype="<f4").ravel()
+    return IMAGE_HEADER.pack(labels.size, 0.0, header.id, header.id2) + labels.tobytes() + data
+
+
+def unpack(payload: bytes | memoryview) -> tuple[IRHeader, memoryview]:
+    """The payload of an image record -> its header and a view of the image bytes.
+
+    A `flag` of 0 gives a float label, any other an array of `flag` float32. Raises ValueError when the payload is
+    shorter than its header says.
+    """
+    view = memoryview(payload)
+    if len(view) < IMAGE_HEADER.size:
+        raise ValueError(f"{len(view)} bytes are too few for an image header")
+    flag, label, identity, identity2 = IMAGE_HEADER.unpack_from(view)
+    if flag == 0:
+        return IRHeader(0, label, identity, identity2), view[IMAGE_HEADER.size :]
+    end = IMAGE_HEADER.size + 4 * flag
+    if len(view) < end:
+        raise ValueError(f"{len(view)} bytes are too few for {flag} labels")
+    labels = np.frombuffer(view[IMAGE_HEADER.size : end], dtype="<f4").astype(np.float32)
+    return IRHeader(flag, labels, identity, identity2), view[end:]
+
+
+def frame(payload: bytes | memoryview) -> list[bytes | memoryview]:
+    """The pieces of a record as they stand in the file, ready for `writelines`.
+
+    Raises ValueError for a payload of 2^29 bytes or more.
+    """
+    view = memoryview(payload)
+    if len(view) > MAX_RECORD_BYTES:
+        raise ValueError(f"a record of {len(view)} bytes is too long; the limit is {MAX_RECORD_BYTES}")
+    words = np.frombuffer(view[: len(view) // 4 * 4], dtype="<u4")
+    cuts = [int(index) * 4 for index in np.flatnonzero(words == MAGIC)]
+    pieces: list[bytes | memoryview] = []
+    for number, (start, end) in enumerate(zip([0, *(cut + 4 for cut in cuts)], [*cuts, len(view)], strict=True)):
+        place = WHOLE if not cuts else FIRST if number == 0 else LAST if number == len(cuts) else MIDDLE
+        pieces += [
+            PART_HEADER.pack(MAGIC, place << LENGTH_BITS | end - start),
+            view[start:end],
+            bytes(-(end - start) % 4),
+        ]
+    return pieces
+
+
+class RecordWriter:
+    """Appends records to an open `.rec` and their keys and offsets to an open `.idx`; see `writing`."""
+
+    def __init__(self, rec: BinaryIO, idx: TextIO) -> None:
+        self._rec, self._idx, self._position = rec, idx, 0
+
+    def write(self, key: int, payload: bytes | memoryview) -> None:
+        """Append one record under an integer key."""
+        pieces = frame(payload)
+        self._rec.writelines(pieces)
+        self._idx.write(f"{key}\t{self._position}\n")
+        self._position += sum(map(len, pieces))
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[RecordWriter]:
+    """A writer of `path` and its `.idx`; both appear under their names only when the `with` block ends well.
+
+    >>> with writing(Path("flowers.rec")) as writer:
+    ...     writer.write(0, pack(IRHeader(0, 3.0, 0, 0), jpeg_bytes))
+    """
+    # The record is renamed first: an index without its record would be the worse half.
+    with (
+        replacing(index_path(path)) as idx_path,
+        replacing(path) as rec_path,
+        rec_path.open("wb") as rec,
+        idx_path.open("w", encoding="ascii") as idx,
+    ):
+        yield RecordWriter(rec, idx)
+
+
+class RecordReader:
+    """Random access to the records of a `.rec` through its `.idx`, by ordinal: the place in the index.
+
+    Reads are positional and share no state, so threads and forked processes use one reader freely; the file is never
+    held in memory. `keys` and `offsets` are int64 arrays of length `len(reader)`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.keys, self.offsets = read_index(path)
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise ResnetError(f"{path} cannot be opened ({error.strerror}); check the path.") from None
+        self.file_bytes = os.fstat(self._descriptor).st_size
+        self._ascending = bool((self.offsets[1:] > self.offsets[:-1]).all())
+        self._check_end()
+
+    def _check_end(self) -> None:
+        if len(self.offsets) and int(self.offsets.max()) + PART_HEADER.size > self.file_bytes:
+            raise ResnetError(
+                f"{self.path} ends at byte {self.file_bytes} but its index points to byte {int(self.offsets.max())}: "
+                f"the record is cut short or the index is another file's; copy it again, or run `resnet-v2 index`."
+            )
+        if len(self.offsets):
+            self._read(int(self.offsets.argmax()))
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def __getitem__(self, ordinal: int) -> memoryview:
+        """The payload of a record; a ResnetError names the file, the record and the byte when it is damaged."""
+        return self._read(ordinal)
+
+    def image(self, ordinal: int) -> tuple[IRHeader, memoryview]:
+        """Header and image bytes of an image record."""
+        try:
+            return unpack(self[ordinal])
+        except ValueError as error:
+            raise ResnetError(f"{self.path}: record {ordinal} is not an image record ({error}).") from None
+
+    def _read(self, ordinal: int) -> memoryview:
+        offset = int(self.offsets[ordinal])
+        try:
+            return read_record(self._descriptor, offset, self._expected_bytes(ordinal, offset))[0]
+        except ValueError as error:
+            raise ResnetError(
+                f"{self.path}: record {ordinal} at byte {offset} is damaged ({error}); "
+                f"`resnet-v2 index {self.path}` makes an index of the records that are whole."
+            ) from None
+
+    def _expected_bytes(self, ordinal: int, offset: int) -> int:
+        if not self._ascending:
+            return READ_AHEAD_BYTES
+        end = int(self.offsets[ordinal + 1]) if ordinal + 1 < len(self) else self.file_bytes
+        return min(end - offset, READ_AT_ONCE_BYTES)
+
+    def close(self) -> None:
+        """Close the file; reading afterwards is an error."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptor"):
+            self.close()
+
+
+def read_record(descriptor: int, offset: int, expected_bytes: int = READ_AHEAD_BYTES) -> tuple[memoryview, int]:
+    """The payload of the record at a byte offset, its parts joined, and the offset behind it.
+
+    `expected_bytes` is how much is read at once; a longer record takes a second read. Raises ValueError where there is
+    no whole record.
+    """
+    place, payload, offset = _read_part(descriptor, offset, expected_bytes)
+    if place == WHOLE:
+        return payload, offset
+    if place != FIRST:
+        raise ValueError("it starts in the middle of a record")
+    parts: list[bytes | memoryview] = [payload]
+    while place != LAST:
+        place, payload, offset = _read_part(descriptor, offset, READ_AHEAD_BYTES)
+        if place not in (MIDDLE, LAST):
+            raise ValueError("its last part is missing")
+        parts += [MAGIC_BYTES, payload]
+    return memoryview(b"".join(parts)), offset
+
+
+def _read_part(descriptor: int, offset: int, expected_bytes: int) -> tuple[int, memoryview, int]:
+    block = os.pread(descriptor, max(expected_bytes, PART_HEADER.size), offset)
+    if len(block) < PART_HEADER.size:
+        raise ValueError("the file ends here")
+    magic, word = PART_HEADER.unpack_from(block)
+    if magic != MAGIC:
+        raise ValueError(f"{magic:#010x} stands where the magic number {MAGIC:#010x} should")
+    place, length = word >> LENGTH_BITS, word & MAX_RECORD_BYTES
+    if place > LAST:
+        raise ValueError(f"its header {word:#010x} is impossible")
+    end = PART_HEADER.size + length
+    if end > len(block):
+        block += os.pread(descriptor, end - len(block), offset + len(block))
+    if end > len(block):
+        raise ValueError("the file ends inside it")
+    return place, memoryview(block)[PART_HEADER.size : end], offset + end + -length % 4
+
+
+def index_path(path: Path) -> Path:
+    """`data/flowers.rec` -> `data/flowers.idx`."""
+    return path.with_suffix(".idx")
+
+
+def read_index(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Keys and byte offsets of the `.idx` that belongs to a `.rec`, in the order of the file."""
+    idx = index_path(path)
+    if not path.is_file():
+        raise ResnetError(f"{path} is missing; make it with `resnet-v2 pack` or `resnet-v2 data`.")
+    if not idx.is_file():
+        raise ResnetError(f"{idx} is missing; make it with `resnet-v2 index {path}`.")
+    if not idx.stat().st_size:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    try:
+        table = np.loadtxt(idx, dtype=np.int64, delimiter="\t", ndmin=2)
+    except ValueError as error:
+        raise ResnetError(f"{idx} is damaged ({error}); make it again with `resnet-v2 index {path}`.") from None
+    if table.shape[1] != 2 or (table[:, 1] < 0).any():
+        raise ResnetError(f"{idx} is no index of key and offset; make it again with `resnet-v2 index {path}`.")
+    return np.ascontiguousarray(table[:, 0]), np.ascontiguousarray(table[:, 1])
+
+
+def scan(path: Path) -> Iterator[tuple[int, int]]:
+    """(start, end) of every whole record of a file, read once from the front.
+
+    Where the bytes are damaged it goes on at the next aligned magic number that starts a record, so the gap between an
+    end and the next start is what is lost.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        size, offset = os.fstat(descriptor).st_size, 0
+        while offset < size:
+            try:
+                _, end = read_record(descriptor, offset)
+            except ValueError:
+                offset = _next_start(descriptor, offset + 4, size)
+                continue
+            yield offset, end
+            offset = end
+    finally:
+        os.close(descriptor)
+
+
+def _next_start(descriptor: int, offset: int, size: int) -> int:
+    offset += -offset % 4
+    while offset < size:
+        block = os.pread(descriptor, READ_AHEAD_BYTES, offset)
+        words = np.frombuffer(block[: len(block) // 4 * 4], dtype="<u4")
+        for index in np.flatnonzero(words[:-1] == MAGIC):
+            if int(words[index + 1]) >> LENGTH_BITS in (WHOLE, FIRST):
+                return offset + 4 * int(index)
+        if len(block) < READ_AHEAD_BYTES:
+            break
+        offset += READ_AHEAD_BYTES - 4  # the last word may be the magic number and its partner in the next block
+    return size
