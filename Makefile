@@ -21,6 +21,20 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest
 
+# Against the real MXNet 1.9.1, which gets an environment of its own.
+.venv-mxnet/.installed:
+	python3 -m venv .venv-mxnet
+	.venv-mxnet/bin/pip install --quiet mxnet==1.9.1 'numpy<1.24' opencv-python-headless==4.8.1.78
+	touch $@
+
+parity: $(VENV)/.installed .venv-mxnet/.installed
+	$(BIN)/python -m pytest tests/mxnet
+
+# Speed of the loader; IMAGENET is a folder with train_480_q90.rec and train_256_q90.rec.
+IMAGENET := data/imagenet
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/loader.py --train-480 $(IMAGENET)/train_480_q90.rec --train-256 $(IMAGENET)/train_256_q90.rec
+
 lint: $(VENV)/.installed
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/ruff format --check src tests benchmarks

@@ -22,7 +22,9 @@ def test_help_needs_no_torch(run: Run) -> None:
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, check=False).returncode == 0
 
 
-@pytest.mark.parametrize("command", ["data", "list", "pack", "index", "train", "evaluate", "predict", "plot"])
+@pytest.mark.parametrize(
+    "command", ["data", "list", "pack", "index", "train", "evaluate", "predict", "plot", "convert"]
+)
 def test_every_command_has_help(command: str, run: Run) -> None:
     status, out, _ = run(command, "--help")
     assert status == 0
@@ -84,6 +86,23 @@ def test_predict_takes_other_names(trained: str, digits: Path, tmp_path: Path, r
     assert "names 2 classes, but the network has 10" in err
 
 
+def test_mxnet_files_work_wherever_ours_do(trained: str, digits: Path, tmp_path: Path, run: Run) -> None:
+    converted = tmp_path / "mx"
+    assert run("convert", "--prefix", trained, "--epoch", 4, "--to", "mxnet", "--out", converted)[0] == 0
+    results = []
+    for prefix in (trained, converted):
+        rec = digits / "digits_val.rec"
+        _, out, _ = run("evaluate", "--prefix", prefix, "--epoch", 4, "--rec", rec, "--json", "--gpus", "")
+        results.append(json.loads(out))
+    assert results[0] == results[1]
+    status, out, _ = run("predict", "--img", digits / "examples" / "1.png", "--prefix", converted, "--epoch", 4)
+    assert status == 0
+    flags = ["--num-examples", 64, "--epochs", 5, "--lr", 0.01, "--gpus", "", "--depth", 8, "--model-prefix", converted]
+    data = ["--data-dir", digits, "--data-type", "digits"]
+    assert run("train", *data, *flags, "--retrain", "--model-load-epoch", 4)[0] == 0
+    assert (tmp_path / "mx-0005.safetensors").is_file()
+
+
 def test_errors_are_one_sentence_and_status_2(trained: str, digits: Path, tmp_path: Path, run: Run) -> None:
     (tmp_path / "a.jpg").write_text("no image")
     (tmp_path / "empty").mkdir()
@@ -128,7 +147,9 @@ def test_a_full_disk_leaves_no_half_file(digits: Path, tmp_path: Path, run: Run)
 def test_interrupting_is_status_130(digits: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "resnet_v2", "train", "--data-dir", digits, "--data-type", "digits", "--depth",
                "8", "--gpus", "", "--model-prefix", tmp_path / "m"]  # fmt: skip
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         for _ in range(600):
             if (tmp_path / "m-0001.safetensors").is_file():
                 break

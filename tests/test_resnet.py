@@ -68,7 +68,7 @@ def test_wrong_depth_says_which_exist(stem: Stem, depth: int) -> None:
 def test_every_parameter_gets_a_gradient(depth: int, version: Version) -> None:
     network = resnet(depth, classes=7, version=version)
     size = network.architecture.image_size // (1 if depth in (20, 29) else 4)
-    torch.nn.functional.cross_entropy(network(images(4, size)), torch.tensor([0, 3, 6, 1])).backward()
+    torch.nn.functional.cross_entropy(network(images(4, size)), torch.tensor([0, 3, 6, 1])).backward()  # type: ignore[no-untyped-call]
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name

@@ -10,7 +10,7 @@ import torch
 
 from resnet_v2.files import ResnetError
 from resnet_v2.networks import weights
-from resnet_v2.networks.resnet import ResNet, resnet
+from resnet_v2.networks.resnet import ResNet, Version, resnet
 
 
 def header(network: ResNet, epoch: int = 3) -> weights.Header:
@@ -31,7 +31,8 @@ def test_networks_come_back(saved: tuple[str, ResNet]) -> None:
     loaded, found = weights.load(prefix, 3)
     assert found == header(network)
     assert not loaded.training
-    assert loaded.stage1.unit1.conv1.weight.is_contiguous(memory_format=torch.channels_last)  # type: ignore[union-attr]
+    weight = loaded.get_parameter("stage1.unit1.conv1.weight")
+    assert weight.is_contiguous(memory_format=torch.channels_last)
     x = torch.rand(2, 3, 32, 32) * 255
     assert torch.equal(loaded(x), network.eval()(x))
 
@@ -86,3 +87,27 @@ def test_headers_that_cannot_be_read(saved: tuple[str, ResNet], change: dict[str
     safetensors.torch.save_file(weights.network_tensors(network), path, {weights.METADATA_KEY: text})
     with pytest.raises(ResnetError, match="header that cannot be read"):
         weights.load(prefix, 3)
+
+
+@pytest.mark.parametrize("version", ["v2", "v1"])
+def test_conversion_goes_both_ways(tmp_path: Path, version: Version) -> None:
+    network = resnet(20, 3, version)
+    network(torch.rand(4, 3, 32, 32) * 255)
+    prefix, mxnet, back = (str(tmp_path / name) for name in ("ours", "mxnet", "back"))
+    weights.save(weights.checkpoint_path(prefix, 3), weights.network_tensors(network), header(network))
+    assert weights.convert(prefix, 3, "mxnet", mxnet) == tmp_path / "mxnet-0003.params"
+    assert (tmp_path / "mxnet-symbol.json").is_file()
+    assert weights.convert(mxnet, 3, "safetensors", back) == tmp_path / "back-0003.safetensors"
+    expected, found = weights.network_tensors(network), weights.network_tensors(weights.load(back, 3)[0])
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert weights.saved_epochs(mxnet) == [3]
+
+
+def test_our_file_comes_before_mxnets(saved: tuple[str, ResNet]) -> None:
+    prefix, _ = saved
+    weights.convert(prefix, 3, "mxnet", prefix)
+    assert weights.find_checkpoint(prefix, 3).suffix == ".safetensors"
+    weights.checkpoint_path(prefix, 3).unlink()
+    assert weights.find_checkpoint(prefix, 3).suffix == ".params"
+    assert weights.load(prefix, 3)[1] == weights.Header.of_epoch(saved[1].architecture, 3)

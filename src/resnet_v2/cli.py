@@ -141,6 +141,12 @@ def predict(settings: config.PredictConfig) -> None:
             print(f"  {100 * answer.probability:6.2f} %  {answer.name}")
 
 
+def convert(settings: config.ConvertConfig) -> None:
+    from resnet_v2.networks import weights
+
+    print(weights.convert(settings.prefix, settings.epoch, settings.to, settings.out))
+
+
 def plot(settings: config.PlotConfig) -> None:
     from resnet_v2.logs import plot as plotting
 
@@ -162,6 +168,7 @@ COMMANDS = {
     "evaluate": (config.EvaluateConfig, evaluate),
     "predict": (config.PredictConfig, predict),
     "plot": (config.PlotConfig, plot),
+    "convert": (config.ConvertConfig, convert),
 }
 
 

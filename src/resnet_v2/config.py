@@ -212,6 +212,20 @@ class PredictConfig:
 
 
 @dataclass(frozen=True)
+class ConvertConfig:
+    """Write a checkpoint in MXNet's form, or MXNet's in ours."""
+
+    prefix: str
+    """start of the checkpoint's name; MXNet's PREFIX-0000.params is found too"""
+    epoch: int
+    """epoch of the checkpoint"""
+    to: Literal["mxnet", "safetensors"]
+    """mxnet: OUT-0000.params and OUT-symbol.json; safetensors: OUT-0000.safetensors"""
+    out: str
+    """start of the names to write"""
+
+
+@dataclass(frozen=True)
 class PlotConfig:
     """Draw training curves from logs, ours or MXNet's, and print each one's best epoch."""
 

@@ -213,7 +213,7 @@ def recognise(arrays: Arrays, source: str = "The file") -> Architecture:
     """
     conv0, fc1 = arrays.get("arg:conv0_weight"), arrays.get("arg:fc1_weight")
     if conv0 is None or fc1 is None or conv0.ndim != 4 or fc1.ndim != 2:
-        found = ", ".join(sorted(arrays)[:5])[:300] or "nothing"
+        found = ", ".join(map(repr, sorted(arrays)[:5]))[:300] or "nothing"
         raise ResnetError(f"{source} is not one of our residual networks: it lacks conv0_weight or fc1_weight and has "
                           f"{found}; convert only checkpoints of ResNet v1 or v2.")  # fmt: skip
     stem: Stem = "imagenet" if conv0.shape[2] == 7 else "cifar"
@@ -222,7 +222,7 @@ def recognise(arrays: Arrays, source: str = "The file") -> Architecture:
     units = _units(arrays)
     depth = _depth(stem, bottleneck, units)
     if depth is None or v1 == v2 or fc1.shape[0] < 1:
-        raise ResnetError(f"{source} is not one of our residual networks: it has {list(units)} units with "
+        raise ResnetError(f"{source} is not one of our residual networks: it has {str(list(units))[:80]} units with "
                           f"{3 if bottleneck else 2} convolutions behind a {conv0.shape[2]}x{conv0.shape[3]} stem"
                           f"{'' if v1 != v2 else ' and mixes or lacks the names of v1 and v2'}; use it with MXNet "
                           "1.9.1.")  # fmt: skip
@@ -284,7 +284,7 @@ def to_state(
         _check_input_gamma(arrays, fixed, source)
     wanted = f"a ResNet-{architecture.depth} {architecture.version} ({architecture.stem})"
     if spare:
-        raise ResnetError(f"{source} holds {min(spare)[:80]}, which {wanted} does not have; use it with MXNet 1.9.1.")
+        raise ResnetError(f"{source} holds {min(spare)[:80]!r}, which {wanted} does not have; use it with MXNet 1.9.1.")
     state = {}
     for theirs, ours in names.items():
         array = arrays.get(theirs)

@@ -184,7 +184,7 @@ def fixed_gammas(text: str, architecture: Architecture, source: str) -> frozense
     def recognised(key: Hashable, node: Node) -> int:
         if key not in known:
             settings = " ".join(f"{name}={value}" for name, value in node.attributes.items())
-            described = f"{node.name[:80]} ({node.op[:40]} {settings[:300]})"
+            described = f"{node.name[:80]!r} ({node.op[:40]!r} {settings[:300]!r})"
             raise ResnetError(f"{source} is not {wanted}: node {described} differs or stands elsewhere; {advice}.")
         return known[key]
 
@@ -193,7 +193,7 @@ def fixed_gammas(text: str, architecture: Architecture, source: str) -> frozense
     except (ValueError, IndexError) as error:
         raise ResnetError(f"{source} is damaged ({error}); copy it again, or remove it to go by the shapes.") from None
     if head_value not in outputs:
-        raise ResnetError(f"{source} is not {wanted}: its output is {nodes[head].name[:80]}, not softmax; {advice}.")
+        raise ResnetError(f"{source} is not {wanted}: its output is {nodes[head].name[:80]!r}, not softmax; {advice}.")
     norms = [node for node in nodes if _ALIASES.get(node.op, node.op) == "BatchNorm"]
     return frozenset(nodes[node.inputs[1]].name for node in norms if _true(node.attributes.get("fix_gamma", "True")))
 

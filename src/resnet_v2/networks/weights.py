@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from resnet_v2.files import ResnetError, replacing
+from resnet_v2.networks import mxnet
 from resnet_v2.networks.resnet import Architecture, ResNet
 
 METADATA_KEY = "resnet_v2"
@@ -35,6 +36,12 @@ class Header:
     errors: Mapping[str, float] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def of_epoch(cls, architecture: Architecture, epoch: int, class_names: tuple[str, ...] = ()) -> "Header":
+        """A header with the preprocessing that the architecture's stem is trained for."""
+        size = architecture.image_size
+        return cls(architecture, epoch, 256 if architecture.stem == "imagenet" else size, size, class_names)
+
 
 def checkpoint_path(prefix: str, epoch: int) -> Path:
     """`model/resnet-cifar10-20`, 30 -> `model/resnet-cifar10-20-0030.safetensors`."""
@@ -42,22 +49,35 @@ def checkpoint_path(prefix: str, epoch: int) -> Path:
 
 
 def saved_epochs(prefix: str) -> list[int]:
-    """The epochs of which checkpoints with this prefix are there, ascending."""
+    """The epochs of which checkpoints with this prefix are there, ours or MXNet's, ascending."""
     start = Path(prefix)
     if not start.parent.is_dir():
         return []
-    names = re.compile(re.escape(start.name) + r"-(\d{4,})\.safetensors")
-    return sorted(int(match[1]) for path in start.parent.iterdir() if (match := names.fullmatch(path.name)))
+    names = re.compile(re.escape(start.name) + r"-(\d{4,})\.(safetensors|params)")
+    return sorted({int(match[1]) for path in start.parent.iterdir() if (match := names.fullmatch(path.name))})
 
 
 def find_checkpoint(prefix: str, epoch: int) -> Path:
-    """The file of an epoch; a ResnetError lists the epochs that are there when it is not."""
+    """The file of an epoch, ours before MXNet's; a ResnetError lists the epochs that are there when there is none."""
     path = checkpoint_path(prefix, epoch)
-    if path.is_file():
-        return path
+    for candidate in (path, mxnet.params_path(prefix, epoch)):
+        if candidate.is_file():
+            return candidate
     epochs = saved_epochs(prefix)
     there = f"saved epochs are {', '.join(map(str, epochs))}" if epochs else f"no checkpoint starts with {prefix}-"
     raise ResnetError(f"{path} is missing: {there}; check --prefix and --epoch.")
+
+
+def read_checkpoint(prefix: str, epoch: int) -> tuple[Path, Header, dict[str, Tensor]]:
+    """File, header and tensors of an epoch, from our file or from MXNet's (`PREFIX-0000.params`).
+
+    What MXNet's files do not tell is as in 2016: images of 256 pixels (CIFAR: 32) on the shorter side, no class names.
+    """
+    path = find_checkpoint(prefix, epoch)
+    if path.suffix == ".safetensors":
+        return path, *read(path)
+    architecture, tensors = mxnet.load_checkpoint(prefix, epoch)
+    return path, Header.of_epoch(architecture, epoch), tensors
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], header: Header) -> None:
@@ -115,11 +135,24 @@ def fill(path: Path, network: ResNet, tensors: Mapping[str, Tensor]) -> None:
 
 
 def load(prefix: str, epoch: int) -> tuple[ResNet, Header]:
-    """The network and header of a checkpoint, on the CPU, in evaluation mode and channels-last memory."""
-    path = find_checkpoint(prefix, epoch)
-    header, tensors = read(path)
+    """The network and header of a checkpoint, ours or MXNet's, on the CPU, in evaluation mode, channels-last memory."""
+    path, header, tensors = read_checkpoint(prefix, epoch)
     with torch.device("meta"):
         network = ResNet(header.architecture)
     network = network.to_empty(device="cpu").to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     fill(path, network, tensors)
     return network.eval(), header
+
+
+def convert(prefix: str, epoch: int, to: str, out: str) -> Path:
+    """Write the network of a checkpoint as `to`: "mxnet" (OUT-0000.params and OUT-symbol.json) or "safetensors".
+
+    The optimiser's momentum is left behind. Returns the path of the weights.
+    """
+    network, header = load(prefix, epoch)
+    if to == "mxnet":
+        mxnet.save_checkpoint(out, epoch, network)
+        return mxnet.params_path(out, epoch)
+    path = checkpoint_path(out, epoch)
+    save(path, network_tensors(network), replace(header, training={}))
+    return path

@@ -27,8 +27,7 @@ class Start:
 
 def find(prefix: str, epoch: int) -> Start:
     """Read the checkpoint of an epoch; a ResnetError lists the epochs that are there."""
-    path = weights.find_checkpoint(prefix, epoch)
-    return Start(path, *weights.read(path))
+    return Start(*weights.read_checkpoint(prefix, epoch))
 
 
 def save(prefix: str, network: ResNet, optimizer: torch.optim.SGD, header: Header) -> Path:

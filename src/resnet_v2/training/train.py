@@ -194,13 +194,8 @@ def _checked(measured: dict[str, float], run: Run, epoch: int, step: int) -> dic
 
 
 def _header(run: Run, epoch: int, result: Evaluation) -> Header:
-    size = run.settings.architecture.image_size
-    return Header(
-        architecture=run.settings.architecture,
-        epoch=epoch,
-        resize=256 if run.settings.architecture.stem == "imagenet" else size,
-        crop=size,
-        class_names=run.settings.class_names,
+    return dataclasses.replace(
+        Header.of_epoch(run.settings.architecture, epoch, run.settings.class_names),
         errors={"top1_error": result.top1_error, "top5_error": result.top5_error},
         training={
             "learning_rate": run.schedule.base,
