@@ -47,6 +47,8 @@ def test_train_and_test_folders_are_the_split(class_folder: Path, tmp_path: Path
     (root / "train" / "bee" / "000.jpg").rename(root / "test" / "bee" / "000.jpg")
     assert make_lists(root, tmp_path / "a") == (3, 23, 1)
     assert list(read_list(tmp_path / "a_val.lst")) == [ListEntry(0, (1.0,), "test/bee/000.jpg")]
+    with pytest.raises(ResnetError, match="is split already, into train and test"):
+        make_lists(root, tmp_path / "a", val_ratio=0.1)
 
 
 def test_small_classes_can_be_left_out(class_folder: Path, tmp_path: Path) -> None:

@@ -165,7 +165,12 @@ def make_lists(
     """
     if not 0 <= val_ratio < 1:
         raise ResnetError(f"--val-ratio {val_ratio} is no share; give a number from 0 to 1, such as 0.1.")
-    folders = None if val_per_class or val_ratio else ready_split(root)
+    folders = ready_split(root)
+    if folders is not None and (val_per_class or val_ratio):
+        raise ResnetError(
+            f"{root} is split already, into {folders[0]} and {folders[1]}; leave --val-per-class and --val-ratio out or "
+            f"give {root / folders[0]}."
+        )
     if folders is None:
         classes = large_enough(find_classes(root), min_images)
         train, validation = split(classes, val_per_class, val_ratio, seed)

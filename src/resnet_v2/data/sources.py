@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from resnet_v2.data.jpeg import Image, encode
-from resnet_v2.data.lists import ListEntry, make_lists, shuffled, write_list, write_synset
+from resnet_v2.data.lists import ListEntry, make_lists, ready_split, shuffled, write_list, write_synset
 from resnet_v2.data.pack import PackReport, pack_entries, pack_list
 from resnet_v2.files import ResnetError, replacing
 
@@ -85,7 +85,7 @@ def make_data(
 
 def _pack_folder(root: Path, folder: Path, resize: int, val_ratio: float, seed: int, threads: int) -> None:
     prefix = folder / folder.resolve().name
-    from_folders = (root / "train").is_dir()
+    from_folders = ready_split(root) is not None
     make_lists(root, prefix, val_ratio=0.0 if from_folders else val_ratio, seed=seed)
     for part in ("train", "val"):
         lst = prefix.with_name(f"{prefix.name}_{part}.lst")
