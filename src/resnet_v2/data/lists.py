@@ -168,7 +168,7 @@ def make_lists(
     folders = ready_split(root)
     if folders is not None and (val_per_class or val_ratio):
         raise ResnetError(
-            f"{root} is split already, into {folders[0]} and {folders[1]}; leave --val-per-class and --val-ratio out or "
+            f"{root} is split already, into {folders[0]} and {folders[1]}; give no --val-per-class or --val-ratio, or "
             f"give {root / folders[0]}."
         )
     if folders is None:
