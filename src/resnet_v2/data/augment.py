@@ -118,6 +118,18 @@ def _warp_matrix(
     return matrix
 
 
+def needed_rows(drawn: Draw, size: int, height: int) -> tuple[int, int]:
+    """The rows of an image of `height` pixels that its crop of `size` x `size` reads: first, and behind the last."""
+    first, last = max(drawn.top, 0), min(drawn.top + size, drawn.canvas[0])
+    if drawn.matrix is not None:
+        left, right = max(drawn.left, 0), min(drawn.left + size, drawn.canvas[1])
+        corners = np.array([[left, right, left, right], [first, first, last, last], [1, 1, 1, 1]])
+        rows = (cv2.invertAffineTransform(drawn.matrix) @ corners)[1]
+        first, last = int(rows.min()) - 2, int(rows.max()) + 3  # bilinear reads a row further on either side
+    first = min(max(first, 0), height - 1)
+    return first, min(max(last, first + 1), height)
+
+
 def apply(pixels: Image, drawn: Draw, out: Image) -> None:
     """Warp, crop, colour and mirror an image straight into `out` (size x size x 3, a view into the batch)."""
     height, width = out.shape[:2]
@@ -144,11 +156,19 @@ def apply(pixels: Image, drawn: Draw, out: Image) -> None:
 
 
 def _shift_colours(pixels: Image, offsets: tuple[int, int, int]) -> None:
-    steps = np.arange(256)
-    tables = [np.clip(steps + offset, 0, limit) for offset, limit in zip(offsets, HLS_LIMITS, strict=True)]
-    table = np.stack(tables, axis=1).astype(np.uint8)[:, None]
-    hls = cv2.LUT(cv2.cvtColor(pixels, cv2.COLOR_RGB2HLS), table)
+    hls = cv2.cvtColor(pixels, cv2.COLOR_RGB2HLS)
+    # Adding saturates at 0 and 255, so only the upper limit of the hue is left to be clamped.
+    cv2.add(hls, (*offsets, 0), dst=hls)  # type: ignore[call-overload]
+    cv2.min(hls, (*HLS_LIMITS, 0), dst=hls)  # type: ignore[call-overload]
     pixels[:] = cv2.cvtColor(hls, cv2.COLOR_HLS2RGB)
+
+
+def centre_rows(size: int, height: int, width: int) -> tuple[int, int]:
+    """The rows that `centre_crop` reads: first, and behind the last."""
+    if min(height, width) < size:
+        return 0, height
+    top = (height - size) // 2
+    return top, top + size
 
 
 def centre_crop(pixels: Image, out: Image) -> None:

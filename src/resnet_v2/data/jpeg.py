@@ -4,6 +4,8 @@ JPEG goes through libjpeg-turbo (simplejpeg), everything else and the rare JPEG 
 release the GIL.
 """
 
+import struct
+import threading
 from pathlib import Path
 
 import cv2
@@ -11,11 +13,13 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
+from resnet_v2.data.rows import Offsets, cut, read_header
 from resnet_v2.files import ResnetError
 
 Image = NDArray[np.uint8]
 
 JPEG_START = b"\xff\xd8"
+PNG_START = b"\x89PNG\r\n\x1a\n"
 
 
 def decode(data: bytes | memoryview) -> Image:
@@ -44,6 +48,57 @@ def _decode_with_opencv(data: bytes | memoryview, flags: int) -> Image:
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
 
 
+class Encoded:
+    """An encoded image whose size is known before it is decoded, and of which some rows can be decoded alone.
+
+    `segments` are the offsets that `rows.find_segments` gives, or none. `height` and `width` are in pixels. Raises
+    ValueError for bytes that are no image and for one that claims more than `max_pixels`, before memory is taken.
+    """
+
+    def __init__(self, data: bytes | memoryview, segments: Offsets, max_pixels: int) -> None:
+        self._data, self._segments = data, segments
+        self._header = read_header(data)
+        self._pixels: Image | None = None
+        if self._header is not None:
+            self.height, self.width = self._header.height, self._header.width
+        elif bytes(data[:8]) == PNG_START and len(data) >= 24:
+            self.width, self.height = struct.unpack_from(">II", data, 16)
+        else:
+            self._pixels = decode(data)
+            self.height, self.width = self._pixels.shape[:2]
+        if self.height * self.width > max_pixels:
+            raise ValueError(f"it claims {self.width} x {self.height} pixels, more than --max-pixels {max_pixels}")
+
+    def decode(self, first: int, last: int) -> Image:
+        """Pixels of the image's size, of which only the rows `first` to `last` (not included) are sure to be decoded.
+
+        They are the pixels of a whole decode. The array may be overwritten by the thread's next call.
+        """
+        if self._pixels is None and self._header is not None and len(self._segments) and self._header.segment_rows:
+            data, top, bottom = cut(self._data, self._header, self._segments, first, last)
+            pixels = _scratch(self.height, self.width)
+            try:
+                simplejpeg.decode_jpeg(data, "RGB", strict=True, buffer=pixels[top:bottom])
+                return pixels
+            except ValueError:
+                pass  # whatever is wrong with it, the whole decode says it better
+        if self._pixels is None:
+            self._pixels = decode(self._data)
+        return self._pixels
+
+
+_buffers = threading.local()
+
+
+def _scratch(height: int, width: int) -> Image:
+    """A piece of this thread's own buffer: fresh memory for every image would cost as much as its resizing."""
+    size = height * width * 3
+    buffer: Image | None = getattr(_buffers, "pixels", None)
+    if buffer is None or buffer.size < size:
+        buffer = _buffers.pixels = np.empty(size, np.uint8)
+    return buffer[:size].reshape(height, width, 3)
+
+
 def read_image(path: Path) -> Image:
     """An image file -> pixels, upright (an EXIF orientation is applied). A ResnetError names a file that is bad."""
     try:
@@ -60,13 +115,19 @@ def read_image(path: Path) -> Image:
 
 
 def encode(pixels: Image, encoding: str, quality: int) -> bytes:
-    """Pixels -> a `.jpg` (4:2:0, quality 1 to 100) or a `.png` (quality is the compression, 0 to 9)."""
+    """Pixels -> a `.jpg` (4:2:0, quality 1 to 100, sliceable by rows) or a `.png` (quality: compression, 0 to 9)."""
     if encoding == ".jpg":
-        return bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality, "RGB", "420"))
-    png_options = [cv2.IMWRITE_PNG_COMPRESSION, min(quality, 9)]
-    done, data = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), png_options)
+        # A restart marker behind every row of blocks (16 pixels high and wide) lets readers take some rows alone.
+        blocks = -(-pixels.shape[1] // 16)
+        options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_RST_INTERVAL, blocks]
+        return _encode_with_opencv(".jpg", pixels, options)
+    return _encode_with_opencv(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, min(quality, 9)])
+
+
+def _encode_with_opencv(encoding: str, pixels: Image, options: list[int]) -> bytes:
+    done, data = cv2.imencode(encoding, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)
     if not done:
-        raise ValueError("the PNG encoder refused the image")
+        raise ValueError(f"the {encoding} encoder refused the image")
     return data.tobytes()
 
 

@@ -12,15 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_v2.data import augment
-from resnet_v2.data.jpeg import Image, decode
+from resnet_v2.data.jpeg import Encoded, Image
 from resnet_v2.data.records import IRHeader, RecordReader
+from resnet_v2.data.rows import Offsets, Rows, sidecar_path
 from resnet_v2.files import ResnetError
 
 BATCHES_AHEAD = 3
 # Tasks per thread and batch: enough that no thread idles at the end of a batch, few enough to cost nothing.
 TASKS_PER_THREAD = 4
 
-Preprocess = Callable[[int, Image, Image], None]
+# Refused beyond this, before memory is taken: half a gigabyte of pixels is no photograph but a mistake or an attack.
+MAX_PIXELS = 178_956_970
+
+Preprocess = Callable[[int, Encoded, Image], None]
 
 
 @dataclass(frozen=True)
@@ -39,18 +43,32 @@ def epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
 
 
 def augmented(plan: augment.Augmentation, seed: int, epoch: int) -> Preprocess:
-    """Preprocessing for training: (ordinal, pixels, slot) with draws from (seed, epoch, ordinal)."""
+    """Preprocessing for training: (ordinal, image, slot) with draws from (seed, epoch, ordinal)."""
 
-    def preprocess(ordinal: int, pixels: Image, out: Image) -> None:
-        drawn = augment.draw(plan, pixels.shape[0], pixels.shape[1], augment.generator(seed, epoch, ordinal))
+    def preprocess(ordinal: int, image: Encoded, out: Image) -> None:
+        drawn = augment.draw(plan, image.height, image.width, augment.generator(seed, epoch, ordinal))
+        pixels = image.decode(*augment.needed_rows(drawn, plan.size, image.height))
         augment.apply(pixels, drawn, out)
 
     return preprocess
 
 
-def centred(ordinal: int, pixels: Image, out: Image) -> None:
+def centred(ordinal: int, image: Encoded, out: Image) -> None:
     """Preprocessing for evaluation: the centre crop."""
+    pixels = image.decode(*augment.centre_rows(out.shape[0], image.height, image.width))
     augment.centre_crop(pixels, out)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What every task of `batches` needs."""
+
+    reader: RecordReader
+    segments: Callable[[int], Offsets]
+    preprocess: Preprocess
+    classes: int
+    max_pixels: int
+    stop: threading.Event
 
 
 def batches(
@@ -62,15 +80,17 @@ def batches(
     size: int,
     classes: int,
     threads: int = 0,
+    max_pixels: int = MAX_PIXELS,
 ) -> Iterator[Batch]:
     """The records of `order`, `batch_size` at a time (the last batch may be smaller), as `size` x `size` pixels.
 
-    The same bytes come out for any number of threads (0: one per core). Raises ResnetError, naming the record, for one
-    that is damaged and for a label outside 0 to `classes` - 1.
+    Of images packed with rows (`.rows` beside the record) only the rows that a crop needs are decoded. The same bytes
+    come out for any number of threads (0: one per core), with or without rows. Raises ResnetError, naming the record,
+    for one that is damaged or claims more than `max_pixels`, and for a label outside 0 to `classes` - 1.
     """
     cv2.setNumThreads(0)  # the threads are ours; OpenCV's own would only fight with them
     threads = threads or os.cpu_count() or 1
-    stop = threading.Event()
+    stream = Stream(reader, _segments_of(reader), preprocess, classes, max_pixels, threading.Event())
     waiting: deque[tuple[Batch, list[Future[None]]]] = deque()
     starts = iter(range(0, len(order), batch_size))
     with ThreadPoolExecutor(threads, thread_name_prefix="loader") as pool:
@@ -78,11 +98,8 @@ def batches(
             while True:
                 while len(waiting) < BATCHES_AHEAD and (start := next(starts, None)) is not None:
                     batch = _empty_batch(order[start : start + batch_size], size)
-                    tasks = [
-                        pool.submit(_fill, reader, batch, rows, preprocess, classes, stop)
-                        for rows in _task_rows(len(batch.ordinals), threads)
-                    ]
-                    waiting.append((batch, tasks))
+                    rows = _task_rows(len(batch.ordinals), threads)
+                    waiting.append((batch, [pool.submit(_fill, stream, batch, some) for some in rows]))
                 if not waiting:
                     return
                 batch, tasks = waiting.popleft()
@@ -90,8 +107,15 @@ def batches(
                     task.result()
                 yield batch
         finally:
-            stop.set()
+            stream.stop.set()
             pool.shutdown(cancel_futures=True)
+
+
+def _segments_of(reader: RecordReader) -> Callable[[int], Offsets]:
+    if not sidecar_path(reader.path).is_file():
+        nothing = np.empty(0, np.uint32)
+        return lambda ordinal: nothing
+    return Rows(reader.path, len(reader)).segments
 
 
 def _empty_batch(ordinals: NDArray[np.int64], size: int) -> Batch:
@@ -104,20 +128,19 @@ def _task_rows(count: int, threads: int) -> list[range]:
     return [range(start, min(start + rows, count)) for start in range(0, count, rows)]
 
 
-def _fill(
-    reader: RecordReader, batch: Batch, rows: range, preprocess: Preprocess, classes: int, stop: threading.Event
-) -> None:
+def _fill(stream: Stream, batch: Batch, rows: range) -> None:
+    reader = stream.reader
     for row in rows:
-        if stop.is_set():
+        if stream.stop.is_set():
             return
         ordinal = int(batch.ordinals[row])
         header, data = reader.image(ordinal)
         try:
-            pixels = decode(data)
+            image = Encoded(data, stream.segments(ordinal), stream.max_pixels)
+            stream.preprocess(ordinal, image, batch.images[row])
         except ValueError as error:
             raise ResnetError(f"{reader.path}: the image of record {ordinal} cannot be decoded: {error}.") from None
-        preprocess(ordinal, pixels, batch.images[row])
-        batch.labels[row] = _class_label(reader, ordinal, header, classes)
+        batch.labels[row] = _class_label(reader, ordinal, header, stream.classes)
 
 
 def _class_label(reader: RecordReader, ordinal: int, header: IRHeader, classes: int) -> int:

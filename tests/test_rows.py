@@ -1,0 +1,194 @@
+"""Sliceable JPEGs: the rows of a cut are the rows of the whole image, for every kind of file; the sidecar."""
+
+import contextlib
+import io
+import os
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import PIL.Image
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from conftest import picture
+from resnet_v2.data.augment import augmentation
+from resnet_v2.data.jpeg import Encoded, decode, encode, resize_shorter_side
+from resnet_v2.data.loader import MAX_PIXELS, augmented, batches, centred
+from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
+from resnet_v2.data.rows import Rows, cut, find_segments, read_header, sidecar_path, writing_rows
+from resnet_v2.files import ResnetError
+
+SAMPLE = (
+    Path(os.environ.get("RESNET_V2_SHARED", Path(__file__).parents[2] / "shared")) / "data" / "imagenet-sample-400.tar"
+)
+
+
+def saved(pixels: NDArray[np.uint8], mode: str = "RGB", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(pixels).convert(mode).save(buffer, "JPEG", **options)
+    return buffer.getvalue()
+
+
+def check_cuts(data: bytes, seed: int) -> None:
+    """Some cuts of a file are the same rows of its whole decode."""
+    whole, segments = decode(data), find_segments(data)
+    assert segments.size
+    rng = np.random.default_rng(seed)
+    height = whole.shape[0]
+    for first, last in [(0, height), (0, 1), (height - 1, height), *np.sort(rng.integers(0, height, (3, 2))).tolist()]:
+        last = max(last, first + 1)
+        pixels = Encoded(data, segments, MAX_PIXELS).decode(first, last)
+        assert pixels.shape == whole.shape
+        assert np.array_equal(pixels[first:last], whole[first:last])
+
+
+@pytest.mark.parametrize("size", [(100, 130), (97, 33), (16, 16), (17, 250), (480, 361), (1, 300), (300, 1)])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("rows", [1, 2])
+def test_cuts_of_colour_images(size: tuple[int, int], subsampling: int, rows: int) -> None:
+    check_cuts(saved(picture(3, 60, 60).repeat(8, 0).repeat(8, 1)[: size[0], : size[1]], subsampling=subsampling,
+                     quality=90, restart_marker_rows=rows), 0)  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [(100, 130), (97, 33)])
+def test_cuts_of_grey_images(size: tuple[int, int]) -> None:
+    check_cuts(saved(picture(3, *size), "L", restart_marker_rows=1), 0)
+
+
+def test_what_we_encode_can_be_cut() -> None:
+    for seed, size in enumerate([(480, 641), (33, 50), (16, 16), (500, 480)]):
+        data = encode(picture(seed, *size), ".jpg", 90)
+        assert len(find_segments(data)) == -(-size[0] // 16) + 1
+        check_cuts(data, seed)
+        assert PIL.Image.open(io.BytesIO(data)).size == size[::-1]
+
+
+@pytest.mark.skipif(not SAMPLE.is_file(), reason="the sample of ImageNet is not here")
+def test_cuts_of_real_images() -> None:
+    with tarfile.open(SAMPLE) as archive:
+        files = [archive.extractfile(member) for member in archive.getmembers()]
+        images = [file.read() for file in files if file is not None]
+    assert len(images) >= 300
+    for seed, data in enumerate(images):
+        check_cuts(encode(resize_shorter_side(decode(data), 256 + seed % 40), ".jpg", 90), seed)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        saved(picture(1, 60, 60), progressive=True, restart_marker_rows=1),
+        saved(picture(1, 60, 60)),
+        saved(picture(1, 60, 60), restart_marker_blocks=3),
+        saved(picture(1, 60, 60), "CMYK", restart_marker_rows=1),
+        encode(picture(1, 60, 60), ".png", 3),
+        encode(picture(1, 60, 60), ".jpg", 90)[:-40],
+        b"",
+        b"\xff\xd8",
+    ],
+    ids=["progressive", "plain", "odd interval", "cmyk", "png", "cut off", "empty", "start"],
+)
+def test_what_cannot_be_cut_has_no_segments(data: bytes) -> None:
+    assert find_segments(data).size == 0
+    if len(data) > 1000 and data[-2:] == b"\xff\xd9":
+        whole = Encoded(data, find_segments(data), MAX_PIXELS)
+        assert np.array_equal(whole.decode(10, 20), decode(data))
+
+
+def test_a_cut_is_a_small_jpeg() -> None:
+    data = encode(picture(1, 480, 640), ".jpg", 90)
+    header = read_header(data)
+    assert header is not None
+    assert (header.height, header.width, header.segment_rows) == (480, 640, 16)
+    piece, top, bottom = cut(data, header, find_segments(data), 100, 200)
+    assert (top, bottom) == (80, 224)
+    assert PIL.Image.open(io.BytesIO(piece)).size == (640, 144)
+    assert len(piece) < len(data) / 2
+
+
+@given(st.integers(0, 10_000), st.binary(min_size=1, max_size=4))
+def test_damage_never_crashes(at: int, noise: bytes) -> None:
+    data = bytearray(encode(picture(1, 64, 64), ".jpg", 90))
+    at %= len(data)
+    data[at : at + len(noise)] = noise
+    segments = find_segments(bytes(data))
+    with contextlib.suppress(ValueError):
+        Encoded(bytes(data), segments, 1 << 20).decode(20, 30)
+
+
+def test_absurd_sizes_are_refused_before_memory_is_taken() -> None:
+    jpeg = bytearray(encode(picture(1, 64, 64), ".jpg", 90))
+    header = read_header(bytes(jpeg))
+    assert header is not None
+    jpeg[header.height_at : header.height_at + 4] = b"\xff\xff\xff\xff"
+    png = bytearray(encode(picture(1, 64, 64), ".png", 3))
+    png[16:24] = b"\x7f\xff\xff\xff\x7f\xff\xff\xff"
+    for data in (bytes(jpeg), bytes(png)):
+        with pytest.raises(ValueError, match="pixels, more than --max-pixels"):
+            Encoded(data, find_segments(data), MAX_PIXELS)
+
+
+@pytest.fixture
+def packed(tmp_path: Path) -> RecordReader:
+    """Twenty records with rows: three that can be sliced, then one that cannot, and so on."""
+    path = tmp_path / "a.rec"
+    images = []
+    with writing(path) as writer:
+        for key in range(20):
+            pixels = picture(key, 256 + key, 300)
+            data = encode(pixels, ".png" if key % 4 == 3 else ".jpg", 9 if key % 4 == 3 else 90)
+            writer.write(key, pack(IRHeader(0, 0.0, key, 0), data))
+            images.append(data)
+    with writing_rows(path) as sidecar:
+        for data in images:
+            sidecar.add(data)
+    return RecordReader(path)
+
+
+def test_the_sidecar_tells_what_a_search_finds(packed: RecordReader) -> None:
+    rows = Rows(packed.path, len(packed))
+    for ordinal in range(20):
+        assert np.array_equal(rows.segments(ordinal), find_segments(packed.image(ordinal)[1]))
+        assert (rows.segments(ordinal).size == 0) == (ordinal % 4 == 3)
+
+
+@pytest.mark.parametrize("level", [1, 2, 3])
+def test_batches_are_the_same_with_and_without_rows(packed: RecordReader, level: int) -> None:
+    preprocess = augmented(augmentation(level, 224, imagenet=True), 0, 0)
+
+    def load() -> list[NDArray[np.uint8]]:
+        order = np.arange(20)
+        found = batches(packed, order, preprocess, batch_size=8, size=224, classes=1, threads=2)
+        centre = batches(packed, order, centred, batch_size=8, size=224, classes=1, threads=2)
+        return [batch.images for batch in (*found, *centre)]
+
+    with_rows = load()
+    sidecar_path(packed.path).unlink()
+    assert all(np.array_equal(one, other) for one, other in zip(with_rows, load(), strict=True))
+
+
+def test_rows_that_do_not_fit_are_refused(packed: RecordReader) -> None:
+    path = sidecar_path(packed.path)
+    content = path.read_bytes()
+    for damaged, words in (
+        (content[:-4], "is damaged"),
+        (content[:10], "is damaged"),
+        (b"x" + content[1:], "is damaged"),
+        (content[:8] + b"\1" + content[9:], "is damaged|another state"),
+        (content[:16] + b"\1" + content[17:], "belongs to another state"),
+        (b"", "is damaged"),
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(ResnetError, match=f"({words}).*resnet-v2 index"):
+            Rows(packed.path, len(packed))
+
+
+def test_opencv_reads_what_we_encode() -> None:
+    data = encode(picture(1, 100, 150), ".jpg", 90)
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert pixels is not None
+    assert np.array_equal(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), decode(data))
