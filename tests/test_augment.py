@@ -24,7 +24,7 @@ def step_by_step(pixels: Pixels, drawn: Draw, size: int, pad: int) -> Pixels:
     """What MXNet's augmenter does, one OpenCV call after the other."""
     if drawn.matrix is not None:
         pixels = cv2.warpAffine(
-            pixels, drawn.matrix, drawn.canvas[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT,
+            pixels, np.array(drawn.matrix), drawn.canvas[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT,
             borderValue=(FILL,) * 3,
         ).astype(np.uint8)  # fmt: skip
     pixels = cv2.copyMakeBorder(pixels, pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=(FILL,) * 3).astype(np.uint8)
@@ -100,7 +100,7 @@ def test_centre_goes_to_centre() -> None:
     for ordinal in range(20):
         drawn = draw(augmentation(3, 224, imagenet=True), 500, 640, generator(0, 0, ordinal))
         assert drawn.matrix is not None
-        assert drawn.matrix @ [320, 250, 1] == pytest.approx([drawn.canvas[1] / 2, drawn.canvas[0] / 2])
+        assert np.array(drawn.matrix) @ [320, 250, 1] == pytest.approx([drawn.canvas[1] / 2, drawn.canvas[0] / 2])
 
 
 def test_random_numbers_depend_on_seed_epoch_and_ordinal_alone() -> None:

@@ -20,7 +20,7 @@ from resnet_v2.data.augment import augmentation
 from resnet_v2.data.jpeg import Encoded, decode, encode, resize_shorter_side
 from resnet_v2.data.loader import MAX_PIXELS, augmented, batches, centred
 from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
-from resnet_v2.data.rows import Rows, cut, find_segments, read_header, sidecar_path, writing_rows
+from resnet_v2.data.rows import Box, Rows, cut, find_segments, read_header, sidecar_path, writing_rows
 from resnet_v2.files import ResnetError
 
 SAMPLE = (
@@ -34,17 +34,27 @@ def saved(pixels: NDArray[np.uint8], mode: str = "RGB", **options: Any) -> bytes
     return buffer.getvalue()
 
 
+def opencv(data: bytes) -> NDArray[np.uint8]:
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert pixels is not None
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).astype(np.uint8)
+
+
 def check_cuts(data: bytes, seed: int) -> None:
-    """Some cuts of a file are the same rows of its whole decode."""
+    """Some parts of a file are the same pixels of its whole decode."""
     whole, segments = decode(data), find_segments(data)
     assert segments.size
     rng = np.random.default_rng(seed)
-    height = whole.shape[0]
-    for first, last in [(0, height), (0, 1), (height - 1, height), *np.sort(rng.integers(0, height, (3, 2))).tolist()]:
-        last = max(last, first + 1)
-        pixels = Encoded(data, segments, MAX_PIXELS).decode(first, last)
-        assert pixels.shape == whole.shape
-        assert np.array_equal(pixels[first:last], whole[first:last])
+    height, width = whole.shape[:2]
+    boxes = [Box(0, height, 0, width), Box(0, 1, 0, 1), Box(height - 1, height, width - 1, width)]
+    for _ in range(3):
+        (top, bottom), (left, right) = (np.sort(rng.integers(0, side, 2)).tolist() for side in (height, width))
+        boxes.append(Box(top, bottom + 1, left, right + 1))
+    for box in boxes:
+        pixels = Encoded(data, segments, MAX_PIXELS).decode(box)
+        inside = np.s_[box.top : box.bottom, box.left : box.right]
+        assert pixels.shape == (height, width, 4)
+        assert np.array_equal(pixels[..., :3][inside], whole[inside])
 
 
 @pytest.mark.parametrize("size", [(100, 130), (97, 33), (16, 16), (17, 250), (480, 361), (1, 300), (300, 1)])
@@ -63,7 +73,9 @@ def test_cuts_of_grey_images(size: tuple[int, int]) -> None:
 def test_what_we_encode_can_be_cut() -> None:
     for seed, size in enumerate([(480, 641), (33, 50), (16, 16), (500, 480)]):
         data = encode(picture(seed, *size), ".jpg", 90)
-        assert len(find_segments(data)) == -(-size[0] // 16) + 1
+        header = read_header(data)
+        assert header is not None
+        assert (header.segment_height, header.segment_width % 16) == (16, 0)
         check_cuts(data, seed)
         assert PIL.Image.open(io.BytesIO(data)).size == size[::-1]
 
@@ -96,18 +108,19 @@ def test_what_cannot_be_cut_has_no_segments(data: bytes) -> None:
     assert find_segments(data).size == 0
     if len(data) > 1000 and data[-2:] == b"\xff\xd9":
         whole = Encoded(data, find_segments(data), MAX_PIXELS)
-        assert np.array_equal(whole.decode(10, 20), decode(data))
+        assert np.array_equal(whole.decode(Box(10, 20, 3, 5))[..., :3], decode(data))
 
 
 def test_a_cut_is_a_small_jpeg() -> None:
     data = encode(picture(1, 480, 640), ".jpg", 90)
     header = read_header(data)
     assert header is not None
-    assert (header.height, header.width, header.segment_rows) == (480, 640, 16)
-    piece, top, bottom = cut(data, header, find_segments(data), 100, 200)
-    assert (top, bottom) == (80, 224)
-    assert PIL.Image.open(io.BytesIO(piece)).size == (640, 144)
+    assert (header.height, header.width, header.segment_height, header.segment_width) == (480, 640, 16, 80)
+    piece, held = cut(data, header, find_segments(data), Box(100, 200, 300, 400))
+    assert held == Box(96, 208, 240, 480)
+    assert PIL.Image.open(io.BytesIO(piece)).size == (240, 112)
     assert len(piece) < len(data) / 2
+    assert np.array_equal(decode(piece), opencv(piece))
 
 
 @given(st.integers(0, 10_000), st.binary(min_size=1, max_size=4))
@@ -117,14 +130,14 @@ def test_damage_never_crashes(at: int, noise: bytes) -> None:
     data[at : at + len(noise)] = noise
     segments = find_segments(bytes(data))
     with contextlib.suppress(ValueError):
-        Encoded(bytes(data), segments, 1 << 20).decode(20, 30)
+        Encoded(bytes(data), segments, 1 << 20).decode(Box(20, 30, 0, 64))
 
 
 def test_absurd_sizes_are_refused_before_memory_is_taken() -> None:
     jpeg = bytearray(encode(picture(1, 64, 64), ".jpg", 90))
     header = read_header(bytes(jpeg))
     assert header is not None
-    jpeg[header.height_at : header.height_at + 4] = b"\xff\xff\xff\xff"
+    jpeg[header.size_at : header.size_at + 4] = b"\xff\xff\xff\xff"
     png = bytearray(encode(picture(1, 64, 64), ".png", 3))
     png[16:24] = b"\x7f\xff\xff\xff\x7f\xff\xff\xff"
     for data in (bytes(jpeg), bytes(png)):
@@ -189,6 +202,4 @@ def test_rows_that_do_not_fit_are_refused(packed: RecordReader) -> None:
 
 def test_opencv_reads_what_we_encode() -> None:
     data = encode(picture(1, 100, 150), ".jpg", 90)
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    assert pixels is not None
-    assert np.array_equal(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), decode(data))
+    assert np.array_equal(opencv(data), decode(data))

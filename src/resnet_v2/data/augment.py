@@ -4,16 +4,20 @@ What is drawn for an image depends on (seed, epoch, ordinal) alone. The levels a
 operations those of MXNet's ImageRecordIter in its order, fused: scale, aspect, rotation, shear and crop are one warp.
 """
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from resnet_v2.data.jpeg import Image
+from resnet_v2.data.rows import Box
 from resnet_v2.files import ResnetError
 
 FILL = 127  # grey around the image, as the 2016 script sets it
+
+Matrix = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 # OpenCV's 8-bit HLS: hue 0-180, lightness and saturation 0-255.
 HLS_LIMITS = (180, 255, 255)
@@ -48,7 +52,7 @@ class Draw:
     """
 
     canvas: tuple[int, int]
-    matrix: NDArray[np.float64] | None
+    matrix: Matrix | None
     top: int
     left: int
     hls: tuple[int, int, int]
@@ -77,61 +81,71 @@ def generator(seed: int, epoch: int, ordinal: int) -> np.random.Generator:
 
 def draw(plan: Augmentation, height: int, width: int, rng: np.random.Generator) -> Draw:
     """Draw the parameters for an image of height x width pixels."""
-    shear = rng.uniform(-plan.shear, plan.shear)
-    angle = int(rng.integers(-plan.rotation, plan.rotation + 1))
-    scale = rng.uniform(*plan.scale)
-    ratio = 1 + rng.uniform(-plan.aspect, plan.aspect)
+    # All random numbers at once, and plain floats from there on: this runs for every image of every epoch.
+    chance = iter(rng.random(10).tolist())
+    shear = _within(plan.shear, chance)
+    angle = _up_to(2 * plan.rotation, chance) - plan.rotation
+    scale = plan.scale[0] + (plan.scale[1] - plan.scale[0]) * next(chance)
+    ratio = 1 + _within(plan.aspect, chance)
     # An image too small for the crop is enlarged until it fits (MXNet 1.x; an error in 2016).
-    needed = (plan.size - 2 * plan.pad) / min(height, width)
+    smallest = plan.size - 2 * plan.pad
     canvas = (int(scale * height), int(scale * width))
     matrix = None
-    if plan.warps() or needed > 1:
-        if min(canvas) + 2 * plan.pad < plan.size:
-            scale = needed
-            canvas = (round(max(scale * height, plan.size - 2 * plan.pad)),
-                      round(max(scale * width, plan.size - 2 * plan.pad)))  # fmt: skip
+    if min(canvas) < smallest:
+        scale = smallest / min(height, width)
+        canvas = (round(max(scale * height, smallest)), round(max(scale * width, smallest)))
+    if plan.warps() or canvas != (height, width):
         matrix = _warp_matrix(scale, ratio, angle, shear, (height, width), canvas)
-    top = int(rng.integers(0, canvas[0] + 2 * plan.pad - plan.size + 1)) - plan.pad
-    left = int(rng.integers(0, canvas[1] + 2 * plan.pad - plan.size + 1)) - plan.pad
-    hue, saturation, lightness = (int(rng.uniform(-r, r)) for r in (plan.hue, plan.saturation, plan.lightness))
-    return Draw(canvas, matrix, top, left, (hue, lightness, saturation), bool(rng.random() < 0.5))
+    top = _up_to(canvas[0] - smallest, chance) - plan.pad
+    left = _up_to(canvas[1] - smallest, chance) - plan.pad
+    hue, saturation, lightness = (int(_within(limit, chance)) for limit in (plan.hue, plan.saturation, plan.lightness))
+    return Draw(canvas, matrix, top, left, (hue, lightness, saturation), next(chance) < 0.5)
+
+
+def _within(limit: float, chance: Iterator[float]) -> float:
+    return limit * (2 * next(chance) - 1)
+
+
+def _up_to(last: int, chance: Iterator[float]) -> int:
+    return int((last + 1) * next(chance))
 
 
 def _warp_matrix(
     scale: float, ratio: float, angle: int, shear: float, source: tuple[int, int], canvas: tuple[int, int]
-) -> NDArray[np.float64]:
+) -> Matrix:
     """MXNet's affine matrix: scale, aspect, shear and rotation about the centres. Sizes are (height, width).
 
     The canvas does not know the aspect, so one axis is cut and the other gets bars of fill: MXNet's quirk, kept.
     """
     horizontal = 2 * scale / (1 + ratio)
     vertical = ratio * horizontal
-    cosine, sine = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
-    matrix = np.array(
-        [
-            [horizontal * cosine - shear * sine * vertical, horizontal * sine + shear * cosine * vertical, 0],
-            [-sine * vertical, cosine * vertical, 0],
-        ]
-    )
-    height, width = source
-    matrix[:, 2] = (np.array([canvas[1], canvas[0]]) - matrix[:, :2] @ [width, height]) / 2
-    return matrix
+    cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    a, b = horizontal * cosine - shear * sine * vertical, horizontal * sine + shear * cosine * vertical
+    c, d = -sine * vertical, cosine * vertical
+    (height, width), (canvas_height, canvas_width) = source, canvas
+    return (a, b, (canvas_width - a * width - b * height) / 2), (c, d, (canvas_height - c * width - d * height) / 2)
 
 
-def needed_rows(drawn: Draw, size: int, height: int) -> tuple[int, int]:
-    """The rows of an image of `height` pixels that its crop of `size` x `size` reads: first, and behind the last."""
-    first, last = max(drawn.top, 0), min(drawn.top + size, drawn.canvas[0])
+def needed_box(drawn: Draw, size: int, height: int, width: int) -> Box:
+    """The pixels of a height x width image that its crop of `size` x `size` reads."""
+    top, bottom = max(drawn.top, 0), min(drawn.top + size, drawn.canvas[0])
+    left, right = max(drawn.left, 0), min(drawn.left + size, drawn.canvas[1])
     if drawn.matrix is not None:
-        left, right = max(drawn.left, 0), min(drawn.left + size, drawn.canvas[1])
-        corners = np.array([[left, right, left, right], [first, first, last, last], [1, 1, 1, 1]])
-        rows = (cv2.invertAffineTransform(drawn.matrix) @ corners)[1]
-        first, last = int(rows.min()) - 2, int(rows.max()) + 3  # bilinear reads a row further on either side
-    first = min(max(first, 0), height - 1)
-    return first, min(max(last, first + 1), height)
+        (a, b, right_shift), (c, d, down_shift) = drawn.matrix
+        determinant = a * d - b * c
+        corners = [(x - right_shift, y - down_shift) for x in (left, right) for y in (top, bottom)]
+        columns = [(d * x - b * y) / determinant for x, y in corners]
+        rows = [(a * y - c * x) / determinant for x, y in corners]
+        # Bilinear reads a pixel further on either side.
+        top, bottom, left, right = int(min(rows)) - 2, int(max(rows)) + 3, int(min(columns)) - 2, int(max(columns)) + 3
+    top, left = min(max(top, 0), height - 1), min(max(left, 0), width - 1)
+    return Box(top, min(max(bottom, top + 1), height), left, min(max(right, left + 1), width))
 
 
 def apply(pixels: Image, drawn: Draw, out: Image) -> None:
-    """Warp, crop, colour and mirror an image straight into `out` (size x size x 3, a view into the batch)."""
+    """Warp, crop, colour and mirror an image (3 or 4 channels, RGB first) straight into `out` (size x size x 3, a view
+    into the batch).
+    """
     height, width = out.shape[:2]
     # The part of the crop that lies on the canvas, in rows and columns of the crop; the rest is fill.
     first_row, first_column = max(0, -drawn.top), max(0, -drawn.left)
@@ -142,17 +156,24 @@ def apply(pixels: Image, drawn: Draw, out: Image) -> None:
     inside = out[first_row:last_row, first_column:last_column]
     top, left = drawn.top + first_row, drawn.left + first_column
     if drawn.matrix is None:
-        inside[:] = pixels[top : top + inside.shape[0], left : left + inside.shape[1]]
+        crop = pixels[top : top + inside.shape[0], left : left + inside.shape[1]]
     else:
-        matrix = drawn.matrix - [[0, 0, left], [0, 0, top]]
-        inside[:] = cv2.warpAffine(
-            pixels, matrix, inside.shape[1::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT,
-            borderValue=(FILL, FILL, FILL),
-        )  # fmt: skip
+        (a, b, right), (c, d, down) = drawn.matrix
+        crop = cv2.warpAffine(
+            pixels, np.array([[a, b, right - left], [c, d, down - top]]), inside.shape[1::-1], flags=cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_CONSTANT, borderValue=(FILL, FILL, FILL, FILL),
+        ).astype(np.uint8, copy=False)  # fmt: skip
+    inside[:] = _three_channels(crop)
     if any(drawn.hls):
         _shift_colours(out, drawn.hls)
     if drawn.mirror:
         out[:] = cv2.flip(out, 1)
+
+
+def _three_channels(pixels: Image) -> Image:
+    if pixels.shape[2] == 3:
+        return pixels
+    return cv2.cvtColor(pixels, cv2.COLOR_RGBA2RGB).astype(np.uint8, copy=False)
 
 
 def _shift_colours(pixels: Image, offsets: tuple[int, int, int]) -> None:
@@ -160,27 +181,27 @@ def _shift_colours(pixels: Image, offsets: tuple[int, int, int]) -> None:
     # Adding saturates at 0 and 255, so only the upper limit of the hue is left to be clamped.
     cv2.add(hls, (*offsets, 0), dst=hls)  # type: ignore[call-overload]
     cv2.min(hls, (*HLS_LIMITS, 0), dst=hls)  # type: ignore[call-overload]
-    pixels[:] = cv2.cvtColor(hls, cv2.COLOR_HLS2RGB)
+    cv2.cvtColor(hls, cv2.COLOR_HLS2RGB, dst=pixels)
 
 
-def centre_rows(size: int, height: int, width: int) -> tuple[int, int]:
-    """The rows that `centre_crop` reads: first, and behind the last."""
+def centre_box(size: int, height: int, width: int) -> Box:
+    """The pixels that `centre_crop` reads of a height x width image."""
     if min(height, width) < size:
-        return 0, height
-    top = (height - size) // 2
-    return top, top + size
+        return Box(0, height, 0, width)
+    top, left = (height - size) // 2, (width - size) // 2
+    return Box(top, top + size, left, left + size)
 
 
 def centre_crop(pixels: Image, out: Image) -> None:
-    """Evaluation preprocessing: the centre (rounded down) of an image, which is enlarged first when it is too small."""
+    """Evaluation preprocessing: the centre (rounded down) of an image (3 or 4 channels, RGB first).
+
+    It is enlarged first, bilinearly, when it is too small.
+    """
     size = out.shape[0]
     height, width = pixels.shape[:2]
     if min(height, width) < size:
-        enlarged = (
-            max(size, round(width * size / min(height, width))),
-            max(size, round(height * size / min(height, width))),
-        )
-        pixels = cv2.resize(pixels, enlarged, interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
-        width, height = enlarged
+        scale = size / min(height, width)
+        height, width = max(size, round(height * scale)), max(size, round(width * scale))
+        pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
     top, left = (height - size) // 2, (width - size) // 2
-    out[:] = pixels[top : top + size, left : left + size]
+    out[:] = _three_channels(pixels[top : top + size, left : left + size])

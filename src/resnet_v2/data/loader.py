@@ -47,7 +47,7 @@ def augmented(plan: augment.Augmentation, seed: int, epoch: int) -> Preprocess:
 
     def preprocess(ordinal: int, image: Encoded, out: Image) -> None:
         drawn = augment.draw(plan, image.height, image.width, augment.generator(seed, epoch, ordinal))
-        pixels = image.decode(*augment.needed_rows(drawn, plan.size, image.height))
+        pixels = image.decode(augment.needed_box(drawn, plan.size, image.height, image.width))
         augment.apply(pixels, drawn, out)
 
     return preprocess
@@ -55,7 +55,7 @@ def augmented(plan: augment.Augmentation, seed: int, epoch: int) -> Preprocess:
 
 def centred(ordinal: int, image: Encoded, out: Image) -> None:
     """Preprocessing for evaluation: the centre crop."""
-    pixels = image.decode(*augment.centre_rows(out.shape[0], image.height, image.width))
+    pixels = image.decode(augment.centre_box(out.shape[0], image.height, image.width))
     augment.centre_crop(pixels, out)
 
 
@@ -84,9 +84,9 @@ def batches(
 ) -> Iterator[Batch]:
     """The records of `order`, `batch_size` at a time (the last batch may be smaller), as `size` x `size` pixels.
 
-    Of images packed with rows (`.rows` beside the record) only the rows that a crop needs are decoded. The same bytes
-    come out for any number of threads (0: one per core), with or without rows. Raises ResnetError, naming the record,
-    for one that is damaged or claims more than `max_pixels`, and for a label outside 0 to `classes` - 1.
+    Of images packed sliceable (with a `.rows` beside the record) only the part that a crop needs is decoded. The same
+    bytes come out for any number of threads (0: one per core), with or without it. Raises ResnetError, naming the
+    record, for one that is damaged or claims more than `max_pixels`, and for a label outside 0 to `classes` - 1.
     """
     cv2.setNumThreads(0)  # the threads are ours; OpenCV's own would only fight with them
     threads = threads or os.cpu_count() or 1

@@ -1,9 +1,10 @@
-"""JPEG files that can be sliced: a restart marker behind every row of blocks, and the offsets of those rows.
+"""JPEG files that can be sliced: restart markers every few blocks, and the offsets of the segments between them.
 
-A baseline JPEG whose restart interval is one row (or a few rows) of blocks can be cut between rows without decoding:
-the header with another height, the rows that are wanted with their markers counted anew from 0, the end marker. Its
-pixels are those of the whole image, but for the outermost rows of a cut, whose colour is interpolated with a neighbour
-that is not there; so a cut takes one row of blocks more on either side. Markers and header fields: ITU-T T.81, annex B.
+A baseline JPEG whose restart interval divides its rows of blocks evenly (or is some whole rows) can be cut without
+decoding: the header with another size, the segments that are wanted with their markers counted anew from 0, the end
+marker. Its pixels are those of the whole image, but for the outermost ones of a cut, whose colour is interpolated with
+a neighbour that is not there; so a cut has a margin. Markers and header fields: ITU-T T.81,
+annex B.
 """
 
 import re
@@ -20,6 +21,9 @@ from resnet_v2.files import ResnetError, replacing
 
 Offsets = NDArray[np.uint32]
 
+# The decoder's interpolation of colours reads one sample of colour on either side, which is 2 pixels, at most 4.
+MARGIN = 4
+
 START, END = b"\xff\xd8", b"\xff\xd9"
 BASELINE = (0xC0, 0xC1)  # Huffman-coded, sequential; progressive files have several scans and no rows
 FRAMES = (*BASELINE, 0xC2, 0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))
@@ -34,15 +38,21 @@ SIDECAR_HEADER = struct.Struct("<8sQQ")
 class JpegHeader:
     """What stands before the image data: sizes in pixels, and where.
 
-    `segment_rows` is the height in pixels of what lies between two restart markers, 0 when the file cannot be sliced;
-    `height_at` the offset of the height field, `data_at` that of the image data.
+    A segment, which lies between two restart markers, is `segment_height` x `segment_width` pixels; both are 0 when the
+    file cannot be sliced. `size_at` is the offset of height and width, `data_at` that of the image data.
     """
 
     height: int
     width: int
-    segment_rows: int
-    height_at: int
+    segment_height: int
+    segment_width: int
+    size_at: int
     data_at: int
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows of segments, and segments in a row."""
+        return -(-self.height // self.segment_height), -(-self.width // self.segment_width)
 
 
 def read_header(data: bytes | memoryview) -> JpegHeader | None:
@@ -57,7 +67,7 @@ def _read_header(data: bytes | memoryview) -> JpegHeader | None:
     if data[:2] != START:
         return None
     at, interval = 2, 0
-    height = width = height_at = block_width = block_height = components = 0
+    height = width = size_at = block_width = block_height = components = 0
     baseline = False
     while data[at] == 0xFF:
         marker = data[at + 1]
@@ -67,7 +77,7 @@ def _read_header(data: bytes | memoryview) -> JpegHeader | None:
         (length,) = struct.unpack_from(">H", data, at + 2)
         if marker in FRAMES:
             precision, height, width, components = struct.unpack_from(">BHHB", data, at + 4)
-            height_at, baseline = at + 5, marker in BASELINE and precision == 8
+            size_at, baseline = at + 5, marker in BASELINE and precision == 8
             sampling = data[at + 11 : at + 10 + 3 * components : 3]
             block_width = 8 * (max(one >> 4 for one in sampling) if components > 1 else 1)
             block_height = 8 * (max(one & 15 for one in sampling) if components > 1 else 1)
@@ -76,48 +86,82 @@ def _read_header(data: bytes | memoryview) -> JpegHeader | None:
         elif marker == SCAN:
             if not (height and width and block_width and block_height):
                 return None
-            blocks = -(-width // block_width)
-            sliceable = baseline and components in (1, 3) and data[at + 4] == components and interval
-            rows = interval // blocks * block_height if sliceable and interval % blocks == 0 else 0
-            return JpegHeader(height, width, rows, height_at, at + 2 + length)
+            segment = (0, 0)
+            if baseline and components in (1, 3) and data[at + 4] == components:
+                segment = _segment_size(interval, -(-width // block_width), block_height, block_width)
+            return JpegHeader(height, width, *segment, size_at, at + 2 + length)
         at += 2 + length
     return None
 
 
+def _segment_size(interval: int, blocks: int, block_height: int, block_width: int) -> tuple[int, int]:
+    """Height and width in pixels of what `interval` blocks cover, `blocks` in a row; zeros if that is no rectangle."""
+    if interval and interval % blocks == 0:
+        return interval // blocks * block_height, blocks * block_width
+    if interval and blocks % interval == 0:
+        return block_height, interval * block_width
+    return 0, 0
+
+
 def find_segments(data: bytes | memoryview) -> Offsets:
-    """Where the segments of a sliceable JPEG begin, and where the last one ends; empty for any other file."""
+    """Where the segments of a sliceable JPEG begin, row by row, and where the last one's end marker ends.
+
+    Empty for any other file.
+    """
     nothing = np.empty(0, np.uint32)
     header = read_header(data)
-    if header is None or not header.segment_rows:
+    if header is None or not header.segment_height:
         return nothing
     end = bytes(data[-64:]).rfind(END)
     if end < 0:
         return nothing
     end += max(0, len(data) - 64)
     starts = [match.end() for match in RESTART_MARKER.finditer(data, header.data_at, end)]
-    if len(starts) + 1 != -(-header.height // header.segment_rows):
+    rows, columns = header.grid
+    if len(starts) + 1 != rows * columns:
         return nothing
-    # Every segment but the last is followed by its marker of 2 bytes, so starts tell ends.
+    # Every segment is followed by a marker of 2 bytes, so the starts tell the ends.
     return np.array([header.data_at, *starts, end + 2], np.uint32)
 
 
-def cut(
-    data: bytes | memoryview, header: JpegHeader, segments: Offsets, first: int, last: int
-) -> tuple[bytes, int, int]:
-    """A JPEG file of the rows `first` to `last` (not included) and at least one row of blocks around them.
+@dataclass(frozen=True)
+class Box:
+    """A rectangle of pixels: `top` to `bottom` and `left` to `right`, the last of each not included."""
 
-    Returns it with the number of its first row and the row behind its last, in pixels of the whole image.
-    """
-    begin = max(0, first // header.segment_rows - 1)
-    stop = min(len(segments) - 1, -(-last // header.segment_rows) + 1)
-    top, bottom = begin * header.segment_rows, min(stop * header.segment_rows, header.height)
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+
+def cut(data: bytes | memoryview, header: JpegHeader, segments: Offsets, wanted: Box) -> tuple[bytes, Box]:
+    """A JPEG file of the segments that the pixels `wanted` and a margin need, and the box of what it holds."""
+    rows, columns = header.grid
+    first_row, last_row = _around(wanted.top, wanted.bottom, header.segment_height, rows)
+    first, last = _around(wanted.left, wanted.right, header.segment_width, columns)
+    held = Box(
+        first_row * header.segment_height,
+        min(last_row * header.segment_height, header.height),
+        first * header.segment_width,
+        min(last * header.segment_width, header.width),
+    )
     head = bytearray(data[: header.data_at])
-    struct.pack_into(">H", head, header.height_at, bottom - top)
-    bounds = segments[begin : stop + 1].tolist()
-    body = bytearray(data[bounds[0] : bounds[-1] - 2])
-    for number, bound in enumerate(bounds[1:-1]):
-        body[bound - bounds[0] - 1] = 0xD0 + number % 8
-    return b"".join((head, body, END)), top, bottom
+    struct.pack_into(">HH", head, header.size_at, held.bottom - held.top, held.right - held.left)
+    starts = segments[: rows * columns].reshape(rows, columns)[first_row:last_row, first].tolist()
+    row_ends = segments[1:].reshape(rows, columns)[first_row:last_row, first:last]
+    # The markers behind the segments, as places in the new data, are counted anew; the last one becomes the end marker.
+    body = np.frombuffer(b"".join([data[a:b] for a, b in zip(starts, row_ends[:, -1].tolist(), strict=True)]), np.uint8)
+    body = body.copy()
+    lengths = np.diff(np.column_stack([np.array(starts), row_ends]).astype(np.int64), axis=1)
+    markers = np.cumsum(lengths.ravel()) - 1
+    body[markers] = 0xD0 + np.arange(markers.size) % 8
+    body[-1] = END[1]
+    return bytes(head) + body.tobytes(), held
+
+
+def _around(first: int, last: int, side: int, count: int) -> tuple[int, int]:
+    """The segments of `side` pixels that cover pixels `first` to `last` and the margin around them."""
+    return max(0, (first - MARGIN) // side), min(count, -(-(last + MARGIN) // side))
 
 
 def sidecar_path(rec: Path) -> Path:
