@@ -78,6 +78,32 @@ def test_bad_images_are_named(tmp_path: Path) -> None:
             list(batches(reader, np.array([ordinal]), centred, batch_size=1, size=32, classes=1))
 
 
+def damage(reader: RecordReader, ordinals: list[int]) -> None:
+    with reader.path.open("rb+") as file:
+        for ordinal in ordinals:
+            file.seek(int(reader.offsets[ordinal]) + 8 + 24)
+            file.write(b"no image")
+
+
+def test_bad_records_can_be_skipped_and_the_count_stays(reader: RecordReader) -> None:
+    damage(reader, [17])
+    for threads in (1, 4):
+        skipped: list[str] = []
+        found = list(batches(reader, np.arange(50), centred, batch_size=16, size=32, classes=7, threads=threads,
+                             on_skip=skipped.append))  # fmt: skip
+        ordinals = np.concatenate([batch.ordinals for batch in found])
+        assert ordinals.tolist() == [*range(17), 18, *range(18, 50)]
+        assert np.array_equal(np.concatenate([batch.labels for batch in found]), ordinals % 7)
+        assert len(skipped) == 1
+        assert "the image of record 17" in skipped[0]
+
+
+def test_too_many_bad_records_end_the_epoch(reader: RecordReader) -> None:
+    damage(reader, [3, 4, 5, 20, 21])
+    with pytest.raises(ResnetError, match=r"more than one record in a hundred is bad|cannot be decoded"):
+        list(batches(reader, np.arange(50), centred, batch_size=16, size=32, classes=7, on_skip=print))
+
+
 def test_a_loop_may_stop_early(reader: RecordReader) -> None:
     stream = batches(reader, np.arange(50), centred, batch_size=2, size=32, classes=7, threads=2)
     assert next(stream).ordinals.tolist() == [0, 1]

@@ -163,6 +163,22 @@ def test_a_label_outside_the_classes_stops_the_run(digits: Path, tmp_path: Path,
     assert re.search(r"record \d+ has the label [5-9], but the classes are 0 to 4", err)
 
 
+def test_damaged_records_stop_the_run_or_are_skipped(digits: Path, tmp_path: Path, run: Run) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(digits, data)
+    reader = RecordReader(data / "digits_train.rec")
+    with (data / "digits_train.rec").open("rb+") as file:
+        file.seek(int(reader.offsets[40]) + 32)
+        file.write(b"no image")
+    train = ["train", "--data-dir", data, "--data-type", "digits", "--gpus", "", "--depth", 8, "--epochs", 1]
+    status, _, err = run(*train, "--model-prefix", tmp_path / "a")
+    assert status == 2
+    assert "the image of record 40 cannot be decoded" in err
+    assert run(*train, "--model-prefix", tmp_path / "b", "--on-error", "skip")[0] == 0
+    assert "skipped: " in (tmp_path / "b.log").read_text()
+    assert "record 40" in (tmp_path / "b.log").read_text()
+
+
 def test_a_checkpoint_of_another_network_is_refused(digits: Path, trained: str, run: Run) -> None:
     status, _, err = run(
         "train", "--data-dir", digits, "--data-type", "digits", "--gpus", "", "--depth", 14, "--model-prefix", trained,

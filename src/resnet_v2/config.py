@@ -46,10 +46,11 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ListConfig:
-    """Write shuffled PREFIX_train.lst and PREFIX_val.lst and synset.txt for a folder of class folders."""
+    """Write shuffled PREFIX_train.lst and PREFIX_val.lst and synset.txt for a folder of class folders or a tar."""
 
     root: Positional[Path]
-    """folder of class folders, or a folder with train and val (or test) folders of class folders"""
+    """folder of class folders, or with train and val (or test) folders of them; or a tar of either; or a tar of one
+    tar per class (ILSVRC2012_img_train.tar), which nothing unpacks"""
     prefix: Positional[Path]
     """path and start of the names of the lists: data/flowers writes data/flowers_train.lst"""
     val_per_class: int = 0
@@ -58,6 +59,13 @@ class ListConfig:
     """share of every class held out for validation, 0 to 1"""
     min_images: int = 0
     """leave out classes with fewer images"""
+    val_labels: Path | None = None
+    """write only PREFIX_val.lst, for validation images in no class folders: this file has one line per image, its class
+    or NAME CLASS (ImageNet: WNIDs, or the devkit's ground truth with --synset); labels are places in the synset.txt
+    beside PREFIX, as in the training list"""
+    synset: Path | None = None
+    """with --val-labels of numbers: the classes, one WNID first on each line, in the order that the numbers count, from
+    0 or from 1 (for the devkit's ILSVRC2012_validation_ground_truth.txt that is map_clsloc.txt, not synset.txt)"""
     seed: int = 0
     """seed of the split and of the shuffling"""
 
@@ -69,19 +77,21 @@ class PackConfig:
     lst: Positional[Path]
     """list of images: index, label, path, separated by tabs"""
     root: Positional[Path]
-    """folder that the paths of the list start from"""
+    """folder that the paths of the list start from, or the tar (or tar of tars) that it was made from"""
     out: Positional[Path]
-    """the .rec to write; the .idx is written beside it"""
+    """the .rec to write; the .idx is written beside it; a run that was stopped goes on when it is started again"""
     resize: int = 0
     """shorter side in pixels, 0 keeps the size"""
     quality: int = 90
     """JPEG quality, 1 to 100 (PNG: compression 0 to 9)"""
     encoding: Literal[".jpg", ".png"] = ".jpg"
     """file format of the images in the record"""
+    pass_through: bool = False
+    """put the image files into the record as they are, turned ones too; only their headers are looked at"""
     threads: int = 0
     """threads, 0: one per core"""
     on_error: Literal["skip", "stop"] = "skip"
-    """an unreadable image: name it, leave it out and go on, or stop and write nothing"""
+    """an unreadable image: name it, leave it out and go on, or stop, to go on there when it is mended"""
 
 
 @dataclass(frozen=True)
@@ -157,6 +167,10 @@ class TrainConfig:
     """torch device, such as cpu, cuda:1, mps; comes before --gpus"""
     threads: int = 0
     """threads that read and augment images, 0: one per core"""
+    on_error: Literal["stop", "skip"] = "stop"
+    """a damaged record: stop the run, or log it and take the next one instead (up to one in a hundred)"""
+    max_pixels: int = 178_956_970
+    """images that claim more pixels are refused before memory is taken"""
     model_prefix: str = ""
     """path and start of the names of checkpoints and logs (default: model/resnet-TYPE-DEPTH)"""
 

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+import data_commands
 import numpy as np
 import symbols
 
@@ -186,7 +187,7 @@ def save_sparse(settings: dict[str, Any], arrays: Arrays) -> Answer:
 
 COMMANDS = (
     shapes, logits, gradients, train, initialize, module_probabilities, save_checkpoint, save, save_bfloat16, load,
-    save_sparse,
+    save_sparse, *data_commands.COMMANDS,
 )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ TASKS_PER_THREAD = 4
 
 # Refused beyond this, before memory is taken: half a gigabyte of pixels is no photograph but a mistake or an attack.
 MAX_PIXELS = 178_956_970
+MOST_SKIPPED = 0.01
 
 Preprocess = Callable[[int, Encoded, Image], None]
 
@@ -68,6 +69,7 @@ class Stream:
     preprocess: Preprocess
     classes: int
     max_pixels: int
+    skip_errors: bool
     stop: threading.Event
 
 
@@ -81,17 +83,24 @@ def batches(
     classes: int,
     threads: int = 0,
     max_pixels: int = MAX_PIXELS,
+    on_skip: Callable[[str], object] | None = None,
 ) -> Iterator[Batch]:
     """The records of `order`, `batch_size` at a time (the last batch may be smaller), as `size` x `size` pixels.
 
     Of images packed sliceable (with a `.rows` beside the record) only the part that a crop needs is decoded. The same
     bytes come out for any number of threads (0: one per core), with or without it. Raises ResnetError, naming the
     record, for one that is damaged or claims more than `max_pixels`, and for a label outside 0 to `classes` - 1.
+
+    With `on_skip` the next good record takes the place of a bad one, and `on_skip` is called with a sentence that names
+    it; a ResnetError ends the epoch when more than one record in a hundred is bad.
     """
     cv2.setNumThreads(0)  # the threads are ours; OpenCV's own would only fight with them
     threads = threads or os.cpu_count() or 1
-    stream = Stream(reader, _segments_of(reader), preprocess, classes, max_pixels, threading.Event())
-    waiting: deque[tuple[Batch, list[Future[None]]]] = deque()
+    stream = Stream(
+        reader, _segments_of(reader), preprocess, classes, max_pixels, on_skip is not None, threading.Event()
+    )
+    waiting: deque[tuple[Batch, list[Future[list[str]]]]] = deque()
+    skipped = 0
     starts = iter(range(0, len(order), batch_size))
     with ThreadPoolExecutor(threads, thread_name_prefix="loader") as pool:
         try:
@@ -103,8 +112,14 @@ def batches(
                 if not waiting:
                     return
                 batch, tasks = waiting.popleft()
-                for task in tasks:
-                    task.result()
+                for sentence in [sentence for task in tasks for sentence in task.result()]:
+                    skipped += 1
+                    if skipped > MOST_SKIPPED * len(order) + 1:
+                        raise ResnetError(
+                            f"{reader.path}: more than one record in a hundred is bad, the last: {sentence}"
+                        )
+                    if on_skip is not None:
+                        on_skip(sentence)
                 yield batch
         finally:
             stream.stop.set()
@@ -120,7 +135,7 @@ def _segments_of(reader: RecordReader) -> Callable[[int], Offsets]:
 
 def _empty_batch(ordinals: NDArray[np.int64], size: int) -> Batch:
     images = np.empty((len(ordinals), size, size, 3), np.uint8)
-    return Batch(images, np.empty(len(ordinals), np.int64), ordinals)
+    return Batch(images, np.empty(len(ordinals), np.int64), ordinals.copy())
 
 
 def _task_rows(count: int, threads: int) -> list[range]:
@@ -128,19 +143,34 @@ def _task_rows(count: int, threads: int) -> list[range]:
     return [range(start, min(start + rows, count)) for start in range(0, count, rows)]
 
 
-def _fill(stream: Stream, batch: Batch, rows: range) -> None:
-    reader = stream.reader
+def _fill(stream: Stream, batch: Batch, rows: range) -> list[str]:
+    """Load some rows of a batch; returns a sentence for every record that was skipped."""
+    skipped: list[str] = []
     for row in rows:
         if stream.stop.is_set():
-            return
-        ordinal = int(batch.ordinals[row])
-        header, data = reader.image(ordinal)
-        try:
-            image = Encoded(data, stream.segments(ordinal), stream.max_pixels)
-            stream.preprocess(ordinal, image, batch.images[row])
-        except ValueError as error:
-            raise ResnetError(f"{reader.path}: the image of record {ordinal} cannot be decoded: {error}.") from None
-        batch.labels[row] = _class_label(reader, ordinal, header, stream.classes)
+            break
+        while True:
+            try:
+                _load(stream, batch, row)
+                break
+            except ResnetError as error:
+                if not stream.skip_errors or len(skipped) > MOST_SKIPPED * len(stream.reader) + 1:
+                    raise
+                skipped.append(str(error))
+                batch.ordinals[row] = (batch.ordinals[row] + 1) % len(stream.reader)
+    return skipped
+
+
+def _load(stream: Stream, batch: Batch, row: int) -> None:
+    ordinal = int(batch.ordinals[row])
+    header, data = stream.reader.image(ordinal)
+    batch.labels[row] = _class_label(stream.reader, ordinal, header, stream.classes)
+    try:
+        image = Encoded(data, stream.segments(ordinal), stream.max_pixels)
+        stream.preprocess(ordinal, image, batch.images[row])
+    except ValueError as error:
+        path = stream.reader.path
+        raise ResnetError(f"{path}: the image of record {ordinal} cannot be decoded: {error}.") from None
 
 
 def _class_label(reader: RecordReader, ordinal: int, header: IRHeader, classes: int) -> int:

@@ -220,7 +220,9 @@ def _read_part(descriptor: int, offset: int, expected_bytes: int) -> tuple[int, 
         raise ValueError(f"its header {word:#010x} is impossible")
     end = PART_HEADER.size + length
     if end > len(block):
-        block += os.pread(descriptor, end - len(block), offset + len(block))
+        # A damaged length must not take memory that the file cannot fill.
+        missing = min(end - len(block), os.fstat(descriptor).st_size - offset - len(block))
+        block += os.pread(descriptor, max(missing, 0), offset + len(block))
     if end > len(block):
         raise ValueError("the file ends inside it")
     return place, memoryview(block)[PART_HEADER.size : end], offset + end + -length % 4

@@ -77,6 +77,10 @@ class RunLog:
         lines = [f"Epoch[{epoch}] Train-accuracy={accuracy:f}", f"Epoch[{epoch}] Time cost={seconds:.3f}"]
         self._write(lines, "train", {"epoch": epoch, "train_accuracy": accuracy, "seconds": seconds} | values)
 
+    def skipped(self, sentence: str) -> None:
+        """A record could not be used."""
+        self._write([f"skipped: {sentence}"], "skipped", {"reason": sentence})
+
     def saved(self, path: Path) -> None:
         """A checkpoint was written."""
         self._write([f'Saved checkpoint to "{path}"'], "saved", {"path": str(path)})

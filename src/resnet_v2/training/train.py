@@ -171,6 +171,8 @@ def _batches(run: Run, epoch: int, reader: RecordReader, count: int) -> Iterator
         size=architecture.image_size,
         classes=architecture.classes,
         threads=run.config.threads,
+        max_pixels=run.config.max_pixels,
+        on_skip=run.log.skipped if run.config.on_error == "skip" else None,
     )
 
 
