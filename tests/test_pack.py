@@ -1,4 +1,4 @@
-"""Packing: order, sizes, threads, bad images, index repair; the command line with im2rec's words."""
+"""Packing: order, sizes, threads, bad images, index repair; im2rec's words."""
 
 import io
 from pathlib import Path
@@ -7,10 +7,11 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from conftest import Run
+from conftest import Run, picture
 from resnet_v2.data.jpeg import decode
 from resnet_v2.data.lists import read_list
 from resnet_v2.data.records import RecordReader, index_path, read_index
+from resnet_v2.data.rows import Rows, sidecar_path
 
 
 @pytest.fixture
@@ -75,11 +76,29 @@ def test_bad_images_can_stop_the_run(lists: Path, class_folder: Path, run: Run) 
     assert not list(lists.glob("*.rec*")) + list(lists.glob(".*tmp"))
 
 
+def test_a_stopped_run_goes_on_when_the_image_is_mended(lists: Path, class_folder: Path, run: Run) -> None:
+    bad = class_folder / list(read_list(lists / "a_train.lst"))[9].path
+    command = ("pack", lists / "a_train.lst", class_folder)
+    run(*command, lists / "whole.rec")
+    data = bad.read_bytes()
+    bad.write_bytes(b"no image")
+    status, _, err = run(*command, lists / "a.rec", "--on-error", "stop")
+    assert status == 2
+    assert "9 images are done; the same command goes on there" in err
+    assert not (lists / "a.rec").exists()
+    bad.write_bytes(data)
+    status, out, err = run(*command, lists / "a.rec", "--on-error", "stop")
+    assert status == 0
+    assert "going on after 9 images" in err
+    assert "21 images packed" in out
+    assert (lists / "a.rec").read_bytes() == (lists / "whole.rec").read_bytes()
+
+
 def test_nothing_readable_is_an_error(lists: Path, tmp_path: Path, run: Run) -> None:
     status, _, err = run("pack", lists / "a_train.lst", tmp_path / "elsewhere", lists / "a.rec")
     assert status == 2
     assert "None of the 21 images could be read" in err
-    assert not (lists / "a.rec").exists()
+    assert not list(lists.glob("*a.rec*")) + list(lists.glob("*.idx*"))
 
 
 @pytest.mark.parametrize(("text", "warning"), [("sorted", "sorted by class"), ("same", "all 24 labels")])
@@ -135,3 +154,34 @@ def test_large_images_shrink_without_skipping_pixels(tmp_path: Path, run: Run) -
     run("pack", tmp_path / "a.lst", tmp_path, tmp_path / "a.rec", "--resize", 100, "--encoding", ".png")
     pixels = decode(RecordReader(tmp_path / "a.rec").image(0)[1])
     assert abs(pixels.mean() - 255 / 8) < 2
+
+
+def test_pass_through_keeps_the_files(lists: Path, class_folder: Path, run: Run) -> None:
+    entries = list(read_list(lists / "a_train.lst"))
+    PIL.Image.fromarray(picture(1, 30, 40)).save(class_folder / entries[1].path, "PNG")
+    PIL.Image.fromarray(picture(1, 30, 40)).convert("CMYK").save(class_folder / entries[2].path, "JPEG")
+    (class_folder / entries[3].path).write_bytes(b"\xff\xd8\xff no image")
+    status, out, err = run("pack", lists / "a_train.lst", class_folder, lists / "a.rec", "--pass-through")
+    assert status == 0
+    assert "20 images packed, 1 skipped" in out
+    assert str(class_folder / entries[3].path) in err
+    reader = RecordReader(lists / "a.rec")
+    del entries[3]
+    for ordinal, entry in enumerate(entries):
+        assert reader.image(ordinal)[1] == (class_folder / entry.path).read_bytes()
+    status, _, err = run("pack", lists / "a_train.lst", class_folder, lists / "a.rec", "--pass-through", "resize=30")
+    assert status == 2
+    assert "without --resize" in err
+
+
+def test_packed_images_are_sliceable(lists: Path, class_folder: Path, run: Run) -> None:
+    rec = lists / "a.rec"
+    assert run("pack", lists / "a_train.lst", class_folder, rec, "--resize", 64)[0] == 0
+    before = sidecar_path(rec).read_bytes()
+    rows = Rows(rec, len(RecordReader(rec)))
+    assert all(rows.segments(ordinal).size for ordinal in range(21))
+    sidecar_path(rec).unlink()
+    assert run("index", rec)[0] == 0
+    assert sidecar_path(rec).read_bytes() == before
+    assert run("pack", lists / "a_train.lst", class_folder, rec, "--encoding", ".png")[0] == 0
+    assert not sidecar_path(rec).exists()

@@ -20,7 +20,7 @@ from resnet_v2.data.augment import augmentation
 from resnet_v2.data.jpeg import Encoded, decode, encode, resize_shorter_side
 from resnet_v2.data.loader import MAX_PIXELS, augmented, batches, centred
 from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
-from resnet_v2.data.rows import Box, Rows, cut, find_segments, read_header, sidecar_path, writing_rows
+from resnet_v2.data.rows import Box, Rows, cut, find_segments, read_header, sidecar_path, write_rows
 from resnet_v2.files import ResnetError
 
 SAMPLE = (
@@ -149,16 +149,12 @@ def test_absurd_sizes_are_refused_before_memory_is_taken() -> None:
 def packed(tmp_path: Path) -> RecordReader:
     """Twenty records with rows: three that can be sliced, then one that cannot, and so on."""
     path = tmp_path / "a.rec"
-    images = []
     with writing(path) as writer:
         for key in range(20):
             pixels = picture(key, 256 + key, 300)
             data = encode(pixels, ".png" if key % 4 == 3 else ".jpg", 9 if key % 4 == 3 else 90)
             writer.write(key, pack(IRHeader(0, 0.0, key, 0), data))
-            images.append(data)
-    with writing_rows(path) as sidecar:
-        for data in images:
-            sidecar.add(data)
+    assert write_rows(path) == 15
     return RecordReader(path)
 
 
@@ -182,6 +178,14 @@ def test_batches_are_the_same_with_and_without_rows(packed: RecordReader, level:
     with_rows = load()
     sidecar_path(packed.path).unlink()
     assert all(np.array_equal(one, other) for one, other in zip(with_rows, load(), strict=True))
+
+
+def test_records_without_rows_get_no_sidecar(packed: RecordReader) -> None:
+    with writing(packed.path) as writer:
+        writer.write(0, b"short")
+        writer.write(1, pack(IRHeader(0, 0.0, 1, 0), saved(picture(1, 40, 40))))
+    assert write_rows(packed.path) == 0
+    assert not sidecar_path(packed.path).exists()
 
 
 def test_rows_that_do_not_fit_are_refused(packed: RecordReader) -> None:

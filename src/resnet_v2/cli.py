@@ -34,8 +34,17 @@ def data(settings: config.DataConfig) -> None:
 
 
 def make_list(settings: config.ListConfig) -> None:
+    from resnet_v2.data.groundtruth import make_validation_list
     from resnet_v2.data.lists import make_lists
 
+    if settings.val_labels is not None:
+        if settings.val_per_class or settings.val_ratio or settings.min_images:
+            raise ResnetError(
+                "--val-labels makes a validation list only; leave --val-..., --min-images to another run."
+            )
+        images = make_validation_list(settings.root, settings.prefix, settings.val_labels, settings.synset)
+        print(f"{settings.prefix}_val.lst: {images} images")
+        return
     classes, train, validation = make_lists(
         settings.root,
         settings.prefix,
@@ -63,6 +72,7 @@ def pack(settings: config.PackConfig) -> None:
         encoding=settings.encoding,
         threads=settings.threads,
         on_error=settings.on_error,
+        pass_through=settings.pass_through,
     )
     print(f"{settings.out}: {report.images} images packed, {len(report.skipped)} skipped")
 

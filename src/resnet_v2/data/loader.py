@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from resnet_v2.data import augment
 from resnet_v2.data.jpeg import Encoded, Image
 from resnet_v2.data.records import IRHeader, RecordReader
-from resnet_v2.data.rows import Offsets, Rows, sidecar_path
+from resnet_v2.data.rows import NOTHING, Offsets, Rows, sidecar_path
 from resnet_v2.files import ResnetError
 
 BATCHES_AHEAD = 3
@@ -128,8 +128,7 @@ def batches(
 
 def _segments_of(reader: RecordReader) -> Callable[[int], Offsets]:
     if not sidecar_path(reader.path).is_file():
-        nothing = np.empty(0, np.uint32)
-        return lambda ordinal: nothing
+        return lambda ordinal: NOTHING
     return Rows(reader.path, len(reader)).segments
 
 

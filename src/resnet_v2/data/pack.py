@@ -1,21 +1,30 @@
 """Images -> records: what MXNet's im2rec does, in threads, with the order of the list kept."""
 
+import hashlib
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import cv2
 import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from resnet_v2.data.jpeg import Image, encode, read_image, resize_shorter_side
+from resnet_v2 import __version__
+from resnet_v2.data.archives import ImageFiles, open_images
+from resnet_v2.data.jpeg import Image, encode
 from resnet_v2.data.lists import ListEntry, is_sorted_by_class, read_list
-from resnet_v2.data.records import IRHeader, pack, scan, writing
+from resnet_v2.data.photos import check_image, read_upright
+from resnet_v2.data.records import IRHeader, pack, scan
+from resnet_v2.data.resume import PartWriter, resuming
+from resnet_v2.data.rows import write_rows
 from resnet_v2.files import ResnetError, replacing
 
 WAITING_PER_THREAD = 16
@@ -29,26 +38,53 @@ class PackReport:
     skipped: tuple[str, ...]
 
 
-def pack_list(
-    lst: Path, root: Path, out: Path, *, resize: int, quality: int, encoding: str, threads: int, on_error: str
-) -> PackReport:
-    """Pack the images that a `.lst` names, below `root`, into `out` and its `.idx`.
+@dataclass(frozen=True)
+class ImageForm:
+    """What images become: shorter side in pixels (0: as it is), file format, quality; or, with `pass_through`, nothing
+    else than they were."""
 
-    Raises ResnetError for an empty list, for a bad image when `on_error` is "stop", and when no image was readable.
+    resize: int
+    quality: int
+    encoding: str
+    pass_through: bool = False
+
+    def make(self, data: bytes) -> bytes:
+        """An image file -> the image file of the record. Raises ValueError for what cannot be decoded."""
+        if self.pass_through:
+            check_image(data)
+            return data
+        return encode(read_upright(data, self.resize), self.encoding, self.quality)
+
+
+def pack_list(
+    lst: Path, root: Path, out: Path, *, resize: int, quality: int, encoding: str, threads: int, on_error: str,
+    pass_through: bool = False,
+) -> PackReport:  # fmt: skip
+    """Pack the images that a `.lst` names, below a folder or in a tar, into `out` and its `.idx`.
+
+    A run that was stopped goes on where it was when it is called again in the same way. Raises ResnetError for an empty
+    list, for a bad image when `on_error` is "stop", and when no image was readable.
     """
     if not 1 <= quality <= 100:
         raise ResnetError(f"--quality {quality} does not exist; give a number from 1 to 100.")
-    entries = list(read_list(lst))
-    if not entries:
+    if pass_through and resize:
+        raise ResnetError("--pass-through leaves images as they are; give it without --resize.")
+    entries = tqdm(read_list(lst), lst.name, unit="line", mininterval=1, delay=1)
+    labels = np.fromiter((entry.labels[0] for entry in entries), np.float32)
+    if not len(labels):
         raise ResnetError(f"{lst} is empty; make it with `resnet-v2 list`.")
-    warn_of_bad_labels(lst, entries)
-    load = partial(_load_from_folder, root, resize)
-    return pack_entries(entries, load, out, quality=quality, encoding=encoding, threads=threads, on_error=on_error)
+    warn_of_bad_labels(lst, labels)
+    form = ImageForm(resize, quality, encoding, pass_through)
+    make = partial(_make_from_file, open_images(root), form)
+    with resuming(out, _settings(lst, root, form)) as writer:
+        left = islice(read_list(lst), writer.progress.entries, None)
+        report = _pack(left, len(labels), make, writer, out.name, threads, on_error)
+    write_rows(out)
+    return report
 
 
-def warn_of_bad_labels(lst: Path, entries: Sequence[ListEntry]) -> None:
-    """Say on standard error what ruins a training and can be seen from a list alone."""
-    labels = np.array([entry.labels[0] for entry in entries])
+def warn_of_bad_labels(lst: Path, labels: NDArray[np.float32]) -> None:
+    """Say on standard error what ruins a training and can be seen from the first labels of a list's entries alone."""
     if len(labels) > 1 and (labels == labels[0]).all():
         print(f"warning: all {len(labels)} labels in {lst} are {labels[0]:g}; is the list right?", file=sys.stderr)
     elif is_sorted_by_class(labels) and "val" not in lst.stem:
@@ -59,9 +95,22 @@ def warn_of_bad_labels(lst: Path, entries: Sequence[ListEntry]) -> None:
         )
 
 
-def _load_from_folder(root: Path, resize: int, entry: ListEntry) -> Image:
-    pixels = read_image(root / entry.path)
-    return resize_shorter_side(pixels, resize) if resize else pixels
+def _settings(lst: Path, root: Path, form: ImageForm) -> Mapping[str, object]:
+    """Everything that the bytes of the record depend on: a run goes on only where all of it is the same."""
+    with lst.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    tar = [root.stat().st_size, root.stat().st_mtime_ns] if root.is_file() else None
+    programs = [__version__, simplejpeg.__version__, cv2.__version__]
+    return {"list": digest, "root": str(root.resolve()), "tar": tar, "programs": programs, **asdict(form)}
+
+
+def _make_from_file(files: ImageFiles, form: ImageForm, entry: ListEntry) -> bytes:
+    data = files.read(entry.path)
+    try:
+        return form.make(data)
+    except ValueError as error:
+        place = files.place(entry.path)
+        raise ResnetError(f"{place} is no readable image: {error}; replace or remove it.") from None
 
 
 def pack_entries(
@@ -74,45 +123,54 @@ def pack_entries(
     threads: int,
     on_error: str,
 ) -> PackReport:
-    """Load, encode and write every entry, in order; the files appear under their names when all is done."""
-    skipped: list[str] = []
-    with writing(out) as writer:
-        cv2.setNumThreads(0)  # the threads are ours; OpenCV's own would only fight with them
-        work = partial(_make_record, load, quality, encoding)
-        records = _in_order(work, entries, threads or os.cpu_count() or 1)
-        for entry, record in tqdm(
-            zip(entries, records, strict=True), out.name, len(entries), unit="img", mininterval=1
-        ):
-            if isinstance(record, ResnetError):
-                if on_error == "stop":
-                    raise record
-                skipped.append(str(record))
-                tqdm.write(f"skipped: {record}", file=sys.stderr)
-            else:
-                writer.write(entry.index, record)
-        if len(skipped) == len(entries):
-            raise ResnetError(f"None of the {len(entries)} images could be read, {out} is not written: {skipped[0]}")
-    return PackReport(len(entries) - len(skipped), tuple(skipped))
+    """Encode what `load` gives for every entry and write it, in order; the files appear when all is done."""
+
+    def make(entry: ListEntry) -> bytes:
+        return encode(load(entry), encoding, quality)
+
+    with resuming(out, None) as writer:
+        report = _pack(entries, len(entries), make, writer, out.name, threads, on_error)
+    write_rows(out)
+    return report
 
 
-def _make_record(
-    load: Callable[[ListEntry], Image], quality: int, encoding: str, entry: ListEntry
-) -> bytes | ResnetError:
+def _pack(
+    entries: Iterable[ListEntry],
+    total: int,
+    make: Callable[[ListEntry], bytes],
+    writer: PartWriter,
+    name: str,
+    threads: int,
+    on_error: str,
+) -> PackReport:
+    cv2.setNumThreads(0)  # the threads are ours; OpenCV's own would only fight with them
+    records = _in_order(partial(_make_record, make), entries, threads or os.cpu_count() or 1)
+    for key, record in tqdm(records, name, total, initial=writer.progress.entries, unit="img", mininterval=1):
+        if not isinstance(record, ResnetError):
+            writer.write(key, record)  # the one place where records go into the file, in the order of the list
+        elif on_error == "stop":
+            raise record
+        else:
+            writer.skip(str(record))
+            tqdm.write(f"skipped: {record}", file=sys.stderr)
+    return PackReport(writer.progress.images, tuple(writer.progress.skipped))
+
+
+def _make_record(make: Callable[[ListEntry], bytes], entry: ListEntry) -> tuple[int, bytes | ResnetError]:
     try:
-        pixels = load(entry)
         label = entry.labels[0] if len(entry.labels) == 1 else entry.labels
-        return pack(IRHeader(0, label, entry.index, 0), encode(pixels, encoding, quality))
+        return entry.index, pack(IRHeader(0, label, entry.index, 0), make(entry))
     except ResnetError as error:
-        return error
+        return entry.index, error
     except (ValueError, cv2.error) as error:
-        return ResnetError(f"{entry.path} cannot be packed: {error}.")
+        return entry.index, ResnetError(f"{entry.path} cannot be packed: {error}.")
 
 
 def _in_order(
-    work: Callable[[ListEntry], bytes | ResnetError], entries: Iterable[ListEntry], threads: int
-) -> Iterator[bytes | ResnetError]:
+    work: Callable[[ListEntry], tuple[int, bytes | ResnetError]], entries: Iterable[ListEntry], threads: int
+) -> Iterator[tuple[int, bytes | ResnetError]]:
     # A bounded queue: never more than a few images per thread are decoded and not yet written.
-    waiting: deque[Future[bytes | ResnetError]] = deque()
+    waiting: deque[Future[tuple[int, bytes | ResnetError]]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="pack") as pool:
         try:
             for entry in entries:
@@ -127,9 +185,10 @@ def _in_order(
 
 
 def write_index(rec: Path, idx: Path) -> tuple[int, int]:
-    """Read a `.rec` once and write its index; keys are ordinals, as MXNet's rec2idx.py writes them.
+    """Read a `.rec` and write its index, and its `.rows` where images are sliceable.
 
-    Returns the number of whole records and of bytes between them that are lost. A ResnetError when there is none.
+    Keys are ordinals, as MXNet's rec2idx.py writes them. Returns the number of whole records and of bytes between them
+    that are lost. A ResnetError when there is none.
     """
     if not rec.is_file():
         raise ResnetError(f"{rec} is missing; give the path of a .rec.")
@@ -144,4 +203,5 @@ def write_index(rec: Path, idx: Path) -> tuple[int, int]:
                 last_end = end
         if not count:
             raise ResnetError(f"{rec} holds no whole record; it is damaged or no RecordIO file.")
+    write_rows(rec)
     return count, size - whole_bytes

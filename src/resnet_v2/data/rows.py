@@ -9,17 +9,19 @@ annex B.
 
 import re
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
+from resnet_v2.data.records import RecordReader, unpack
 from resnet_v2.files import ResnetError, replacing
 
 Offsets = NDArray[np.uint32]
+
+NOTHING: Offsets = np.empty(0, np.uint32)
 
 # The decoder's interpolation of colours reads one sample of colour on either side, which is 2 pixels, at most 4.
 MARGIN = 4
@@ -108,18 +110,17 @@ def find_segments(data: bytes | memoryview) -> Offsets:
 
     Empty for any other file.
     """
-    nothing = np.empty(0, np.uint32)
     header = read_header(data)
     if header is None or not header.segment_height:
-        return nothing
+        return NOTHING
     end = bytes(data[-64:]).rfind(END)
     if end < 0:
-        return nothing
+        return NOTHING
     end += max(0, len(data) - 64)
     starts = [match.end() for match in RESTART_MARKER.finditer(data, header.data_at, end)]
     rows, columns = header.grid
     if len(starts) + 1 != rows * columns:
-        return nothing
+        return NOTHING
     # Every segment is followed by a marker of 2 bytes, so the starts tell the ends.
     return np.array([header.data_at, *starts, end + 2], np.uint32)
 
@@ -169,35 +170,35 @@ def sidecar_path(rec: Path) -> Path:
     return rec.with_suffix(".rows")
 
 
-class RowsWriter:
-    """Collects the segments of the records in order; see `writing_rows`."""
-
-    def __init__(self) -> None:
-        self.counts: list[int] = []
-        self.segments: list[Offsets] = []
-
-    def add(self, image: bytes | memoryview) -> None:
-        """Count in the image of the next record."""
-        segments = find_segments(image)
-        self.counts.append(len(segments))
-        self.segments.append(segments)
-
-
-@contextmanager
-def writing_rows(rec: Path) -> Iterator[RowsWriter]:
-    """Write the `.rows` of a `.rec` when the block ends well.
+def write_rows(rec: Path) -> int:
+    """Read a `.rec` once and write its `.rows`; returns the number of images that can be sliced.
 
     It holds the magic bytes, u64 record count, u64 size of the `.rec`, u64 starts of each record's segments (one more
-    than records), and u32 offsets within each image.
+    than records), and u32 offsets within each image. Where no image can be sliced none is written, and an old one goes.
     """
-    writer = RowsWriter()
-    yield writer
-    starts = np.concatenate([[0], np.cumsum(writer.counts, dtype=np.uint64)]).astype("<u8")
-    with replacing(sidecar_path(rec)) as temporary, temporary.open("wb") as file:
-        file.write(SIDECAR_HEADER.pack(SIDECAR_MAGIC, len(writer.counts), rec.stat().st_size))
+    reader = RecordReader(rec)
+    path = sidecar_path(rec)
+    starts = np.zeros(len(reader) + 1, "<u8")
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(SIDECAR_HEADER.pack(SIDECAR_MAGIC, len(reader), reader.file_bytes))
         file.write(starts.tobytes())
-        for segments in writer.segments:
+        for ordinal in tqdm(range(len(reader)), path.name, unit="img", mininterval=1, delay=1):
+            segments = _segments_of_record(reader[ordinal])
             file.write(segments.astype("<u4").tobytes())
+            starts[ordinal + 1] = starts[ordinal] + np.uint64(segments.size)
+        file.seek(SIDECAR_HEADER.size)
+        file.write(starts.tobytes())
+    sliceable = int(np.count_nonzero(np.diff(starts)))
+    if not sliceable:
+        path.unlink()
+    return sliceable
+
+
+def _segments_of_record(payload: memoryview) -> Offsets:
+    try:
+        return find_segments(unpack(payload)[1])
+    except ValueError:  # no image record
+        return NOTHING
 
 
 class Rows:

@@ -1,0 +1,208 @@
+"""Image files where they lie: in a folder, in a tar, or in a tar of tars (as ImageNet comes), without unpacking.
+
+A tar is gone through once, header by header; from then on an image is one positional read, from any thread. What is
+kept of 12.4 million members is flat arrays, about 60 bytes per member and not an object each.
+"""
+
+import os
+import tarfile
+from array import array
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from resnet_v2.files import ResnetError
+
+COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+NO_SUCH_MEMBER = -1
+
+
+class ImageFiles(Protocol):
+    """Where the images of a list are read from; `read` is safe to call from many threads."""
+
+    def read(self, path: str) -> bytes:
+        """The bytes of the file that a list calls `path`; a ResnetError names a file that cannot be read."""
+
+    def place(self, path: str) -> str:
+        """The file as a message names it."""
+
+
+def open_images(root: Path) -> ImageFiles:
+    """The files below a folder or inside a tar; a ResnetError when the tar is compressed, damaged or cut short."""
+    return Tar(root) if root.is_file() else Folder(root)
+
+
+class Folder:
+    """The files below a folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def read(self, path: str) -> bytes:
+        """The bytes of a file below the folder."""
+        try:
+            return (self.root / path).read_bytes()
+        except OSError as error:
+            raise ResnetError(f"{self.place(path)} cannot be read ({error.strerror}); check the path.") from None
+
+    def place(self, path: str) -> str:
+        """`images/cat/1.jpg`."""
+        return str(self.root / path)
+
+
+class Names:
+    """A long sequence of short texts in two flat buffers: the bytes of each and 8 more."""
+
+    def __init__(self) -> None:
+        self._text, self._ends = bytearray(), array("Q", [0])
+
+    def append(self, name: str) -> None:
+        """Add one text at the end."""
+        self._text += os.fsencode(name)
+        self._ends.append(len(self._text))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> str:
+        return os.fsdecode(bytes(self._text[self._ends[index] : self._ends[index + 1]]))
+
+
+class Tar:
+    """The files of a tar, or of the tars inside a tar, by the paths that lists use.
+
+    A file of a tar is called by its path there; a file of an inner tar by the inner tar's path without `.tar`, a slash,
+    and its path inside: `n01440764/n01440764_10026.JPEG` in ILSVRC2012_img_train.tar. Folders (or inner tars) stand
+    once in `folders`; member i is `names[i]` in the folder of number `folder_of[i]`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.folders: list[str] = []
+        self.folder_of, self.names = array("I"), Names()
+        self._offsets, self._sizes = array("Q"), array("Q")
+        self._folder_numbers: dict[str, int] = {}
+        self._descriptor = os.open(path, os.O_RDONLY)
+        self._index()
+
+    def _index(self) -> None:
+        size = os.fstat(self._descriptor).st_size
+        with tqdm(total=size, desc=self.path.name, unit="B", unit_scale=True, mininterval=1, delay=1) as progress:
+            for name, offset, length in _members(_Window(self._descriptor, 0, size), str(self.path)):
+                if name.endswith((".tar", ".tar.gz", ".tgz")):
+                    inner = _Window(self._descriptor, offset, length)
+                    for inner_name, inner_offset, inner_length in _members(inner, f"{self.path}: {name}"):
+                        self._add(name.rpartition(".tar")[0], inner_name, offset + inner_offset, inner_length)
+                else:
+                    folder, _, base = name.rpartition("/")
+                    self._add(folder, base, offset, length)
+                progress.update(offset + length - progress.n)
+
+    def _add(self, folder: str, name: str, offset: int, size: int) -> None:
+        number = self._folder_numbers.setdefault(folder, len(self.folders))
+        if number == len(self.folders):
+            self.folders.append(folder)
+        self.folder_of.append(number)
+        self.names.append(name)
+        self._offsets.append(offset)
+        self._sizes.append(size)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def member(self, index: int) -> str:
+        """The path of a member by its place in the tar."""
+        folder = self.folders[self.folder_of[index]]
+        return f"{folder}/{self.names[index]}" if folder else self.names[index]
+
+    def read(self, path: str) -> bytes:
+        """The bytes of a member."""
+        index = self._find(path.removeprefix("./"))
+        if index == NO_SUCH_MEMBER:
+            raise ResnetError(
+                f"{self.path} holds no {path}; make the list from this tar: `resnet-v2 list {self.path} PREFIX`."
+            )
+        data = os.pread(self._descriptor, self._sizes[index], self._offsets[index])
+        if len(data) < self._sizes[index]:
+            raise ResnetError(f"{self.place(path)} cannot be read: the tar became shorter; copy it again.")
+        return data
+
+    def _find(self, path: str) -> int:
+        # As tar itself does, the last of two members of one path wins.
+        hashes, members = self._by_hash
+        low, high = np.searchsorted(hashes, hash(path), "left"), np.searchsorted(hashes, hash(path), "right")
+        same = (int(index) for index in members[low:high][::-1])
+        return next((index for index in same if self.member(index) == path), NO_SUCH_MEMBER)
+
+    @cached_property
+    def _by_hash(self) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
+        # Sorted 64-bit hashes and the members they belong to; a dict of 12.4 million paths would take 2 GB.
+        hashes = np.fromiter((hash(self.member(index)) for index in range(len(self))), np.int64, len(self))
+        order = hashes.argsort(kind="stable").astype(np.uint32)
+        return hashes[order], order
+
+    def place(self, path: str) -> str:
+        """`train.tar: n01440764/n01440764_10026.JPEG`."""
+        return f"{self.path}: {path}"
+
+    def close(self) -> None:
+        """Close the file; reading afterwards is an error."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptor"):
+            self.close()
+
+
+class _Window:
+    """A stretch of a file as a file of its own, as far as tarfile needs one."""
+
+    def __init__(self, descriptor: int, start: int, size: int) -> None:
+        self._descriptor, self._start, self.size, self._position = descriptor, start, size, 0
+
+    def at(self, position: int, count: int) -> bytes:
+        return os.pread(self._descriptor, max(0, min(count, self.size - position)), self._start + position)
+
+    def read(self, count: int) -> bytes:
+        data = self.at(self._position, count)
+        self._position += len(data)
+        return data
+
+    def seek(self, position: int) -> None:
+        self._position = position
+
+    def tell(self) -> int:
+        return self._position
+
+
+def _members(window: _Window, place: str) -> Iterator[tuple[str, int, int]]:
+    """Name, offset and size in bytes of every plain file of a tar that lies in a window, in the tar's order."""
+    _refuse_compressed(window.at(0, 6), place)
+    try:
+        with tarfile.open(fileobj=cast(IO[bytes], window), mode="r:") as archive:
+            while (member := archive.next()) is not None:
+                archive.members.clear()  # type: ignore[attr-defined]  # tarfile would keep an object per member
+                if member.isreg() and not member.issparse():
+                    yield member.name.removeprefix("./"), member.offset_data, member.size
+            end = archive.offset
+    except (tarfile.TarError, EOFError, ValueError, UnicodeError) as error:
+        raise ResnetError(f"{place} is damaged or no tar ({error}); copy or download it again.") from None
+    # tarfile takes damage between two members, and a file cut there, for the end; a tar ends with a block of zeros.
+    if window.at(end, tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise ResnetError(f"{place} is damaged or cut short at byte {end}; copy or download it again.")
+
+
+def _refuse_compressed(start: bytes, place: str) -> None:
+    for magic, name in COMPRESSED.items():
+        if start.startswith(magic):
+            raise ResnetError(
+                f"{place} is compressed ({name}), so its images cannot be reached one by one; decompress it to a .tar "
+                "first."
+            )

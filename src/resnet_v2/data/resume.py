@@ -1,0 +1,219 @@
+"""Packing that survives a kill: unfinished files under names of their own, and a journal of what is in them.
+
+`OUT.rec` is written as `.OUT.rec.part`, `OUT.idx` as `.OUT.idx.part`. Every few seconds both are flushed to the disk
+and a line is added to `.OUT.rec.journal`: how many entries of the list are dealt with, and how many bytes each file has
+then. A new run with the same settings cuts the files to the last line's sizes and goes on from there; what came after
+it, a torn record among it, is made again. At the end the files are renamed and the journal is removed.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from resnet_v2.data.records import frame, index_path
+from resnet_v2.files import ResnetError
+
+CHECKPOINT_SECONDS = 5.0
+
+
+@dataclass
+class Progress:
+    """How far a list is packed: entries dealt with, images written, a sentence for each one skipped, and the bytes of
+    each unfinished file (`.rec`, `.idx`)."""
+
+    entries: int = 0
+    images: int = 0
+    skipped: list[str] = field(default_factory=list)
+    file_bytes: tuple[int, ...] = (0, 0)
+    complete: bool = False
+
+
+class PartWriter:
+    """Appends records to the unfinished files, one call per entry of the list, in the list's order; see `resuming`."""
+
+    def __init__(self, rec: BinaryIO, idx: BinaryIO, journal: BinaryIO, progress: Progress) -> None:
+        self.progress = progress
+        self._rec, self._idx, self._journal = rec, idx, journal
+        self._position = progress.file_bytes[0]
+        self._noted_skips, self._noted_at = len(progress.skipped), time.monotonic()
+
+    def write(self, key: int, payload: bytes | memoryview) -> None:
+        """Append the record of the next entry under an integer key."""
+        pieces = frame(payload)
+        self._rec.writelines(pieces)
+        self._idx.write(f"{key}\t{self._position}\n".encode("ascii"))
+        self._position += sum(map(len, pieces))
+        self.progress.images += 1
+        self._entry_done()
+
+    def skip(self, sentence: str) -> None:
+        """Leave the next entry out; the sentence says why."""
+        self.progress.skipped.append(sentence)
+        self._entry_done()
+
+    def _entry_done(self) -> None:
+        self.progress.entries += 1
+        if time.monotonic() - self._noted_at >= CHECKPOINT_SECONDS:
+            self.checkpoint()
+
+    def checkpoint(self, complete: bool = False) -> None:
+        """Bring all that is written to the disk, then note in the journal that it is there."""
+        files = (self._rec, self._idx)
+        for file in files:
+            _flush(file)
+        self.progress.file_bytes = tuple(file.tell() for file in files)
+        line = {
+            "entries": self.progress.entries,
+            "images": self.progress.images,
+            "skipped": self.progress.skipped[self._noted_skips :],
+            "file_bytes": self.progress.file_bytes,
+            "complete": complete,
+        }
+        self._journal.write(json.dumps(line).encode() + b"\n")
+        _flush(self._journal)
+        self._noted_skips, self._noted_at = len(self.progress.skipped), time.monotonic()
+
+
+def _flush(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def resuming(out: Path, settings: Mapping[str, object] | None) -> Iterator[PartWriter]:
+    """A writer of `out` and its `.idx` that goes on where a run with equal settings was stopped.
+
+    `settings` holds, as JSON, everything that the bytes depend on. None: nothing is kept for another run. Both files
+    appear under their names only when the `with` block ends well; until then old ones stay. `writer.progress.entries`
+    of the list are done already. Raises ResnetError when another run is packing the same file, when the disk is full,
+    and when every entry was skipped.
+    """
+    finals = (out, index_path(out))
+    parts = [path.with_name(f".{path.name}.part") for path in finals]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with _opened_alone(out.with_name(f".{out.name}.journal"), out) as journal:
+        progress = Progress()
+        try:
+            progress = _resumed(journal, parts, finals, settings)
+            if not progress.complete:
+                with parts[0].open("ab") as rec, parts[1].open("ab") as idx:
+                    writer = PartWriter(rec, idx, journal, progress)
+                    with _kept_if_stopped(writer, out, settings is not None):
+                        yield writer
+                    if progress.entries and not progress.images:
+                        raise _NothingReadableError
+                    writer.checkpoint(complete=True)
+            else:  # only the renaming was left to do
+                yield PartWriter(journal, journal, journal, progress)
+            for part, final in zip(parts, finals, strict=True):
+                if part.exists():
+                    part.replace(final)
+            Path(journal.name).unlink()
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise ResnetError(
+                    f"{out} is not finished: the disk is full; free some space and run the same command again, it goes "
+                    "on from here."
+                ) from None
+            raise
+        except _NothingReadableError:
+            settings = None  # a mended list or folder must start anew
+            raise ResnetError(
+                f"None of the {progress.entries} images could be read, {out} is not written: {progress.skipped[0]}"
+            ) from None
+        finally:
+            if settings is None or not progress.entries:
+                for path in (*parts, Path(journal.name)):
+                    path.unlink(missing_ok=True)
+
+
+class _NothingReadableError(Exception):
+    pass
+
+
+@contextlib.contextmanager
+def _opened_alone(path: Path, out: Path) -> Iterator[BinaryIO]:
+    with path.open("a+b") as journal:
+        if sys.platform != "win32":
+            import fcntl
+
+            try:
+                fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ResnetError(f"{out} is being packed by another run; wait for its end or stop it.") from None
+        yield journal
+
+
+@contextlib.contextmanager
+def _kept_if_stopped(writer: PartWriter, out: Path, resumable: bool) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        if resumable and writer.progress.entries:
+            writer.checkpoint()
+            print(f"{out}: {writer.progress.entries} images are done; the same command goes on there.", file=sys.stderr)
+        raise
+
+
+def _resumed(
+    journal: BinaryIO, parts: Sequence[Path], finals: Sequence[Path], settings: Mapping[str, object] | None
+) -> Progress:
+    """What is done already, with the journal and the unfinished files cut to it; or nothing, with them empty."""
+    out = finals[0]
+    journal.seek(0)
+    lines = journal.read().split(b"\n")[:-1]  # what follows the last line's end was cut off in writing
+    wanted = json.loads(json.dumps(settings))
+    found = _parsed(lines[0]) if lines else None
+    if found is not None and settings is not None and found == wanted:
+        progress, kept = _last_progress(lines[1:], parts, finals)
+        journal.truncate(sum(len(line) + 1 for line in lines[: 1 + kept]))
+        if progress.entries:
+            print(f"{out}: going on after {progress.entries} images, {len(progress.skipped)} skipped", file=sys.stderr)
+    else:
+        if found is not None and settings is not None:
+            changed = ", ".join(sorted(name for name in wanted if found.get(name) != wanted[name]))
+            print(f"{out}: an unfinished run had other settings ({changed}); it is started anew", file=sys.stderr)
+        progress = Progress()
+        journal.truncate(0)
+        journal.write(json.dumps(settings).encode() + b"\n")
+        journal.flush()
+    if not progress.complete:
+        for part, size in zip(parts, progress.file_bytes, strict=True):
+            with part.open("ab") as file:
+                file.truncate(size)
+    return progress
+
+
+def _last_progress(lines: Sequence[bytes], parts: Sequence[Path], finals: Sequence[Path]) -> tuple[Progress, int]:
+    """The last line of a journal that the files live up to, and how many lines lead to it."""
+    sizes = [part.stat().st_size if part.exists() else 0 for part in parts]
+    all_there = all(part.exists() or final.exists() for part, final in zip(parts, finals, strict=True))
+    progress, kept = Progress(), 0
+    for line in lines:
+        found = _parsed(line)
+        if found is None:
+            break
+        file_bytes = tuple(found["file_bytes"])
+        large_enough = all(size >= wanted for size, wanted in zip(sizes, file_bytes, strict=True))
+        if not (large_enough or (found["complete"] and all_there)):
+            break
+        progress = Progress(
+            found["entries"], found["images"], progress.skipped + found["skipped"], file_bytes, found["complete"]
+        )
+        kept += 1
+    return progress, kept
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None

@@ -1,0 +1,139 @@
+"""Images in tars and tars of tars: the same lists and records as from folders; damage of every kind is named."""
+
+import io
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from conftest import Run
+from resnet_v2.data.archives import Folder, Names, Tar, open_images
+from resnet_v2.files import ResnetError
+
+
+def tar_of(files: dict[str, bytes], path: Path, mode: str = "w") -> Path:
+    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return path
+
+
+def tar_of_tars(folder: Path, path: Path) -> Path:
+    inner = {}
+    for name in sorted(folder.iterdir(), reverse=True):
+        file = tar_of({image.name: image.read_bytes() for image in name.iterdir()}, path.with_suffix(".inner"))
+        inner[f"{name.name}.tar"] = file.read_bytes()
+    return tar_of(inner, path)
+
+
+@pytest.fixture
+def tars(class_folder: Path, tmp_path: Path) -> list[Path]:
+    """The class folders as a tar, as `tar -C images .` makes it, and as a tar of tars."""
+    flat = tmp_path / "flat.tar"
+    with tarfile.open(flat, "w") as archive:
+        archive.add(class_folder, ".")
+    return [flat, tar_of_tars(class_folder, tmp_path / "nested.tar")]
+
+
+def test_lists_and_records_equal_those_of_the_folder(
+    tars: list[Path], class_folder: Path, tmp_path: Path, run: Run
+) -> None:
+    written = []
+    for number, root in enumerate((class_folder, *tars)):
+        prefix = tmp_path / str(number) / "a"
+        assert run("list", root, prefix, "--val-per-class", 2, "--min-images", 5)[0] == 0
+        assert run("pack", f"{prefix}_train.lst", root, f"{prefix}.rec", "--resize", 30, "--threads", 3)[0] == 0
+        written.append({path.name: path.read_bytes() for path in prefix.parent.iterdir()})
+    assert set(written[0]) == {"a_train.lst", "a_val.lst", "synset.txt", "a.rec", "a.idx", "a.rows"}
+    assert written[0] == written[1] == written[2]
+
+
+def test_a_tar_with_train_and_val_keeps_its_split(class_folder: Path, tmp_path: Path, run: Run) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    class_folder.rename(root / "train")
+    (root / "val" / "ant").mkdir(parents=True)
+    (root / "train" / "ant" / "000.jpg").rename(root / "val" / "ant" / "000.jpg")
+    with tarfile.open(tmp_path / "root.tar", "w") as archive:
+        archive.add(root, ".")
+    assert run("list", root, tmp_path / "a" / "x")[0] == 0
+    assert run("list", tmp_path / "root.tar", tmp_path / "b" / "x")[0] == 0
+    for name in ("x_train.lst", "x_val.lst", "synset.txt"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_threads_read_what_is_there(tmp_path: Path) -> None:
+    files = {f"c{number % 7}/{number}.bin": bytes([number % 256]) * number for number in range(500)}
+    tar = open_images(tar_of(files, tmp_path / "a.tar"))
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(tar.read, files)) == list(files.values())
+    assert tar.read("./c1/1.bin") == b"\x01"
+
+
+def test_names_of_every_length_and_alphabet(tmp_path: Path) -> None:
+    files = {f"ü/{'long' * 50}é.jpg": b"1", "ü/b.jpg": b"22", "\udcff.jpg": b"333"}
+    tar = Tar(tar_of(files, tmp_path / "a.tar"))
+    assert [tar.member(index) for index in range(3)] == list(files)
+    assert [tar.read(path) for path in files] == list(files.values())
+    names = Names()
+    for name in ("", "a", "\udcff", "é" * 300):
+        names.append(name)
+    assert [names[index] for index in range(len(names))] == ["", "a", "\udcff", "é" * 300]
+
+
+def test_the_last_of_two_members_counts(tmp_path: Path, run: Run) -> None:
+    path = tar_of({"a/1.jpg": b"old", "b/1.jpg": b"other"}, tmp_path / "a.tar")
+    tar_of({"a/1.jpg": b"new"}, path, "a")
+    assert Tar(path).read("a/1.jpg") == b"new"
+    assert run("list", path, tmp_path / "x")[0] == 0
+    assert len((tmp_path / "x_train.lst").read_text().splitlines()) == 2
+
+
+def test_what_is_not_there_is_named(tars: list[Path], class_folder: Path) -> None:
+    with pytest.raises(ResnetError, match=r"flat\.tar holds no ant/no\.jpg"):
+        Tar(tars[0]).read("ant/no.jpg")
+    with pytest.raises(ResnetError, match=r"no\.jpg cannot be read"):
+        Folder(class_folder).read("ant/no.jpg")
+
+
+@pytest.mark.parametrize(("mode", "name"), [("w:gz", "gzip"), ("w:bz2", "bzip2"), ("w:xz", "xz")])
+def test_compressed_tars_are_refused(tmp_path: Path, run: Run, mode: str, name: str) -> None:
+    path = tar_of({"a/1.jpg": b"1"}, tmp_path / "a.tar", mode)
+    status, _, err = run("list", path, tmp_path / "x")
+    assert status == 2
+    assert f"is compressed ({name})" in err
+    outer = tar_of({"a.tar.gz": path.read_bytes()}, tmp_path / "outer.tar")
+    assert "outer.tar: a.tar.gz is compressed" in run("list", outer, tmp_path / "x")[2]
+
+
+def test_every_cut_is_noticed(tars: list[Path], tmp_path: Path) -> None:
+    for path in tars:
+        data = path.read_bytes()
+        whole = len(data.rstrip(b"\0")) + 512 - len(data.rstrip(b"\0")) % 512
+        for length in (0, 1, 511, 512, 1024, whole // 3, whole // 3 // 512 * 512, whole - 512, whole - 1, whole):
+            (tmp_path / "cut.tar").write_bytes(data[:length])
+            with pytest.raises(ResnetError, match=r"cut\.tar.* is damaged"):
+                Tar(tmp_path / "cut.tar")
+
+
+def test_a_damaged_header_is_noticed(tars: list[Path]) -> None:
+    for path in tars:
+        with tarfile.open(path) as archive:
+            headers = [member.offset for member in archive]
+        with path.open("rb+") as file:
+            file.seek(headers[2] + 100)
+            file.write(b"damaged!")
+        with pytest.raises(ResnetError, match="is damaged or cut short at byte"):
+            Tar(path)
+
+
+def test_no_tar_at_all(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "a.tar").write_bytes(b"hello " * 1000)
+    status, _, err = run("list", tmp_path / "a.tar", tmp_path / "x")
+    assert status == 2
+    assert "a.tar is damaged or no tar" in err
+    flat = tar_of({"1.jpg": b"1"}, tmp_path / "flat.tar")
+    assert "no class folders" in run("list", flat, tmp_path / "x")[2]

@@ -1,0 +1,147 @@
+"""Runs of `pack` that are really killed, at every awkward moment, and started again."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from conftest import Run
+from resnet_v2.data import resume
+from resnet_v2.data.lists import read_list
+from resnet_v2.data.records import index_path
+
+# `pack` in a process that notes its progress often and kills itself at the given call of write, checkpoint or replace.
+KILLED = """
+import os, pathlib, signal, sys
+from resnet_v2.data import resume
+from resnet_v2.cli import main
+
+place, count = sys.argv[1].split(":")
+calls = 0
+
+def counted(function):
+    def call(*arguments, **options):
+        global calls
+        calls += 1
+        if calls == int(count):
+            if place == "write":  # half a record, and an index line without an end
+                arguments[0]._rec.write(arguments[2][: len(arguments[2]) // 2])
+                arguments[0]._rec.flush()
+                arguments[0]._idx.write(b"12")
+                arguments[0]._idx.flush()
+            if place == "checkpoint":
+                arguments[0]._journal.write(b'{"entries": 1')
+                arguments[0]._journal.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **options)
+    return call
+
+resume.CHECKPOINT_SECONDS = 0.0
+owner = {"write": resume.PartWriter, "checkpoint": resume.PartWriter, "replace": pathlib.Path, "unlink": pathlib.Path}
+if place != "never":
+    setattr(owner[place], place, counted(getattr(owner[place], place)))
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.fixture
+def command(class_folder: Path, tmp_path: Path, run: Run) -> list[str]:
+    """The words of a `pack` of 24 images, of which one is bad, without the .rec."""
+    assert run("list", class_folder, tmp_path / "a")[0] == 0
+    bad = list(read_list(tmp_path / "a_train.lst"))[4].path
+    (class_folder / bad).write_bytes(b"no image")
+    return ["pack", str(tmp_path / "a_train.lst"), str(class_folder), "--resize=30", "--threads=2"]
+
+
+def killed(place: str, command: list[str], out: Path) -> None:
+    process = subprocess.run([sys.executable, "-c", KILLED, place, *command, str(out)], capture_output=True)
+    assert process.returncode == -signal.SIGKILL, process.stderr.decode()
+
+
+def files_of(out: Path) -> list[bytes]:
+    assert not [path for path in out.parent.iterdir() if path.name.startswith(f".{out.stem}")]
+    return [out.read_bytes(), index_path(out).read_bytes()]
+
+
+@pytest.mark.parametrize("places", [["write:1"], ["write:20"], ["checkpoint:1"], ["checkpoint:9"], ["checkpoint:25"],
+                                    ["replace:1"], ["replace:2"], ["unlink:1"],
+                                    ["write:3", "write:5", "checkpoint:2", "replace:2"]])  # fmt: skip
+def test_a_killed_run_goes_on_to_the_same_bytes(
+    command: list[str], tmp_path: Path, run: Run, places: list[str]
+) -> None:
+    assert run(*command, tmp_path / "whole.rec")[0] == 0
+    out = tmp_path / "out.rec"
+    for place in places:
+        killed(place, command, out)
+        assert place.startswith(("replace:2", "unlink")) or not out.exists()
+    status, printed, _ = run(*command, out)
+    assert status == 0
+    assert "23 images packed, 1 skipped" in printed
+    assert files_of(out) == files_of(tmp_path / "whole.rec")
+
+
+def test_killed_at_any_time(command: list[str], class_folder: Path, tmp_path: Path, run: Run) -> None:
+    lines = (tmp_path / "a_train.lst").read_text().splitlines() * 20
+    (tmp_path / "a_train.lst").write_text("\n".join(lines) + "\n")
+    assert run(*command, tmp_path / "whole.rec")[0] == 0
+    out, part = tmp_path / "out.rec", tmp_path / ".out.rec.part"
+    size = (tmp_path / "whole.rec").stat().st_size
+    for share in (0.1, 0.4, 0.7):
+        process = subprocess.Popen(
+            [sys.executable, "-c", KILLED, "never:0", *command, str(out)], stderr=subprocess.DEVNULL
+        )
+        while process.poll() is None and not (part.exists() and part.stat().st_size > share * size):
+            time.sleep(0.001)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    _, _, err = run(*command, out)
+    assert "going on after" in err
+    assert files_of(out) == files_of(tmp_path / "whole.rec")
+
+
+def test_other_settings_start_anew(command: list[str], tmp_path: Path, run: Run) -> None:
+    out = tmp_path / "out.rec"
+    killed("write:20", command, out)
+    _, _, err = run(*command, out, "quality=50")
+    assert "other settings (quality); it is started anew" in err
+    run(*command, tmp_path / "whole.rec", "quality=50")
+    assert files_of(out) == files_of(tmp_path / "whole.rec")
+    killed("write:20", command, out)
+    lst = tmp_path / "a_train.lst"
+    lst.write_text("".join(sorted(lst.read_text().splitlines(keepends=True))))
+    assert "other settings (list); it is started anew" in run(*command, out)[2]
+
+
+def test_a_journal_that_promises_too_much_is_not_believed(command: list[str], tmp_path: Path, run: Run) -> None:
+    out, part = tmp_path / "out.rec", tmp_path / ".out.rec.part"
+    killed("write:20", command, out)
+    os.truncate(part, part.stat().st_size // 2)  # as after a power cut
+    assert run(*command, out)[0] == 0
+    run(*command, tmp_path / "whole.rec")
+    assert files_of(out) == files_of(tmp_path / "whole.rec")
+    killed("write:20", command, out)
+    (tmp_path / ".out.rec.journal").write_bytes(b"\0" * 100 + b"\n[1]\n")
+    assert run(*command, out)[0] == 0
+    assert files_of(out) == files_of(tmp_path / "whole.rec")
+
+
+def test_two_runs_at_once_are_refused(command: list[str], tmp_path: Path, run: Run) -> None:
+    with resume.resuming(tmp_path / "out.rec", {"a": 1}):
+        status, _, err = run(*command, tmp_path / "out.rec")
+        assert status == 2
+        assert "is being packed by another run" in err
+
+
+def test_an_old_record_stays_until_the_new_one_is_whole(command: list[str], tmp_path: Path, run: Run) -> None:
+    out = tmp_path / "out.rec"
+    run(*command, out)
+    before = files_of(out)
+    killed("write:9", [*command, "--quality=30"], out)
+    assert [out.read_bytes(), index_path(out).read_bytes()] == before
+    journal = (tmp_path / ".out.rec.journal").read_text().splitlines()
+    assert json.loads(journal[0])["quality"] == 30
