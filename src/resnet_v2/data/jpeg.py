@@ -13,7 +13,7 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from resnet_v2.data.rows import Box, Offsets, cut, read_header
+from resnet_v2.data.rows import Box, JpegHeader, Offsets, cut, read_header
 from resnet_v2.files import ResnetError
 
 Image = NDArray[np.uint8]
@@ -21,6 +21,8 @@ Image = NDArray[np.uint8]
 JPEG_START = b"\xff\xd8"
 # In blocks. Shorter ones cut closer, but each costs 2 to 3 bytes and the decoder a fresh start.
 LONGEST_SEGMENT = 5
+# The share of an image above which cutting it out costs more than it saves.
+WORTH_CUTTING = 0.5
 PNG_START = b"\x89PNG\r\n\x1a\n"
 
 
@@ -77,18 +79,25 @@ class Encoded:
         They are the pixels of a whole decode. The fourth channel is there because OpenCV warps 4 channels nearly three
         times as fast as 3. The array may be overwritten by the thread's next call.
         """
-        if self._pixels is None and self._header is not None and self._header.segment_height and len(self._segments):
-            data, held = cut(self._data, self._header, self._segments, wanted)
+        if self._header is not None:
             try:
-                piece = simplejpeg.decode_jpeg(data, "RGBA", strict=True)
-                pixels = _scratch(self.height, self.width)
-                pixels[held.top : held.bottom, held.left : held.right] = piece
-                return pixels
+                return self._decode_jpeg(self._header, wanted)
             except ValueError:
-                pass  # whatever is wrong with it, the whole decode says it better
+                pass  # CMYK, or damaged: the general decoder takes it, or says what is wrong
         if self._pixels is None:
             self._pixels = decode(self._data)
         return cv2.cvtColor(self._pixels, cv2.COLOR_RGB2RGBA).astype(np.uint8, copy=False)
+
+    def _decode_jpeg(self, header: JpegHeader, wanted: Box) -> Image:
+        pixels = _scratch(self.height, self.width)
+        area = (wanted.bottom - wanted.top) * (wanted.right - wanted.left)
+        if not len(self._segments) or not header.segment_height or area > WORTH_CUTTING * self.height * self.width:
+            simplejpeg.decode_jpeg(self._data, "RGBA", strict=True, buffer=pixels)
+            return pixels
+        data, held = cut(self._data, header, self._segments, wanted)
+        piece = simplejpeg.decode_jpeg(data, "RGBA", strict=True)
+        pixels[held.top : held.bottom, held.left : held.right] = piece
+        return pixels
 
 
 _buffers = threading.local()
