@@ -5,13 +5,16 @@ One frozen dataclass per command. The line below a field is its help text in `re
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from resnet_v2.files import ResnetError
 
 Number = TypeVar("Number", int, float)
+Value = TypeVar("Value")
+# A setting whose default depends on others, so that its help text tells it.
+Chosen = Annotated[Value | None, arg(help_behavior_hint="")]
 
 
 def parse_numbers(text: str, kind: type[Number], flag: str) -> tuple[Number, ...]:
@@ -26,9 +29,9 @@ def parse_numbers(text: str, kind: type[Number], flag: str) -> tuple[Number, ...
 class DataConfig:
     """Make the records of a named data set (digits, cifar10, fashion-mnist) or of a folder of class folders."""
 
-    source: Positional[str]
+    source: Annotated[Positional[str], arg(metavar="SOURCE")]
     """digits, cifar10, fashion-mnist, or the path of a folder that holds one folder per class"""
-    out: Path | None = None
+    out: Chosen[Path] = None
     """folder for NAME_train.rec, NAME_val.rec, their .idx and .lst, and synset.txt (default: data/NAME)"""
     archive: Path | None = None
     """cifar10: cifar-10-binary.tar.gz; fashion-mnist: the folder of its four .gz files (nothing is downloaded)"""
@@ -48,10 +51,9 @@ class DataConfig:
 class ListConfig:
     """Write shuffled PREFIX_train.lst and PREFIX_val.lst and synset.txt for a folder of class folders or a tar."""
 
-    root: Positional[Path]
-    """folder of class folders, or with train and val (or test) folders of them; or a tar of either; or a tar of one
-    tar per class (ILSVRC2012_img_train.tar), which nothing unpacks"""
-    prefix: Positional[Path]
+    root: Annotated[Positional[Path], arg(metavar="ROOT")]
+    """folder of class folders, or of train and val folders of them; or a tar of either, or of one tar per class"""
+    prefix: Annotated[Positional[Path], arg(metavar="PREFIX")]
     """path and start of the names of the lists: data/flowers writes data/flowers_train.lst"""
     val_per_class: int = 0
     """images of every class held out for validation"""
@@ -60,12 +62,9 @@ class ListConfig:
     min_images: int = 0
     """leave out classes with fewer images"""
     val_labels: Path | None = None
-    """write only PREFIX_val.lst, for validation images in no class folders: this file has one line per image, its class
-    or NAME CLASS (ImageNet: WNIDs, or the devkit's ground truth with --synset); labels are places in the synset.txt
-    beside PREFIX, as in the training list"""
+    """write PREFIX_val.lst alone, for images in no class folders; a file of CLASS or NAME CLASS lines (WNID, number)"""
     synset: Path | None = None
-    """with --val-labels of numbers: the classes, one WNID first on each line, in the order that the numbers count, from
-    0 or from 1 (for the devkit's ILSVRC2012_validation_ground_truth.txt that is map_clsloc.txt, not synset.txt)"""
+    """with --val-labels of numbers: the file of WNIDs that the numbers count through (the devkit's: map_clsloc.txt)"""
     seed: int = 0
     """seed of the split and of the shuffling"""
 
@@ -74,11 +73,11 @@ class ListConfig:
 class PackConfig:
     """Pack the images of a list into a .rec and .idx (MXNet's im2rec; its words work too: resize=480 quality=90)."""
 
-    lst: Positional[Path]
+    lst: Annotated[Positional[Path], arg(metavar="LST")]
     """list of images: index, label, path, separated by tabs"""
-    root: Positional[Path]
+    root: Annotated[Positional[Path], arg(metavar="ROOT")]
     """folder that the paths of the list start from, or the tar (or tar of tars) that it was made from"""
-    out: Positional[Path]
+    out: Annotated[Positional[Path], arg(metavar="OUT.rec")]
     """the .rec to write; the .idx is written beside it; a run that was stopped goes on when it is started again"""
     resize: int = 0
     """shorter side in pixels, 0 keeps the size"""
@@ -98,7 +97,7 @@ class PackConfig:
 class IndexConfig:
     """Make the .idx of a .rec by reading the record once."""
 
-    rec: Positional[Path]
+    rec: Annotated[Positional[Path], arg(metavar="REC")]
     """the .rec"""
 
 
@@ -111,27 +110,26 @@ class TrainConfig:
     data_dir: Path = Path("data/imagenet")
     """folder of the records"""
     data_type: str = "imagenet"
-    """imagenet: ImageNet stem, train_480_q90.rec (aug-level 1: train_256_q90.rec) and val_256_q90.rec; any other NAME:
-    CIFAR stem, NAME_train.rec and NAME_val.rec"""
-    list_dir: Path | None = None
+    """imagenet: its stem, train_480_q90.rec, val_256_q90.rec; any NAME: CIFAR stem, NAME_train.rec, NAME_val.rec"""
+    list_dir: Chosen[Path] = None
     """folder of synset.txt and of the .lst files (default: --data-dir)"""
-    lr: float | None = None
+    lr: Chosen[float] = None
     """learning rate; with --retrain, from here on (default: 0.1, or the checkpoint's)"""
     mom: float = 0.9
     """momentum (Nesterov)"""
     bn_mom: float = 0.9
     """BatchNorm momentum as MXNet counts it: the share of the old moving statistics that is kept"""
-    wd: float | None = None
+    wd: Chosen[float] = None
     """weight decay, on weights and gammas only (default: 0.0001, or the checkpoint's)"""
-    batch_size: int | None = None
+    batch_size: Chosen[int] = None
     """images per step on this machine (default: 256, CIFAR stem 128)"""
     workspace: int = 512
     """accepted and without effect: cuDNN chooses its own workspace today"""
-    depth: int | None = None
+    depth: Chosen[int] = None
     """number of layers (default: 50, CIFAR stem 20)"""
     num_classes: int = 0
     """number of classes, 0: the lines of synset.txt, or 1000 for imagenet"""
-    aug_level: Literal[1, 2, 3] | None = None
+    aug_level: Chosen[Literal[1, 2, 3]] = None
     """1: crop and mirror; 2: and scale, aspect, colour; 3: and rotation, shear (default: 2, CIFAR stem 1)"""
     num_examples: int = 0
     """images of one epoch, 0: all of the record"""
@@ -146,11 +144,10 @@ class TrainConfig:
     retrain: bool = False
     """go on from --model-load-epoch: weights, momentum and position in the schedule"""
 
-    epochs: int | None = None
+    epochs: Chosen[int] = None
     """epochs in all (default: 120, CIFAR stem 200)"""
-    milestones: str | None = None
-    """epochs at which the rate drops to a tenth, as 30,60,90 (default: imagenet 30,60,90 of 120, CIFAR stem 120,160 of
-    200, and the same shares of any other --epochs)"""
+    milestones: Chosen[str] = None
+    """epochs of drops to a tenth (default: 30,60,90 of 120, CIFAR stem 120,160 of 200, the same shares of others)"""
     schedule: Literal["step", "cosine"] = "step"
     """how the learning rate falls"""
     warmup_epochs: float = 0.0
@@ -215,7 +212,7 @@ class PredictConfig:
     """the GPU to use when there is one"""
     device: str = ""
     """torch device; comes before --gpu"""
-    synset: Path | None = None
+    synset: Chosen[Path] = None
     """file with one class name per line (default: the names saved in the checkpoint)"""
     top: int = 5
     """how many classes to name"""
