@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from conftest import Run
-from resnet_v2.data.jpeg import read_image
+from resnet_v2.data.photos import read_image
 from resnet_v2.inference.predict import prepare
 from resnet_v2.networks import weights
 

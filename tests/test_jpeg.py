@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from conftest import picture
-from resnet_v2.data.jpeg import decode, encode, read_image, resize_shorter_side
+from resnet_v2.data.jpeg import decode, encode, resize_shorter_side
+from resnet_v2.data.photos import read_image
 from resnet_v2.files import ResnetError
 
 

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from conftest import Run
 from resnet_v2.data import sources
-from resnet_v2.data.jpeg import decode, read_image
+from resnet_v2.data.jpeg import decode
 from resnet_v2.data.lists import read_list, read_synset
+from resnet_v2.data.photos import read_image
 from resnet_v2.data.records import RecordReader
 
 

@@ -6,7 +6,6 @@ release the GIL.
 
 import struct
 import threading
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,7 +13,6 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from resnet_v2.data.rows import Box, JpegHeader, Offsets, cut, read_header
-from resnet_v2.files import ResnetError
 
 Image = NDArray[np.uint8]
 
@@ -38,12 +36,13 @@ def decode(data: bytes | memoryview) -> Image:
         except ValueError as error:
             if "premature" in str(error).lower():
                 raise ValueError("the image data ends too early") from None
-    return _decode_with_opencv(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    return _decode_with_opencv(data)
 
 
-def _decode_with_opencv(data: bytes | memoryview, flags: int) -> Image:
+def _decode_with_opencv(data: bytes | memoryview) -> Image:
     buffer = np.frombuffer(data, np.uint8)
     try:
+        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
         pixels = cv2.imdecode(buffer, flags) if buffer.size else None
     except cv2.error:
         pixels = None
@@ -110,21 +109,6 @@ def _scratch(height: int, width: int) -> Image:
     if buffer is None or buffer.size < size:
         buffer = _buffers.pixels = np.empty(size, np.uint8)
     return buffer[:size].reshape(height, width, 4)
-
-
-def read_image(path: Path) -> Image:
-    """An image file -> pixels, upright (an EXIF orientation is applied). A ResnetError names a file that is bad."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ResnetError(f"{path} cannot be read ({error.strerror}); check the path.") from None
-    try:
-        pixels = decode(data)
-        if b"Exif\0\0" in data[:65536]:
-            pixels = _decode_with_opencv(data, cv2.IMREAD_COLOR)
-        return pixels
-    except ValueError as error:
-        raise ResnetError(f"{path} is no readable image: {error}; replace or remove it.") from None
 
 
 def encode(pixels: Image, encoding: str, quality: int) -> bytes:

@@ -2,6 +2,7 @@
 
 import struct
 import threading
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -9,6 +10,7 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from resnet_v2.data.jpeg import JPEG_START, Image, decode
+from resnet_v2.files import ResnetError
 
 EXIF_START = b"Exif\0\0"
 SEARCHED_BYTES = 1 << 16
@@ -16,6 +18,18 @@ ORIENTATION_TAG = 0x0112
 UPRIGHT = 1
 
 KEPT_PIXELS = 1 << 24  # a thread keeps memory for images up to this size, 50 MB
+
+
+def read_image(path: Path) -> Image:
+    """An image file -> pixels, upright. A ResnetError names a file that is bad."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ResnetError(f"{path} cannot be read ({error.strerror}); check the path.") from None
+    try:
+        return read_upright(data, 0).copy()
+    except ValueError as error:
+        raise ResnetError(f"{path} is no readable image: {error}; replace or remove it.") from None
 
 
 def check_image(data: bytes) -> None:

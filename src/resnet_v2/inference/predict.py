@@ -9,8 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from resnet_v2.data.augment import centre_crop
-from resnet_v2.data.jpeg import Image, read_image, resize_shorter_side
+from resnet_v2.data.jpeg import Image, resize_shorter_side
 from resnet_v2.data.lists import IMAGE_ENDINGS
+from resnet_v2.data.photos import read_image
 from resnet_v2.files import ResnetError
 from resnet_v2.networks.resnet import ResNet
 from resnet_v2.networks.weights import Header
