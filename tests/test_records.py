@@ -123,8 +123,15 @@ def test_missing_files_say_what_to_do(tmp_path: Path) -> None:
 def test_damaged_index(tmp_path: Path, text: str) -> None:
     path = write(tmp_path / "a.rec", [b"x"])
     index_path(path).write_text(text, encoding="latin-1")
-    with pytest.raises(ResnetError, match=r"a\.idx is (damaged|no index)"):
+    with pytest.raises(ResnetError, match=r"a\.idx (is damaged|has a negative offset)"):
         RecordReader(path)
+
+
+def test_keys_are_those_of_the_index(tmp_path: Path) -> None:
+    with writing(tmp_path / "a.rec") as writer:
+        for key in (7, 3, 11):
+            writer.write(key, b"x")
+    assert RecordReader(tmp_path / "a.rec").keys.tolist() == [7, 3, 11]
 
 
 def test_truncated_file_is_noticed_on_opening(tmp_path: Path) -> None:
