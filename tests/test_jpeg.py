@@ -67,6 +67,15 @@ def test_truncated_images_are_refused(keep: float) -> None:
         decode(cut)
 
 
+def test_damage_is_refused_and_spare_bytes_are_not() -> None:
+    data = saved(PIL.Image.fromarray(picture(1, 200, 200)), "JPEG")
+    middle = len(data) // 2
+    with pytest.raises(ValueError, match="is damaged"):
+        decode(data[:middle] + b"\xff\xdd" + bytes(60) + data[middle + 62 :])
+    spare = data[:-2] + bytes(7) + data[-2:]
+    assert np.array_equal(decode(spare), decode(data))
+
+
 def test_files_are_turned_upright_and_records_are_not(tmp_path: Path) -> None:
     exif = PIL.Image.Exif()
     exif[0x0112] = 6

@@ -77,5 +77,5 @@ def test_what_is_no_image(data: bytes) -> None:
 def test_a_cut_file_is_refused(side: int) -> None:
     buffer = io.BytesIO()
     PIL.Image.fromarray(picture(5, 90, 131)).save(buffer, "JPEG")
-    with pytest.raises(ValueError, match="too early"):
+    with pytest.raises(ValueError, match="Premature"):
         read_upright(buffer.getvalue()[: len(buffer.getvalue()) // 2], side)

@@ -17,6 +17,10 @@ from resnet_v2.data.rows import Box, JpegHeader, Offsets, cut, read_header
 Image = NDArray[np.uint8]
 
 JPEG_START = b"\xff\xd8"
+# What libjpeg says of spare bytes before the end marker, which are common in good files, and of an unusual sampling of
+# colours, which OpenCV may know.
+HARMLESS = "extraneous bytes before marker 0xd9"
+UNUSUAL = "Could not determine subsampling"
 # In blocks. Shorter ones cut closer, but each costs 2 to 3 bytes and the decoder a fresh start.
 LONGEST_SEGMENT = 5
 # The share of an image above which cutting it out costs more than it saves.
@@ -27,16 +31,22 @@ PNG_START = b"\x89PNG\r\n\x1a\n"
 def decode(data: bytes | memoryview) -> Image:
     """Bytes of an image file -> pixels, as stored (an EXIF orientation is passed over, as MXNet's reader does).
 
-    Raises ValueError when the bytes are no image or end too early.
+    Raises ValueError when the bytes are no image, are damaged or end too early.
     """
     if bytes(data[:2]) == JPEG_START:
         try:
-            pixels: Image = simplejpeg.decode_jpeg(data, "RGB", strict=True)
-            return pixels
+            return _decode_jpeg(data, strict=True)
         except ValueError as error:
-            if "premature" in str(error).lower():
-                raise ValueError("the image data ends too early") from None
+            if HARMLESS in str(error):
+                return _decode_jpeg(data, strict=False)
+            if UNUSUAL not in str(error):
+                raise ValueError(f"the image data is damaged ({error})") from None
     return _decode_with_opencv(data)
+
+
+def _decode_jpeg(data: bytes | memoryview, strict: bool) -> Image:
+    pixels: Image = simplejpeg.decode_jpeg(data, "RGB", strict=strict)
+    return pixels
 
 
 def _decode_with_opencv(data: bytes | memoryview) -> Image:
