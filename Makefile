@@ -3,7 +3,7 @@ BIN := $(VENV)/bin
 PREFIX := model/resnet-digits-14
 EPOCHS := 20
 
-.PHONY: demo test lint parity bench clean
+.PHONY: demo test lint parity bench bench-peers clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
@@ -30,10 +30,25 @@ test: $(VENV)/.installed
 parity: $(VENV)/.installed .venv-mxnet/.installed
 	$(BIN)/python -m pytest tests/mxnet
 
-# Speed of the loader; IMAGENET is a folder with train_480_q90.rec and train_256_q90.rec.
+# Speed of loading and packing beside that of others; IMAGENET is a folder with the records that README makes, and
+# class folders of images.
 IMAGENET := data/imagenet
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/loader.py --train-480 $(IMAGENET)/train_480_q90.rec --train-256 $(IMAGENET)/train_256_q90.rec
+	$(BIN)/python benchmarks/pack.py --root $(IMAGENET)
+
+# The others, each in an environment of its own (6 GB).
+bench-peers: .venv-mxnet/.installed .venv-dali/.installed .venv-torchvision/.installed
+
+.venv-dali/.installed:
+	python3 -m venv .venv-dali
+	.venv-dali/bin/pip install --quiet nvidia-dali-cuda120 numpy
+	touch $@
+
+.venv-torchvision/.installed:
+	python3 -m venv .venv-torchvision
+	.venv-torchvision/bin/pip install --quiet torch==2.14.1 torchvision==0.29.1 numpy
+	touch $@
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check src tests benchmarks
@@ -42,5 +57,5 @@ lint: $(VENV)/.installed
 	$(BIN)/lint-imports --no-logo
 
 clean:
-	rm -rf $(VENV) .venv-mxnet build data/digits model training-curve.png src/*.egg-info
+	rm -rf $(VENV) .venv-mxnet .venv-dali .venv-torchvision build data/digits model training-curve.png src/*.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -16,10 +16,18 @@ WARM_UP_BATCHES = 10
 
 def level_2(data: Any) -> Any:
     """Random crop of a share of the image as scale 0.533 to 1 gives it, resized; colours shifted in HSV."""
-    crop = fn.decoders.image_random_crop(data, random_area=(0.17, 0.6), random_aspect_ratio=(0.75, 1.25))
-    pixels = fn.resize(crop, size=(SIZE, SIZE), interp_type=types.INTERP_LINEAR, antialias=False)
+    pixels = _resized(fn.decoders.image_random_crop(data, random_area=(0.17, 0.6), random_aspect_ratio=(0.75, 1.25)))
     hue, saturation, value = (fn.random.uniform(range=around) for around in ((-72.0, 72.0), (0.8, 1.2), (0.8, 1.2)))
     return fn.hsv(pixels, hue=hue, saturation=saturation, value=value)
+
+
+def resized_crop(data: Any) -> Any:
+    """The random resized crop."""
+    return _resized(fn.decoders.image_random_crop(data, random_area=(0.08, 1.0), random_aspect_ratio=(3 / 4, 4 / 3)))
+
+
+def _resized(pixels: Any) -> Any:
+    return fn.resize(pixels, size=(SIZE, SIZE), interp_type=types.INTERP_LINEAR, antialias=False)
 
 
 def level_1(data: Any) -> Any:
@@ -29,13 +37,14 @@ def level_1(data: Any) -> Any:
 
 
 def main() -> None:
-    rec, level, threads, batch_size, images = sys.argv[1], *map(int, sys.argv[2:6])
+    rec, augmentation = sys.argv[1:3]
+    threads, batch_size, images = map(int, sys.argv[3:6])
+    augment = {"level-1": level_1, "level-2": level_2, "resized-crop": resized_crop}[augmentation]
 
     @pipeline_def(batch_size=batch_size, num_threads=threads, device_id=None)  # type: ignore[untyped-decorator]
     def pipeline() -> Any:
         data, labels = fn.readers.mxnet(path=[rec], index_path=[f"{rec[:-4]}.idx"], random_shuffle=True)
-        pixels = level_2(data) if level == 2 else level_1(data)
-        return fn.flip(pixels, horizontal=fn.random.coin_flip()), labels
+        return fn.flip(augment(data), horizontal=fn.random.coin_flip()), labels
 
     built = pipeline()
     built.build()

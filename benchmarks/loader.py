@@ -1,9 +1,12 @@
-"""Images per second from a record to a batch: this loader, MXNet's ImageRecordIter and NVIDIA DALI on the CPU.
+"""Images per second from a record to a batch: this loader, MXNet's ImageRecordIter, NVIDIA DALI and torchvision.
 
     python benchmarks/loader.py --train-480 data/imagenet/train_480_q90.rec --train-256 data/imagenet/train_256_q90.rec
+        --plain-480 data/imagenet/mxnet_480_q90.rec
 
-The peers run in the environments that RESNET_V2_MXNET_PYTHON (default: .venv-mxnet) and RESNET_V2_DALI_PYTHON name, and
-are left out without. Systems take turns; a figure is the median of `--rounds` rounds of at least `--images` images.
+Any of the three may be left out; `--plain-480` is a record whose JPEGs have no restart markers, as MXNet packs them.
+`make bench-peers` gives the peers environments of their own, which RESNET_V2_MXNET_PYTHON, RESNET_V2_DALI_PYTHON and
+RESNET_V2_TORCHVISION_PYTHON replace; peers without one are left out. Systems take turns; a figure is the median of
+`--rounds` rounds of at least `--images` images.
 """
 
 import argparse
@@ -17,73 +20,109 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
-from resnet_v2.data.augment import augmentation
-from resnet_v2.data.loader import augmented, batches, epoch_order
+from resnet_v2.data.augment import augmentation, random_resized_crop
+from resnet_v2.data.loader import Loader, Reading
 from resnet_v2.data.records import RecordReader
 
-MXNET_PYTHON = os.environ.get("RESNET_V2_MXNET_PYTHON", ".venv-mxnet/bin/python")
-DALI_PYTHON = os.environ.get("RESNET_V2_DALI_PYTHON", ".venv-dali/bin/python")
+PEERS = ("mxnet", "dali", "torchvision")
+PLANS = {
+    "level-1": augmentation(1, 224, imagenet=True),
+    "level-2": augmentation(2, 224, imagenet=True),
+    "resized-crop": random_resized_crop(224),
+}
 BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is measured: a record read at an augmentation level."""
+    """What is measured: a record read with an augmentation."""
 
     name: str
     rec: Path
-    level: int
+    augmentation: str
 
 
-def ours(work: Work, threads: int, images: int) -> float:
-    """Images per second through our loader, over as many epochs as it takes."""
-    reader = RecordReader(work.rec)
-    epochs = -(-images // len(reader))
-    order = np.concatenate([epoch_order(len(reader), 0, epoch) for epoch in range(epochs)])
-    preprocess = augmented(augmentation(work.level, 224, imagenet=True), 0, 0)
-    started = time.perf_counter()
-    stream = batches(reader, order, preprocess, batch_size=BATCH_SIZE, size=224, classes=100_000, threads=threads)
-    done = sum(len(batch.labels) for batch in stream)
+def ours(work: Work, threads: int, images: int, fast: bool = False) -> float:
+    """Images per second through our loader, over as many epochs as it takes, after a batch to warm up."""
+    reading = Reading(threads, fast=fast)
+    loader = Loader(
+        RecordReader(work.rec),
+        PLANS[work.augmentation],
+        seed=0,
+        batch_size=BATCH_SIZE,
+        classes=100_000,
+        reading=reading,
+    )
+    next(iter(loader))
+    started, done = time.perf_counter(), 0
+    while done < images:
+        done += sum(len(batch.labels) for batch in loader)
     return done / (time.perf_counter() - started)
 
 
-def peer(python: str, script: str, work: Work, threads: int, images: int) -> float:
-    """Images per second that a script beside this one prints, run by another Python."""
-    command = [python, Path(__file__).with_name(script), work.rec, work.level, threads, BATCH_SIZE, images]
+def peer_python(name: str) -> Path:
+    """The Python of a peer's environment."""
+    return Path(os.environ.get(f"RESNET_V2_{name.upper()}_PYTHON", f".venv-{name}/bin/python"))
+
+
+def peer(name: str, work: Work, threads: int, images: int) -> float | None:
+    """Images per second that the script NAME_loader.py prints, run by the peer's Python; None where it cannot do it."""
+    script = Path(__file__).with_name(f"{name}_loader.py")
+    command = [peer_python(name), script, work.rec, work.augmentation, threads, BATCH_SIZE, images]
     words = [str(word) for word in command]
-    return float(subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()[-1])
+    last_line = subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()[-1]
+    return None if last_line == "none" else float(last_line)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--train-480", type=Path, required=True, help="record packed at 480 pixels, read at level 2")
-    parser.add_argument("--train-256", type=Path, required=True, help="record packed at 256 pixels, read at level 1")
+    parser.add_argument("--train-480", type=Path, help="record packed at 480 pixels")
+    parser.add_argument("--train-256", type=Path, help="record packed at 256 pixels")
+    parser.add_argument("--plain-480", type=Path, help="record packed at 480 pixels without restart markers")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=2000, help="images of one round")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    systems: dict[str, Callable[[Work, int, int], float]] = {"resnet-v2": ours}
-    if Path(MXNET_PYTHON).is_file():
-        systems["mxnet"] = partial(peer, MXNET_PYTHON, "mxnet_loader.py")
-    if Path(DALI_PYTHON).is_file():
-        systems["dali"] = partial(peer, DALI_PYTHON, "dali_loader.py")
+    works = [
+        Work("level 2 from 480", options.train_480, "level-2"),
+        Work("random resized crop from 480", options.train_480, "resized-crop"),
+        Work("level 1 from 256", options.train_256, "level-1"),
+        Work("level 2 from 480 without markers", options.plain_480, "level-2"),
+    ]
+    systems: dict[str, Callable[[Work, int, int], float | None]] = {
+        "resnet-v2": ours,
+        "resnet-v2 --fast-decode": partial(ours, fast=True),
+    }
+    systems |= {name: partial(peer, name) for name in PEERS if peer_python(name).is_file()}
     rows = []
-    for work in (Work("level 2 from 480", options.train_480, 2), Work("level 1 from 256", options.train_256, 1)):
+    for work in works:
+        if work.rec is None:
+            continue
         rounds = [
             {name: system(work, options.threads, options.images) for name, system in systems.items()}
             for _ in range(options.rounds)
         ]
         for name in systems:
-            speed = statistics.median(one[name] for one in rounds)
-            rows.append({"work": work.name, "system": name, "value": round(speed, 1), "unit": "images/s"})
+            speeds = [speed for one in rounds if (speed := one[name]) is not None]
+            if speeds:
+                ratio = statistics.median((one["resnet-v2"] or 0) / (one[name] or 1) for one in rounds)
+                rows.append(
+                    {
+                        "work": work.name,
+                        "system": name,
+                        "value": round(statistics.median(speeds), 1),
+                        "unit": "images/s",
+                        "times": round(ratio, 2),
+                    }
+                )
     if options.json:
         print(json.dumps(rows))
-    else:
-        for row in rows:
-            print(f"{row['work']:20} {row['system']:12} {row['value']:9.1f} {row['unit']}")
+        return
+    for row in rows:
+        print(
+            f"{row['work']:34} {row['system']:24} {row['value']:9.1f} {row['unit']}  ours is {row['times']:.2f} times"
+        )
 
 
 if __name__ == "__main__":

@@ -6,6 +6,18 @@ from typing import Any
 
 import mxnet as mx
 
+AUGMENTATIONS: dict[str, dict[str, Any]] = {
+    "level-1": {},
+    "level-2": {"random_h": 36, "random_s": 50, "random_l": 50, "min_random_scale": 0.533, "max_aspect_ratio": 0.25},
+    "resized-crop": {
+        "random_resized_crop": True,
+        "min_random_area": 0.08,
+        "max_random_area": 1.0,
+        "min_aspect_ratio": 3 / 4,
+        "max_aspect_ratio": 4 / 3,
+    },
+}
+
 
 def _epoch(stream: Any, batch_size: int) -> int:
     stream.reset()
@@ -17,12 +29,11 @@ def _epoch(stream: Any, batch_size: int) -> int:
 
 
 def main() -> None:
-    rec, level, threads, batch_size, wanted = sys.argv[1], *map(int, sys.argv[2:6])
-    colours = {"random_h": 36, "random_s": 50, "random_l": 50} if level == 2 else {}
-    geometry = {"min_random_scale": 0.533, "max_aspect_ratio": 0.25} if level == 2 else {}
+    rec, augmentation = sys.argv[1:3]
+    threads, batch_size, wanted = map(int, sys.argv[3:6])
     stream = mx.io.ImageRecordIter(
         path_imgrec=rec, data_shape=(3, 224, 224), batch_size=batch_size, rand_crop=True, rand_mirror=True,
-        shuffle=True, preprocess_threads=threads, round_batch=False, **geometry, **colours,
+        shuffle=True, preprocess_threads=threads, round_batch=False, **AUGMENTATIONS[augmentation],
     )  # fmt: skip
     _epoch(stream, batch_size)
     images, started = 0, time.perf_counter()

@@ -8,7 +8,20 @@ import pytest
 from numpy.typing import NDArray
 
 from conftest import picture
-from resnet_v2.data.augment import FILL, Augmentation, Draw, apply, augmentation, centre_crop, draw, generator
+from resnet_v2.data.augment import (
+    FILL,
+    INTERPOLATIONS,
+    Augmentation,
+    Draw,
+    apply,
+    augmentation,
+    centre_crop,
+    draw,
+    generator,
+    needed_box,
+    random_resized_crop,
+)
+from resnet_v2.data.rows import Box
 from resnet_v2.files import ResnetError
 
 Pixels = NDArray[np.uint8]
@@ -155,3 +168,54 @@ def test_centre_crop_enlarges() -> None:
     out = np.empty((224, 224, 3), np.uint8)
     centre_crop(np.full((100, 301, 3), 50, np.uint8), out)
     assert (out == 50).all()
+
+
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+@pytest.mark.parametrize("level", [1, 2, 3, "rrc"])
+def test_a_part_of_the_image_is_enough(level: int | str, interpolation: str) -> None:
+    pixels = picture(4, 480, 520)
+    plan = random_resized_crop(224) if level == "rrc" else augmentation(int(level), 224, imagenet=True)
+    plan = replace(plan, interpolation=interpolation)
+    for ordinal in range(20):
+        drawn = draw(plan, 480, 520, generator(0, 0, ordinal))
+        whole, part = (np.empty((224, 224, 3), np.uint8) for _ in range(2))
+        apply(pixels, drawn, whole, interpolation)
+        box = needed_box(drawn, plan, 480, 520)
+        apply(box.of(pixels), drawn.within(box), part, interpolation)
+        # Positions are counted from another corner and rounded, where OpenCV's tables have 32 places for a pixel.
+        difference = np.abs(whole.astype(int) - part)
+        assert (difference > 1).mean() < (
+            0 if level in (1, "rrc") else 1e-4 if interpolation == "bilinear" else 2e-3
+        ) + 1e-9
+
+
+def test_random_resized_crops_fill_their_ranges() -> None:
+    plan = random_resized_crop(224)
+    drawn = [draw(plan, 450, 450, generator(5, 0, ordinal)) for ordinal in range(4000)]
+    boxes = [one.source for one in drawn]
+    assert all(
+        box is not None and 0 <= box.top < box.bottom <= 450 and 0 <= box.left < box.right <= 450 for box in boxes
+    )
+    shares = np.array([box.area / 450**2 for box in boxes if box is not None])
+    aspects = np.array([(box.right - box.left) / (box.bottom - box.top) for box in boxes if box is not None])
+    assert 0.079 < shares.min() < 0.09
+    assert 0.95 < shares.max() <= 1
+    assert 0.74 < aspects.min() < 0.77
+    assert 1.31 < aspects.max() < 1.35
+    assert abs(np.log(aspects).mean()) < 0.02
+    assert abs(np.mean([one.mirror for one in drawn]) - 0.5) < 0.03
+    # No box of such an aspect is that wide: the largest in the middle, 3:4 and 4:3 at most.
+    strip = draw(plan, 10, 500, generator(0, 0, 0)).source
+    assert strip is not None
+    assert (strip.bottom - strip.top, strip.right - strip.left) == (10, 13)
+    assert strip.left == (500 - 13) // 2
+
+
+def test_a_resized_crop_is_opencvs_resize() -> None:
+    pixels = picture(4, 300, 400)
+    drawn = Draw((224, 224), None, 0, 0, (0, 0, 0), False, Box(20, 280, 30, 390))
+    for name, method in (("bilinear", cv2.INTER_LINEAR), ("area", cv2.INTER_AREA), ("bicubic", cv2.INTER_CUBIC)):
+        out = np.empty((224, 224, 3), np.uint8)
+        apply(pixels, drawn, out, name)
+        expected = cv2.resize(pixels[20:280, 30:390], (224, 224), interpolation=method)
+        assert np.abs(out.astype(int) - expected).max() <= 1

@@ -1,6 +1,7 @@
 """The loader: every image once, the same bytes for any number of threads, errors that name the record."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from conftest import picture
 from resnet_v2.data.augment import augmentation
 from resnet_v2.data.jpeg import decode, encode
-from resnet_v2.data.loader import Batch, augmented, batches, centred, epoch_order
+from resnet_v2.data.loader import Batch, Loader, Reading, batches, centred, epoch_order, split
 from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
 from resnet_v2.files import ResnetError
 
@@ -23,9 +24,14 @@ def reader(tmp_path: Path) -> RecordReader:
 
 
 def load(reader: RecordReader, threads: int, epoch: int = 0, classes: int = 7) -> list[Batch]:
-    preprocess = augmented(augmentation(3, 32, imagenet=False), 0, epoch)
-    order = epoch_order(len(reader), 0, epoch)
-    return list(batches(reader, order, preprocess, batch_size=16, size=32, classes=classes, threads=threads))
+    plan = augmentation(3, 32, imagenet=False)
+    reading = Reading(threads=threads)
+    return list(Loader(reader, plan, seed=0, batch_size=16, classes=classes, epoch=epoch, reading=reading))
+
+
+def centres(reader: RecordReader, ordinals: list[int], batch_size: int, **reading: Any) -> list[Batch]:
+    steps = split(np.array(ordinals), batch_size)
+    return list(batches(reader, steps, centred, 32, 7, Reading(**reading)))
 
 
 def test_bytes_do_not_depend_on_threads(reader: RecordReader) -> None:
@@ -57,7 +63,7 @@ def test_augmentation_changes_with_the_epoch(reader: RecordReader) -> None:
 
 
 def test_evaluation_takes_the_centre(reader: RecordReader) -> None:
-    (batch,) = batches(reader, np.arange(5), centred, batch_size=5, size=32, classes=7)
+    (batch,) = centres(reader, [*range(5)], 5)
     pixels = decode(reader.image(3)[1])
     top = (pixels.shape[0] - 32) // 2
     assert np.array_equal(batch.images[3], pixels[top : top + 32, 2:34])
@@ -75,7 +81,7 @@ def test_bad_images_are_named(tmp_path: Path) -> None:
     reader = RecordReader(tmp_path / "b.rec")
     for ordinal, words in ((0, "the image of record 0 cannot be decoded"), (1, "record 1 is not an image record")):
         with pytest.raises(ResnetError, match=words):
-            list(batches(reader, np.array([ordinal]), centred, batch_size=1, size=32, classes=1))
+            centres(reader, [ordinal], 1)
 
 
 def damage(reader: RecordReader, ordinals: list[int]) -> None:
@@ -89,8 +95,7 @@ def test_bad_records_can_be_skipped_and_the_count_stays(reader: RecordReader) ->
     damage(reader, [17])
     for threads in (1, 4):
         skipped: list[str] = []
-        found = list(batches(reader, np.arange(50), centred, batch_size=16, size=32, classes=7, threads=threads,
-                             on_skip=skipped.append))  # fmt: skip
+        found = centres(reader, [*range(50)], 16, threads=threads, on_skip=skipped.append)
         ordinals = np.concatenate([batch.ordinals for batch in found])
         assert ordinals.tolist() == [*range(17), 18, *range(18, 50)]
         assert np.array_equal(np.concatenate([batch.labels for batch in found]), ordinals % 7)
@@ -101,11 +106,11 @@ def test_bad_records_can_be_skipped_and_the_count_stays(reader: RecordReader) ->
 def test_too_many_bad_records_end_the_epoch(reader: RecordReader) -> None:
     damage(reader, [3, 4, 5, 20, 21])
     with pytest.raises(ResnetError, match=r"more than one record in a hundred is bad|cannot be decoded"):
-        list(batches(reader, np.arange(50), centred, batch_size=16, size=32, classes=7, on_skip=print))
+        centres(reader, [*range(50)], 16, on_skip=print)
 
 
 def test_a_loop_may_stop_early(reader: RecordReader) -> None:
-    stream = batches(reader, np.arange(50), centred, batch_size=2, size=32, classes=7, threads=2)
+    stream = batches(reader, split(np.arange(50), 2), centred, 32, 7, Reading(threads=2))
     assert next(stream).ordinals.tolist() == [0, 1]
     stream.close()  # type: ignore[attr-defined]
 
@@ -113,3 +118,48 @@ def test_a_loop_may_stop_early(reader: RecordReader) -> None:
 def test_orders() -> None:
     assert np.array_equal(epoch_order(1000, 1, 2), epoch_order(1000, 1, 2))
     assert not np.array_equal(epoch_order(1000, 1, 2), epoch_order(1000, 2, 2))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+def test_ranks_share_every_step_and_lose_nothing(reader: RecordReader, world_size: int) -> None:
+    whole = load(reader, 2)
+    parts = [
+        list(Loader(reader, augmentation(3, 32, imagenet=False), seed=0, batch_size=16, classes=7, rank=rank,
+                    world_size=world_size))
+        for rank in range(world_size)
+    ]  # fmt: skip
+    for batch, *shares in zip(whole, *parts, strict=True):
+        assert np.array_equal(batch.ordinals, np.concatenate([share.ordinals for share in shares]))
+        assert np.array_equal(batch.images, np.concatenate([share.images for share in shares]))
+        sizes = [len(share.labels) for share in shares]
+        assert max(sizes) - min(sizes) <= 1
+    if world_size == 3:
+        assert [len(share[-1].labels) for share in parts] == [0, 1, 1]  # two images for three ranks
+
+
+def test_a_loader_goes_on_where_another_stopped(reader: RecordReader) -> None:
+    def new(rank: int = 0, world_size: int = 1, seed: int = 3) -> Loader:
+        return Loader(reader, augmentation(1, 32, imagenet=False), seed=seed, batch_size=16, classes=7, rank=rank,
+                      world_size=world_size)  # fmt: skip
+
+    never_stopped = new()
+    expected = [*never_stopped, *never_stopped]
+    loader = new()
+    found = []
+    for _ in range(8):
+        found.append(next(iter(loader)))  # the rest of the epoch is thrown away
+        state = loader.state_dict()
+        loader = new()
+        loader.load_state_dict(state)
+        if loader.step == loader.steps:
+            assert list(loader) == []
+    assert len(expected) == 8
+    for one, other in zip(expected, found, strict=True):
+        assert np.array_equal(one.ordinals, other.ordinals)
+        assert np.array_equal(one.images, other.images)
+
+    half = new(rank=1, world_size=2)
+    half.load_state_dict({**new().state_dict(), "epoch": 1, "step": 2})
+    assert np.array_equal(next(iter(half)).ordinals, expected[6].ordinals[8:])
+    with pytest.raises(ResnetError, match="saved with seed 3, but it is 4 now"):
+        new(seed=4).load_state_dict(loader.state_dict())

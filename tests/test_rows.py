@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from conftest import picture
 from resnet_v2.data.augment import augmentation
 from resnet_v2.data.jpeg import Encoded, decode, encode, resize_shorter_side
-from resnet_v2.data.loader import MAX_PIXELS, augmented, batches, centred
+from resnet_v2.data.loader import MAX_PIXELS, Reading, augmented, batches, centred, split
 from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
 from resnet_v2.data.rows import Box, Rows, cut, find_segments, read_header, sidecar_path, write_rows
 from resnet_v2.files import ResnetError
@@ -53,8 +53,8 @@ def check_cuts(data: bytes, seed: int) -> None:
     for box in boxes:
         pixels = Encoded(data, segments, MAX_PIXELS).decode(box)
         inside = np.s_[box.top : box.bottom, box.left : box.right]
-        assert pixels.shape == (height, width, 4)
-        assert np.array_equal(pixels[..., :3][inside], whole[inside])
+        assert pixels.shape == (*whole[inside].shape[:2], 4)
+        assert np.array_equal(pixels[..., :3], whole[inside])
 
 
 @pytest.mark.parametrize("size", [(100, 130), (97, 33), (16, 16), (17, 250), (480, 361), (1, 300), (300, 1)])
@@ -68,6 +68,17 @@ def test_cuts_of_colour_images(size: tuple[int, int], subsampling: int, rows: in
 @pytest.mark.parametrize("size", [(100, 130), (97, 33)])
 def test_cuts_of_grey_images(size: tuple[int, int]) -> None:
     check_cuts(saved(picture(3, *size), "L", restart_marker_rows=1), 0)
+
+
+@pytest.mark.parametrize("size", [(100, 130), (97, 33), (16, 16), (480, 361)])
+@pytest.mark.parametrize("options", [{"subsampling": 0}, {"subsampling": 1}, {"subsampling": 2}, {"progressive": True}])
+def test_files_without_markers_are_decoded_from_the_top(size: tuple[int, int], options: dict[str, Any]) -> None:
+    data = saved(picture(3, 60, 60).repeat(8, 0).repeat(8, 1)[: size[0], : size[1]], quality=90, **options)
+    assert not find_segments(data).size
+    whole = decode(data)
+    for bottom in {1, size[0] // 3, size[0] // 2, size[0] - 17, size[0] - 1, size[0]} - {0, -1}:
+        box = Box(bottom // 2, bottom, 3, size[1])
+        assert np.array_equal(Encoded(data, find_segments(data), MAX_PIXELS).decode(box)[..., :3], box.of(whole))
 
 
 def test_what_we_encode_can_be_cut() -> None:
@@ -108,7 +119,7 @@ def test_what_cannot_be_cut_has_no_segments(data: bytes) -> None:
     assert find_segments(data).size == 0
     if len(data) > 1000 and data[-2:] == b"\xff\xd9":
         whole = Encoded(data, find_segments(data), MAX_PIXELS)
-        assert np.array_equal(whole.decode(Box(10, 20, 3, 5))[..., :3], decode(data))
+        assert np.array_equal(whole.decode(Box(10, 20, 3, 5))[..., :3], decode(data)[10:20, 3:5])
 
 
 def test_a_cut_is_a_small_jpeg() -> None:
@@ -120,7 +131,7 @@ def test_a_cut_is_a_small_jpeg() -> None:
     assert held == Box(96, 208, 240, 480)
     assert PIL.Image.open(io.BytesIO(piece)).size == (240, 112)
     assert len(piece) < len(data) / 2
-    assert np.array_equal(decode(piece), opencv(piece))
+    assert np.array_equal(decode(bytes(piece)), opencv(bytes(piece)))
 
 
 @given(st.integers(0, 10_000), st.binary(min_size=1, max_size=4))
@@ -170,9 +181,9 @@ def test_batches_are_the_same_with_and_without_rows(packed: RecordReader, level:
     preprocess = augmented(augmentation(level, 224, imagenet=True), 0, 0)
 
     def load() -> list[NDArray[np.uint8]]:
-        order = np.arange(20)
-        found = batches(packed, order, preprocess, batch_size=8, size=224, classes=1, threads=2)
-        centre = batches(packed, order, centred, batch_size=8, size=224, classes=1, threads=2)
+        found, centre = (
+            batches(packed, split(np.arange(20), 8), how, 224, 1, Reading(threads=2)) for how in (preprocess, centred)
+        )
         return [batch.images for batch in (*found, *centre)]
 
     with_rows = load()

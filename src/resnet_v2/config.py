@@ -156,6 +156,12 @@ class TrainConfig:
     """share of the target spread over all classes, 0 to 1"""
     aug_schedule: str = ""
     """augmentation level from an epoch on, as 0:2,95:1; comes before --aug-level"""
+    augment: Literal["levels", "rrc"] = "levels"
+    """levels: what --aug-level says; rrc: random resized crop of 8 to 100 % of the area, and mirror"""
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "area"] = "bilinear"
+    """how images are resized and warped; area averages where rrc shrinks and is bilinear elsewhere"""
+    fast_decode: bool = False
+    """decode JPEG faster and less exactly, by a grey level or two (docs/formats.md)"""
     version: Literal["v2", "v1"] = "v2"
     """v2: pre-activation units; v1: the units of the first ResNet paper"""
     seed: int = 0

@@ -13,7 +13,7 @@ from scipy import stats
 from resnet_v2.data import augment
 from resnet_v2.data.augment import FILL, Draw, augmentation, draw, generator
 from resnet_v2.data.jpeg import encode
-from resnet_v2.data.loader import augmented, batches
+from resnet_v2.data.loader import Reading, augmented, batches, split
 from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
 
 pytest_plugins = ["mxnet_process"]
@@ -112,8 +112,8 @@ def test_geometry_is_drawn_as_mxnet_draws_it(mxnet: MXNet, ruler: Path) -> None:
                          fill_value=FILL, preprocess_threads=1)  # fmt: skip
     theirs = measured(found["images"].transpose(0, 2, 3, 1))
     plan = augment.Augmentation(SIZE, scale=(0.533, 1.0), aspect=0.25)
-    order = np.arange(COUNT)
-    stream = batches(RecordReader(ruler), order, augmented(plan, 0, 0), batch_size=50, size=SIZE, classes=1)
+    steps = split(np.arange(COUNT), 50)
+    stream = batches(RecordReader(ruler), steps, augmented(plan, 0, 0), SIZE, 1, Reading())
     ours = measured(np.concatenate([batch.images for batch in stream]))
     for name in ("scale", "aspect", "top", "left"):
         assert stats.ks_2samp(ours[name], theirs[name]).pvalue > 0.001, name
@@ -136,7 +136,7 @@ def test_colour_offsets_of_1x_are_drawn_narrower(mxnet: MXNet, tmp_path: Path) -
                          preprocess_threads=1)  # fmt: skip
     theirs = found["images"][:, 0, 0, 0] - 128
     plan = augment.Augmentation(SIZE, lightness=50)
-    stream = batches(RecordReader(rec), np.arange(COUNT), augmented(plan, 0, 0), batch_size=50, size=SIZE, classes=1)
+    stream = batches(RecordReader(rec), split(np.arange(COUNT), 50), augmented(plan, 0, 0), SIZE, 1, Reading())
     ours = np.concatenate([batch.images[:, 0, 0, 0] for batch in stream]).astype(float) - 128
     assert abs(ours.std() - 50 / 3**0.5) < 2
     assert abs(theirs.std() - 50 * (17 / 75) ** 0.5) < 2

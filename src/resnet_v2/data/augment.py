@@ -2,6 +2,7 @@
 
 What is drawn for an image depends on (seed, epoch, ordinal) alone. The levels are those of the 2016 reproduction, the
 operations those of MXNet's ImageRecordIter in its order, fused: scale, aspect, rotation, shear and crop are one warp.
+Beside them stands the random resized crop of later recipes (Szegedy et al., arXiv 1409.4842, section 6), one resize.
 """
 
 import math
@@ -11,7 +12,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from resnet_v2.data.jpeg import Image
+from resnet_v2.data.jpeg import Image, scratch
 from resnet_v2.data.rows import Box
 from resnet_v2.files import ResnetError
 
@@ -22,10 +23,28 @@ Matrix = tuple[tuple[float, float, float], tuple[float, float, float]]
 # OpenCV's 8-bit HLS: hue 0-180, lightness and saturation 0-255.
 HLS_LIMITS = (180, 255, 255)
 
+# How pixels between pixels are computed, and how many more pixels than bilinear it reads on either side. In a warp
+# OpenCV takes `area` for `bilinear`.
+INTERPOLATIONS = {
+    "nearest": (cv2.INTER_NEAREST, 0),
+    "bilinear": (cv2.INTER_LINEAR, 0),
+    "bicubic": (cv2.INTER_CUBIC, 1),
+    "lanczos": (cv2.INTER_LANCZOS4, 3),
+    "area": (cv2.INTER_AREA, 0),
+}
+
+RESIZED_AREA = (0.08, 1.0)  # shares of the image
+RESIZED_ASPECT = (3 / 4, 4 / 3)
+RESIZED_TRIES = 10
+
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The ranges of one level. Sides and `pad` in pixels, angles in degrees, colours in steps of OpenCV's 8-bit HLS."""
+    """The ranges of one level. Sides and `pad` in pixels, angles in degrees, colours in steps of OpenCV's 8-bit HLS.
+
+    With `resized` it is a random resized crop and mirror, and the other ranges have no meaning. `interpolation` is one
+    of INTERPOLATIONS.
+    """
 
     size: int
     pad: int = 0
@@ -36,6 +55,8 @@ class Augmentation:
     lightness: int = 0
     rotation: int = 0
     shear: float = 0.0
+    resized: bool = False
+    interpolation: str = "bilinear"
 
     def warps(self) -> bool:
         """Whether more happens to the geometry than crop and mirror."""
@@ -48,7 +69,8 @@ class Draw:
 
     The image goes through `matrix` (2 x 3, source to canvas; None: it is its own canvas) onto a canvas of
     `canvas` = (height, width) pixels. The crop's upper left corner is at row `top`, column `left` of the canvas and may
-    lie outside of it. `hls` are offsets for hue, lightness, saturation.
+    lie outside of it. `hls` are offsets for hue, lightness, saturation. With `source` none of this happens before the
+    colours: the box `source` of the image is resized to the crop.
     """
 
     canvas: tuple[int, int]
@@ -57,6 +79,18 @@ class Draw:
     left: int
     hls: tuple[int, int, int]
     mirror: bool
+    source: Box | None = None
+
+    def within(self, box: Box) -> "Draw":
+        """The same for an image of which only a box is there."""
+        if self.source is not None:
+            return replace(self, source=self.source.within(box))
+        if self.matrix is None:
+            canvas = (box.bottom - box.top, box.right - box.left)
+            return replace(self, canvas=canvas, top=self.top - box.top, left=self.left - box.left)
+        (a, b, right), (c, d, down) = self.matrix
+        right, down = right + a * box.left + b * box.top, down + c * box.left + d * box.top
+        return replace(self, matrix=((a, b, right), (c, d, down)))
 
 
 def augmentation(level: int, size: int, imagenet: bool) -> Augmentation:
@@ -73,6 +107,11 @@ def augmentation(level: int, size: int, imagenet: bool) -> Augmentation:
     return replace(plan, rotation=10, shear=0.1) if level == 3 else plan
 
 
+def random_resized_crop(size: int) -> Augmentation:
+    """A box of 8 to 100 % of the image's area and an aspect of 3:4 to 4:3, resized to the crop, and mirror."""
+    return Augmentation(size, resized=True)
+
+
 def generator(seed: int, epoch: int, ordinal: int) -> np.random.Generator:
     """The random numbers of one image in one epoch: streams of different triples never meet (Philox, keyed)."""
     counter = np.array([0, 0, 0, ordinal], np.uint64)
@@ -81,6 +120,9 @@ def generator(seed: int, epoch: int, ordinal: int) -> np.random.Generator:
 
 def draw(plan: Augmentation, height: int, width: int, rng: np.random.Generator) -> Draw:
     """Draw the parameters for an image of height x width pixels."""
+    if plan.resized:
+        box, mirror = _draw_box(height, width, rng)
+        return Draw((plan.size, plan.size), None, 0, 0, (0, 0, 0), mirror, box)
     # All random numbers at once, and plain floats from there on: this runs for every image of every epoch.
     chance = iter(rng.random(10).tolist())
     shear = _within(plan.shear, chance)
@@ -100,6 +142,24 @@ def draw(plan: Augmentation, height: int, width: int, rng: np.random.Generator) 
     left = _up_to(canvas[1] - smallest, chance) - plan.pad
     hue, saturation, lightness = (int(_within(limit, chance)) for limit in (plan.hue, plan.saturation, plan.lightness))
     return Draw(canvas, matrix, top, left, (hue, lightness, saturation), next(chance) < 0.5)
+
+
+def _draw_box(height: int, width: int, rng: np.random.Generator) -> tuple[Box, bool]:
+    """A box of random area and aspect that fits, after some tries the largest in the middle; and whether to mirror."""
+    chance = iter(rng.random(1 + 4 * RESIZED_TRIES).tolist())
+    mirror = next(chance) < 0.5
+    (least, most), (narrow, wide) = RESIZED_AREA, RESIZED_ASPECT
+    for _ in range(RESIZED_TRIES):
+        area = height * width * (least + (most - least) * next(chance))
+        aspect = narrow * (wide / narrow) ** next(chance)
+        rows, columns = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
+        top, left = next(chance), next(chance)
+        if 0 < rows <= height and 0 < columns <= width:
+            first, start = int((height - rows + 1) * top), int((width - columns + 1) * left)
+            return Box(first, first + rows, start, start + columns), mirror
+    rows, columns = min(height, max(1, round(width / narrow))), min(width, max(1, round(height * wide)))
+    first, start = (height - rows) // 2, (width - columns) // 2
+    return Box(first, first + rows, start, start + columns), mirror
 
 
 def _within(limit: float, chance: Iterator[float]) -> float:
@@ -126,10 +186,12 @@ def _warp_matrix(
     return (a, b, (canvas_width - a * width - b * height) / 2), (c, d, (canvas_height - c * width - d * height) / 2)
 
 
-def needed_box(drawn: Draw, size: int, height: int, width: int) -> Box:
-    """The pixels of a height x width image that its crop of `size` x `size` reads."""
-    top, bottom = max(drawn.top, 0), min(drawn.top + size, drawn.canvas[0])
-    left, right = max(drawn.left, 0), min(drawn.left + size, drawn.canvas[1])
+def needed_box(drawn: Draw, plan: Augmentation, height: int, width: int) -> Box:
+    """The pixels of a height x width image that its crop reads."""
+    if drawn.source is not None:
+        return drawn.source
+    top, bottom = max(drawn.top, 0), min(drawn.top + plan.size, drawn.canvas[0])
+    left, right = max(drawn.left, 0), min(drawn.left + plan.size, drawn.canvas[1])
     if drawn.matrix is not None:
         (a, b, right_shift), (c, d, down_shift) = drawn.matrix
         determinant = a * d - b * c
@@ -137,12 +199,14 @@ def needed_box(drawn: Draw, size: int, height: int, width: int) -> Box:
         columns = [(d * x - b * y) / determinant for x, y in corners]
         rows = [(a * y - c * x) / determinant for x, y in corners]
         # Bilinear reads a pixel further on either side.
-        top, bottom, left, right = int(min(rows)) - 2, int(max(rows)) + 3, int(min(columns)) - 2, int(max(columns)) + 3
+        around = 2 + INTERPOLATIONS[plan.interpolation][1]
+        top, bottom = int(min(rows)) - around, int(max(rows)) + around + 1
+        left, right = int(min(columns)) - around, int(max(columns)) + around + 1
     top, left = min(max(top, 0), height - 1), min(max(left, 0), width - 1)
     return Box(top, min(max(bottom, top + 1), height), left, min(max(right, left + 1), width))
 
 
-def apply(pixels: Image, drawn: Draw, out: Image) -> None:
+def apply(pixels: Image, drawn: Draw, out: Image, interpolation: str = "bilinear") -> None:
     """Warp, crop, colour and mirror an image (3 or 4 channels, RGB first) straight into `out` (size x size x 3, a view
     into the batch).
     """
@@ -151,37 +215,53 @@ def apply(pixels: Image, drawn: Draw, out: Image) -> None:
     first_row, first_column = max(0, -drawn.top), max(0, -drawn.left)
     last_row = min(height, drawn.canvas[0] - drawn.top)
     last_column = min(width, drawn.canvas[1] - drawn.left)
-    if (first_row, first_column, last_row, last_column) != (0, 0, height, width):
+    whole = (first_row, first_column, last_row, last_column) == (0, 0, height, width)
+    place = (drawn.top + first_row, drawn.left + first_column, last_row - first_row, last_column - first_column)
+    crop = _crop(pixels, drawn, place, INTERPOLATIONS[interpolation][0])
+    if not whole:
         out.fill(FILL)
-    inside = out[first_row:last_row, first_column:last_column]
-    top, left = drawn.top + first_row, drawn.left + first_column
-    if drawn.matrix is None:
-        crop = pixels[top : top + inside.shape[0], left : left + inside.shape[1]]
-    else:
-        (a, b, right), (c, d, down) = drawn.matrix
-        crop = cv2.warpAffine(
-            pixels, np.array([[a, b, right - left], [c, d, down - top]]), inside.shape[1::-1], flags=cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_CONSTANT, borderValue=(FILL, FILL, FILL, FILL),
-        ).astype(np.uint8, copy=False)  # fmt: skip
-    inside[:] = _three_channels(crop)
+    if not (whole and any(drawn.hls)):
+        _to_three_channels(crop, out[first_row:last_row, first_column:last_column])
     if any(drawn.hls):
-        _shift_colours(out, drawn.hls)
+        _shift_colours(crop if whole else out, drawn.hls, out)
     if drawn.mirror:
-        out[:] = cv2.flip(out, 1)
+        cv2.flip(out, 1, dst=out)
 
 
-def _three_channels(pixels: Image) -> Image:
+def _crop(pixels: Image, drawn: Draw, place: tuple[int, int, int, int], method: int) -> Image:
+    """The pixels at `place` (top, left, height, width) of the canvas."""
+    top, left, height, width = place
+    if drawn.source is not None:
+        box = drawn.source.of(pixels)
+        if method == cv2.INTER_AREA and (box.shape[0] < height or box.shape[1] < width):
+            method = cv2.INTER_LINEAR  # areas are for shrinking
+        crop = scratch("crop", height, width, pixels.shape[2])
+        return cv2.resize(box, (width, height), dst=crop, interpolation=method).astype(np.uint8, copy=False)
+    if drawn.matrix is None:
+        return pixels[top : top + height, left : left + width]
+    crop = scratch("crop", height, width, pixels.shape[2])
+    (a, b, right), (c, d, down) = drawn.matrix
+    return cv2.warpAffine(
+        pixels, np.array([[a, b, right - left], [c, d, down - top]]), (width, height), dst=crop, flags=method,
+        borderMode=cv2.BORDER_CONSTANT, borderValue=(FILL, FILL, FILL, FILL),
+    ).astype(np.uint8, copy=False)  # fmt: skip
+
+
+def _to_three_channels(pixels: Image, out: Image) -> None:
     if pixels.shape[2] == 3:
-        return pixels
-    return cv2.cvtColor(pixels, cv2.COLOR_RGBA2RGB).astype(np.uint8, copy=False)
+        out[:] = pixels
+    else:
+        cv2.cvtColor(pixels, cv2.COLOR_RGBA2RGB, dst=out)
 
 
-def _shift_colours(pixels: Image, offsets: tuple[int, int, int]) -> None:
-    hls = cv2.cvtColor(pixels, cv2.COLOR_RGB2HLS)
+def _shift_colours(pixels: Image, offsets: tuple[int, int, int], out: Image) -> None:
+    hls = scratch("hls", *out.shape)
+    cv2.cvtColor(pixels, cv2.COLOR_RGB2HLS, dst=hls)
     # Adding saturates at 0 and 255, so only the upper limit of the hue is left to be clamped.
     cv2.add(hls, (*offsets, 0), dst=hls)  # type: ignore[call-overload]
-    cv2.min(hls, (*HLS_LIMITS, 0), dst=hls)  # type: ignore[call-overload]
-    cv2.cvtColor(hls, cv2.COLOR_HLS2RGB, dst=pixels)
+    if offsets[0] > 0:
+        cv2.min(hls, (*HLS_LIMITS, 0), dst=hls)  # type: ignore[call-overload]
+    cv2.cvtColor(hls, cv2.COLOR_HLS2RGB, dst=out)
 
 
 def centre_box(size: int, height: int, width: int) -> Box:
@@ -204,4 +284,4 @@ def centre_crop(pixels: Image, out: Image) -> None:
         height, width = max(size, round(height * scale)), max(size, round(width * scale))
         pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
     top, left = (height - size) // 2, (width - size) // 2
-    out[:] = _three_channels(pixels[top : top + size, left : left + size])
+    _to_three_channels(pixels[top : top + size, left : left + size], out)

@@ -12,7 +12,7 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from resnet_v2.data.rows import Box, JpegHeader, Offsets, cut, read_header
+from resnet_v2.data.rows import Box, Data, JpegHeader, Offsets, cut, read_header, shorten
 
 Image = NDArray[np.uint8]
 
@@ -24,8 +24,28 @@ UNUSUAL = "Could not determine subsampling"
 # In blocks. Shorter ones cut closer, but each costs 2 to 3 bytes and the decoder a fresh start.
 LONGEST_SEGMENT = 5
 # The share of an image above which cutting it out costs more than it saves.
-WORTH_CUTTING = 0.5
+WORTH_CUTTING = 0.9
+KEPT_BYTES = 3 << 24  # the largest image that a thread keeps memory for
 PNG_START = b"\x89PNG\r\n\x1a\n"
+
+
+_kept = threading.local()
+
+
+def scratch(name: str, height: int, width: int, channels: int) -> Image:
+    """Memory for an image, which this thread keeps under a name and gives again at the next call.
+
+    Fresh memory for every image costs up to a sixth of the time of its processing; and an OpenCV function that has to
+    make its result's array takes Python's lock once more.
+    """
+    size = height * width * channels
+    if size > KEPT_BYTES:
+        return np.empty((height, width, channels), np.uint8)
+    memory: NDArray[np.uint8] | None = getattr(_kept, name, None)
+    if memory is None or memory.size < size:
+        memory = np.empty(size, np.uint8)
+        setattr(_kept, name, memory)
+    return memory[:size].reshape(height, width, channels)
 
 
 def decode(data: bytes | memoryview) -> Image:
@@ -64,12 +84,13 @@ def _decode_with_opencv(data: bytes | memoryview) -> Image:
 class Encoded:
     """An encoded image whose size is known before it is decoded, and of which a part can be decoded alone.
 
-    `segments` are the offsets that `rows.find_segments` gives, or none. `height` and `width` are in pixels. Raises
-    ValueError for bytes that are no image and for one that claims more than `max_pixels`, before memory is taken.
+    `segments` are the offsets that `rows.find_segments` gives, or none. `height` and `width` are in pixels. `fast`
+    takes libjpeg-turbo's less exact transform and enlargement of colours. Raises ValueError for bytes that are no image
+    and for one that claims more than `max_pixels`, before memory is taken.
     """
 
-    def __init__(self, data: bytes | memoryview, segments: Offsets, max_pixels: int) -> None:
-        self._data, self._segments = data, segments
+    def __init__(self, data: bytes | memoryview, segments: Offsets, max_pixels: int, fast: bool = False) -> None:
+        self._data, self._segments, self._fast = data, segments, fast
         self._header = read_header(data)
         self._pixels: Image | None = None
         if self._header is not None:
@@ -83,7 +104,7 @@ class Encoded:
             raise ValueError(f"it claims {self.width} x {self.height} pixels, more than --max-pixels {max_pixels}")
 
     def decode(self, wanted: Box) -> Image:
-        """Pixels of the image's size (H x W x 4: RGB, padding), of which only the box `wanted` is sure to be decoded.
+        """The pixels of the box `wanted`, height x width x 4: RGB and a fourth of no meaning.
 
         They are the pixels of a whole decode. The fourth channel is there because OpenCV warps 4 channels nearly three
         times as fast as 3. The array may be overwritten by the thread's next call.
@@ -95,30 +116,23 @@ class Encoded:
                 pass  # CMYK, or damaged: the general decoder takes it, or says what is wrong
         if self._pixels is None:
             self._pixels = decode(self._data)
-        return cv2.cvtColor(self._pixels, cv2.COLOR_RGB2RGBA).astype(np.uint8, copy=False)
+        return cv2.cvtColor(wanted.of(self._pixels), cv2.COLOR_RGB2RGBA).astype(np.uint8, copy=False)
 
     def _decode_jpeg(self, header: JpegHeader, wanted: Box) -> Image:
-        pixels = _scratch(self.height, self.width)
-        area = (wanted.bottom - wanted.top) * (wanted.right - wanted.left)
-        if not len(self._segments) or not header.segment_height or area > WORTH_CUTTING * self.height * self.width:
-            simplejpeg.decode_jpeg(self._data, "RGBA", strict=True, buffer=pixels)
-            return pixels
-        data, held = cut(self._data, header, self._segments, wanted)
-        piece = simplejpeg.decode_jpeg(data, "RGBA", strict=True)
-        pixels[held.top : held.bottom, held.left : held.right] = piece
-        return pixels
-
-
-_buffers = threading.local()
-
-
-def _scratch(height: int, width: int) -> Image:
-    """A piece of this thread's own buffer: fresh memory for every image would cost as much as its resizing."""
-    size = height * width * 4
-    buffer: Image | None = getattr(_buffers, "pixels", None)
-    if buffer is None or buffer.size < size:
-        buffer = _buffers.pixels = np.empty(size, np.uint8)
-    return buffer[:size].reshape(height, width, 4)
+        data: Data = self._data
+        held = Box(0, self.height, 0, self.width)
+        if len(self._segments) and header.segment_height and wanted.area < WORTH_CUTTING * held.area:
+            data, held = cut(data, header, self._segments, wanted)
+        elif header.row_height and wanted.bottom < WORTH_CUTTING * self.height:
+            data, held = shorten(data, header, wanted.bottom)
+        pixels = scratch("decoded", held.bottom - held.top, held.right - held.left, 4)
+        try:
+            fast = {"fastdct": self._fast, "fastupsample": self._fast}
+            simplejpeg.decode_jpeg(data, "RGBA", strict=True, buffer=pixels, **fast)
+        except ValueError as error:
+            if HARMLESS not in str(error):  # that is said when all pixels are there
+                raise
+        return wanted.within(held).of(pixels)
 
 
 def encode(pixels: Image, encoding: str, quality: int) -> bytes:

@@ -1,7 +1,6 @@
 """Photos as people have them, large and turned -> upright pixels of the size that is wanted."""
 
 import struct
-import threading
 from pathlib import Path
 
 import cv2
@@ -9,15 +8,13 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from resnet_v2.data.jpeg import JPEG_START, Image, decode
+from resnet_v2.data.jpeg import JPEG_START, Image, decode, scratch
 from resnet_v2.files import ResnetError
 
 EXIF_START = b"Exif\0\0"
 SEARCHED_BYTES = 1 << 16
 ORIENTATION_TAG = 0x0112
 UPRIGHT = 1
-
-KEPT_PIXELS = 1 << 24  # a thread keeps memory for images up to this size, 50 MB
 
 
 def read_image(path: Path) -> Image:
@@ -55,7 +52,7 @@ def read_upright(data: bytes, side: int) -> Image:
     if side and min(height, width) != side:
         new_size = (width * side // height, side) if height < width else (side, height * side // width)
         method = cv2.INTER_AREA if min(height, width) > 2 * side else cv2.INTER_LINEAR
-        resized = _memory("resized", new_size[1], new_size[0])
+        resized = scratch("resized", new_size[1], new_size[0], 3)
         pixels = cv2.resize(pixels, new_size, dst=resized, interpolation=method).astype(np.uint8, copy=False)
     return upright(pixels, read_orientation(data)) if data[:2] == JPEG_START else pixels
 
@@ -69,28 +66,13 @@ def _decode_large_enough(data: bytes, side: int) -> tuple[Image, tuple[int, int]
             much_too_large = side and min(height, width) > 2 * side
             smaller = {"min_height": side, "min_width": side, "min_factor": 2} if much_too_large else {}
             new_height, new_width, _, _ = simplejpeg.decode_jpeg_header(data, **smaller)
-            memory = _memory("decoded", new_height, new_width)
+            memory = scratch("decoded", new_height, new_width, 3)
             pixels: Image = simplejpeg.decode_jpeg(data, "RGB", buffer=memory, **smaller)
             return pixels, (height, width)
         except ValueError:
             pass  # whatever is wrong with it, the whole decode says it better
     pixels = decode(data)
     return pixels, (pixels.shape[0], pixels.shape[1])
-
-
-_kept = threading.local()
-
-
-def _memory(name: str, height: int, width: int) -> Image | None:
-    """Memory for an image that this thread keeps: fresh memory for every image costs a sixth of the packing time."""
-    size = height * width * 3
-    if size > KEPT_PIXELS * 3:
-        return None
-    memory: NDArray[np.uint8] | None = getattr(_kept, name, None)
-    if memory is None or memory.size < size:
-        memory = np.empty(size, np.uint8)
-        setattr(_kept, name, memory)
-    return memory[:size].reshape(height, width, 3)
 
 
 def read_orientation(data: bytes) -> int:

@@ -7,7 +7,6 @@ a neighbour that is not there; so a cut has a margin. Markers and header fields:
 annex B.
 """
 
-import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from tqdm import tqdm
 from resnet_v2.data.records import RecordReader, unpack
 from resnet_v2.files import ResnetError, replacing
 
+Data = bytes | bytearray | memoryview
 Offsets = NDArray[np.uint32]
 
 NOTHING: Offsets = np.empty(0, np.uint32)
@@ -30,7 +30,6 @@ START, END = b"\xff\xd8", b"\xff\xd9"
 BASELINE = (0xC0, 0xC1)  # Huffman-coded, sequential; progressive files have several scans and no rows
 FRAMES = (*BASELINE, 0xC2, 0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))
 RESTART_INTERVAL, SCAN = 0xDD, 0xDA
-RESTART_MARKER = re.compile(rb"\xff[\xd0-\xd7]")
 
 SIDECAR_MAGIC = b"RSNROWS1"
 SIDECAR_HEADER = struct.Struct("<8sQQ")
@@ -41,13 +40,16 @@ class JpegHeader:
     """What stands before the image data: sizes in pixels, and where.
 
     A segment, which lies between two restart markers, is `segment_height` x `segment_width` pixels; both are 0 when the
-    file cannot be sliced. `size_at` is the offset of height and width, `data_at` that of the image data.
+    file cannot be sliced. `row_height` is that of a row of blocks, 0 unless rows can be left out at the end: in a
+    baseline file without restart markers. `size_at` is the offset of height and width, `data_at` that of the image
+    data.
     """
 
     height: int
     width: int
     segment_height: int
     segment_width: int
+    row_height: int
     size_at: int
     data_at: int
 
@@ -88,10 +90,10 @@ def _read_header(data: bytes | memoryview) -> JpegHeader | None:
         elif marker == SCAN:
             if not (height and width and block_width and block_height):
                 return None
-            segment = (0, 0)
-            if baseline and components in (1, 3) and data[at + 4] == components:
-                segment = _segment_size(interval, -(-width // block_width), block_height, block_width)
-            return JpegHeader(height, width, *segment, size_at, at + 2 + length)
+            if not (baseline and components in (1, 3) and data[at + 4] == components):
+                return JpegHeader(height, width, 0, 0, 0, size_at, at + 2 + length)
+            segment = _segment_size(interval, -(-width // block_width), block_height, block_width)
+            return JpegHeader(height, width, *segment, 0 if interval else block_height, size_at, at + 2 + length)
         at += 2 + length
     return None
 
@@ -117,12 +119,14 @@ def find_segments(data: bytes | memoryview) -> Offsets:
     if end < 0:
         return NOTHING
     end += max(0, len(data) - 64)
-    starts = [match.end() for match in RESTART_MARKER.finditer(data, header.data_at, end)]
+    body = np.frombuffer(data, np.uint8)[header.data_at : end]
+    marked = np.flatnonzero(body[:-1] == 0xFF)
+    restarts = marked[body[marked + 1] & 0xF8 == 0xD0]  # d0 to d7
     rows, columns = header.grid
-    if len(starts) + 1 != rows * columns:
+    if restarts.size + 1 != rows * columns:
         return NOTHING
     # Every segment is followed by a marker of 2 bytes, so the starts tell the ends.
-    return np.array([header.data_at, *starts, end + 2], np.uint32)
+    return np.concatenate([[header.data_at], header.data_at + 2 + restarts, [end + 2]]).astype(np.uint32)
 
 
 @dataclass(frozen=True)
@@ -134,8 +138,21 @@ class Box:
     left: int
     right: int
 
+    @property
+    def area(self) -> int:
+        """Its number of pixels."""
+        return (self.bottom - self.top) * (self.right - self.left)
 
-def cut(data: bytes | memoryview, header: JpegHeader, segments: Offsets, wanted: Box) -> tuple[bytes, Box]:
+    def within(self, frame: "Box") -> "Box":
+        """The same rectangle, counted from the upper left corner of another one."""
+        return Box(self.top - frame.top, self.bottom - frame.top, self.left - frame.left, self.right - frame.left)
+
+    def of(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """These pixels of an image (H x W x channels), as a view."""
+        return pixels[self.top : self.bottom, self.left : self.right]
+
+
+def cut(data: Data, header: JpegHeader, segments: Offsets, wanted: Box) -> tuple[bytearray, Box]:
     """A JPEG file of the segments that the pixels `wanted` and a margin need, and the box of what it holds."""
     rows, columns = header.grid
     first_row, last_row = _around(wanted.top, wanted.bottom, header.segment_height, rows)
@@ -146,18 +163,30 @@ def cut(data: bytes | memoryview, header: JpegHeader, segments: Offsets, wanted:
         first * header.segment_width,
         min(last * header.segment_width, header.width),
     )
-    head = bytearray(data[: header.data_at])
-    struct.pack_into(">HH", head, header.size_at, held.bottom - held.top, held.right - held.left)
-    starts = segments[: rows * columns].reshape(rows, columns)[first_row:last_row, first].tolist()
-    row_ends = segments[1:].reshape(rows, columns)[first_row:last_row, first:last]
-    # The markers behind the segments, as places in the new data, are counted anew; the last one becomes the end marker.
-    body = np.frombuffer(b"".join([data[a:b] for a, b in zip(starts, row_ends[:, -1].tolist(), strict=True)]), np.uint8)
-    body = body.copy()
-    lengths = np.diff(np.column_stack([np.array(starts), row_ends]).astype(np.int64), axis=1)
-    markers = np.cumsum(lengths.ravel()) - 1
-    body[markers] = 0xD0 + np.arange(markers.size) % 8
-    body[-1] = END[1]
-    return bytes(head) + body.tobytes(), held
+    starts = segments[: rows * columns].reshape(rows, columns)[first_row:last_row, first].astype(np.int64)
+    ends = segments[1:].reshape(rows, columns)[first_row:last_row, first:last]
+    last_ends = ends[:, -1].astype(np.int64)
+    pieces = [data[start:end] for start, end in zip(starts.tolist(), last_ends.tolist(), strict=True)]
+    whole = bytearray(b"".join([data[: header.data_at], *pieces]))
+    struct.pack_into(">HH", whole, header.size_at, held.bottom - held.top, held.right - held.left)
+    # The markers behind the segments are counted anew; the last one becomes the end marker.
+    behind = header.data_at + np.cumsum(last_ends - starts) - last_ends
+    markers = (ends + behind[:, None]).ravel() - 1
+    np.frombuffer(whole, np.uint8)[markers] = 0xD0 + np.arange(markers.size) % 8
+    whole[-1] = END[1]
+    return whole, held
+
+
+def shorten(data: Data, header: JpegHeader, bottom: int) -> tuple[bytearray, Box]:
+    """A JPEG file that claims to end below row `bottom` and a margin, and the box of what it says it holds.
+
+    The data of the rows below are still in it, so a decoder tells of extraneous bytes before the end marker.
+    """
+    last_row = -(-(bottom + MARGIN) // header.row_height)
+    held = Box(0, min(last_row * header.row_height, header.height), 0, header.width)
+    shorter = bytearray(data)
+    struct.pack_into(">H", shorter, header.size_at, held.bottom)
+    return shorter, held
 
 
 def _around(first: int, last: int, side: int, count: int) -> tuple[int, int]:
@@ -208,7 +237,7 @@ class Rows:
         path = sidecar_path(rec)
         again = f"make it again with `resnet-v2 index {rec}`."
         try:
-            content: NDArray[np.uint8] = np.memmap(path, np.uint8, "r")
+            content: NDArray[np.uint8] = np.asarray(np.memmap(path, np.uint8, "r"))  # a memmap's slices are slow
             magic, count, rec_bytes = SIDECAR_HEADER.unpack_from(content[: SIDECAR_HEADER.size].tobytes())
         except (ValueError, struct.error):
             raise ResnetError(f"{path} is damaged; {again}") from None

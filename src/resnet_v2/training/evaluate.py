@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from resnet_v2.data.loader import batches, centred
+from resnet_v2.data.loader import Reading, batches, centred, split
 from resnet_v2.data.records import RecordReader
 from resnet_v2.networks.resnet import ResNet
 
@@ -20,6 +20,14 @@ class Evaluation:
     loss: float
     top1_error: float
     top5_error: float
+
+
+def pinned(shape: tuple[int, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """Page-locked memory for images, from which a GPU copies while the CPU goes on.
+
+    It goes back to torch's allocator, which waits for the copy before it gives the memory out again.
+    """
+    return torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
 
 
 def to_input(images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], device: torch.device) -> torch.Tensor:
@@ -54,10 +62,8 @@ def evaluate(
     loss = torch.zeros((), dtype=torch.float64, device=device)
     top1 = torch.zeros((), dtype=torch.int64, device=device)
     top5 = torch.zeros_like(top1)
-    stream = batches(
-        reader, np.arange(len(reader)), centred, batch_size=batch_size, size=size,
-        classes=network.architecture.classes, threads=threads,
-    )  # fmt: skip
+    steps = split(np.arange(len(reader)), batch_size)
+    stream = batches(reader, steps, centred, size, network.architecture.classes, Reading(threads))
     with tqdm(total=len(reader), desc="evaluate", unit="img", leave=False, disable=None, mininterval=1) as progress:
         for batch in stream:
             logits = network(to_input(batch.images, device)).float()

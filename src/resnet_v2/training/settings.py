@@ -1,10 +1,10 @@
 """From the flags of `train` to the settings of a run: defaults by data type, paths, classes, milestones."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from resnet_v2.config import TrainConfig, parse_numbers
-from resnet_v2.data.augment import Augmentation, augmentation
+from resnet_v2.data.augment import Augmentation, augmentation, random_resized_crop
 from resnet_v2.data.lists import read_synset
 from resnet_v2.files import ResnetError
 from resnet_v2.networks.resnet import Architecture
@@ -24,6 +24,8 @@ class RunSettings:
     epochs: int
     milestones: tuple[int, ...]
     aug_levels: tuple[tuple[int, int], ...]
+    augment: str
+    interpolation: str
     start_epoch: int
     records: Path
     records_level_1: Path
@@ -31,13 +33,19 @@ class RunSettings:
 
     def augmentation(self, epoch: int) -> Augmentation:
         """The augmentation of an epoch, counted from 0."""
-        level = [level for start, level in self.aug_levels if start <= epoch][-1]
-        return augmentation(level, self.architecture.image_size, self.architecture.stem == "imagenet")
+        size = self.architecture.image_size
+        if self.augment == "rrc":
+            plan = random_resized_crop(size)
+        else:
+            plan = augmentation(self._level(epoch), size, self.architecture.stem == "imagenet")
+        return replace(plan, interpolation=self.interpolation)
 
     def records_of(self, epoch: int) -> Path:
         """The record that an epoch reads: level 1 on ImageNet has its own, packed smaller."""
-        level = [level for start, level in self.aug_levels if start <= epoch][-1]
-        return self.records_level_1 if level == 1 else self.records
+        return self.records_level_1 if self.augment == "levels" and self._level(epoch) == 1 else self.records
+
+    def _level(self, epoch: int) -> int:
+        return [level for start, level in self.aug_levels if start <= epoch][-1]
 
 
 def resolve(config: TrainConfig) -> RunSettings:
@@ -80,6 +88,8 @@ def resolve(config: TrainConfig) -> RunSettings:
         epochs=epochs,
         milestones=_milestones(config, epochs),
         aug_levels=_aug_levels(config),
+        augment=config.augment,
+        interpolation=config.interpolation,
         start_epoch=config.model_load_epoch,
         records=config.data_dir / f"{train}.rec",
         records_level_1=config.data_dir / f"{level_1}.rec",

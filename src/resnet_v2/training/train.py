@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from resnet_v2.config import TrainConfig
-from resnet_v2.data.loader import Batch, augmented, batches, epoch_order
+from resnet_v2.data.loader import Batch, Loader, Reading, unpinned
 from resnet_v2.data.records import RecordReader
 from resnet_v2.files import ResnetError
 from resnet_v2.logs.runlog import RunLog
@@ -21,7 +21,7 @@ from resnet_v2.networks.resnet import ResNet, initialize
 from resnet_v2.networks.weights import Header
 from resnet_v2.training import checkpoint
 from resnet_v2.training.distributed import choose_device
-from resnet_v2.training.evaluate import Evaluation, evaluate, to_input
+from resnet_v2.training.evaluate import Evaluation, evaluate, pinned, to_input
 from resnet_v2.training.optim import Schedule, nesterov_sgd
 from resnet_v2.training.settings import RunSettings, resolve
 
@@ -77,12 +77,12 @@ def fit(config: TrainConfig) -> Evaluation:
 def train_epoch(run: Run, epoch: int, reader: RecordReader) -> None:
     """One pass over a record in the epoch's order, with a log line every `--frequent` batches and one at the end."""
     run.network.train()
-    count = run.config.num_examples or len(reader)
-    steps = math.ceil(count / run.settings.batch_size)
+    loader = _loader(run, epoch, reader)
+    count, steps = run.config.num_examples or len(reader), loader.steps
     whole, recent = Meter(run.device), Meter(run.device)
     with tqdm(total=count, desc=f"epoch {epoch + 1}/{run.settings.epochs}", unit="img", leave=False, disable=None,
               mininterval=0.5) as progress:  # fmt: skip
-        for step, (batch, waited) in enumerate(_timed(_batches(run, epoch, reader, count))):
+        for step, (batch, waited) in enumerate(_timed(iter(loader))):
             learning_rate = run.schedule.learning_rate(epoch + (step + 0.5) / steps)
             loss, correct = train_step(run, batch, learning_rate)
             for meter in (whole, recent):
@@ -161,18 +161,24 @@ def _schedule(config: TrainConfig, settings: RunSettings, start: checkpoint.Star
     return schedule, weight_decay if config.wd is None else config.wd
 
 
-def _batches(run: Run, epoch: int, reader: RecordReader, count: int) -> Iterator[Batch]:
-    seed, architecture = run.config.seed, run.settings.architecture
-    return batches(
+def _loader(run: Run, epoch: int, reader: RecordReader) -> Loader:
+    config = run.config
+    reading = Reading(
+        config.threads,
+        config.max_pixels,
+        config.fast_decode,
+        run.log.skipped if config.on_error == "skip" else None,
+        pinned if run.device.type == "cuda" else unpinned,
+    )
+    return Loader(
         reader,
-        epoch_order(len(reader), seed, epoch)[:count],
-        augmented(run.settings.augmentation(epoch), seed, epoch),
+        run.settings.augmentation(epoch),
+        seed=config.seed,
         batch_size=run.settings.batch_size,
-        size=architecture.image_size,
-        classes=architecture.classes,
-        threads=run.config.threads,
-        max_pixels=run.config.max_pixels,
-        on_skip=run.log.skipped if run.config.on_error == "skip" else None,
+        classes=run.settings.architecture.classes,
+        epoch=epoch,
+        count=config.num_examples,
+        reading=reading,
     )
 
 
