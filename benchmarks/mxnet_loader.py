@@ -7,8 +7,15 @@ from typing import Any
 import mxnet as mx
 
 AUGMENTATIONS: dict[str, dict[str, Any]] = {
-    "level-1": {},
-    "level-2": {"random_h": 36, "random_s": 50, "random_l": 50, "min_random_scale": 0.533, "max_aspect_ratio": 0.25},
+    "level-1": {"rand_crop": True},
+    "level-2": {
+        "rand_crop": True,
+        "random_h": 36,
+        "random_s": 50,
+        "random_l": 50,
+        "min_random_scale": 0.533,
+        "max_aspect_ratio": 0.25,
+    },
     "resized-crop": {
         "random_resized_crop": True,
         "min_random_area": 0.08,
@@ -32,8 +39,8 @@ def main() -> None:
     rec, augmentation = sys.argv[1:3]
     threads, batch_size, wanted = map(int, sys.argv[3:6])
     stream = mx.io.ImageRecordIter(
-        path_imgrec=rec, data_shape=(3, 224, 224), batch_size=batch_size, rand_crop=True, rand_mirror=True,
-        shuffle=True, preprocess_threads=threads, round_batch=False, **AUGMENTATIONS[augmentation],
+        path_imgrec=rec, data_shape=(3, 224, 224), batch_size=batch_size, rand_mirror=True, shuffle=True,
+        preprocess_threads=threads, round_batch=False, **AUGMENTATIONS[augmentation],
     )  # fmt: skip
     _epoch(stream, batch_size)
     images, started = 0, time.perf_counter()

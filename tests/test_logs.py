@@ -78,7 +78,8 @@ def our_log(tmp_path: Path) -> str:
         log.start({"depth": 20}, "cpu")
         for epoch in range(first, last):
             for batch in (50, 100):
-                log.batch(epoch, batch, accuracy=0.1 * epoch + batch / 1000, samples_per_second=123.4, loss=1.0)
+                log.batch(epoch, batch, accuracy=0.1 * epoch + batch / 1000, samples_per_second=123.4, loss=1.0,
+                          step_ms=1.0, data_wait=0.01, memory_mib=100.0)  # fmt: skip
             log.trained(epoch, accuracy=0.1 * epoch + 0.075, seconds=12.0)
             log.validated(epoch, top1_error=50.0 - 7 * epoch, top5_error=10.0 - epoch, loss=1.0, images=100)
         log.close()

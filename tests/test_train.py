@@ -44,7 +44,7 @@ def test_it_learns_and_logs(trained: str) -> None:
     assert sorted(curve.top1) == [0, 1, 2, 3]
     assert curve.train_top1[3] < curve.train_top1[0] - 10
     text = Path(f"{trained}.log").read_text()
-    assert re.search(r"Epoch\[0\] Batch \[4\]\tSpeed: [\d.]+ samples/sec\tTrain-accuracy=0\.\d{6}\n", text)
+    assert re.search(r"Epoch\[0\] Batch \[4\]\tSpeed: [\d.]+ samples/sec\tTrain-accuracy=0\.\d{6}\tLoss: \d", text)
     assert f'Saved checkpoint to "{trained}-0004.safetensors"' in text
     events = [json.loads(line) for line in Path(f"{trained}.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events[:4]] == ["start", "batch", "batch", "train"]
@@ -225,6 +225,7 @@ def test_every_imagenet_stem_run_reads_the_records_of_its_level(tmp_path: Path) 
             model_prefix=str(tmp_path / "m"),
         )
     )  # fmt: skip
+    assert result is not None
     assert result.images == 4
     with safetensors.safe_open(tmp_path / "m-0002.safetensors", framework="pt") as file:
         assert file.get_tensor("conv0.weight").shape == (64, 3, 7, 7)

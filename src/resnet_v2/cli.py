@@ -2,7 +2,9 @@
 
 import dataclasses
 import errno
+import itertools
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -87,9 +89,15 @@ def index(settings: config.IndexConfig) -> None:
 
 
 def train(settings: config.TrainConfig) -> None:
+    from resnet_v2.training.interruption import Stopped
     from resnet_v2.training.train import fit
 
-    result = fit(settings)
+    try:
+        result = fit(settings)
+    except Stopped as stopped:
+        raise SystemExit(stopped.status) from None
+    if result is None or int(os.environ.get("RANK", "0")):
+        return  # a dry run, or not the rank that talks
     print(f"top-1 error {result.top1_error:.2f} %, top-5 error {result.top5_error:.2f} % on {result.images} images")
 
 
@@ -187,6 +195,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["pack"]:
         words = [IM2REC_WORD.sub(r"--\1=\2", word) if IM2REC_WORD.fullmatch(word) else word for word in words]
+    if words[:1] == ["train"]:
+        words = [word for one, after in itertools.pairwise([*words, "--"]) for word in _whole_flag(one, after)]
     types: dict[str, Callable[..., Any]] = {name: kind for name, (kind, _) in COMMANDS.items()}
     settings = tyro.extras.subcommand_cli_from_dict(
         types, prog="resnet-v2", args=words, description="ResNet-v2: pack, train, evaluate, predict.",
@@ -207,6 +217,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.filename is None:
             raise
         return _fail(f"{error.filename}: {error.strerror}; check the path and its permissions.")
+
+
+def _whole_flag(word: str, after: str) -> tuple[str, ...]:
+    """`--resume` alone says yes."""
+    return (word, "yes") if word == "--resume" and after.startswith("--") else (word,)
 
 
 def _fail(sentence: str) -> int:

@@ -3,7 +3,7 @@
 One frozen dataclass per command. The line below a field is its help text in `resnet-v2 COMMAND --help`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -106,7 +106,7 @@ class TrainConfig:
     """Train a network; the flags of the 2016 script keep their names, defaults and meaning."""
 
     gpus: str = "0"
-    """the GPU to use; '' is the CPU, which is also taken, with a message, when no GPU is there"""
+    """GPUs, as 0,1,2,3: a rank for each; '' is the CPU, which is also taken, with a message, when no GPU is there"""
     data_dir: Path = Path("data/imagenet")
     """folder of the records"""
     data_type: str = "imagenet"
@@ -122,7 +122,7 @@ class TrainConfig:
     wd: Chosen[float] = None
     """weight decay, on weights and gammas only (default: 0.0001, or the checkpoint's)"""
     batch_size: Chosen[int] = None
-    """images per step on this machine (default: 256, CIFAR stem 128)"""
+    """images per step on this machine, all its ranks together (default: 256, CIFAR stem 128)"""
     workspace: int = 512
     """accepted and without effect: cuDNN chooses its own workspace today"""
     depth: Chosen[int] = None
@@ -133,8 +133,8 @@ class TrainConfig:
     """1: crop and mirror; 2: and scale, aspect, colour; 3: and rotation, shear (default: 2, CIFAR stem 1)"""
     num_examples: int = 0
     """images of one epoch, 0: all of the record"""
-    kv_store: Literal["device", "local"] = "device"
-    """where gradients are summed; one machine"""
+    kv_store: Literal["device", "local", "dist_sync"] = "device"
+    """device or local: one machine; dist_sync: as many as torchrun starts (docs/training.md)"""
     model_load_epoch: int = 0
     """with --retrain: the epoch to go on from"""
     frequent: int = 50
@@ -143,6 +143,14 @@ class TrainConfig:
     """keep only each unit's input for the backward pass and compute the rest again: less memory, more time"""
     retrain: bool = False
     """go on from --model-load-epoch: weights, momentum and position in the schedule"""
+    resume: Literal["no", "yes", "auto"] = "no"
+    """--resume: go on where the run was stopped, amid an epoch too; auto: or start when there is nothing yet"""
+    force: bool = False
+    """resume with other settings; start anew over an unfinished run"""
+    checkpoint_steps: int = 0
+    """steps between two savings of PREFIX-latest within an epoch, 0: only at its end and when the run is stopped"""
+    keep: int = 0
+    """how many epochs' checkpoints to keep beside the best and the latest, 0: all"""
 
     epochs: Chosen[int] = None
     """epochs in all (default: 120, CIFAR stem 200)"""
@@ -168,8 +176,30 @@ class TrainConfig:
     """seed of weights, order and augmentation"""
     device: str = ""
     """torch device, such as cpu, cuda:1, mps; comes before --gpus"""
+    nproc: int = 1
+    """ranks on this machine, as --nproc 2 --device cpu; --gpus 0,1 says the same for GPUs"""
+    max_restarts: int = 0
+    """how often to start all ranks again, from the last checkpoint, when one has died"""
+    sync_bn: bool = False
+    """BatchNorm over the images of all ranks"""
+    amp: Literal["off", "bf16", "fp16"] = "off"
+    """compute in bfloat16, or in float16 with a scaled loss; weights stay float32"""
+    compile: bool = False
+    """compile the network (torch.compile): a minute at the start, faster steps after it"""
+    memory_format: Literal["channels-last", "contiguous"] = "channels-last"
+    """how images lie in memory; which is faster depends on the device"""
+    accumulate: int = 1
+    """work through the images of a step in so many parts: less memory, the same step but for BatchNorm"""
+    clip_norm: float = 0.0
+    """shorten the gradient to this length when it is longer, 0: never"""
+    ema: float = 0.0
+    """share of the old average kept per step in a moving average of the weights, as 0.999; 0: none"""
+    profile: bool = False
+    """write a torch profiler trace of ten steps, PREFIX-trace.json"""
+    dry_run: bool = False
+    """check data, settings and disk, time three steps, and end"""
     threads: int = 0
-    """threads that read and augment images, 0: one per core"""
+    """threads that read and augment images, 0: one per core (divided among the ranks)"""
     on_error: Literal["stop", "skip"] = "stop"
     """a damaged record: stop the run, or log it and take the next one instead (up to one in a hundred)"""
     max_pixels: int = 178_956_970
@@ -180,6 +210,16 @@ class TrainConfig:
     def is_imagenet(self) -> bool:
         """Whether the network has the ImageNet stem (and the records ImageNet's names)."""
         return self.data_type == "imagenet"
+
+
+def arguments_of(config: TrainConfig) -> list[str]:
+    """The command line flags that say what a config says."""
+    arguments = []
+    for field in fields(config):
+        value, flag = getattr(config, field.name), f"--{field.name.replace('_', '-')}"
+        if value != field.default:
+            arguments.append(flag if value is True else f"{flag}={value}")
+    return arguments
 
 
 @dataclass(frozen=True)

@@ -82,9 +82,18 @@ class Loader:
         self._rank, self._world_size, self._reading = rank, world_size, reading or Reading()
 
     @property
+    def images(self) -> int:
+        """Images of an epoch, on all ranks."""
+        return self._count
+
+    @property
     def steps(self) -> int:
         """Steps of a whole epoch."""
         return -(-self._count // self._batch_size)
+
+    def images_of(self, step: int) -> int:
+        """Images of a step (counted from 0) on all ranks."""
+        return min(self._batch_size, self._count - step * self._batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         """The batches of this rank that are left of the current epoch; at the end the next epoch is the current one."""
@@ -241,7 +250,7 @@ def _fill(stream: Stream, batch: Batch, rows: range) -> list[str]:
 def _load(stream: Stream, batch: Batch, row: int) -> None:
     ordinal = int(batch.ordinals[row])
     header, data = stream.reader.image(ordinal)
-    batch.labels[row] = _class_label(stream.reader, ordinal, header, stream.classes)
+    batch.labels[row] = class_label(stream.reader, ordinal, header, stream.classes)
     try:
         image = Encoded(data, stream.segments(ordinal), stream.reading.max_pixels, stream.reading.fast)
         stream.preprocess(ordinal, image, batch.images[row])
@@ -250,7 +259,8 @@ def _load(stream: Stream, batch: Batch, row: int) -> None:
         raise ResnetError(f"{path}: the image of record {ordinal} cannot be decoded: {error}.") from None
 
 
-def _class_label(reader: RecordReader, ordinal: int, header: IRHeader, classes: int) -> int:
+def class_label(reader: RecordReader, ordinal: int, header: IRHeader, classes: int) -> int:
+    """The class of a record; a ResnetError, naming it, for a label that is no number from 0 to `classes` - 1."""
     label = float(np.ravel(header.label)[0])
     if not (label.is_integer() and 0 <= label < classes):
         raise ResnetError(

@@ -4,10 +4,12 @@ Epochs count from 0, as in MXNet's lines: `Epoch[3]` ends with checkpoint 4. `re
 MXNet's own logs.
 """
 
+import io
 import json
+import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -18,6 +20,7 @@ from resnet_v2.files import ResnetError
 # one line per metric, 1.x several metrics on a line and batches as [0-50].
 LINE = re.compile(r"Epoch\[(\d+)\](?: Batch \[(?:\d+-)?(\d+)\])?")
 ACCURACY = re.compile(r"(Train|Validation)-(accuracy|top_k_accuracy_5)=([\d.]+(?:[eE][+-]?\d+)?)")
+LOG_ENDINGS = (".log", ".jsonl")
 MEASURES = {
     ("Train", "accuracy"): "train_top1",
     ("Train", "top_k_accuracy_5"): "train_top5",
@@ -29,16 +32,37 @@ MEASURES = {
 class RunLog:
     """The two log files of a run. A run that starts anew replaces them, one that goes on appends to them.
 
-    `echo` is called with every text line too, without MXNet's `INFO:root:`.
+    `echo` is called with every text line too, without MXNet's `INFO:root:`. `cut_at`, the `position` of an earlier
+    time, removes what was written after it: what a killed run did after its last checkpoint is done again.
     """
 
-    def __init__(self, prefix: str, append: bool, echo: Callable[[str], object]) -> None:
+    def __init__(
+        self, prefix: str, append: bool, echo: Callable[[str], object], cut_at: Mapping[str, int] | None = None
+    ) -> None:
         Path(prefix).parent.mkdir(parents=True, exist_ok=True)
         mode = "a" if append else "w"
-        self.text_path = Path(f"{prefix}.log")
-        self._text: IO[str] = self.text_path.open(mode, encoding="utf-8")
-        self._events: IO[str] = Path(f"{prefix}.jsonl").open(mode, encoding="utf-8")  # noqa: SIM115
+        files = [Path(prefix + end).open(mode, encoding="utf-8") for end in LOG_ENDINGS]  # noqa: SIM115
+        self._text: IO[str] = files[0]
+        self._events: IO[str] = files[1]
         self._echo = echo
+        for end, file in zip(LOG_ENDINGS, (self._text, self._events), strict=True):
+            if cut_at is not None and os.fstat(file.fileno()).st_size > cut_at[end]:
+                file.truncate(cut_at[end])
+
+    @classmethod
+    def nowhere(cls) -> "RunLog":
+        """A log that keeps nothing, for the ranks that do not write."""
+        log = cls.__new__(cls)
+        log._text, log._events, log._echo = io.StringIO(), io.StringIO(), _say_nothing
+        return log
+
+    def position(self) -> dict[str, int]:
+        """How long the files are, after what was written is on the disk."""
+        for file in (self._text, self._events):
+            file.flush()
+            os.fsync(file.fileno())
+        files = zip(LOG_ENDINGS, (self._text, self._events), strict=True)
+        return {end: os.fstat(file.fileno()).st_size for end, file in files}
 
     def close(self) -> None:
         """Close both files."""
@@ -59,16 +83,26 @@ class RunLog:
         self._text.write(f"INFO:root:Namespace({pairs})\n")
         self._write([f"Start training with [{device}]"], "start", {"settings": settings, "device": device})
 
-    def batch(self, epoch: int, batch: int, accuracy: float, samples_per_second: float, **values: float) -> None:
-        """Training accuracy (a share) and speed since the last such line; `values` go to the JSON line alone."""
+    def batch(
+        self, epoch: int, batch: int, *, accuracy: float, samples_per_second: float, loss: float, step_ms: float,
+        data_wait: float, memory_mib: float, **values: float,
+    ) -> None:  # fmt: skip
+        """Since the last such line: training accuracy and share of time spent waiting for data (shares), speed, mean
+        loss, milliseconds per step; and the most memory so far in MiB. `values` go to the JSON line alone.
+        """
         line = (
             f"Epoch[{epoch}] Batch [{batch}]\tSpeed: {samples_per_second:.2f} samples/sec\tTrain-accuracy={accuracy:f}"
+            f"\tLoss: {loss:.4f}\tStep: {step_ms:.1f} ms\tWaiting for data: {data_wait:.1%}\tMemory: {memory_mib:.0f} MiB"
         )
         measured = {
             "epoch": epoch,
             "batch": batch,
             "train_accuracy": accuracy,
             "samples_per_second": samples_per_second,
+            "loss": loss,
+            "step_ms": step_ms,
+            "data_wait": data_wait,
+            "memory_mib": memory_mib,
         }
         self._write([line], "batch", measured | values)
 
@@ -76,6 +110,11 @@ class RunLog:
         """Training accuracy (a share) over the whole epoch, and its time; `values` go to the JSON line alone."""
         lines = [f"Epoch[{epoch}] Train-accuracy={accuracy:f}", f"Epoch[{epoch}] Time cost={seconds:.3f}"]
         self._write(lines, "train", {"epoch": epoch, "train_accuracy": accuracy, "seconds": seconds} | values)
+
+    def finished(self, seconds: float, data_wait: float) -> None:
+        """The end of a run: its time, and the share of the training spent waiting for data."""
+        line = f"Finished after {seconds:.0f} s of training, of which {data_wait:.1%} were spent waiting for data"
+        self._write([line], "finished", {"seconds": seconds, "data_wait": data_wait})
 
     def skipped(self, sentence: str) -> None:
         """A record could not be used."""
@@ -94,6 +133,10 @@ class RunLog:
         ]
         measured = {"epoch": epoch, "top1_error": top1_error, "top5_error": top5_error}
         self._write(lines, "validation", measured | values)
+
+
+def _say_nothing(line: str) -> None:
+    pass
 
 
 @dataclass

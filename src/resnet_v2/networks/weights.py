@@ -80,8 +80,11 @@ def read_checkpoint(prefix: str, epoch: int) -> tuple[Path, Header, dict[str, Te
     return path, Header.of_epoch(architecture, epoch), tensors
 
 
-def save(path: Path, tensors: Mapping[str, Tensor], header: Header) -> None:
-    """Write tensors and header into one file that appears under its name only when it is whole."""
+def save(path: Path, tensors: Mapping[str, Tensor], header: Header, check: bool = False) -> None:
+    """Write tensors and header into one file that appears under its name only when it is whole.
+
+    With `check` it is read back before: a ResnetError says when the disk has other bytes than were written.
+    """
     metadata = {"format": "pt", METADATA_KEY: json.dumps(asdict(header))}
     with replacing(path) as temporary:
         try:
@@ -89,6 +92,17 @@ def save(path: Path, tensors: Mapping[str, Tensor], header: Header) -> None:
         except safetensors.SafetensorError as error:
             # The library wraps the system's errors; a full disk must be told from a bad tensor.
             raise ResnetError(f"{path} is not written ({error}); free some space or check the folder.") from None
+        if check:
+            _check_written(temporary, path, tensors)
+
+
+def _check_written(written: Path, path: Path, tensors: Mapping[str, Tensor]) -> None:
+    with safetensors.safe_open(written, framework="pt") as file:
+        for name, tensor in tensors.items():
+            there = file.get_tensor(name)
+            # By bytes: a number that is none equals itself here.
+            if not torch.equal(there.flatten().view(torch.uint8), tensor.cpu().flatten().view(torch.uint8)):
+                raise ResnetError(f"{path} is not written: {name} reads back differently; check the disk.")
 
 
 def network_tensors(network: ResNet) -> dict[str, Tensor]:
@@ -110,6 +124,16 @@ def read(path: Path) -> tuple[Header, dict[str, Tensor]]:
             f"{path} has no resnet-v2 header, so its network is unknown; it was not written by resnet-v2."
         )
     return _parse_header(path, metadata[METADATA_KEY]), tensors
+
+
+def read_header(path: Path) -> Header:
+    """The header of a file alone."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except safetensors.SafetensorError as error:
+        raise ResnetError(f"{path} is damaged or no safetensors file ({error}); take another epoch.") from None
+    return _parse_header(path, metadata.get(METADATA_KEY, ""))
 
 
 def _parse_header(path: Path, text: str) -> Header:

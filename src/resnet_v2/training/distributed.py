@@ -1,30 +1,171 @@
-"""Where a network runs."""
+"""Where a network runs: the device of a process, the ranks of a run, how they start and what they tell each other."""
 
+import contextlib
+import os
+import signal
 import sys
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
+import torch.distributed as dist
 
 from resnet_v2.files import ResnetError
 
+# Longer than the slowest step or evaluation of a rank that others wait for.
+PATIENCE = timedelta(hours=2)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The place of this process among those of a run; one process alone is rank 0 of 1."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    local_world_size: int = 1
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the rank that writes files and talks."""
+        return self.rank == 0
+
+    @property
+    def machines(self) -> int:
+        """Machines that take part, all with the same number of ranks."""
+        return self.world_size // self.local_world_size
+
+    def total(self, numbers: Sequence[float]) -> list[float]:
+        """The sums over all ranks, in float64; every rank has to ask."""
+        if self.world_size == 1:
+            return list(numbers)
+        sums = torch.tensor(list(numbers), dtype=torch.float64)
+        dist.all_reduce(sums)
+        return sums.tolist()
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is up on any rank; every rank has to ask."""
+        return self.total([float(flag)])[0] > 0
+
+    def gathered(self, numbers: Mapping[str, float]) -> list[dict[str, float]]:
+        """The same named numbers of every rank, by rank; every rank has to ask."""
+        if self.world_size == 1:
+            return [dict(numbers)]
+        mine = torch.tensor(list(numbers.values()), dtype=torch.float64)
+        found = [torch.empty_like(mine) for _ in range(self.world_size)]
+        dist.all_gather(found, mine)
+        return [dict(zip(numbers, one.tolist(), strict=True)) for one in found]
+
+    def share_buffers(self, network: torch.nn.Module) -> None:
+        """Give every rank the moving statistics of rank 0."""
+        if self.world_size > 1:
+            for buffer in network.buffers():
+                if buffer.is_floating_point():
+                    dist.broadcast(buffer, 0)
+
+
+def launched() -> bool:
+    """Whether torch's launcher started this process as one rank of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def restarted() -> bool:
+    """Whether torch's launcher started this process anew after one had died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+@contextlib.contextmanager
+def joined(device: torch.device, kv_store: str) -> Iterator[Ranks]:
+    """The ranks of this run, able to speak to each other while the block is open. Numbers travel by gloo, GPUs by NCCL.
+
+    Raises ResnetError when there are several machines without `dist_sync`.
+    """
+    if not launched():
+        yield Ranks()
+        return
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    ranks = Ranks(*(int(os.environ[name]) for name in names))
+    if ranks.machines > 1 and kv_store != "dist_sync":
+        raise ResnetError(f"{ranks.machines} machines take part; give --kv-store dist_sync, so that they know it.")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    try:
+        yield ranks
+    except RuntimeError as error:
+        if not _lost_connection(error):
+            raise
+        raise ResnetError(f"Rank {ranks.rank} lost the connection to another rank, which has ended.") from None
+    finally:
+        dist.destroy_process_group()
+
+
+def _lost_connection(error: RuntimeError) -> bool:
+    words = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL", "gloo")
+    return any(word in str(error) for word in words)
+
+
+def launch(arguments: Sequence[str], processes: int, max_restarts: int) -> None:
+    """Start `resnet-v2 train ARGUMENTS` in several processes on this machine, as torchrun does, and wait for their end.
+
+    When one dies all are started again, `max_restarts` times. Raises ResnetError when one has failed for good, and
+    SystemExit when they were told to stop.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    # Each rank would else take all cores for itself.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    settings = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id=uuid.uuid4().hex, rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0", max_restarts=max_restarts, monitor_interval=0.2,
+    )  # fmt: skip
+    try:
+        elastic_launch(settings, sys.executable)("-m", "resnet_v2", "train", *arguments)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        how = f"signal {-failure.exitcode}" if failure.exitcode < 0 else f"exit status {failure.exitcode}"
+        raise ResnetError(f"Rank {rank} of {processes} ended with {how}, and the others with it.") from None
+    except SignalException as stop:
+        raise SystemExit(130 if stop.sigval == signal.SIGINT else 0) from None
+
+
+def wanted_processes(gpus: str, device: str, processes: int) -> int:
+    """How many ranks the flags ask for on this machine: `--nproc`, or one for each of several GPUs of `--gpus`."""
+    if processes < 1:
+        raise ResnetError(f"--nproc {processes} makes no sense; give 1 or more.")
+    found = len(_gpu_numbers(gpus)) if not device and torch.cuda.is_available() else 1
+    if processes > 1 and found > 1 and processes != found:
+        raise ResnetError(f"--gpus {gpus} names {found} GPUs, but --nproc says {processes}; give one of them.")
+    return max(processes, found, 1)
+
 
 def choose_device(gpus: str, device: str = "") -> torch.device:
-    """The device of `--device`, else of `--gpus` (one index; '' is the CPU, and so is a machine without a GPU).
+    """The device of `--device`, else of `--gpus` ('' is the CPU, and so is a machine without a GPU).
 
-    Raises ResnetError for a device that does not exist here.
+    Of several GPUs each local rank takes its own. Raises ResnetError for a device that does not exist here.
     """
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if device:
-        return _checked(device)
+        return _checked(f"cuda:{local_rank}" if device == "cuda" and launched() else device)
+    numbers = _gpu_numbers(gpus)
+    if not numbers:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        if local_rank == 0:
+            print("no GPU is available: running on the CPU", file=sys.stderr)
+        return torch.device("cpu")
+    if len(numbers) <= local_rank:
+        raise ResnetError(f"--gpus {gpus} names {len(numbers)} GPUs for more ranks than that; name one for each.")
+    return _checked(f"cuda:{numbers[local_rank]}")
+
+
+def _gpu_numbers(gpus: str) -> list[int]:
     wanted = [part.strip() for part in gpus.split(",") if part.strip()]
     if not all(part.isdigit() for part in wanted):
         raise ResnetError(f"--gpus {gpus!r} is no list of GPU numbers; write it like 0 or '' for the CPU.")
-    if not wanted:
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        print("no GPU is available: running on the CPU", file=sys.stderr)
-        return torch.device("cpu")
-    if len(wanted) > 1:
-        raise ResnetError(f"--gpus {gpus} names {len(wanted)} GPUs, but a run uses one so far; give one of them.")
-    return _checked(f"cuda:{wanted[0]}")
+    return [int(part) for part in wanted]
 
 
 def _checked(name: str) -> torch.device:
@@ -34,4 +175,6 @@ def _checked(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ResnetError(f"The device {name} cannot be used ({reason}); give --device cpu or another one.") from None
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     return device

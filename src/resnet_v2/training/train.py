@@ -1,141 +1,193 @@
-"""fit(): records in, a checkpoint after every epoch and two log files out."""
+"""fit(): records in, checkpoints and two log files out, by one process or by many, stopped and resumed at will."""
 
 import dataclasses
-import math
+import os
+import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from tqdm import tqdm
 
-from resnet_v2.config import TrainConfig
+from resnet_v2.config import TrainConfig, arguments_of
 from resnet_v2.data.loader import Batch, Loader, Reading, unpinned
 from resnet_v2.data.records import RecordReader
 from resnet_v2.files import ResnetError
 from resnet_v2.logs.runlog import RunLog
+from resnet_v2.networks import weights
 from resnet_v2.networks.resnet import ResNet, initialize
-from resnet_v2.networks.weights import Header
-from resnet_v2.training import checkpoint
-from resnet_v2.training.distributed import choose_device
-from resnet_v2.training.evaluate import Evaluation, evaluate, pinned, to_input
-from resnet_v2.training.optim import Schedule, nesterov_sgd
+from resnet_v2.training import checkpoint, preflight
+from resnet_v2.training.distributed import Ranks, choose_device, joined, launch, launched, restarted, wanted_processes
+from resnet_v2.training.evaluate import Evaluation, evaluate, pinned
+from resnet_v2.training.interruption import Interruption, Stopped
+from resnet_v2.training.optim import nesterov_sgd
+from resnet_v2.training.profile import Profiler
 from resnet_v2.training.settings import RunSettings, resolve
+from resnet_v2.training.state import (
+    Progress,
+    Run,
+    find_start,
+    open_log,
+    progress_of,
+    save,
+    save_latest,
+    saved_evaluation,
+    schedule_of,
+)
+from resnet_v2.training.step import Meter, Trainer, Watch
 
 
-@dataclass(frozen=True)
-class Run:
-    """What stays the same through the epochs."""
+def fit(config: TrainConfig) -> Evaluation | None:
+    """Train as the config says; returns the evaluation after the last epoch, None after a dry run.
 
-    config: TrainConfig
-    settings: RunSettings
-    device: torch.device
-    network: ResNet
-    optimizer: torch.optim.SGD
-    schedule: Schedule
-    log: RunLog
-
-
-def fit(config: TrainConfig) -> Evaluation:
-    """Train as the config says; returns the evaluation after the last epoch.
-
-    Writes PREFIX-NNNN.safetensors after every epoch, PREFIX.log and PREFIX.jsonl. Raises ResnetError for whatever the
-    user can mend, before the first step where that is possible.
+    Writes checkpoints (see `checkpoint`), PREFIX.log and PREFIX.jsonl. Several ranks are started by torch's launcher,
+    unless it has started this process. Raises ResnetError for whatever the user can mend, before the first step where
+    that is possible, and Stopped when the run was told to stop and has saved where it is.
     """
-    settings = resolve(config)
+    processes = wanted_processes(config.gpus, config.device, config.nproc)
+    if processes > 1 and not launched():
+        settings = resolve(config)  # so that what is wrong with the flags is said once
+        find_start(config, settings)
+        launch(arguments_of(config), processes, config.max_restarts)
+        return None if config.dry_run else saved_evaluation(settings.prefix)
+    if restarted():
+        config = dataclasses.replace(config, resume="auto")
     device = choose_device(config.gpus, config.device)
-    epochs = range(settings.start_epoch, settings.epochs)
+    with joined(device, config.kv_store) as ranks, Interruption() as interruption:
+        return _fit(config, ranks, device, interruption)
+
+
+def _fit(config: TrainConfig, ranks: Ranks, device: torch.device, interruption: Interruption) -> Evaluation | None:
+    settings = resolve(config)
+    settings = dataclasses.replace(settings, batch_size=settings.batch_size * ranks.machines)
+    start = find_start(config, settings)
+    first_epoch = settings.start_epoch if start is None or not start.resumed else start.epoch
+    if first_epoch >= settings.epochs:
+        print(f"{settings.prefix} is at its end, epoch {settings.epochs}.", file=sys.stderr)
+        return saved_evaluation(settings.prefix)
     validation = _open(settings.validation_records)
-    readers = {path: _open(path, config.num_examples) for path in {settings.records_of(epoch) for epoch in epochs}}
+    wanted = {settings.records_of(epoch) for epoch in range(first_epoch, settings.epochs)}
+    readers = {path: _open(path, config.num_examples) for path in wanted}
 
-    start = checkpoint.find(settings.prefix, settings.start_epoch) if config.retrain else None
-    schedule, weight_decay = _schedule(config, settings, start)
+    schedule, weight_decay = schedule_of(config, settings, start)
     network = initialize(ResNet(settings.architecture, 1 - config.bn_mom, recompute=config.memonger), config.seed)
-    network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    memory_format = torch.channels_last if config.memory_format == "channels-last" else torch.contiguous_format
+    network = network.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
     optimizer = nesterov_sgd(network, schedule.base, config.mom, weight_decay)
+    trainer = Trainer.of(network, optimizer, config, ranks, device)
+    progress = Progress(first_epoch, Meter(device), Meter(device))
     if start is not None:
-        checkpoint.restore(start, network, optimizer)
+        checkpoint.restore(start, trainer)
+        progress = progress_of(start, ranks, device) if start.resumed else progress
 
-    log = RunLog(settings.prefix, append=config.retrain, echo=tqdm.write)
-    run = Run(config, settings, device, network, optimizer, schedule, log)
+    first_loader = _loader(config, settings, ranks, progress, readers[settings.records_of(first_epoch)], None)
+    findings = preflight.check(settings, trainer, [*readers.values(), validation], config)
+    if config.dry_run:
+        position = first_epoch + progress.step / first_loader.steps
+        findings += preflight.timed(trainer, first_loader, schedule.learning_rate(position))
+    if ranks.main:
+        print("".join(f"{finding}\n" for finding in findings), end="", file=sys.stderr)
+    if config.dry_run:
+        return None
+
+    log = open_log(settings.prefix, ranks, start, tqdm.write)
+    run = Run(config, settings, ranks, interruption, trainer, schedule, weight_decay, log,
+              Watch(settings.prefix, ranks), Profiler(settings.prefix, config.profile and ranks.main))  # fmt: skip
     try:
-        log.start(_settings_to_save(run), str(device))
-        for epoch in epochs:
-            train_epoch(run, epoch, readers[settings.records_of(epoch)])
-            result = evaluate(network, validation, size=settings.architecture.image_size,
-                              batch_size=settings.batch_size, device=device, threads=config.threads)  # fmt: skip
-            log.validated(epoch, **dataclasses.asdict(result))
-            log.saved(checkpoint.save(settings.prefix, network, optimizer, _header(run, epoch + 1, result)))
-        return result
+        if start is None or not start.resumed:
+            log.start(checkpoint.settings_of(config), str(device))
+        with run.profiler:
+            return _train(run, progress, readers, validation)
     finally:
         log.close()
 
 
-def train_epoch(run: Run, epoch: int, reader: RecordReader) -> None:
-    """One pass over a record in the epoch's order, with a log line every `--frequent` batches and one at the end."""
-    run.network.train()
-    loader = _loader(run, epoch, reader)
-    count, steps = run.config.num_examples or len(reader), loader.steps
-    whole, recent = Meter(run.device), Meter(run.device)
-    with tqdm(total=count, desc=f"epoch {epoch + 1}/{run.settings.epochs}", unit="img", leave=False, disable=None,
-              mininterval=0.5) as progress:  # fmt: skip
-        for step, (batch, waited) in enumerate(_timed(iter(loader))):
-            learning_rate = run.schedule.learning_rate(epoch + (step + 0.5) / steps)
-            loss, correct = train_step(run, batch, learning_rate)
-            for meter in (whole, recent):
+def _train(run: Run, progress: Progress, readers: Mapping[Path, RecordReader], validation: RecordReader) -> Evaluation:
+    """All epochs that are left: training, validation, checkpoint."""
+    while True:
+        if not progress.trained:
+            train_epoch(run, progress, readers[run.settings.records_of(progress.epoch)])
+        try:
+            result = _validate(run, validation)
+        except Stopped as stopped:
+            save_latest(run, progress)
+            raise stopped from None
+        run.log.validated(progress.epoch, **dataclasses.asdict(result))
+        _end_epoch(run, progress, result)
+        if progress.epoch == run.settings.epochs:
+            run.log.finished(round(progress.seconds, 3), round(progress.waited / progress.seconds, 4))
+            return result
+
+
+def train_epoch(run: Run, progress: Progress, reader: RecordReader) -> None:
+    """What is left of a pass over a record in the epoch's order, with log lines every `--frequent` batches and at the
+    end.
+    """
+    config, epoch = run.config, progress.epoch
+    loader = _loader(config, run.settings, run.ranks, progress, reader, run.log)
+    run.trainer.model.train()
+    seen = min(progress.step * run.settings.batch_size, loader.images)
+    with tqdm(total=loader.images, initial=seen, desc=f"epoch {epoch + 1}/{run.settings.epochs}", unit="img",
+              leave=False, disable=None if run.ranks.main else True, mininterval=0.5) as bar:  # fmt: skip
+        for batch, waited in _timed(iter(loader)):
+            progress.step, progress.loader = loader.step, loader.state_dict()
+            images = loader.images_of(loader.step - 1)
+            learning_rate = run.schedule.learning_rate(epoch + (loader.step - 0.5) / loader.steps)
+            loss, correct = run.trainer.step(batch, images, learning_rate)
+            run.watch.add(loader.step, batch.ordinals, loss)
+            for meter in (progress.whole, progress.recent):
                 meter.add(loss, correct, len(batch.labels), waited)
-            progress.update(len(batch.labels))
-            if (step + 1) % run.config.frequent == 0:
-                measured = _checked(recent.read(), run, epoch, step)
-                progress.set_postfix_str(f"loss {measured['loss']:.3f}, waiting for data {measured['data_wait']:.1%}")
-                run.log.batch(epoch, step + 1, learning_rate=learning_rate, **measured)
-                recent = Meter(run.device)
-    measured = _checked(whole.read(), run, epoch, steps - 1)
+            run.profiler.step()
+            bar.update(images)
+            if loader.step % config.frequent == 0:
+                run.watch.check(epoch)
+                measured = progress.recent.read(run.ranks)
+                progress.recent = Meter(run.trainer.device)
+                bar.set_postfix_str(f"loss {measured['loss']:.3f}, waiting for data {measured['data_wait']:.1%}")
+                run.log.batch(epoch, loader.step, learning_rate=learning_rate, **measured)
+            if run.stopping():
+                save_latest(run, progress)
+                raise Stopped(run.interruption.received or 0)
+            if config.checkpoint_steps and loader.step % config.checkpoint_steps == 0 and loader.step < loader.steps:
+                save_latest(run, progress)
+    run.watch.check(epoch)
+    measured = progress.whole.read(run.ranks)
+    learning_rate = run.schedule.learning_rate(epoch + (loader.steps - 0.5) / loader.steps)
     run.log.trained(epoch, learning_rate=learning_rate, **measured)
+    progress.seconds += measured["seconds"]
+    progress.waited += progress.whole.waited
+    progress.trained = True
 
 
-def train_step(run: Run, batch: Batch, learning_rate: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """One update; returns the batch's mean loss and its count of right answers, both still on the device."""
-    labels = torch.from_numpy(batch.labels).to(run.device, non_blocking=True)
-    logits = run.network(to_input(batch.images, run.device))
-    loss = F.cross_entropy(logits, labels, label_smoothing=run.config.label_smoothing)
-    run.optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    for group in run.optimizer.param_groups:
-        group["lr"] = learning_rate
-    run.optimizer.step()
-    return loss.detach(), (logits.detach().argmax(1) == labels).sum()
+def _validate(run: Run, validation: RecordReader) -> Evaluation:
+    def stop_when_told() -> None:
+        if run.stopping():
+            raise Stopped(run.interruption.received or 0)
+
+    network = run.trainer.evaluated
+    run.ranks.share_buffers(network)
+    return evaluate(network, validation, size=run.settings.architecture.image_size, batch_size=run.settings.batch_size,
+                    device=run.trainer.device, threads=_threads(run.config, run.ranks), ranks=run.ranks,
+                    on_batch=stop_when_told)  # fmt: skip
 
 
-class Meter:
-    """Sums over some steps; they stay on the device until they are read, so that no step waits for them."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.loss = torch.zeros((), dtype=torch.float32, device=device)
-        self.correct = torch.zeros((), dtype=torch.int64, device=device)
-        self.images, self.waited, self.started = 0, 0.0, time.perf_counter()
-
-    def add(self, loss: torch.Tensor, correct: torch.Tensor, images: int, waited: float) -> None:
-        """Count a step of `images` images that waited `waited` seconds for its data."""
-        self.loss += loss * images
-        self.correct += correct
-        self.images += images
-        self.waited += waited
-
-    def read(self) -> dict[str, float]:
-        """Mean loss, accuracy (a share), seconds, images per second, and the share of time spent waiting for data."""
-        loss, correct = self.loss.item() / self.images, int(self.correct) / self.images
-        seconds = time.perf_counter() - self.started
-        return {
-            "loss": loss,
-            "accuracy": correct,
-            "seconds": round(seconds, 3),
-            "samples_per_second": round(self.images / seconds, 2),
-            "data_wait": round(self.waited / seconds, 4),
-        }
+def _end_epoch(run: Run, progress: Progress, result: Evaluation) -> None:
+    """Go to the next epoch and write the checkpoint of this one, which is also the latest and may be the best."""
+    prefix = run.settings.prefix
+    progress.epoch, progress.step, progress.trained, progress.loader = progress.epoch + 1, 0, False, {}
+    improved = progress.best is None or result.top1_error < progress.best[0]
+    if improved:
+        progress.best = (result.top1_error, progress.epoch)
+    progress.whole, progress.recent = Meter(run.trainer.device), Meter(run.trainer.device)
+    path = weights.checkpoint_path(prefix, progress.epoch)
+    run.log.saved(path)  # before it is, so that the place in the log that it remembers is behind this line
+    save(run, progress, path, result)
+    if run.ranks.main:
+        checkpoint.name_also(path, checkpoint.latest_path(prefix))
+        if improved:
+            checkpoint.name_also(path, checkpoint.best_path(prefix))
+        checkpoint.tidy(prefix, run.config.keep)
 
 
 def _open(path: Path, images_needed: int = 0) -> RecordReader:
@@ -150,36 +202,37 @@ def _open(path: Path, images_needed: int = 0) -> RecordReader:
     return reader
 
 
-def _schedule(config: TrainConfig, settings: RunSettings, start: checkpoint.Start | None) -> tuple[Schedule, float]:
-    """The schedule and the weight decay: what a flag says, else what the checkpoint says, else 0.1 and 0.0001."""
-    base, weight_decay = 0.1 if config.lr is None else config.lr, 0.0001
-    if start is not None:
-        base, weight_decay = start.setting("learning_rate", base), start.setting("weight_decay", weight_decay)
-    schedule = Schedule(base, settings.epochs, config.schedule, settings.milestones, config.warmup_epochs)
-    if start is not None and config.lr is not None:
-        schedule = schedule.through(config.lr, settings.start_epoch)
-    return schedule, weight_decay if config.wd is None else config.wd
+def _threads(config: TrainConfig, ranks: Ranks) -> int:
+    return config.threads or max(1, (os.cpu_count() or 1) // ranks.local_world_size)
 
 
-def _loader(run: Run, epoch: int, reader: RecordReader) -> Loader:
-    config = run.config
+def _loader(
+    config: TrainConfig, settings: RunSettings, ranks: Ranks, progress: Progress, reader: RecordReader,
+    log: RunLog | None,
+) -> Loader:  # fmt: skip
+    """The training batches of an epoch, from where the run is."""
+    skip = None
+    if config.on_error == "skip":
+        skip = log.skipped if log is not None and ranks.main else lambda sentence: print(sentence, file=sys.stderr)
+    on_gpu = torch.cuda.is_available() and not config.device.startswith("cpu") and config.gpus.strip() != ""
     reading = Reading(
-        config.threads,
-        config.max_pixels,
-        config.fast_decode,
-        run.log.skipped if config.on_error == "skip" else None,
-        pinned if run.device.type == "cuda" else unpinned,
+        _threads(config, ranks), config.max_pixels, config.fast_decode, skip, pinned if on_gpu else unpinned
     )
-    return Loader(
+    loader = Loader(
         reader,
-        run.settings.augmentation(epoch),
+        settings.augmentation(progress.epoch),
         seed=config.seed,
-        batch_size=run.settings.batch_size,
-        classes=run.settings.architecture.classes,
-        epoch=epoch,
+        batch_size=settings.batch_size,
+        classes=settings.architecture.classes,
+        epoch=progress.epoch,
         count=config.num_examples,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
         reading=reading,
     )
+    if progress.loader:
+        loader.load_state_dict(progress.loader)
+    return loader
 
 
 def _timed(stream: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
@@ -190,31 +243,3 @@ def _timed(stream: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
         if batch is None:
             return
         yield batch, time.perf_counter() - begun
-
-
-def _checked(measured: dict[str, float], run: Run, epoch: int, step: int) -> dict[str, float]:
-    if not math.isfinite(measured["loss"]):
-        raise ResnetError(
-            f"The loss is {measured['loss']} in epoch {epoch}, by batch {step + 1}: the run has diverged; start again "
-            f"with a lower --lr, or with --retrain from an earlier checkpoint of {run.settings.prefix}."
-        )
-    return measured
-
-
-def _header(run: Run, epoch: int, result: Evaluation) -> Header:
-    return dataclasses.replace(
-        Header.of_epoch(run.settings.architecture, epoch, run.settings.class_names),
-        errors={"top1_error": result.top1_error, "top5_error": result.top5_error},
-        training={
-            "learning_rate": run.schedule.base,
-            "weight_decay": run.optimizer.param_groups[0]["weight_decay"],
-            "settings": _settings_to_save(run),
-        },
-    )
-
-
-def _settings_to_save(run: Run) -> dict[str, Any]:
-    """The flags and what became of them, as JSON can hold it; the class names have their own place in the header."""
-    fields = dataclasses.asdict(run.config) | dataclasses.asdict(run.settings)
-    del fields["class_names"]
-    return {name: str(value) if isinstance(value, Path) else value for name, value in fields.items()}

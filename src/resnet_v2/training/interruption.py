@@ -1,0 +1,47 @@
+"""SIGTERM and Ctrl-C: a run that is told to stop finishes its step, saves where it is and says so."""
+
+import signal
+import threading
+import time
+from types import FrameType, TracebackType
+from typing import Any
+
+# A terminal and a launcher may both pass on one Ctrl-C; only a later one is meant to end the run at once.
+SAME_PRESS_SECONDS = 2.0
+
+
+class Stopped(Exception):  # noqa: N818 (nothing is wrong)
+    """The run was told to stop and has saved where it is; `status` is the exit status."""
+
+    def __init__(self, received: int) -> None:
+        super().__init__()
+        self.status = 130 if received == signal.SIGINT else 0
+
+
+class Interruption:
+    """While open, SIGTERM and SIGINT are noted in `received` instead of ending the process; a second Ctrl-C ends it."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._at = 0.0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Interruption":
+        if threading.current_thread() is not threading.main_thread():
+            return self  # Python hands signals to its main thread alone
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self.received is not None and number == signal.SIGINT and now - self._at > SAME_PRESS_SECONDS:
+            raise KeyboardInterrupt
+        if self.received is None:
+            self.received, self._at = number, now

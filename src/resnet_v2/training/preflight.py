@@ -1,0 +1,101 @@
+"""What is looked at before the first step: data, disk and time, so that a run does not fail in its third night."""
+
+import itertools
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from resnet_v2.config import TrainConfig
+from resnet_v2.data.lists import is_sorted_by_class
+from resnet_v2.data.loader import Loader, class_label
+from resnet_v2.data.records import RecordReader
+from resnet_v2.data.rows import Rows, find_segments, sidecar_path
+from resnet_v2.files import ResnetError
+from resnet_v2.training.settings import RunSettings
+from resnet_v2.training.step import Trainer
+
+LABELS_READ = 2000
+BYTES_PER_PARAMETER = 8  # a weight and its momentum
+TIMED_STEPS = 3
+
+
+def check(settings: RunSettings, trainer: Trainer, readers: Sequence[RecordReader], config: TrainConfig) -> list[str]:
+    """One sentence for everything that is odd; a ResnetError for what would stop the run."""
+    findings = []
+    for reader in readers:
+        findings += _check_record(reader, settings.architecture.classes)
+    findings += _check_disk(settings, trainer, config)
+    cores = os.cpu_count() or 1
+    if config.threads > cores:
+        findings.append(f"warning: --threads {config.threads} on {cores} cores; more threads than cores gain nothing")
+    return findings
+
+
+def _check_record(reader: RecordReader, classes: int) -> list[str]:
+    count = len(reader)
+    some = np.unique(np.linspace(0, count - 1, min(count, LABELS_READ)).astype(np.int64))
+    labels = np.array([class_label(reader, int(ordinal), reader.image(int(ordinal))[0], classes) for ordinal in some])
+    findings = []
+    if len(labels) > 1 and (labels == labels[0]).all():
+        findings.append(f"warning: all images of {reader.path} have the label {labels[0]}; is the list right?")
+    elif is_sorted_by_class(labels) and "val" not in reader.path.stem:
+        findings.append(f"{reader.path} is sorted by class: no harm here, where every epoch is shuffled as a whole")
+    if sidecar_path(reader.path).is_file():
+        Rows(reader.path, count)  # a ResnetError when it belongs to another state of the record
+    elif find_segments(reader.image(0)[1]).size:
+        findings.append(f"{sidecar_path(reader.path)} is missing; `resnet-v2 index {reader.path}` makes loading faster")
+    return findings
+
+
+def _check_disk(settings: RunSettings, trainer: Trainer, config: TrainConfig) -> list[str]:
+    folder = next(path for path in Path(settings.prefix).absolute().parents if path.is_dir())
+    parameters = sum(parameter.numel() for parameter in trainer.network.parameters())
+    one = BYTES_PER_PARAMETER * parameters + (4 * parameters if trainer.averaged is not None else 0)
+    free = shutil.disk_usage(folder).free
+    if free < 2 * one:
+        raise ResnetError(
+            f"{folder} has {free / 2**20:.0f} MiB free, but a checkpoint takes {one / 2**20:.0f} and the old one stays "
+            "until the new one is written; free some space or give another --model-prefix."
+        )
+    files = (config.keep or settings.epochs - settings.start_epoch) + 3
+    if free < files * one:
+        return [
+            f"warning: {folder} has {free / 2**30:.1f} GiB free, but the checkpoints of all epochs take "
+            f"{files * one / 2**30:.1f}; --keep 3 keeps the last three"
+        ]
+    return []
+
+
+def timed(trainer: Trainer, loader: Loader, learning_rate: float) -> list[str]:
+    """Make three steps for the clock alone, and say how long an epoch will take and where the schedule is."""
+    network, device = trainer.network, trainer.device
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    started, seconds = time.perf_counter(), []
+    for number, batch in enumerate(itertools.islice(loader, TIMED_STEPS)):
+        trainer.step(batch, loader.images_of(number), 0.0)[0].item()
+        seconds.append(time.perf_counter() - started)
+        started = time.perf_counter()
+    step = min(seconds)  # the first ones prepare memory and kernels
+    return [
+        f"{network.architecture.stem} ResNet-{network.architecture.depth} {network.architecture.version}, "
+        f"{network.architecture.classes} classes, {parameters / 1e6:.2f} million parameters, on {device}",
+        f"{loader.images} images per epoch in {loader.steps} steps; {step:.2f} s per step, about "
+        f"{_duration(step * loader.steps)} per epoch",
+        f"learning rate {learning_rate:g} at this point of the schedule",
+        "nothing stands in the way",
+    ]
+
+
+def _duration(seconds: float) -> str:
+    hours, minutes = int(seconds // 3600), int(seconds % 3600 // 60)
+    return (
+        f"{hours} h {minutes} min"
+        if hours
+        else f"{minutes} min {seconds % 60:.0f} s"
+        if minutes
+        else f"{seconds:.0f} s"
+    )

@@ -1,0 +1,56 @@
+"""BatchNorm over the images of all ranks, on any device, so that a split batch trains as the whole one would."""
+
+from typing import cast
+
+import torch
+import torch.distributed as dist
+import torch.distributed.nn.functional as together
+from torch import Tensor, nn
+
+
+class SyncBatchNorm(nn.BatchNorm2d):
+    """BatchNorm2d whose batch is that of all ranks, of any and even unequal sizes (0 too).
+
+    The mean first and then the mean square around it, each one sum over the ranks: raw pixels have means so far from 0
+    that the difference of squares would lose its digits. torch's own module of this name refuses the CPU.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        kind, x = x.dtype, x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+        count = torch.tensor([x.numel() / x.shape[1]], dtype=x.dtype, device=x.device)
+        dist.all_reduce(count)
+        mean = _over_ranks(x.sum((0, 2, 3))) / count
+        centred = x - mean[:, None, None]
+        variance = _over_ranks(centred.square().sum((0, 2, 3))) / count
+        self._move_statistics(mean.detach(), variance.detach() * (count / (count - 1)))
+        scale = torch.rsqrt(variance + self.eps)
+        if self.weight is not None:
+            scale = scale * self.weight
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(kind)
+
+    @torch.no_grad()
+    def _move_statistics(self, mean: Tensor, variance: Tensor) -> None:
+        momentum = cast(float, self.momentum)
+        cast(Tensor, self.running_mean).lerp_(mean, momentum)
+        cast(Tensor, self.running_var).lerp_(variance, momentum)
+
+
+def _over_ranks(sums: Tensor) -> Tensor:
+    return cast(Tensor, together.all_reduce(sums))  # type: ignore[no-untyped-call]
+
+
+def synchronize(network: nn.Module) -> None:
+    """Turn every BatchNorm2d of a network into one over all ranks, with the same parameters and buffers."""
+    for parent in list(network.modules()):
+        for name, norm in list(parent.named_children()):
+            if isinstance(norm, nn.BatchNorm2d):
+                setattr(parent, name, _synchronized(norm))
+
+
+def _synchronized(norm: nn.BatchNorm2d) -> SyncBatchNorm:
+    new = SyncBatchNorm(norm.num_features, eps=norm.eps, momentum=norm.momentum, device=norm.bias.device)
+    new.weight, new.bias = norm.weight, norm.bias  # a gamma fixed at 1 is no parameter, and stays none
+    new.running_mean, new.running_var = norm.running_mean, norm.running_var
+    return new.train(norm.training)
