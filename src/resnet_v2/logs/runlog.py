@@ -92,7 +92,8 @@ class RunLog:
         """
         line = (
             f"Epoch[{epoch}] Batch [{batch}]\tSpeed: {samples_per_second:.2f} samples/sec\tTrain-accuracy={accuracy:f}"
-            f"\tLoss: {loss:.4f}\tStep: {step_ms:.1f} ms\tWaiting for data: {data_wait:.1%}\tMemory: {memory_mib:.0f} MiB"
+            f"\tLoss: {loss:.4f}\tStep: {step_ms:.1f} ms\tWaiting for data: {data_wait:.1%}"
+            f"\tMemory: {memory_mib:.0f} MiB"
         )
         measured = {
             "epoch": epoch,

@@ -1,6 +1,7 @@
 """Where a network runs: the device of a process, the ranks of a run, how they start and what they tell each other."""
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -11,11 +12,15 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from resnet_v2.files import ResnetError
 
 # Longer than the slowest step or evaluation of a rank that others wait for.
 PATIENCE = timedelta(hours=2)
+
+RESTARTS = "TORCHELASTIC_RESTART_COUNT"
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ def launched() -> bool:
 
 def restarted() -> bool:
     """Whether torch's launcher started this process anew after one had died."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return int(os.environ.get(RESTARTS, "0")) > 0
 
 
 @contextlib.contextmanager
@@ -89,14 +94,20 @@ def joined(device: torch.device, kv_store: str) -> Iterator[Ranks]:
     ranks = Ranks(*(int(os.environ[name]) for name in names))
     if ranks.machines > 1 and kv_store != "dist_sync":
         raise ResnetError(f"{ranks.machines} machines take part; give --kv-store dist_sync, so that they know it.")
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    store, rank, world_size = next(rendezvous("env://", timeout=PATIENCE))
+    # The launcher's store outlives the ranks: those started again must not find the addresses of the dead.
+    store = PrefixStore(f"attempt-{os.environ.get(RESTARTS, '0')}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=PATIENCE)
     try:
         yield ranks
+        dist.barrier()  # a rank that ends while another still speaks to it would take it down
     except RuntimeError as error:
         if not _lost_connection(error):
             raise
         raise ResnetError(f"Rank {ranks.rank} lost the connection to another rank, which has ended.") from None
     finally:
+        gc.collect()  # what still holds the group would end its threads too late, at the end of the interpreter
         dist.destroy_process_group()
 
 

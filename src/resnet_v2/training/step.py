@@ -53,7 +53,7 @@ class Trainer:
         model: nn.Module = cast(nn.Module, torch.compile(network)) if config.compile else network
         if ranks.world_size > 1:
             places = [device] if device.type == "cuda" else None
-            model = DistributedDataParallel(model, device_ids=places, broadcast_buffers=not config.sync_bn)
+            model = DistributedDataParallel(model, device_ids=places, forward_sync_buffers=not config.sync_bn)
         averaged = None
         if config.ema:
             averaging = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]

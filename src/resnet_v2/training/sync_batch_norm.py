@@ -1,10 +1,9 @@
 """BatchNorm over the images of all ranks, on any device, so that a split batch trains as the whole one would."""
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as together
 from torch import Tensor, nn
 
 
@@ -37,8 +36,24 @@ class SyncBatchNorm(nn.BatchNorm2d):
         cast(Tensor, self.running_var).lerp_(variance, momentum)
 
 
-def _over_ranks(sums: Tensor) -> Tensor:
-    return cast(Tensor, together.all_reduce(sums))  # type: ignore[no-untyped-call]
+class _OverRanks(torch.autograd.Function):
+    """The sum over all ranks; each rank's part moves the sum, and with it the loss of every rank."""
+
+    @staticmethod
+    def forward(context: Any, part: Tensor) -> Tensor:
+        total = part.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+
+def _over_ranks(part: Tensor) -> Tensor:
+    return cast(Tensor, _OverRanks.apply(part))  # type: ignore[no-untyped-call]
 
 
 def synchronize(network: nn.Module) -> None:

@@ -39,7 +39,7 @@ from resnet_v2.training.step import Meter, Trainer, Watch
 
 
 def fit(config: TrainConfig) -> Evaluation | None:
-    """Train as the config says; returns the evaluation after the last epoch, None after a dry run.
+    """Train as the config says; returns the evaluation after the last epoch, None after a dry run or other ranks' work.
 
     Writes checkpoints (see `checkpoint`), PREFIX.log and PREFIX.jsonl. Several ranks are started by torch's launcher,
     unless it has started this process. Raises ResnetError for whatever the user can mend, before the first step where
@@ -50,7 +50,7 @@ def fit(config: TrainConfig) -> Evaluation | None:
         settings = resolve(config)  # so that what is wrong with the flags is said once
         find_start(config, settings)
         launch(arguments_of(config), processes, config.max_restarts)
-        return None if config.dry_run else saved_evaluation(settings.prefix)
+        return None
     if restarted():
         config = dataclasses.replace(config, resume="auto")
     device = choose_device(config.gpus, config.device)

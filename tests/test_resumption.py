@@ -1,0 +1,204 @@
+"""A run that is killed, again and again, ends as one that never was; one that is told to stop says where it is."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from conftest import Run
+from resnet_v2.config import TrainConfig, arguments_of
+from resnet_v2.files import ResnetError
+from resnet_v2.networks import weights
+from resnet_v2.networks.resnet import Architecture
+from resnet_v2.training import checkpoint
+
+KILLS = 20
+EPOCHS = 10
+# What a clock or the machine says.
+MEASURED = {"time", "seconds", "samples_per_second", "step_ms", "data_wait", "memory_mib"}
+
+
+def command(digits: Path, **changes: Any) -> list[str]:
+    """A run of 200 steps that saves where it is after every second one."""
+    settings: dict[str, object] = {
+        "data_dir": digits, "data_type": "digits", "depth": 8, "device": "cpu", "batch_size": 32, "num_examples": 640,
+        "epochs": EPOCHS, "milestones": "6,8", "frequent": 3, "checkpoint_steps": 2, "threads": 2, "resume": "auto",
+        "model_prefix": "m", "aug_level": 3, "ema": 0.9, "clip_norm": 5.0,
+    }  # fmt: skip
+    config = TrainConfig(**(settings | changes))  # type: ignore[arg-type]
+    return [sys.executable, "-m", "resnet_v2", "train", *arguments_of(config)]
+
+
+def start(words: list[str], folder: Path) -> subprocess.Popen[str]:
+    folder.mkdir(exist_ok=True)
+    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    return subprocess.Popen(
+        words, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finish(process: subprocess.Popen[str], timeout: float = 120) -> tuple[int, str]:
+    output, _ = process.communicate(timeout=timeout)
+    return process.returncode, output
+
+
+def place(folder: Path) -> tuple[int, int]:
+    """Epoch and step of the last saving."""
+    path = checkpoint.latest_path(str(folder / "m"))
+    if not path.is_file():
+        return 0, 0
+    position = weights.read_header(path).training["position"]
+    return position["epoch"], position["step"]
+
+
+def events(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "m.jsonl").read_text().splitlines()
+    return [{name: value for name, value in json.loads(line).items() if name not in MEASURED} for line in lines]
+
+
+def text(folder: Path) -> str:
+    """The text log without what a clock said."""
+    log = (folder / "m.log").read_text()
+    return re.sub(r"(Speed:|cost=|Step:|data:|Memory:|after|which) ?[\d.]+", r"\1", log)
+
+
+def test_killed_twenty_times_it_ends_with_the_same_bits(digits: Path, tmp_path: Path) -> None:
+    words = command(digits)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    status, output = finish(start(words, whole))
+    assert status == 0, output
+
+    chance = random.Random(1)
+    while_writing = 0
+    for number in range(KILLS):
+        before = place(killed) if killed.exists() else (0, 0)
+        process = start(words, killed)
+        deadline = time.monotonic() + 60
+        while place(killed) <= before and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        assert process.poll() is None, finish(process)
+        if number % 2:
+            time.sleep(chance.uniform(0, 0.15))
+        else:  # in the middle of writing a checkpoint
+            while not list(killed.glob(".m-*.tmp")) and process.poll() is None:
+                pass
+            while_writing += bool(list(killed.glob(".m-*.tmp")))
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    assert while_writing >= KILLS // 4
+    assert (0, 0) < place(killed) < (EPOCHS, 0)
+    status, output = finish(start(words, killed))
+    assert status == 0, output
+
+    assert sorted(path.name for path in whole.iterdir()) == sorted(path.name for path in killed.iterdir())
+    for epoch in range(1, EPOCHS + 1):
+        ours, theirs = (weights.read(weights.checkpoint_path(str(folder / "m"), epoch)) for folder in (whole, killed))
+        assert ours[1].keys() == theirs[1].keys()
+        assert any(name.startswith("momentum.") for name in ours[1])
+        assert any(name.startswith("raw.") for name in ours[1])
+        assert all(torch.equal(ours[1][name], theirs[1][name]) for name in ours[1])
+        assert ours[0].errors == theirs[0].errors
+    assert events(whole) == events(killed)
+    assert text(whole) == text(killed)
+    best = weights.read_header(killed / "m-best.safetensors")
+    assert best.errors["top1_error"] == min(event["top1_error"] for event in events(killed) if "top1_error" in event)
+
+    status, output = finish(start(words, killed))
+    assert (status, "m is at its end, epoch 10" in output) == (0, True)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_told_to_stop_it_saves_and_says_so(digits: Path, tmp_path: Path, number: int, status: int) -> None:
+    process = start(command(digits, checkpoint_steps=0, resume="no", epochs=100), tmp_path)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "Batch [6]" in line:
+            break
+    process.send_signal(number)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == status, output
+    stopped = re.search(r"stopped in epoch (\d+), batch (\d+); it is all in m-latest\.safetensors", output)
+    assert stopped
+    assert place(tmp_path) == (int(stopped[1]), int(stopped[2]))
+    assert "Traceback" not in output
+
+
+def test_what_keeps_a_run_from_going_on(
+    digits: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = command(digits, resume="no", epochs=1)[3:]
+    assert run(*words[:1], *words[1:], "--resume")[::2] == (
+        2, "resnet-v2: m-latest.safetensors is missing, so there is no run to go on with; leave --resume out to start "
+        "one.\n",
+    )  # fmt: skip
+    assert run(*words)[0] == 0
+    path = checkpoint.latest_path("m")
+    header, tensors = weights.read(path)
+    position = {"epoch": 0, "step": 4, "trained": False}
+    unfinished = dict(header.training) | {"position": position}
+    weights.save(path, tensors, weights.Header(**(vars(header) | {"training": unfinished})))
+
+    status, _, err = run(*words)
+    assert (status, "holds an unfinished run (epoch 0 of 1); give --resume to go on with it" in err) == (2, True)
+    status, _, err = run(*words, "--resume", "--lr", "0.3", "--aug-level", "1", "--threads", "1")
+    assert status == 2
+    assert "made with other settings (--lr 0.3, was None; --aug-level 1, was 3)" in err
+    assert run(*words, "--force")[0] == 0
+
+
+def test_only_the_wanted_epochs_are_kept(digits: Path, tmp_path: Path) -> None:
+    (tmp_path / ".m-latest.safetensors.0.tmp").write_bytes(b"of a killed run")
+    status, output = finish(start(command(digits, epochs=4, keep=2, num_examples=96), tmp_path))
+    assert status == 0, output
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["m-0003.safetensors", "m-0004.safetensors", "m-best.safetensors", "m-latest.safetensors",
+                     "m.jsonl", "m.log"]  # fmt: skip
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(digits: Path, tmp_path: Path, monkeypatch: Any, run: Run) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = command(digits, resume="no", epochs=2, num_examples=96, checkpoint_steps=0)[3:]
+    saved = safetensors.torch.save_file
+
+    def save_once(tensors: Any, path: Path, metadata: Any) -> None:
+        if "0002" in path.name:
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        saved(tensors, path, metadata)
+
+    monkeypatch.setattr(safetensors.torch, "save_file", save_once)
+    status, _, err = run(*words)
+    assert (status, "m-0002.safetensors is not written: the disk is full" in err) == (2, True)
+    assert place(tmp_path) == (1, 0)
+    assert sorted(path.name for path in tmp_path.glob("*.safetensors")) == [
+        "m-0001.safetensors", "m-best.safetensors", "m-latest.safetensors",
+    ]  # fmt: skip
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert run(*words, "--resume")[0] == 0
+    assert place(tmp_path) == (2, 0)
+
+
+def test_what_reads_back_differently_is_no_checkpoint(tmp_path: Path, monkeypatch: Any) -> None:
+    saved = safetensors.torch.save_file
+
+    def save_other(tensors: Any, path: Path, metadata: Any) -> None:
+        saved({name: tensor + 1 for name, tensor in tensors.items()}, path, metadata)
+
+    monkeypatch.setattr(safetensors.torch, "save_file", save_other)
+    header = weights.Header.of_epoch(Architecture(8, 10, "cifar"), 1)
+    with pytest.raises(ResnetError, match=r"a\.safetensors is not written: x reads back differently"):
+        weights.save(tmp_path / "a.safetensors", {"x": torch.ones(3)}, header, check=True)
+    assert not list(tmp_path.iterdir())
