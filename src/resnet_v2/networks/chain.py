@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-POOL = {"kernel_size": 3, "stride": 2, "padding": 1}
+KERNEL, STRIDE, PADDING = 3, 2, 1
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,10 @@ class Norm:
 class Link:
     """A stem or a residual unit.
 
-    The layers follow one another; the last one's output is normalised by `last_norm`, if any. Then the shortcut is added:
-    the link's input (`identity`), `shortcut_convolution` of the input (`input`) or of the first layer's normalised input
-    (`activated`), and `shortcut_norm` of that, if any; then come `last_relu` and `pooled` (3x3 maxima, stride 2).
+    The layers follow one another; the last one's output is normalised by `last_norm`, if any. Then the shortcut is
+    added: the link's input (`identity`), `shortcut_convolution` of the input (`input`) or of the first layer's
+    normalised input (`activated`), and `shortcut_norm` of that, if any; then come `last_relu` and `pooled` (3x3 maxima,
+    stride 2).
     """
 
     layers: tuple[Layer, ...]
@@ -86,9 +87,9 @@ class Link:
 
 def max_pool(y: Tensor) -> Tensor:
     """The pooling of a `pooled` link."""
-    return F.max_pool2d(y, **POOL)
+    return F.max_pool2d(y, KERNEL, STRIDE, PADDING)
 
 
 def max_pool_indices(y: Tensor) -> Tensor:
     """Where the maxima of `max_pool` stand, as its backward pass wants them."""
-    return cast(Tensor, torch.ops.aten.max_pool2d_with_indices(y, POOL["kernel_size"], POOL["stride"], POOL["padding"])[1])
+    return cast(Tensor, torch.ops.aten.max_pool2d_with_indices(y, KERNEL, STRIDE, PADDING)[1])

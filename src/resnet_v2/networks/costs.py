@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from resnet_v2.networks.chain import POOL, Link
+from resnet_v2.networks.chain import KERNEL, PADDING, STRIDE, Link
 
 # Measured on 2 CPU cores (330 GFLOP/s in convolutions, 45 GB/s elementwise); only the choice among plans depends on it.
 FLOPS_PER_BYTE = 7.0
@@ -19,10 +19,10 @@ INDEX_BYTES = 8
 class LinkCost:
     """A link's bytes and time for one image.
 
-    `points`: bytes of every point; `activations`: of every normalised tensor that plain autograd keeps; `again`: time to
-    compute a point anew from the one before it, `output_again` the output from the last one. `forward_peak`: bytes of
-    temporary tensors while it runs; `backward_peak`: the same in its backward pass, gradients included, its points not;
-    `plain_peak`: without recomputation. `renormalise`: time of computing its activations once more.
+    `points`: bytes of every point; `activations`: of every normalised tensor that plain autograd keeps; `again`: time
+    to compute a point anew from the one before it, `output_again` the output from the last one. `forward_peak`: bytes
+    of temporary tensors while it runs; `backward_peak`: the same in its backward pass, gradients included, its points
+    not; `plain_peak`: without recomputation. `renormalise`: time of computing its activations once more.
     """
 
     points: dict[int, int]
@@ -63,7 +63,7 @@ class _Shapes:
 
 
 def link_costs(links: Sequence[Link], image_size: int, element_bytes: int = 4) -> tuple[LinkCost, ...]:
-    """The costs of a network's links for images of `image_size` pixels a side; `element_bytes` 2 is for bf16 autocast."""
+    """The costs of a network's links for images of `image_size` pixels a side; `element_bytes` is 2 under bf16."""
     costs = []
     side = image_size
     for number, link in enumerate(links):
@@ -87,7 +87,7 @@ def _shapes(link: Link, side: int) -> _Shapes:
         shapes.shortcut_flops = _flops(link.shortcut_convolution, reduced)
     shapes.output = shapes.outputs[len(link.layers)]
     if link.pooled:
-        pooled = (side + 2 * POOL["padding"] - POOL["kernel_size"]) // POOL["stride"] + 1
+        pooled = (side + 2 * PADDING - KERNEL) // STRIDE + 1
         shapes.output, side = shapes.output // side**2 * pooled**2, pooled
     shapes.side = side
     return shapes
@@ -109,7 +109,8 @@ def _cost(link: Link, shapes: _Shapes, element: int, input_element: int) -> Link
     last = len(link.layers)
     sizes = {0: shapes.inputs[1], **shapes.outputs, link.last: shapes.shortcut}
     normed = {place: sizes[norm.point] for place, norm in link.norms.items()}
-    # A ReLU's output and a convolution's input are kept by plain autograd; a BatchNorm's output that is only added is not.
+    # A ReLU's output and a convolution's input are kept by plain autograd; a BatchNorm's output that is only added is
+    # not.
     saved = sum(size for place, size in normed.items() if place <= last or link.norms[place].relu)
     flops = sum(shapes.flops.values()) + shapes.shortcut_flops
     again = {

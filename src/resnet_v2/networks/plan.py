@@ -1,8 +1,8 @@
 """Plans: which points of a chain to keep in the forward pass, and the memory and time that follow.
 
-A plan cuts the chain into segments. The forward pass keeps every segment's input and chosen points inside it; the backward
-pass computes the other points of a segment again, all at once, when it arrives there. A segment that is cut itself keeps
-only its input at first and is run again by its inner plan: the second level.
+A plan cuts the chain into segments. The forward pass keeps every segment's input and chosen points inside it; the
+backward pass computes the other points of a segment again, all at once, when it arrives there. A segment that is cut
+itself keeps only its input at first and is run again by its inner plan: the second level.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -54,7 +54,7 @@ def uniform_plan(links: Sequence[Link], activated: bool) -> Plan:
 
 
 def convolutions_again(link: Link, have: Iterable[int], want: Iterable[int], output: bool) -> set[int]:
-    """The places of the convolutions that must run to get from the points of `have` to those of `want` and the output."""
+    """The places of the convolutions that must run to get from the points `have` to `want` and the output."""
     runs: set[int] = set()
     wanted = [*want, *([len(link.layers)] if output else []), *([link.last] if output and _projects(link) else [])]
     for point in wanted:

@@ -1,9 +1,9 @@
 """Run a chain of links by a plan: keep what it says, compute the rest again in the backward pass, change no bit.
 
-The backward pass is autograd's own. Only what it finds saved differs: a BatchNorm keeps its input and the batch's mean and
-deviation, from which its output (and the ReLU's) is computed again element by element; a convolution asks for that output
-when its turn comes; and an input that was not kept is computed from the segment's first one, together with the whole
-segment. Moving statistics move in the forward pass alone.
+The backward pass is autograd's own. Only what it finds saved differs: a BatchNorm keeps its input and the batch's mean
+and deviation, from which its output (and the ReLU's) is computed again element by element; a convolution asks for that
+output when its turn comes; and an input that was not kept is computed from the segment's first one, together with the
+whole segment. Moving statistics move in the forward pass alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -143,7 +143,7 @@ class _Forward:
         if link.last_norm is not None:
             y = self._normalise(y, link.last)
         if shortcut is not None and link.last_relu:
-            return cast(Tensor, _RectifiedSum.apply(y, shortcut, self.tape, self.number))  # type: ignore[no-untyped-call]
+            return _rectified_sum(y, shortcut, self.tape, self.number)
         return link.output(y, shortcut, self._pool)
 
     def _keep(self, point: int, tensor: Tensor) -> None:
@@ -157,8 +157,8 @@ class _Forward:
         return y if link.shortcut_norm is None else self._normalise(y, link.last + 1)
 
     def _normalise(self, x: Tensor, place: int) -> Tensor:
-        module = self.link.norms[place].module
-        y = _Normalise.apply(x, module.weight, module.bias, self.tape, self.number, place)  # type: ignore[no-untyped-call]
+        norm = self.link.norms[place].module
+        y = _Normalise.apply(x, norm.weight, norm.bias, self.tape, self.number, place)  # type: ignore[no-untyped-call]
         if self.activated:
             self.tape.activations[self.number][place].tensor = y.detach()
         return cast(Tensor, y)
@@ -199,6 +199,10 @@ class _Forward:
 
         with torch.autograd.graph.saved_tensors_hooks(pack, _unpack):
             return max_pool(y)
+
+
+def _rectified_sum(y: Tensor, shortcut: Tensor, tape: Tape, number: int) -> Tensor:
+    return cast(Tensor, _RectifiedSum.apply(y, shortcut, tape, number))  # type: ignore[no-untyped-call]
 
 
 def _unpack(saved: Tensor | Callable[[], Tensor]) -> Tensor:
@@ -308,12 +312,9 @@ def _normalise(module: nn.BatchNorm2d, x: Tensor, update: bool) -> Normalised:
     if update and module.training and module.num_batches_tracked is not None:
         module.num_batches_tracked.add_(1)
     statistics = (module.running_mean, module.running_var) if update or not module.training else (None, None)
-    return cast(
-        Normalised,
-        torch._batch_norm_impl_index(
-            x, module.weight, module.bias, *statistics, module.training, cast(float, module.momentum), module.eps,
-            torch.backends.cudnn.enabled,
-        ),
+    return torch._batch_norm_impl_index(
+        x, module.weight, module.bias, *statistics, module.training, cast(float, module.momentum), module.eps,
+        torch.backends.cudnn.enabled,
     )  # fmt: skip
 
 
@@ -322,11 +323,12 @@ def _normalise_again(module: nn.BatchNorm2d, x: Tensor, mean: Tensor, deviation:
     dense = x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
     if x.device.type != "cpu" or not dense or not module.training:
         return _normalise(module, x, update=False)[0]
-    # torch's CPU kernel computes x * (weight * deviation) + (bias - mean * (weight * deviation)), rounded in this order.
-    # In evaluation form with variance 1 and eps 0 it does the very same to a weight that holds the deviation already.
+    # torch's CPU kernel computes x * (weight * deviation) + (bias - mean * (weight * deviation)), rounded in this
+    # order. In evaluation form with variance 1 and eps 0 it does the very same to a weight that holds the deviation
+    # already.
     weight = deviation if module.weight is None else module.weight.detach() * deviation
     ones = torch.ones_like(mean)
-    return cast(Tensor, torch.native_batch_norm(x, weight, module.bias, mean, ones, False, 0.0, 0.0)[0])
+    return torch.native_batch_norm(x, weight, module.bias, mean, ones, False, 0.0, 0.0)[0]
 
 
 def _through_relu(gradient: Tensor, activation: Tensor) -> Tensor:

@@ -208,15 +208,13 @@ class ResNet(nn.Module):
     Input: N x 3 x H x W, values 0-255, any floating type; v2 normalises them by its own first BatchNorm, v1 by the one
     behind its first convolution. Output: N x classes logits.
 
-    `plan` says what a training step keeps for the backward pass (None: everything); results stay the same to the last bit.
+    `plan` says what a training step keeps for the backward pass (None: everything); it changes no bit of the results.
 
     >>> ResNet(Architecture(depth=20, classes=10, stem="cifar"))(torch.zeros(2, 3, 32, 32)).shape
     torch.Size([2, 10])
     """
 
-    def __init__(
-        self, architecture: Architecture, batch_norm_momentum: float = 0.1, plan: Plan | None = None
-    ) -> None:
+    def __init__(self, architecture: Architecture, batch_norm_momentum: float = 0.1, plan: Plan | None = None) -> None:
         super().__init__()
         self.architecture = architecture
         self.plan = plan
@@ -299,12 +297,15 @@ def initialize(network: ResNet, seed: int) -> ResNet:
     return network
 
 
+def default_stem(depth: int) -> Stem:
+    """The stem that a depth is known with: imagenet for 18, 34, 50, 101, 152, 200 and 269, else cifar."""
+    return "imagenet" if depth in IMAGENET_UNITS else "cifar"
+
+
 def resnet(depth: int, classes: int = 1000, version: Version = "v2", stem: Stem | None = None, seed: int = 0) -> ResNet:
     """A new network with drawn weights, in channels-last memory.
 
-    `stem` None: imagenet for the ImageNet depths (18, 34, 50, 101, 152, 200, 269), else cifar. A depth that does not
-    exist raises ResnetError and names those that do.
+    `stem` None: that of `default_stem`. A depth that does not exist raises ResnetError and names those that do.
     """
-    chosen = stem or ("imagenet" if depth in IMAGENET_UNITS else "cifar")
-    network = ResNet(Architecture(depth, classes, chosen, version))
+    network = ResNet(Architecture(depth, classes, stem or default_stem(depth), version))
     return initialize(network, seed).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

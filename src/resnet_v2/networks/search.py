@@ -1,14 +1,16 @@
 """The plan of least time within a memory limit, by dynamic programming over the chain from its end.
 
-In the manner of rotor (Beaumont, Eyraud-Dubois, Herrmann, Joly, Shilova: "Optimal checkpointing for heterogeneous chains",
-arXiv 1911.13214) with, as in Checkmate (Jain et al., arXiv 1910.02653), a choice of what to keep inside a segment: table
-[i, m] is the least extra time for the links from i on when m bytes are left. A segment from i to j that keeps b bytes leaves
-m - b to those behind it, and needs m to hold all its points and the gradients in flight when its own turn comes. Memory is
-counted in slots, so a found plan is checked by a walk through it and searched again with a little less if it is over.
+In the manner of rotor (Beaumont, Eyraud-Dubois, Herrmann, Joly, Shilova: "Optimal checkpointing for heterogeneous
+chains", arXiv 1911.13214) with, as in Checkmate (Jain et al., arXiv 1910.02653), a choice of what to keep inside a
+segment: table [i, m] is the least extra time for the links from i on when m bytes are left. A segment from i to j that
+keeps b bytes leaves m - b to those behind it, and needs m to hold all its points and the gradients in flight when its
+own turn comes. Memory is counted in slots, so a found plan is checked by a walk through it and searched again with a
+little less if it is over.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, combinations
 
 import numpy as np
@@ -21,9 +23,9 @@ from resnet_v2.networks.plan import Forecast, Plan, Segment, again_time, convolu
 Floats = NDArray[np.float64]
 Keep = tuple[int, ...]
 
-SLOTS, SLOTS_OF_LEVEL_2 = 1500, 400
-LONGEST, LONGEST_OF_LEVEL_2 = 48, 24
-ENDS_OF_LEVEL_2 = 48
+SLOTS, SLOTS_OF_LEVEL_2, SLOTS_OF_SMALLEST = 1200, 300, 250
+LONGEST, LONGEST_OF_LEVEL_2 = 48, 20
+ENDS_OF_LEVEL_2 = 24
 
 
 @dataclass(frozen=True)
@@ -74,50 +76,59 @@ def find_plan(links: Sequence[Link], costs: Sequence[LinkCost], limit: float, le
     return None
 
 
-def smallest_plan(links: Sequence[Link], costs: Sequence[LinkCost], levels: int = 2) -> tuple[Plan, Forecast]:
-    """The plan with the smallest peak of memory (to about 1%), and what it costs."""
+def smallest_plan(links: Sequence[Link], costs: Sequence[LinkCost]) -> tuple[Plan, Forecast]:
+    """The plan with the smallest peak of memory (to one or two percent), and what it costs."""
     plan = Plan((Segment(0, len(links)),))
     best = forecast(links, costs, plan)
-    for level in range(1, levels + 1):
-        low, high = 0.0, float(best.peak_bytes)
-        while high - low > 0.01 * high:
-            middle = (low + high) / 2
-            found = _Search(links, costs, middle, level).plan()
-            if found is None:
-                low = middle
-                continue
-            its = forecast(links, costs, found)
-            if its.peak_bytes < best.peak_bytes:
-                plan, best = found, its
-            high = middle
+    for level in (1, 2, 2):
+        found = _Search(links, costs, best.peak_bytes, level, SLOTS_OF_SMALLEST).plan(smallest=True)
+        if found is None:
+            continue
+        its = forecast(links, costs, found)
+        if its.peak_bytes < best.peak_bytes:
+            plan, best = found, its
     return plan, best
+
+
+def several_plans(links: Sequence[Link], costs: Sequence[LinkCost], limits: Sequence[float]) -> list[Plan]:
+    """Plans of one level for several limits, out of one table: over theirs by a percent at most; None is left out."""
+    search = _Search(links, costs, max(limits), level=1)
+    plans = (search.plan(limit) for limit in limits)
+    return [plan for plan in plans if plan is not None]
 
 
 class _Search:
     """Tables for one limit."""
 
-    def __init__(self, links: Sequence[Link], costs: Sequence[LinkCost], limit: float, level: int) -> None:
+    def __init__(
+        self, links: Sequence[Link], costs: Sequence[LinkCost], limit: float, level: int, slots: int = 0
+    ) -> None:
         self.links, self.costs, self.level = links, costs, level
-        self.slots = SLOTS if level == 1 else SLOTS_OF_LEVEL_2
+        self.slots = slots or (SLOTS if level == 1 else SLOTS_OF_LEVEL_2)
         self.longest = LONGEST if level == 1 else LONGEST_OF_LEVEL_2
         self.slot_bytes = limit / self.slots
         self.options = _options(links, costs)
         self.single = [self._candidates(start) for start in range(len(links))]
 
-    def plan(self) -> Plan | None:
+    def plan(self, limit: float | None = None, smallest: bool = False) -> Plan | None:
+        """The plan of least time within the limit or a lower one, or (`smallest`) within the least that one fits in."""
+        slots = self.slots if limit is None else int(limit // self.slot_bytes)
+        (fitting,) = np.isfinite(self.table.time[0, : slots + 1]).nonzero()
+        if not len(fitting):
+            return None
+        return Plan(tuple(_read(self.table, 0, len(self.links), int(fitting[0 if smallest else -1]))))
+
+    @cached_property
+    def table(self) -> _Table:
         count = len(self.links)
         end = np.where(np.arange(self.slots + 1) * self.slot_bytes >= 4 * self.costs[-1].output, 0.0, np.inf)
         nested: list[list[_Nested]] = [[] for _ in self.links]
         if self.level == 2:
-            step = -(-count // ENDS_OF_LEVEL_2)
-            for stop in sorted({*range(count, 0, -step)}):
+            for stop in range(count, 0, -count // ENDS_OF_LEVEL_2):
                 inner = self._table(stop, np.zeros(self.slots + 1), [[] for _ in self.links], activated=False)
-                for start in range(max(0, stop - count), stop - 1):
+                for start in range(stop - 1):
                     nested[start].append(self._nested(start, stop, inner))
-        table = self._table(count, end, nested)
-        if not np.isfinite(table.time[0, self.slots]):
-            return None
-        return Plan(tuple(_read(table, 0, count, self.slots)))
+        return self._table(count, end, nested)
 
     def _table(self, stop: int, end: Floats, nested: list[list[_Nested]], activated: bool = True) -> _Table:
         def allowed(one: _Candidate) -> bool:

@@ -17,12 +17,14 @@ from resnet_v2.data.loader import Batch, augmented, batches, epoch_order
 from resnet_v2.data.records import RecordReader
 from resnet_v2.files import ResnetError
 from resnet_v2.logs.runlog import RunLog
+from resnet_v2.networks.budget import plan_for_training
+from resnet_v2.networks.plan import Plan
 from resnet_v2.networks.resnet import ResNet, initialize
 from resnet_v2.networks.weights import Header
 from resnet_v2.training import checkpoint
 from resnet_v2.training.distributed import choose_device
 from resnet_v2.training.evaluate import Evaluation, evaluate, to_input
-from resnet_v2.training.optim import Schedule, nesterov_sgd
+from resnet_v2.training.optim import Schedule, fuse_into_backward, nesterov_sgd
 from resnet_v2.training.settings import RunSettings, resolve
 
 
@@ -53,11 +55,13 @@ def fit(config: TrainConfig) -> Evaluation:
 
     start = checkpoint.find(settings.prefix, settings.start_epoch) if config.retrain else None
     schedule, weight_decay = _schedule(config, settings, start)
-    network = initialize(ResNet(settings.architecture, 1 - config.bn_mom, recompute=config.memonger), config.seed)
+    network = initialize(ResNet(settings.architecture, 1 - config.bn_mom, _plan(config, settings, device)), config.seed)
     network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = nesterov_sgd(network, schedule.base, config.mom, weight_decay)
     if start is not None:
         checkpoint.restore(start, network, optimizer)
+    if config.fused_backward:
+        fuse_into_backward(optimizer)
 
     log = RunLog(settings.prefix, append=config.retrain, echo=tqdm.write)
     run = Run(config, settings, device, network, optimizer, schedule, log)
@@ -99,13 +103,14 @@ def train_epoch(run: Run, epoch: int, reader: RecordReader) -> None:
 
 def train_step(run: Run, batch: Batch, learning_rate: float) -> tuple[torch.Tensor, torch.Tensor]:
     """One update; returns the batch's mean loss and its count of right answers, both still on the device."""
+    run.optimizer.zero_grad()
+    # The update may happen inside the backward pass (--fused-backward), so the rate is set before.
+    for group in run.optimizer.param_groups:
+        group["lr"] = learning_rate
     labels = torch.from_numpy(batch.labels).to(run.device, non_blocking=True)
     logits = run.network(to_input(batch.images, run.device))
     loss = F.cross_entropy(logits, labels, label_smoothing=run.config.label_smoothing)
-    run.optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
-    for group in run.optimizer.param_groups:
-        group["lr"] = learning_rate
     run.optimizer.step()
     return loss.detach(), (logits.detach().argmax(1) == labels).sum()
 
@@ -159,6 +164,14 @@ def _schedule(config: TrainConfig, settings: RunSettings, start: checkpoint.Star
     if start is not None and config.lr is not None:
         schedule = schedule.through(config.lr, settings.start_epoch)
     return schedule, weight_decay if config.wd is None else config.wd
+
+
+def _plan(config: TrainConfig, settings: RunSettings, device: torch.device) -> Plan | None:
+    if not (config.memonger or config.memory_budget):
+        return None
+    return plan_for_training(
+        settings.architecture, settings.batch_size, device, config.memory_budget, config.fused_backward
+    )
 
 
 def _batches(run: Run, epoch: int, reader: RecordReader, count: int) -> Iterator[Batch]:
