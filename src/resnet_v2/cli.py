@@ -174,6 +174,8 @@ def plan(settings: config.PlanConfig) -> None:
     from resnet_v2.networks import budget as budgets
     from resnet_v2.networks.resnet import Architecture, default_stem
 
+    if settings.batch_size < 1 or settings.image < 0 or settings.num_classes < 1:
+        raise ResnetError("--batch-size and --num-classes must be 1 or more, --image 0 or more.")
     stem = settings.stem or default_stem(settings.depth)
     architecture = Architecture(settings.depth, settings.num_classes, stem, settings.version)
     workload = budgets.Workload(architecture, settings.image, settings.amp == "bf16", settings.fused_backward)

@@ -109,9 +109,8 @@ def _cost(link: Link, shapes: _Shapes, element: int, input_element: int) -> Link
     last = len(link.layers)
     sizes = {0: shapes.inputs[1], **shapes.outputs, link.last: shapes.shortcut}
     normed = {place: sizes[norm.point] for place, norm in link.norms.items()}
-    # A ReLU's output and a convolution's input are kept by plain autograd; a BatchNorm's output that is only added is
-    # not.
-    saved = sum(size for place, size in normed.items() if place <= last or link.norms[place].relu)
+    # Plain autograd keeps what a convolution or a pooling takes in; what is only added, or is the next link's input, not.
+    saved = sum(size for place, size in normed.items() if place <= last or link.pooled)
     flops = sum(shapes.flops.values()) + shapes.shortcut_flops
     again = {
         place: shapes.flops[place] + moved(4 * normed.get(place, 0)) for place in range(1, last + 1)

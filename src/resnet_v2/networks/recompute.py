@@ -159,7 +159,8 @@ class _Forward:
     def _normalise(self, x: Tensor, place: int) -> Tensor:
         norm = self.link.norms[place].module
         y = _Normalise.apply(x, norm.weight, norm.bias, self.tape, self.number, place)  # type: ignore[no-untyped-call]
-        if self.activated:
+        # What is only added to the other branch nobody asks for again.
+        if self.activated and (place < self.link.last or self.link.norms[place].relu):
             self.tape.activations[self.number][place].tensor = y.detach()
         return cast(Tensor, y)
 

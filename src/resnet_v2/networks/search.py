@@ -66,6 +66,8 @@ def find_plan(links: Sequence[Link], costs: Sequence[LinkCost], limit: float, le
     for level in range(1, levels + 1):
         aim = limit
         for _ in range(12):
+            if aim <= 0:
+                break
             plan = _Search(links, costs, aim, level).plan()
             if plan is None:
                 break
