@@ -108,7 +108,7 @@ class Workload:
     def between(self, above: int, below: int, count: int) -> list[Choice]:
         """Plans whose peaks per image are spread evenly, by ratio, between two."""
         limits = [above * (below / above) ** (step / (count + 1)) for step in range(1, count + 1)]
-        plans = several_plans(self.network.links(), self.costs, limits)
+        plans = dict.fromkeys(several_plans(self.network.links(), self.costs, limits))
         return [Choice(f"plan {number}", plan, self.forecast(plan)) for number, plan in enumerate(plans, start=1)]
 
     def within(self, budget: int, batch_size: int) -> Choice:
@@ -141,7 +141,7 @@ def plan_for_training(
 
 
 def choices(workload: Workload, budget: int | None, batch_size: int) -> list[Choice]:
-    """Plain, BatchNorm-ReLU only, three plans down to the smallest, and the budget's own, by falling memory."""
+    """Plain, BatchNorm-ReLU only, up to four plans down to the smallest, and the budget's own, by falling memory."""
     plain, norms, smallest = workload.plain(), workload.norms(), workload.smallest()
     found = [plain, norms, *workload.between(norms.forecast.peak_bytes, smallest.forecast.peak_bytes, 4), smallest]
     if budget is not None:

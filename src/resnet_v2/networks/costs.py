@@ -109,7 +109,7 @@ def _cost(link: Link, shapes: _Shapes, element: int, input_element: int) -> Link
     last = len(link.layers)
     sizes = {0: shapes.inputs[1], **shapes.outputs, link.last: shapes.shortcut}
     normed = {place: sizes[norm.point] for place, norm in link.norms.items()}
-    # Plain autograd keeps what a convolution or a pooling takes in; what is only added, or is the next link's input, not.
+    # Plain autograd keeps what a convolution or a pooling takes in, not what is only added.
     saved = sum(size for place, size in normed.items() if place <= last or link.pooled)
     flops = sum(shapes.flops.values()) + shapes.shortcut_flops
     again = {
