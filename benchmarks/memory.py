@@ -3,8 +3,10 @@
 python benchmarks/memory.py memory --depth 200 --batches 8,16 --plans plain,norms,80,28,smallest   (MiB per image)
 python benchmarks/memory.py time --depth 200 --batch-size 8 --plans plain,80,28                    (seconds per step)
 python benchmarks/memory.py step --depth 200 --batch-size 128 --budget 12GB                        (one step, its peak)
+python benchmarks/memory.py exact --depth 200 --batch-size 8 --plans norms,budget,28,smallest      (bits against plain)
 
-A plan is `plain`, `norms` (BatchNorm-ReLU again), `smallest`, or the fastest within so many MiB per image.
+A plan is `plain`, `norms` (BatchNorm-ReLU again), `smallest`, `budget` (the fastest within --budget at batch size 128),
+or the fastest within so many MiB per image.
 
 `memory`: a process for each plan and batch size makes two steps; its peak is what the kernel counts (ru_maxrss), and
 the figure is the slope between the batch sizes. Weights are updated inside the backward pass, so that gradients of
@@ -35,9 +37,11 @@ MIB = 2**20
 Row = dict[str, str | int | float]
 
 
-def choice(workload: Workload, name: str) -> Choice:
+def choice(workload: Workload, name: str, budget: str = "12GB") -> Choice:
     if name in ("plain", "norms", "smallest"):
         return {"plain": workload.plain, "norms": workload.norms, "smallest": workload.smallest}[name]()
+    if name == "budget":
+        return workload.within(parse_bytes(budget, "--budget"), 128)
     plan = find_plan(workload.network.links(), workload.costs, float(name) * MIB)
     if plan is None:
         raise SystemExit(f"no plan keeps ResNet-{workload.architecture.depth} within {name} MiB per image")
@@ -72,7 +76,7 @@ def peak_mib() -> float:
 def measure_peak(workload: Workload, options: argparse.Namespace) -> list[Row]:
     """The inside of one process of `memory`."""
     network, step = stepper(workload, options.batch_size, fused=True)
-    network.plan = choice(workload, options.plans).plan
+    network.plan = choice(workload, options.plans, options.budget).plan
     for _ in range(2):
         step()
     return [{"peak_mib": peak_mib()}]
@@ -85,12 +89,12 @@ def measure_memory(workload: Workload, options: argparse.Namespace) -> list[Row]
         peaks = []
         for size in batches:
             command = [sys.executable, __file__, "peak", "--depth", str(options.depth), "--stem", options.stem,
-                       "--batch-size", str(size), "--plans", name, "--json"]  # fmt: skip
+                       "--batch-size", str(size), "--plans", name, "--budget", options.budget, "--json"]  # fmt: skip
             environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
             output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
             peaks.append(json.loads(output)[0]["peak_mib"])
         slope = (peaks[-1] - peaks[0]) / (batches[-1] - batches[0])
-        predicted = choice(workload, name).forecast.peak_bytes / MIB
+        predicted = choice(workload, name, options.budget).forecast.peak_bytes / MIB
         rows.append(
             {
                 "plan": name,
@@ -104,7 +108,7 @@ def measure_memory(workload: Workload, options: argparse.Namespace) -> list[Row]
 
 def measure_time(workload: Workload, options: argparse.Namespace) -> list[Row]:
     network, step = stepper(workload, options.batch_size, fused=False)
-    choices = [choice(workload, name) for name in options.plans.split(",")]
+    choices = [choice(workload, name, options.budget) for name in options.plans.split(",")]
     seconds: dict[str, list[float]] = {its.name: [] for its in choices}
     for number in range(options.rounds + 1):
         for its in choices:
@@ -124,6 +128,25 @@ def measure_time(workload: Workload, options: argparse.Namespace) -> list[Row]:
         }
         for its, median in zip(choices, medians, strict=True)
     ]
+
+
+def check_exactness(workload: Workload, options: argparse.Namespace) -> list[Row]:
+    """Two steps by every plan against two of the plain network: losses, gradients, weights and buffers."""
+
+    def results(its: Choice) -> list[torch.Tensor]:
+        network, step = stepper(workload, options.batch_size, fused=False)
+        network.plan = its.plan
+        found = [torch.tensor([step(), step()])]
+        gradients = [parameter.grad for parameter in network.parameters()]
+        return [*found, *(one for one in gradients if one is not None), *network.state_dict().values()]
+
+    plain = results(workload.plain())
+    rows: list[Row] = []
+    for name in options.plans.split(","):
+        planned = results(choice(workload, name, options.budget))
+        differing = sum(not torch.equal(one, other) for one, other in zip(plain, planned, strict=True))
+        rows.append({"plan": name, "tensors": len(plain), "differing": differing})
+    return rows
 
 
 def measure_step(workload: Workload, options: argparse.Namespace) -> list[Row]:
@@ -147,7 +170,8 @@ def measure_step(workload: Workload, options: argparse.Namespace) -> list[Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    work = {"memory": measure_memory, "peak": measure_peak, "time": measure_time, "step": measure_step}
+    work = {"memory": measure_memory, "peak": measure_peak, "time": measure_time, "step": measure_step,
+            "exact": check_exactness}  # fmt: skip
     parser.add_argument("work", choices=work)
     parser.add_argument("--depth", type=int, default=200)
     parser.add_argument("--stem", default="", choices=("", "imagenet", "cifar"))
