@@ -112,16 +112,12 @@ def _cost(link: Link, shapes: _Shapes, element: int, input_element: int) -> Link
     # Plain autograd keeps what a convolution or a pooling takes in, not what is only added.
     saved = sum(size for place, size in normed.items() if place <= last or link.pooled)
     flops = sum(shapes.flops.values()) + shapes.shortcut_flops
-    again = {
-        place: shapes.flops[place] + moved(4 * normed.get(place, 0)) for place in range(1, last + 1)
-    }  # fmt: skip
+    # Reading and writing for the BatchNorm's output and for the ReLU's.
+    again = {place: shapes.flops[place] + moved(4 * normed.get(place, 0)) for place in range(1, last + 1)}
+    again[link.last] = shapes.shortcut_flops + (moved(4 * normed.get(1, 0)) if link.shortcut == "activated" else 0)
     tail = moved(4 * normed.get(link.last, 0) + 4 * normed.get(link.last + 1, 0) + 3 * shapes.output)
     elementwise = sum(normed.values())
-    points = {
-        point: sizes[point] * (input_element if point == 0 else element) for point in link.points
-    }  # fmt: skip
-    again_shortcut = shapes.shortcut_flops + (moved(4 * normed.get(1, 0)) if link.shortcut == "activated" else 0)
-    again[link.last] = again_shortcut
+    points = {point: sizes[point] * (input_element if point == 0 else element) for point in link.points}
     return LinkCost(
         points=points,
         activations=saved * element,
@@ -129,6 +125,7 @@ def _cost(link: Link, shapes: _Shapes, element: int, input_element: int) -> Link
         output=shapes.output * element,
         again=again,
         output_again=tail,
+        # Four again, less two that overwriting saves against plain autograd's new tensors.
         renormalise=moved(2 * elementwise),
         forward=flops + moved(6 * elementwise + 3 * shapes.output),
         backward=2 * flops + moved(9 * elementwise + 3 * shapes.output),
