@@ -12,7 +12,7 @@ or the fastest within so many MiB per image.
 the figure is the slope between the batch sizes. Weights are updated inside the backward pass, so that gradients of
 weights, which do not depend on the batch, stay out of it; and glibc gives every block over 64 KiB a mapping of its own
 (MALLOC_MMAP_THRESHOLD_), so that what is freed leaves the process at once. `time`: the plans take turns in one process,
-with malloc's defaults; medians. `step`: malloc's defaults.
+with malloc's defaults; medians. `step`: as `train` on the CPU, blocks from 1 MiB on get mappings of their own.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from resnet_v2.networks.budget import Choice, Workload, parse_bytes
+from resnet_v2.networks.budget import Choice, Workload, give_back_freed_memory, parse_bytes
 from resnet_v2.networks.resnet import Architecture, ResNet, default_stem, initialize
 from resnet_v2.networks.search import find_plan
 from resnet_v2.training.optim import fuse_into_backward, nesterov_sgd
@@ -152,6 +152,7 @@ def check_exactness(workload: Workload, options: argparse.Namespace) -> list[Row
 def measure_step(workload: Workload, options: argparse.Namespace) -> list[Row]:
     budget = parse_bytes(options.budget, "--budget")
     chosen = workload.within(budget, options.batch_size)
+    give_back_freed_memory()
     network, step = stepper(workload, options.batch_size, fused=workload.fused)
     network.plan = chosen.plan
     begun = time.perf_counter()
