@@ -155,8 +155,9 @@ def measure_step(workload: Workload, options: argparse.Namespace) -> list[Row]:
     give_back_freed_memory()
     network, step = stepper(workload, options.batch_size, fused=workload.fused)
     network.plan = chosen.plan
-    begun = time.perf_counter()
-    loss = step()
+    for _ in range(options.steps):
+        begun = time.perf_counter()
+        loss = step()
     return [
         {
             "batch_size": options.batch_size,
@@ -180,6 +181,7 @@ def main() -> None:
     parser.add_argument("--batches", default="8,16")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=1, help="for `step`: from the second on momentum is there, too")
     parser.add_argument("--budget", default="12GB")
     parser.add_argument("--fused-backward", action="store_true", help="for `step`: update inside the backward pass")
     parser.add_argument("--json", action="store_true")

@@ -1,7 +1,10 @@
 """Budgets: amounts of memory, the plan for one, and what `resnet-v2 plan` says."""
 
 import json
+import platform
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -86,3 +89,27 @@ def test_what_makes_no_plan_is_said(run: Run, flags: list[str | int], words: str
     assert status == 2
     assert re.search(words, err), err
     assert len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps what is freed this way")
+def test_freed_memory_leaves_the_process() -> None:
+    program = """
+import sys, torch
+from resnet_v2.networks.budget import give_back_freed_memory
+if sys.argv[1] == "give back":
+    give_back_freed_memory()
+del_me = torch.ones(2**21)
+del del_me
+blocks, pins = [], []
+for _ in range(40):
+    blocks.append(torch.ones(2**20))
+    pins.append(torch.ones(2**12))
+blocks.clear()
+pages = open("/proc/self/statm").read().split()[1]
+print(int(pages) * 4096 // 2**20)
+"""
+    resident = {}
+    for mode in ("give back", "keep"):
+        command = [sys.executable, "-c", program, mode]
+        resident[mode] = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert resident["keep"] - resident["give back"] > 100
