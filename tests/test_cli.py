@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -127,19 +128,26 @@ def test_errors_are_one_sentence_and_status_2(trained: str, digits: Path, tmp_pa
 def test_a_full_disk_leaves_no_half_file(digits: Path, tmp_path: Path, run: Run) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(disk)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("this system does not let tests mount a disk")
     try:
+        train = ["train", "--data-dir", digits, "--data-type", "digits", "--depth", 8, "--epochs", 9, "--gpus", "",
+                 "--num-examples", 32, "--model-prefix", disk / "m"]  # fmt: skip
+        status, _, err = run(*train)
+        assert status == 2
+        assert re.search(r"m-000[2-4]\.safetensors is not written", err)
+        whole = sorted(disk.glob("m-0*.safetensors"))
+        assert whole
+        assert all(weights.read(path)[0].epoch == number for number, path in enumerate(whole, start=1))
+        assert not list(disk.glob(".*.tmp"))
         status, _, err = run("data", "digits", "--out", disk / "digits")
         assert status == 2
         assert "the disk is full" in err
-        assert not [path for path in disk.rglob("*") if path.is_file()]
-        status, _, err = run("train", "--data-dir", digits, "--data-type", "digits", "--depth", 8, "--epochs", 1,
-                             "--gpus", "", "--num-examples", 32, "--model-prefix", disk / "m")  # fmt: skip
+        assert not (disk / "digits" / "digits_train.rec").exists()
+        status, _, err = run(*train[:-1], disk / "n")
         assert status == 2
-        assert "m-0001.safetensors is not written" in err
-        assert not list(disk.glob("*safetensors*"))
+        assert "free, but a checkpoint takes" in err
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from resnet_v2.files import ResnetError
 from resnet_v2.networks.mxnet import (
+    _depth,
     from_network,
     load_checkpoint,
     params_path,
@@ -576,3 +577,9 @@ def test_symbol_that_is_no_text(tmp_path: Path) -> None:
     Path(f"{prefix}-symbol.json").write_bytes(b"\xff\xfe\0")
     with pytest.raises(ResnetError, match="cannot be read as text"):
         load_checkpoint(prefix, 0)
+
+
+def test_the_stretched_network_is_known_by_its_units() -> None:
+    architecture = Architecture(1001, 10, "imagenet")
+    assert _depth("imagenet", True, architecture.units) == 1001
+    assert fixed_gammas(symbol_json(architecture), architecture, "a.json") == {"bn_data_gamma"}

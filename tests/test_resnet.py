@@ -1,10 +1,19 @@
-"""Networks: shapes, parameter counts from the papers' tables, gradients, recomputation."""
+"""Networks: shapes, parameter counts from the papers' tables, gradients, the chain of links."""
 
 import pytest
 import torch
 
 from resnet_v2.files import ResnetError
-from resnet_v2.networks.resnet import IMAGENET_UNITS, Architecture, ResNet, Stem, Version, initialize, resnet
+from resnet_v2.networks.resnet import (
+    IMAGENET_UNITS,
+    Architecture,
+    ResNet,
+    Stem,
+    Version,
+    default_stem,
+    initialize,
+    resnet,
+)
 
 # Counted from the published symbols (MXNet's own shape inference, fixed gamma left out).
 PARAMETERS = {
@@ -100,36 +109,34 @@ def test_initial_deviation_is_that_of_the_fan_in() -> None:
             assert module.weight.std().item() == pytest.approx((2 / fan_in) ** 0.5, rel=0.03), name
 
 
+def test_a_network_of_the_stretched_stages_has_its_layers() -> None:
+    with torch.device("meta"):
+        network = ResNet(Architecture(1001, 1000, "imagenet"))
+        assert network(torch.empty(1, 3, 224, 224)).shape == (1, 1000)
+    layers = [
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear) and not name.endswith("sc")
+    ]
+    assert len(layers) == 1001
+    assert default_stem(1001) == "cifar"
+    assert default_stem(200) == "imagenet"
+
+
+@pytest.mark.parametrize(("depth", "stem"), [(29, "cifar"), (20, "cifar"), (50, "imagenet"), (18, "imagenet")])
 @pytest.mark.parametrize("version", ["v2", "v1"])
-def test_recomputing_units_changes_no_bit(version: Version) -> None:
-    plain, frugal = resnet(29, 10, version), resnet(29, 10, version)
-    frugal.recompute = True
-    for step in range(3):
-        for network in (plain, frugal):
-            network.zero_grad()
-            network(images(4, 32) + step).square().mean().backward()
-    gradients = zip(plain.parameters(), frugal.parameters(), strict=True)
-    assert all(torch.equal(one.grad, other.grad) for one, other in gradients if one.grad is not None is not other.grad)
-    statistics = dict(frugal.named_buffers())
-    for name, buffer in plain.named_buffers():
-        if not name.endswith("num_batches_tracked"):
-            assert torch.equal(buffer, statistics[name]), name
-
-
-def test_recomputing_keeps_less_for_the_backward_pass() -> None:
-    def kept(network: ResNet) -> int:
-        total = 0
-
-        def count(tensor: torch.Tensor) -> torch.Tensor:
-            nonlocal total
-            total += tensor.numel()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            network(images(2, 32))
-        return total
-
-    network = resnet(56, 10)
-    plain = kept(network)
-    network.recompute = True
-    assert kept(network) < plain / 3
+def test_links_are_the_network(depth: int, stem: Stem, version: Version) -> None:
+    network = resnet(depth, 10, version, stem)
+    modules = [
+        module
+        for link in network.links()
+        for module in (
+            *(layer.convolution for layer in link.layers),
+            *(norm.module for norm in link.norms.values()),
+            *([link.shortcut_convolution] if link.shortcut_convolution is not None else []),
+        )
+    ]
+    wanted = [module for module in network.modules() if isinstance(module, torch.nn.Conv2d | torch.nn.BatchNorm2d)]
+    # The last BatchNorm of v2 stands behind the chain.
+    assert {id(module) for module in wanted} - {id(network.bn1)} == {id(module) for module in modules}
+    assert len(modules) == len({id(module) for module in modules})

@@ -90,10 +90,28 @@ def test_retraining_takes_a_new_rate_and_decay(digits: Path, tmp_path: Path) -> 
     assert len(read_curve(Path(f"{prefix}.log")).top1) == 4
 
 
-def test_memonger_changes_no_bit(digits: Path, tmp_path: Path) -> None:
-    for name, memonger in (("plain", False), ("frugal", True)):
-        fit(small(digits, tmp_path / name, epochs=1, memonger=memonger))
-    assert equal(tensors(tmp_path / "plain", 1), tensors(tmp_path / "frugal", 1))
+def test_plans_and_fused_updates_change_no_bit(digits: Path, tmp_path: Path) -> None:
+    settings: dict[str, dict[str, object]] = {
+        "plain": {},
+        "memonger": {"memonger": True},
+        "budget": {"memory_budget": "436MB"},
+        "fused": {"fused_backward": True},
+        "both": {"memory_budget": "436MB", "fused_backward": True},
+    }
+    for name, changes in settings.items():
+        fit(small(digits, tmp_path / name, epochs=2, **changes))
+        assert equal(tensors(tmp_path / "plain", 2), tensors(tmp_path / name, 2)), name
+    shutil.copy(tmp_path / "plain-0001.safetensors", tmp_path / "resumed-0001.safetensors")
+    fit(small(digits, tmp_path / "resumed", epochs=2, retrain=True, model_load_epoch=1, **settings["both"]))
+    assert equal(tensors(tmp_path / "plain", 2), tensors(tmp_path / "resumed", 2))
+
+
+def test_a_budget_that_is_too_small_says_so_at_once(digits: Path, tmp_path: Path) -> None:
+    with pytest.raises(ResnetError, match="No plan trains ResNet-8 at batch size 32"):
+        fit(small(digits, tmp_path / "run", memory_budget="425MB"))
+    with pytest.raises(ResnetError, match="write it like 12GB"):
+        fit(small(digits, tmp_path / "run", memory_budget="much"))
+    assert not list(tmp_path.glob("run*"))
 
 
 def test_v1_has_its_own_files(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

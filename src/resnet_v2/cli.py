@@ -177,12 +177,34 @@ def plot(settings: config.PlotConfig) -> None:
         print(f"curve: {settings.out}")
 
 
+def plan(settings: config.PlanConfig) -> None:
+    from resnet_v2.logs import memory
+    from resnet_v2.networks import budget as budgets
+    from resnet_v2.networks.resnet import Architecture, default_stem
+
+    if settings.batch_size < 1 or settings.image < 0 or settings.num_classes < 1:
+        raise ResnetError("--batch-size and --num-classes must be 1 or more, --image 0 or more.")
+    stem = settings.stem or default_stem(settings.depth)
+    architecture = Architecture(settings.depth, settings.num_classes, stem, settings.version)
+    workload = budgets.Workload(architecture, settings.image, settings.amp == "bf16", settings.fused_backward)
+    budget = budgets.parse_bytes(settings.budget, "--budget") if settings.budget else None
+    choices = budgets.choices(workload, budget, settings.batch_size)
+    rows = [budgets.row(workload, choice, settings.batch_size, budget) for choice in choices]
+    print(json.dumps(rows) if settings.json else memory.table(rows))
+    if settings.out is not None:
+        curves = {choice.name: choice.forecast.timeline for choice in choices}
+        memory.draw(curves, settings.out, settings.batch_size, workload.fixed_bytes, budget)
+        if not settings.json:
+            print(f"picture: {settings.out}")
+
+
 COMMANDS = {
     "data": (config.DataConfig, data),
     "list": (config.ListConfig, make_list),
     "pack": (config.PackConfig, pack),
     "index": (config.IndexConfig, index),
     "train": (config.TrainConfig, train),
+    "plan": (config.PlanConfig, plan),
     "evaluate": (config.EvaluateConfig, evaluate),
     "predict": (config.PredictConfig, predict),
     "plot": (config.PlotConfig, plot),

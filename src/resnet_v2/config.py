@@ -140,7 +140,11 @@ class TrainConfig:
     frequent: int = 50
     """batches between two log lines"""
     memonger: bool = False
-    """keep only each unit's input for the backward pass and compute the rest again: less memory, more time"""
+    """train by the fastest activation plan for the memory that is free: what does not fit is computed again"""
+    memory_budget: str = ""
+    """the same for a stated amount, such as 12GB: all that the training process may take"""
+    fused_backward: bool = False
+    """update each weight inside the backward pass: gradients take no memory, the results are the same"""
     retrain: bool = False
     """go on from --model-load-epoch: weights, momentum and position in the schedule"""
     resume: Literal["no", "yes", "auto"] = "no"
@@ -220,6 +224,34 @@ def arguments_of(config: TrainConfig) -> list[str]:
         if value != field.default:
             arguments.append(flag if value is True else f"{flag}={value}")
     return arguments
+
+
+@dataclass(frozen=True)
+class PlanConfig:
+    """How much memory and time training takes, plain and by activation plans; nothing is computed, no GPU is needed."""
+
+    depth: int = 200
+    """number of layers"""
+    batch_size: int = 128
+    """images per step"""
+    budget: str = ""
+    """memory of the whole process, such as 12GB: shows its plan, and every plan's largest batch in it"""
+    image: int = 0
+    """side of the images in pixels, 0: 224, CIFAR stem 32"""
+    stem: Chosen[Literal["imagenet", "cifar"]] = None
+    """the network's kind (default: imagenet for the depths that it was published with)"""
+    version: Literal["v2", "v1"] = "v2"
+    """v2: pre-activation units; v1: the units of the first ResNet paper"""
+    num_classes: int = 1000
+    """number of classes"""
+    amp: Literal["none", "bf16"] = "none"
+    """bf16: activations in bfloat16 under autocast"""
+    fused_backward: bool = False
+    """as train --fused-backward"""
+    json: bool = False
+    """print one JSON list, one object per plan"""
+    out: Path | None = None
+    """picture of the memory over one step; the ending chooses the format (.png, .svg, .pdf)"""
 
 
 @dataclass(frozen=True)

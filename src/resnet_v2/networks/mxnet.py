@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from resnet_v2.files import ResnetError, replacing, write_text
-from resnet_v2.networks.resnet import IMAGENET_UNITS, Architecture, ResNet, Stem
+from resnet_v2.networks.resnet import DEEPER_UNITS, IMAGENET_UNITS, Architecture, ResNet, Stem
 from resnet_v2.networks.symbol import fixed_gammas, symbol_json
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -238,8 +238,8 @@ def _units(arrays: Arrays) -> tuple[int, ...]:
 
 def _depth(stem: Stem, bottleneck: bool, units: tuple[int, ...]) -> int | None:
     if stem == "imagenet":
-        depths = (depth for depth, table in IMAGENET_UNITS.items() if table == units and (depth >= 50) == bottleneck)
-        return next(depths, None)
+        tables = (IMAGENET_UNITS | DEEPER_UNITS).items()
+        return next((depth for depth, table in tables if table == units and (depth >= 50) == bottleneck), None)
     if len(units) != 3 or len(set(units)) != 1:
         return None
     depth = 3 * units[0] * (3 if bottleneck else 2) + 2

@@ -5,7 +5,6 @@ for Image Recognition", arXiv 1512.03385 (v1). Modules carry the parameter names
 `stage1.unit1.conv2.weight` is `stage1_unit1_conv2_weight`.
 """
 
-import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
@@ -13,9 +12,11 @@ from typing import Literal, cast, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from resnet_v2.files import ResnetError
+from resnet_v2.networks import recompute
+from resnet_v2.networks.chain import Layer, Link, max_pool
+from resnet_v2.networks.plan import Plan
 
 Version = Literal["v1", "v2"]
 Stem = Literal["imagenet", "cifar"]
@@ -31,6 +32,8 @@ IMAGENET_UNITS = {
     200: (3, 24, 36, 3),
     269: (3, 30, 48, 8),
 }
+# Of no publication: the 200's stages stretched, to show how deep a network a given memory trains.
+DEEPER_UNITS = {1001: (15, 122, 181, 15)}
 
 
 @dataclass(frozen=True)
@@ -55,10 +58,11 @@ class Architecture:
     def units(self) -> tuple[int, ...]:
         """Units of each stage."""
         if self.stem == "imagenet":
-            if self.depth not in IMAGENET_UNITS:
-                depths = ", ".join(str(depth) for depth in IMAGENET_UNITS)
+            tables = IMAGENET_UNITS | DEEPER_UNITS
+            if self.depth not in tables:
+                depths = ", ".join(str(depth) for depth in tables)
                 raise ResnetError(f"There is no ImageNet network of depth {self.depth}; depths are {depths}.")
-            return IMAGENET_UNITS[self.depth]
+            return tables[self.depth]
         layers_per_unit = 3 if self.bottleneck else 2
         units, rest = divmod(self.depth - 2, 3 * layers_per_unit)
         if rest or units < 1:
@@ -100,6 +104,8 @@ class FixedGammaBatchNorm(nn.BatchNorm2d):
         nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.training and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
         momentum = cast(float, self.momentum)
         mean, variance = self.running_mean, self.running_var
         return F.batch_norm(x, mean, variance, None, self.bias, self.training, momentum, self.eps)
@@ -146,6 +152,13 @@ class PreActivationUnit(nn.Module):
             y = self.conv3(F.relu(self.bn3(y)))
         return cast(Tensor, y + shortcut)
 
+    def link(self) -> Link:
+        """The unit as a link of the network's chain."""
+        layers = [Layer(self.bn1, True, self.conv1), Layer(self.bn2, True, self.conv2)]
+        if self.bottleneck:
+            layers.append(Layer(self.bn3, True, self.conv3))
+        return Link(tuple(layers), "identity" if self.sc is None else "activated", self.sc)
+
 
 class PostActivationUnit(nn.Module):
     """The unit of arXiv 1512.03385: convolution, BatchNorm, ReLU; the sum is activated.
@@ -178,6 +191,16 @@ class PostActivationUnit(nn.Module):
             y = self.bn3(self.conv3(F.relu(y)))
         return F.relu(y + shortcut)
 
+    def link(self) -> Link:
+        """The unit as a link of the network's chain."""
+        layers = [Layer(None, False, self.conv1), Layer(self.bn1, True, self.conv2)]
+        if self.bottleneck:
+            layers.append(Layer(self.bn2, True, self.conv3))
+        return Link(
+            tuple(layers), "identity" if self.conv1sc is None else "input", self.conv1sc, self.sc,
+            last_norm=self.bn3 if self.bottleneck else self.bn2, last_relu=True,
+        )  # fmt: skip
+
 
 class ResNet(nn.Module):
     """A residual network for raw RGB images.
@@ -185,16 +208,16 @@ class ResNet(nn.Module):
     Input: N x 3 x H x W, values 0-255, any floating type; v2 normalises them by its own first BatchNorm, v1 by the one
     behind its first convolution. Output: N x classes logits.
 
-    `recompute` keeps only the input of each unit for the backward pass; results stay the same to the last bit.
+    `plan` says what a training step keeps for the backward pass (None: everything); it changes no bit of the results.
 
     >>> ResNet(Architecture(depth=20, classes=10, stem="cifar"))(torch.zeros(2, 3, 32, 32)).shape
     torch.Size([2, 10])
     """
 
-    def __init__(self, architecture: Architecture, batch_norm_momentum: float = 0.1, recompute: bool = False) -> None:
+    def __init__(self, architecture: Architecture, batch_norm_momentum: float = 0.1, plan: Plan | None = None) -> None:
         super().__init__()
         self.architecture = architecture
-        self.recompute = recompute
+        self.plan = plan
         filters = architecture.filters
         v2, imagenet = architecture.version == "v2", architecture.stem == "imagenet"
         self.bn_data = FixedGammaBatchNorm(3, EPSILON, batch_norm_momentum) if v2 else None
@@ -229,41 +252,30 @@ class ResNet(nn.Module):
         x = self.conv0(x)
         if self.bn0 is not None:
             x = F.relu(self.bn0(x))
-        return F.max_pool2d(x, 3, 2, padding=1) if self.architecture.stem == "imagenet" else x
+        return max_pool(x) if self.architecture.stem == "imagenet" else x
+
+    def links(self) -> tuple[Link, ...]:
+        """The stem and the units as a chain."""
+        stem = Link(
+            (Layer(self.bn_data, False, self.conv0),), last_norm=self.bn0, last_relu=self.bn0 is not None,
+            pooled=self.architecture.stem == "imagenet",
+        )  # fmt: skip
+        return stem, *(cast(PreActivationUnit | PostActivationUnit, unit).link() for unit in self.residual_units())
 
     def features(self, x: Tensor) -> Tensor:
         """N x 3 x H x W images -> N x filters pooled features, the input of `fc1`."""
-        x = self.stem(x)
-        for unit in self.residual_units():
-            x = _recomputed(unit, x) if self.recompute and torch.is_grad_enabled() else unit(x)
+        if self.plan is not None and self.training and torch.is_grad_enabled():
+            x = recompute.run(self.links(), self.plan, x)
+        else:
+            x = self.stem(x)
+            for unit in self.residual_units():
+                x = unit(x)
         if self.bn1 is not None:
             x = F.relu(self.bn1(x))
         return x.mean((2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
         return cast(Tensor, self.fc1(self.features(x)))
-
-
-@contextlib.contextmanager
-def _frozen_statistics(unit: nn.Module) -> Iterator[None]:
-    """While open, the BatchNorms of a unit normalise by the batch but leave their moving statistics as they are."""
-    norms = [module for module in unit.modules() if isinstance(module, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-
-
-def _recomputed(unit: nn.Module, x: Tensor) -> Tensor:
-    # The second forward of a unit must not move its moving statistics again.
-    def contexts() -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
-        return contextlib.nullcontext(), _frozen_statistics(unit)
-
-    return cast(Tensor, checkpoint(unit, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts))
 
 
 def initialize(network: ResNet, seed: int) -> ResNet:
@@ -285,12 +297,15 @@ def initialize(network: ResNet, seed: int) -> ResNet:
     return network
 
 
+def default_stem(depth: int) -> Stem:
+    """The stem that a depth is known with: imagenet for 18, 34, 50, 101, 152, 200 and 269, else cifar."""
+    return "imagenet" if depth in IMAGENET_UNITS else "cifar"
+
+
 def resnet(depth: int, classes: int = 1000, version: Version = "v2", stem: Stem | None = None, seed: int = 0) -> ResNet:
     """A new network with drawn weights, in channels-last memory.
 
-    `stem` None: imagenet for the ImageNet depths (18, 34, 50, 101, 152, 200, 269), else cifar. A depth that does not
-    exist raises ResnetError and names those that do.
+    `stem` None: that of `default_stem`. A depth that does not exist raises ResnetError and names those that do.
     """
-    chosen = stem or ("imagenet" if depth in IMAGENET_UNITS else "cifar")
-    network = ResNet(Architecture(depth, classes, chosen, version))
+    network = ResNet(Architecture(depth, classes, stem or default_stem(depth), version))
     return initialize(network, seed).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

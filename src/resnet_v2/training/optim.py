@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.sgd import sgd
 
 from resnet_v2.files import ResnetError
 
@@ -65,6 +66,31 @@ def nesterov_sgd(network: nn.Module, learning_rate: float, momentum: float, weig
         )
     groups = parameter_groups(network, weight_decay)
     return torch.optim.SGD(groups, lr=learning_rate, momentum=momentum, nesterov=momentum > 0)
+
+
+def fuse_into_backward(optimizer: torch.optim.SGD) -> None:
+    """Update every parameter as soon as the backward pass has its gradient, and drop the gradient.
+
+    The bits are those of `optimizer.step()`, which finds nothing left to do. Set the learning rate before the backward
+    pass. Not for several backward passes per step, nor for gradients that are summed over ranks or looked at together.
+    """
+
+    def update(parameter: torch.Tensor) -> None:
+        group, state = groups[parameter], optimizer.state[parameter]
+        momentum: list[torch.Tensor | None] = [state.get("momentum_buffer")]
+        assert parameter.grad is not None
+        sgd(
+            [parameter], [parameter.grad], momentum, has_sparse_grad=False, foreach=False, fused=False, grad_scale=None,
+            found_inf=None, weight_decay=group["weight_decay"], momentum=group["momentum"], lr=group["lr"],
+            dampening=group["dampening"], nesterov=group["nesterov"], maximize=group["maximize"],
+        )  # fmt: skip
+        if group["momentum"]:
+            state["momentum_buffer"] = momentum[0]
+        parameter.grad = None
+
+    groups = {parameter: group for group in optimizer.param_groups for parameter in group["params"]}
+    for parameter in groups:
+        parameter.register_post_accumulate_grad_hook(torch.no_grad()(update))
 
 
 def momentum_tensors(network: nn.Module, optimizer: torch.optim.SGD) -> dict[str, torch.Tensor]:

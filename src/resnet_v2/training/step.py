@@ -21,6 +21,7 @@ from resnet_v2.files import ResnetError
 from resnet_v2.networks.resnet import ResNet
 from resnet_v2.training.distributed import Ranks
 from resnet_v2.training.evaluate import to_input
+from resnet_v2.training.optim import fuse_into_backward
 from resnet_v2.training.sync_batch_norm import synchronize
 
 NAMED_RECORDS = 8  # of a step whose loss is no number
@@ -58,6 +59,13 @@ class Trainer:
         if config.ema:
             averaging = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
             averaged = AveragedModel(network, multi_avg_fn=averaging, use_buffers=True)
+        if config.fused_backward:
+            if ranks.world_size > 1 or config.clip_norm or config.accumulate > 1 or config.amp == "fp16":
+                raise ResnetError(
+                    "--fused-backward updates each weight as its gradient comes, and so does not go with several "
+                    "ranks, --clip-norm, --accumulate or --amp fp16; leave it or them out."
+                )
+            fuse_into_backward(optimizer)
         scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
         return cls(config, ranks, device, network, model, optimizer, scaler, averaged)
 
@@ -76,6 +84,8 @@ class Trainer:
         loss = torch.zeros((), device=self.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         self.optimizer.zero_grad()
+        for group in self.optimizer.param_groups:  # the update may happen inside the backward pass
+            group["lr"] = learning_rate
         parts = self._parts(images, labels)
         for number, (some_images, some_labels) in enumerate(parts, start=1):
             with self._gradients_shared(number == len(parts)):
@@ -89,7 +99,7 @@ class Trainer:
                 self.scaler.scale(mean_loss).backward()  # type: ignore[no-untyped-call]
             loss += some_loss.detach()
             correct += (logits.detach().argmax(1) == some_labels).sum()
-        self._update(learning_rate)
+        self._update()
         return loss, correct
 
     def _precision(self) -> tuple[torch.dtype]:
@@ -116,9 +126,7 @@ class Trainer:
         self.model.train()
         return logits
 
-    def _update(self, learning_rate: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+    def _update(self) -> None:
         if self.config.clip_norm:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)

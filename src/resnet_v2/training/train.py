@@ -16,6 +16,8 @@ from resnet_v2.data.records import RecordReader
 from resnet_v2.files import ResnetError
 from resnet_v2.logs.runlog import RunLog
 from resnet_v2.networks import weights
+from resnet_v2.networks.budget import plan_for_training
+from resnet_v2.networks.plan import Plan
 from resnet_v2.networks.resnet import ResNet, initialize
 from resnet_v2.training import checkpoint, preflight
 from resnet_v2.training.distributed import Ranks, choose_device, joined, launch, launched, restarted, wanted_processes
@@ -71,7 +73,8 @@ def _fit(config: TrainConfig, ranks: Ranks, device: torch.device, interruption: 
     readers = {path: _open(path, config.num_examples) for path in wanted}
 
     schedule, weight_decay = schedule_of(config, settings, start)
-    network = initialize(ResNet(settings.architecture, 1 - config.bn_mom, recompute=config.memonger), config.seed)
+    plan = _plan(config, settings, ranks, device)
+    network = initialize(ResNet(settings.architecture, 1 - config.bn_mom, plan), config.seed)
     memory_format = torch.channels_last if config.memory_format == "channels-last" else torch.contiguous_format
     network = network.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
     optimizer = nesterov_sgd(network, schedule.base, config.mom, weight_decay)
@@ -81,7 +84,7 @@ def _fit(config: TrainConfig, ranks: Ranks, device: torch.device, interruption: 
         checkpoint.restore(start, trainer)
         progress = progress_of(start, ranks, device) if start.resumed else progress
 
-    first_loader = _loader(config, settings, ranks, progress, readers[settings.records_of(first_epoch)], None)
+    first_loader = _loader(config, settings, ranks, device, progress, readers[settings.records_of(first_epoch)], None)
     findings = preflight.check(settings, trainer, [*readers.values(), validation], config)
     if config.dry_run:
         position = first_epoch + progress.step / first_loader.steps
@@ -125,7 +128,7 @@ def train_epoch(run: Run, progress: Progress, reader: RecordReader) -> None:
     end.
     """
     config, epoch = run.config, progress.epoch
-    loader = _loader(config, run.settings, run.ranks, progress, reader, run.log)
+    loader = _loader(config, run.settings, run.ranks, run.trainer.device, progress, reader, run.log)
     run.trainer.model.train()
     seen = min(progress.step * run.settings.batch_size, loader.images)
     with tqdm(total=loader.images, initial=seen, desc=f"epoch {epoch + 1}/{run.settings.epochs}", unit="img",
@@ -202,22 +205,30 @@ def _open(path: Path, images_needed: int = 0) -> RecordReader:
     return reader
 
 
+def _plan(config: TrainConfig, settings: RunSettings, ranks: Ranks, device: torch.device) -> Plan | None:
+    if not (config.memonger or config.memory_budget):
+        return None
+    if config.sync_bn and ranks.world_size > 1:
+        raise ResnetError("--sync-bn and an activation plan do not go together; leave one of them out.")
+    images = -(-settings.batch_size // (ranks.world_size * config.accumulate))
+    bf16 = config.amp != "off"  # float16 takes as much
+    return plan_for_training(settings.architecture, images, device, config.memory_budget, config.fused_backward, bf16)
+
+
 def _threads(config: TrainConfig, ranks: Ranks) -> int:
     return config.threads or max(1, (os.cpu_count() or 1) // ranks.local_world_size)
 
 
 def _loader(
-    config: TrainConfig, settings: RunSettings, ranks: Ranks, progress: Progress, reader: RecordReader,
-    log: RunLog | None,
+    config: TrainConfig, settings: RunSettings, ranks: Ranks, device: torch.device, progress: Progress,
+    reader: RecordReader, log: RunLog | None,
 ) -> Loader:  # fmt: skip
     """The training batches of an epoch, from where the run is."""
     skip = None
     if config.on_error == "skip":
         skip = log.skipped if log is not None and ranks.main else lambda sentence: print(sentence, file=sys.stderr)
-    on_gpu = torch.cuda.is_available() and not config.device.startswith("cpu") and config.gpus.strip() != ""
-    reading = Reading(
-        _threads(config, ranks), config.max_pixels, config.fast_decode, skip, pinned if on_gpu else unpinned
-    )
+    allocate = pinned if device.type == "cuda" else unpinned
+    reading = Reading(_threads(config, ranks), config.max_pixels, config.fast_decode, skip, allocate)
     loader = Loader(
         reader,
         settings.augmentation(progress.epoch),

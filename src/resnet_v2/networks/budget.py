@@ -1,0 +1,181 @@
+"""From a budget of memory to a plan: what a training step needs besides activations, and the plans worth knowing."""
+
+import contextlib
+import ctypes
+import os
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from resnet_v2.files import ResnetError
+from resnet_v2.networks.costs import LinkCost, link_costs
+from resnet_v2.networks.plan import Forecast, Plan, forecast, uniform_plan
+from resnet_v2.networks.resnet import Architecture, ResNet
+from resnet_v2.networks.search import find_plan, several_plans, smallest_plan
+
+# Python, torch and the other libraries: 310 MiB were measured on the CPU; the loader's memory comes on top.
+PROCESS_BYTES = 400 * 2**20
+# What may be used of the memory that is free at the start.
+FREE_SHARE = 0.9
+_M_MMAP_THRESHOLD = -3
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+def parse_bytes(text: str, flag: str) -> int:
+    """`"12GB"` -> 12 000 000 000, `"12GiB"` -> 12 * 2^30; ResnetError for anything else."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?|)b?\s*", text.lower())
+    if not match or not float(match[1]):
+        raise ResnetError(f"{flag} {text!r} is no amount of memory; write it like 12GB or 11.5GiB.")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def free_bytes(device: torch.device) -> int:
+    """What is free of a device's memory now."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    meminfo = Path("/proc/meminfo")
+    if device.type == "cpu" and meminfo.is_file():
+        match = re.search(r"MemAvailable:\s*(\d+) kB", meminfo.read_text())
+        if match:
+            return 1024 * int(match[1])
+    if device.type == "cpu" and "SC_PHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    raise ResnetError(f"How much memory is free on {device} cannot be asked; give --memory-budget, like 12GB.")
+
+
+def give_back_freed_memory() -> None:
+    """From now on blocks from 1 MiB on leave the process when they are freed (glibc; elsewhere nothing happens).
+
+    By default glibc keeps freed blocks up to 32 MiB, in pieces that later tensors do not fit: 1 GB of a 12 GB budget.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 2**20)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A plan (None: plain autograd) with its name and what it costs per image."""
+
+    name: str
+    plan: Plan | None
+    forecast: Forecast
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A network in training: images of `image_size` pixels (0: its usual size), in bf16 autocast or not.
+
+    `fused`: gradients are used up as they come (`--fused-backward`).
+    """
+
+    architecture: Architecture
+    image_size: int = 0
+    bf16: bool = False
+    fused: bool = False
+
+    @cached_property
+    def network(self) -> ResNet:
+        """The network without memory, on the meta device."""
+        with torch.device("meta"):
+            return ResNet(self.architecture)
+
+    @cached_property
+    def costs(self) -> tuple[LinkCost, ...]:
+        """Bytes and time of every link for one image."""
+        size = self.image_size or self.architecture.image_size
+        return link_costs(self.network.links(), size, 2 if self.bf16 else 4)
+
+    @cached_property
+    def fixed_bytes(self) -> int:
+        """What does not depend on the batch: the process, weights, momentum, gradients; bf16 copies of the weights."""
+        weights = 4 * sum(parameter.numel() for parameter in self.network.parameters())
+        largest = 4 * max(parameter.numel() for parameter in self.network.parameters())
+        gradients = largest if self.fused else weights
+        return PROCESS_BYTES + 2 * weights + gradients + (weights // 2 if self.bf16 else 0)
+
+    def total_bytes(self, its: Forecast, batch_size: int) -> int:
+        """The peak of a training step."""
+        return self.fixed_bytes + batch_size * its.peak_bytes
+
+    def largest_batch(self, its: Forecast, budget: int) -> int:
+        """The largest batch whose step stays within a budget; 0 if none does."""
+        return max(0, (budget - self.fixed_bytes) // its.peak_bytes)
+
+    def plain(self) -> Choice:
+        """No plan: autograd keeps what it wants."""
+        return Choice("plain", None, self.forecast(None))
+
+    def norms(self) -> Choice:
+        """Everything kept but what BatchNorms and ReLUs give."""
+        plan = uniform_plan(self.network.links(), activated=False)
+        return Choice("BatchNorm-ReLU again", plan, self.forecast(plan))
+
+    def smallest(self) -> Choice:
+        """The plan of least memory."""
+        return Choice("smallest", *smallest_plan(self.network.links(), self.costs))
+
+    def between(self, above: int, below: int, count: int) -> list[Choice]:
+        """Plans whose peaks per image are spread evenly, by ratio, between two."""
+        limits = [above * (below / above) ** (step / (count + 1)) for step in range(1, count + 1)]
+        plans = dict.fromkeys(several_plans(self.network.links(), self.costs, limits))
+        return [Choice(f"plan {number}", plan, self.forecast(plan)) for number, plan in enumerate(plans, start=1)]
+
+    def within(self, budget: int, batch_size: int) -> Choice:
+        """The plan of least time within a budget for the whole process; ResnetError if there is none."""
+        plan = find_plan(self.network.links(), self.costs, (budget - self.fixed_bytes) / batch_size)
+        if plan is None:
+            smallest = self.smallest().forecast
+            largest = self.largest_batch(smallest, budget)
+            least = self.total_bytes(smallest, batch_size) / 1e9
+            advice = f"--batch-size {largest} would do" if largest else "give more memory or a shallower network"
+            raise ResnetError(
+                f"No plan trains ResNet-{self.architecture.depth} at batch size {batch_size} in {budget / 1e9:.3g} GB: "
+                f"the smallest takes {least:.3g} GB; {advice}."
+            )
+        return Choice("budget", plan, self.forecast(plan))
+
+    def forecast(self, plan: Plan | None) -> Forecast:
+        """What a plan costs per image."""
+        return forecast(self.network.links(), self.costs, plan)
+
+
+def plan_for_training(
+    architecture: Architecture, batch_size: int, device: torch.device, budget: str, fused: bool = False,
+    bf16: bool = False,
+) -> Plan:  # fmt: skip
+    """The fastest plan within `budget` (such as 12GB), or within what is free on the device when it is empty.
+
+    On the CPU freed memory is given back from then on, so that the process keeps to the budget.
+    """
+    if device.type == "cpu":
+        give_back_freed_memory()
+    memory = parse_bytes(budget, "--memory-budget") if budget else int(FREE_SHARE * free_bytes(device))
+    plan = Workload(architecture, bf16=bf16, fused=fused).within(memory, batch_size).plan
+    assert plan is not None
+    return plan
+
+
+def choices(workload: Workload, budget: int | None, batch_size: int) -> list[Choice]:
+    """Plain, BatchNorm-ReLU only, up to four plans down to the smallest, and the budget's own, by falling memory."""
+    plain, norms, smallest = workload.plain(), workload.norms(), workload.smallest()
+    found = [plain, norms, *workload.between(norms.forecast.peak_bytes, smallest.forecast.peak_bytes, 4), smallest]
+    if budget is not None:
+        found.append(workload.within(budget, batch_size))
+    return sorted(found, key=lambda choice: -choice.forecast.peak_bytes)
+
+
+def row(workload: Workload, choice: Choice, batch_size: int, budget: int | None) -> dict[str, str | int | float | None]:
+    """What `resnet-v2 plan` says of a plan; activations are the peak per image, gradients in flight included."""
+    its = choice.forecast
+    return {
+        "plan": choice.name,
+        "activations_mib_per_image": round(its.peak_bytes / 2**20, 1),
+        "total_bytes": workload.total_bytes(its, batch_size),
+        "extra_time_percent": round(100 * its.extra_time, 1),
+        "largest_batch": None if budget is None else workload.largest_batch(its, budget),
+        "segments": None if choice.plan is None else len(choice.plan.segments),
+        "levels": None if choice.plan is None else choice.plan.levels,
+    }
