@@ -87,10 +87,20 @@ def index(settings: config.IndexConfig) -> None:
 
 
 def train(settings: config.TrainConfig) -> None:
+    from resnet_v2.training import recipes
     from resnet_v2.training.train import fit
 
+    settings, differences = recipes.apply(settings)
+    for sentence in differences:
+        print(sentence, file=sys.stderr)
     result = fit(settings)
     print(f"top-1 error {result.top1_error:.2f} %, top-5 error {result.top5_error:.2f} % on {result.images} images")
+
+
+def list_recipes(settings: config.RecipesConfig) -> None:
+    from resnet_v2.training import recipes
+
+    print(json.dumps(recipes.rows()) if settings.json else recipes.table())
 
 
 def evaluate(settings: config.EvaluateConfig) -> None:
@@ -175,6 +185,7 @@ COMMANDS = {
     "pack": (config.PackConfig, pack),
     "index": (config.IndexConfig, index),
     "train": (config.TrainConfig, train),
+    "recipes": (config.RecipesConfig, list_recipes),
     "evaluate": (config.EvaluateConfig, evaluate),
     "predict": (config.PredictConfig, predict),
     "plot": (config.PlotConfig, plot),

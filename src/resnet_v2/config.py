@@ -177,9 +177,20 @@ class TrainConfig:
     model_prefix: str = ""
     """path and start of the names of checkpoints and logs (default: model/resnet-TYPE-DEPTH)"""
 
+    recipe: str = ""
+    """a published run (resnet-v2 recipes): every setting that is not given, or has its default, is the recipe's"""
+
     def is_imagenet(self) -> bool:
         """Whether the network has the ImageNet stem (and the records ImageNet's names)."""
         return self.data_type == "imagenet"
+
+
+@dataclass(frozen=True)
+class RecipesConfig:
+    """List the published runs that `train --recipe` knows: settings, hardware, error, and the source of each."""
+
+    json: bool = False
+    """print one JSON list"""
 
 
 @dataclass(frozen=True)
