@@ -5,6 +5,7 @@ import errno
 import json
 import re
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ import tyro
 from resnet_v2 import config
 from resnet_v2.files import ResnetError
 
+# `plot --follow`: how often it looks at the logs, and how often its page loads itself again.
+LOOK_SECONDS, PAGE_SECONDS = 1.0, 15
 IM2REC_WORD = re.compile(r"([a-z_]+)=(.*)")
 
 
@@ -169,14 +172,24 @@ def convert(settings: config.ConvertConfig) -> None:
 
 def plot(settings: config.PlotConfig) -> None:
     from resnet_v2.logs import plot as plotting
+    from resnet_v2.logs.report import write_report
 
-    curves = plotting.read_curves(settings.logs)
-    plotting.draw(curves, settings.out, settings.metric)
-    if settings.json:
-        print(json.dumps([curve.summary() for curve in curves]))
-    else:
-        print(plotting.table(curves))
-        print(f"curve: {settings.out}")
+    def redraw() -> None:
+        curves = plotting.read_curves(settings.logs)
+        if settings.out.suffix.lower() == ".html":
+            refresh = PAGE_SECONDS if settings.follow else 0
+            write_report(plotting.log_paths(settings.logs), curves, settings.out, settings.metric, refresh)
+        else:
+            plotting.draw(curves, settings.out, settings.metric)
+        if settings.json:
+            print(json.dumps([curve.summary() for curve in curves]), flush=True)
+        else:
+            print(plotting.table(curves))
+            print(f"curve: {settings.out}", flush=True)
+
+    if settings.follow:
+        plotting.follow(plotting.log_paths(settings.logs), redraw, lambda: time.sleep(LOOK_SECONDS))
+    redraw()
 
 
 COMMANDS = {

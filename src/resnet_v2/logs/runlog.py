@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from resnet_v2.files import ResnetError
 
@@ -26,24 +26,39 @@ MEASURES = {
 }
 
 
+class Listener(Protocol):
+    """Hears every event of a run as the JSON lines tell it."""
+
+    def event(self, kind: str, values: dict[str, Any]) -> None:
+        """`kind` is start, batch, train, validation, saved or skipped."""
+
+    def close(self) -> None:
+        """No event comes any more."""
+
+
 class RunLog:
     """The two log files of a run. A run that starts anew replaces them, one that goes on appends to them.
 
-    `echo` is called with every text line too, without MXNet's `INFO:root:`.
+    `echo` is called with every text line too, without MXNet's `INFO:root:`; `listener` hears the events.
     """
 
-    def __init__(self, prefix: str, append: bool, echo: Callable[[str], object]) -> None:
+    def __init__(
+        self, prefix: str, append: bool, echo: Callable[[str], object], listener: Listener | None = None
+    ) -> None:
         Path(prefix).parent.mkdir(parents=True, exist_ok=True)
         mode = "a" if append else "w"
         self.text_path = Path(f"{prefix}.log")
         self._text: IO[str] = self.text_path.open(mode, encoding="utf-8")
         self._events: IO[str] = Path(f"{prefix}.jsonl").open(mode, encoding="utf-8")  # noqa: SIM115
         self._echo = echo
+        self._listener = listener
 
     def close(self) -> None:
-        """Close both files."""
+        """Close both files and the listener."""
         self._text.close()
         self._events.close()
+        if self._listener is not None:
+            self._listener.close()
 
     def _write(self, lines: list[str], event: str, values: dict[str, Any]) -> None:
         self._events.write(json.dumps({"event": event, "time": round(time.time(), 3)} | values) + "\n")
@@ -52,6 +67,8 @@ class RunLog:
         self._text.flush()
         for line in lines:
             self._echo(line)
+        if self._listener is not None:
+            self._listener.event(event, values)
 
     def start(self, settings: dict[str, Any], device: str) -> None:
         """The settings of the run and what it runs on."""

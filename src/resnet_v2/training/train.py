@@ -17,6 +17,7 @@ from resnet_v2.data.loader import Batch, Loader, Reading, unpinned
 from resnet_v2.data.records import RecordReader
 from resnet_v2.files import ResnetError
 from resnet_v2.logs.runlog import RunLog
+from resnet_v2.logs.tensorboard import open_writer
 from resnet_v2.networks.resnet import ResNet, initialize
 from resnet_v2.networks.weights import Header
 from resnet_v2.training import checkpoint
@@ -59,7 +60,8 @@ def fit(config: TrainConfig) -> Evaluation:
     if start is not None:
         checkpoint.restore(start, network, optimizer)
 
-    log = RunLog(settings.prefix, append=config.retrain, echo=tqdm.write)
+    listener = open_writer(settings.prefix, append=config.retrain) if config.tensorboard else None
+    log = RunLog(settings.prefix, append=config.retrain, echo=tqdm.write, listener=listener)
     run = Run(config, settings, device, network, optimizer, schedule, log)
     try:
         log.start(_settings_to_save(run), str(device))
