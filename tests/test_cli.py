@@ -24,7 +24,7 @@ def test_help_needs_no_torch(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["data", "list", "pack", "index", "train", "evaluate", "predict", "plot", "convert"]
+    "command", ["data", "list", "pack", "index", "train", "recipes", "evaluate", "predict", "plot", "convert"]
 )
 def test_every_command_has_help(command: str, run: Run) -> None:
     status, out, _ = run(command, "--help")

@@ -3,6 +3,9 @@
 import json
 import os
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -10,7 +13,7 @@ import pytest
 
 from conftest import Run
 from resnet_v2.files import ResnetError
-from resnet_v2.logs.plot import read_curves, table
+from resnet_v2.logs.plot import follow, read_curves, table
 from resnet_v2.logs.runlog import RunLog, read_curve
 
 REAL_LOGS = Path(os.environ.get("RESNET_V2_SHARED", Path(__file__).parents[2] / "shared")) / "data" / "logs"
@@ -130,6 +133,58 @@ def test_pictures(our_log: str, tmp_path: Path, run: Run, ending: str, start: by
         image = cv2.imread(str(out))
         assert image is not None
         assert len({tuple(colour) for colour in image.reshape(-1, 3)}) > 20
+
+
+class EnoughError(Exception):
+    """Ends a `follow`."""
+
+
+def test_following_draws_when_a_log_has_grown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log, drawn = tmp_path / "a.log", []
+    lines = MXNET_2016.splitlines(keepends=True)
+    # What happens between two looks: nothing is there, no epoch yet, one epoch, nothing new, the rest.
+    steps = [None, "".join(lines[:4]), "".join(lines[:7]), None, MXNET_2016]
+
+    def redraw() -> None:
+        drawn.append(len(read_curves(str(log))[0].top1))
+
+    def pause() -> None:
+        if not steps:
+            raise EnoughError
+        text = steps.pop(0)
+        if text is not None:
+            log.write_text(text)
+
+    with pytest.raises(EnoughError):
+        follow([log], redraw, pause)
+    assert drawn == [1, 3]
+    err = capsys.readouterr().err
+    assert err.count("waiting: ") == 2
+    assert "cannot be read" in err
+    assert "has no epochs" in err
+
+
+def test_follow_until_ctrl_c(our_log: str, tmp_path: Path) -> None:
+    out = tmp_path / "c.html"
+    words = ["plot", "--logs", f"{our_log}.log", "--out", str(out), "--follow"]
+    command = [sys.executable, "-m", "resnet_v2", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            text = "".join(process.stdout.readline() for _ in range(3))
+            assert "29.00" in text
+            assert '<meta http-equiv="refresh"' in out.read_text()
+            log = RunLog(our_log, append=True, echo=lambda line: None)
+            log.validated(4, top1_error=22.0, top5_error=5.0)
+            log.close()
+            text = "".join(process.stdout.readline() for _ in range(3))
+            assert "22.00" in text
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert "Traceback" not in err
 
 
 def test_bad_logs(tmp_path: Path, run: Run) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ import tyro
 from resnet_v2 import config
 from resnet_v2.files import ResnetError
 
+# `plot --follow`: how often it looks at the logs, and how often its page loads itself again.
+LOOK_SECONDS, PAGE_SECONDS = 1.0, 15
 IM2REC_WORD = re.compile(r"([a-z_]+)=(.*)")
 
 
@@ -89,9 +92,13 @@ def index(settings: config.IndexConfig) -> None:
 
 
 def train(settings: config.TrainConfig) -> None:
+    from resnet_v2.training import recipes
     from resnet_v2.training.interruption import Stopped
     from resnet_v2.training.train import fit
 
+    settings, differences = recipes.apply(settings)
+    for sentence in differences:
+        print(sentence, file=sys.stderr)
     try:
         result = fit(settings)
     except Stopped as stopped:
@@ -99,6 +106,12 @@ def train(settings: config.TrainConfig) -> None:
     if result is None or int(os.environ.get("RANK", "0")):
         return  # a dry run, or not the rank that talks
     print(f"top-1 error {result.top1_error:.2f} %, top-5 error {result.top5_error:.2f} % on {result.images} images")
+
+
+def list_recipes(settings: config.RecipesConfig) -> None:
+    from resnet_v2.training import recipes
+
+    print(json.dumps(recipes.rows()) if settings.json else recipes.table())
 
 
 def evaluate(settings: config.EvaluateConfig) -> None:
@@ -167,14 +180,24 @@ def convert(settings: config.ConvertConfig) -> None:
 
 def plot(settings: config.PlotConfig) -> None:
     from resnet_v2.logs import plot as plotting
+    from resnet_v2.logs.report import write_report
 
-    curves = plotting.read_curves(settings.logs)
-    plotting.draw(curves, settings.out, settings.metric)
-    if settings.json:
-        print(json.dumps([curve.summary() for curve in curves]))
-    else:
-        print(plotting.table(curves))
-        print(f"curve: {settings.out}")
+    def redraw() -> None:
+        curves = plotting.read_curves(settings.logs)
+        if settings.out.suffix.lower() == ".html":
+            refresh = PAGE_SECONDS if settings.follow else 0
+            write_report(plotting.log_paths(settings.logs), curves, settings.out, settings.metric, refresh)
+        else:
+            plotting.draw(curves, settings.out, settings.metric)
+        if settings.json:
+            print(json.dumps([curve.summary() for curve in curves]), flush=True)
+        else:
+            print(plotting.table(curves))
+            print(f"curve: {settings.out}", flush=True)
+
+    if settings.follow:
+        plotting.follow(plotting.log_paths(settings.logs), redraw, lambda: time.sleep(LOOK_SECONDS))
+    redraw()
 
 
 def plan(settings: config.PlanConfig) -> None:
@@ -205,6 +228,7 @@ COMMANDS = {
     "index": (config.IndexConfig, index),
     "train": (config.TrainConfig, train),
     "plan": (config.PlanConfig, plan),
+    "recipes": (config.RecipesConfig, list_recipes),
     "evaluate": (config.EvaluateConfig, evaluate),
     "predict": (config.PredictConfig, predict),
     "plot": (config.PlotConfig, plot),

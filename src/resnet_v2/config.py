@@ -211,6 +211,11 @@ class TrainConfig:
     model_prefix: str = ""
     """path and start of the names of checkpoints and logs (default: model/resnet-TYPE-DEPTH)"""
 
+    recipe: str = ""
+    """a published run (resnet-v2 recipes): every setting that is not given, or has its default, is the recipe's"""
+    tensorboard: bool = False
+    """write the log's figures for TensorBoard too, into the folder PREFIX.tensorboard (needs resnet-v2[tensorboard])"""
+
     def is_imagenet(self) -> bool:
         """Whether the network has the ImageNet stem (and the records ImageNet's names)."""
         return self.data_type == "imagenet"
@@ -252,6 +257,14 @@ class PlanConfig:
     """print one JSON list, one object per plan"""
     out: Path | None = None
     """picture of the memory over one step; the ending chooses the format (.png, .svg, .pdf)"""
+
+
+@dataclass(frozen=True)
+class RecipesConfig:
+    """List the published runs that `train --recipe` knows: settings, hardware, error, and the source of each."""
+
+    json: bool = False
+    """print one JSON list"""
 
 
 @dataclass(frozen=True)
@@ -321,8 +334,10 @@ class PlotConfig:
     logs: str
     """log files, separated by commas"""
     out: Path = Path("training-curve.png")
-    """picture to write; the ending chooses the format (.png, .svg, .pdf)"""
+    """picture to write; the ending chooses the format: .png, .svg, .pdf, or .html for an interactive page"""
     metric: Literal["top1", "top5"] = "top1"
-    """error to draw"""
+    """error to draw; an .html shows both and opens with this one"""
+    follow: bool = False
+    """draw again whenever a log has grown, until Ctrl-C; an .html loads itself again"""
     json: bool = False
     """print one JSON list: log, epochs, best_epoch, top1_error, top5_error"""

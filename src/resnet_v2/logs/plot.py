@@ -1,6 +1,7 @@
 """Training curves as a picture, and the table of best epochs."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from resnet_v2.files import ResnetError, replacing
@@ -9,16 +10,51 @@ from resnet_v2.logs.runlog import Curve, read_curve
 METRIC_NAMES = {"top1": "top-1", "top5": "top-5"}
 
 
-def read_curves(logs: str) -> list[Curve]:
-    """The curves of comma-separated log paths; names that occur twice get their folder in front."""
+def log_paths(logs: str) -> list[Path]:
+    """The paths of a comma-separated list; ResnetError when it is empty."""
     paths = [Path(part.strip()) for part in logs.split(",") if part.strip()]
     if not paths:
         raise ResnetError("--logs names no file; give log files separated by commas.")
+    return paths
+
+
+def read_curves(logs: str) -> list[Curve]:
+    """The curves of comma-separated log paths; names that occur twice get their folder in front."""
+    paths = log_paths(logs)
     curves = [read_curve(path) for path in paths]
     for path, curve in zip(paths, curves, strict=True):
         if sum(other.name == path.name for other in paths) > 1:
             curve.name = str(path)
     return curves
+
+
+def follow(paths: Sequence[Path], redraw: Callable[[], None], pause: Callable[[], None]) -> None:
+    """Call `redraw` now and whenever one of the files has changed; `pause` waits between two looks or ends it all.
+
+    What is wrong with a log, such as that it has no epoch yet, is told once and waited out.
+    """
+    seen: list[tuple[int, int] | None] | None = None
+    told = ""
+    while True:
+        now = [_stamp(path) for path in paths]
+        if now != seen:
+            try:
+                redraw()
+                told = ""
+            except ResnetError as error:
+                if str(error) != told:
+                    told = str(error)
+                    print(f"waiting: {told}", file=sys.stderr)
+            seen = now
+        pause()
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
 
 
 def draw(curves: Sequence[Curve], out: Path, metric: str) -> None:
@@ -33,7 +69,7 @@ def draw(curves: Sequence[Curve], out: Path, metric: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
     if out.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise ResnetError(f"{out} has no ending that is a picture format; name it .png, .svg or .pdf.")
+        raise ResnetError(f"{out} has no ending that is a picture format; name it .png, .svg, .pdf or .html.")
     for curve in curves:
         if not getattr(curve, metric):
             raise ResnetError(f"{curve.name} has no {METRIC_NAMES[metric]} error; draw it with --metric top1.")

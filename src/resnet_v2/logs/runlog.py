@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from resnet_v2.files import ResnetError
 
@@ -29,15 +29,31 @@ MEASURES = {
 }
 
 
+class Listener(Protocol):
+    """Hears every event of a run as the JSON lines tell it."""
+
+    def event(self, kind: str, values: dict[str, Any]) -> None:
+        """`kind` is start, batch, train, validation, saved or skipped."""
+
+    def close(self) -> None:
+        """No event comes any more."""
+
+
 class RunLog:
     """The two log files of a run. A run that starts anew replaces them, one that goes on appends to them.
 
-    `echo` is called with every text line too, without MXNet's `INFO:root:`. `cut_at`, the `position` of an earlier
-    time, removes what was written after it: what a killed run did after its last checkpoint is done again.
+    `echo` is called with every text line too, without MXNet's `INFO:root:`; `listener` hears the events. `cut_at`, the
+    `position` of an earlier time, removes what was written after it: what a killed run did after its last checkpoint is
+    done again.
     """
 
     def __init__(
-        self, prefix: str, append: bool, echo: Callable[[str], object], cut_at: Mapping[str, int] | None = None
+        self,
+        prefix: str,
+        append: bool,
+        echo: Callable[[str], object],
+        cut_at: Mapping[str, int] | None = None,
+        listener: Listener | None = None,
     ) -> None:
         Path(prefix).parent.mkdir(parents=True, exist_ok=True)
         mode = "a" if append else "w"
@@ -45,6 +61,7 @@ class RunLog:
         self._text: IO[str] = files[0]
         self._events: IO[str] = files[1]
         self._echo = echo
+        self._listener = listener
         for end, file in zip(LOG_ENDINGS, (self._text, self._events), strict=True):
             if cut_at is not None and os.fstat(file.fileno()).st_size > cut_at[end]:
                 file.truncate(cut_at[end])
@@ -53,7 +70,7 @@ class RunLog:
     def nowhere(cls) -> "RunLog":
         """A log that keeps nothing, for the ranks that do not write."""
         log = cls.__new__(cls)
-        log._text, log._events, log._echo = io.StringIO(), io.StringIO(), _say_nothing
+        log._text, log._events, log._echo, log._listener = io.StringIO(), io.StringIO(), _say_nothing, None
         return log
 
     def position(self) -> dict[str, int]:
@@ -65,9 +82,11 @@ class RunLog:
         return {end: os.fstat(file.fileno()).st_size for end, file in files}
 
     def close(self) -> None:
-        """Close both files."""
+        """Close both files and the listener."""
         self._text.close()
         self._events.close()
+        if self._listener is not None:
+            self._listener.close()
 
     def _write(self, lines: list[str], event: str, values: dict[str, Any]) -> None:
         self._events.write(json.dumps({"event": event, "time": round(time.time(), 3)} | values) + "\n")
@@ -76,6 +95,8 @@ class RunLog:
         self._text.flush()
         for line in lines:
             self._echo(line)
+        if self._listener is not None:
+            self._listener.event(event, values)
 
     def start(self, settings: dict[str, Any], device: str) -> None:
         """The settings of the run and what it runs on."""

@@ -119,6 +119,11 @@ def _convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.
     return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
 
 
+def _activated(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """ReLU of the normalised x, in the place of the latter: its backward pass needs x alone, so memory is spared."""
+    return F.relu(norm(x), inplace=True)
+
+
 class PreActivationUnit(nn.Module):
     """BatchNorm and ReLU before every convolution; the sum is left as it is (arXiv 1603.05027, figure 1b).
 
@@ -144,13 +149,14 @@ class PreActivationUnit(nn.Module):
         self.sc = _convolution(inputs, outputs, 1, stride) if projected else None
 
     def forward(self, x: Tensor) -> Tensor:
-        activated = F.relu(self.bn1(x))
+        activated = _activated(self.bn1, x)
         shortcut = x if self.sc is None else self.sc(activated)
         y = self.conv1(activated)
-        y = self.conv2(F.relu(self.bn2(y)))
+        y = self.conv2(_activated(self.bn2, y))
         if self.bottleneck:
-            y = self.conv3(F.relu(self.bn3(y)))
-        return cast(Tensor, y + shortcut)
+            y = self.conv3(_activated(self.bn3, y))
+        # In place: a convolution's backward pass does not need its output.
+        return cast(Tensor, y.add_(shortcut))
 
     def link(self) -> Link:
         """The unit as a link of the network's chain."""
@@ -185,11 +191,10 @@ class PostActivationUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.conv1sc is None or self.sc is None else self.sc(self.conv1sc(x))
-        y = F.relu(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
-        if self.bottleneck:
-            y = self.bn3(self.conv3(F.relu(y)))
-        return F.relu(y + shortcut)
+        y = self.conv2(_activated(self.bn1, self.conv1(x)))
+        y = self.bn3(self.conv3(_activated(self.bn2, y))) if self.bottleneck else self.bn2(y)
+        # In place: the backward passes of the last BatchNorm and of the sum do not need their outputs.
+        return F.relu(y.add_(shortcut), inplace=True)
 
     def link(self) -> Link:
         """The unit as a link of the network's chain."""
@@ -251,7 +256,7 @@ class ResNet(nn.Module):
             x = self.bn_data(x)
         x = self.conv0(x)
         if self.bn0 is not None:
-            x = F.relu(self.bn0(x))
+            x = _activated(self.bn0, x)
         return max_pool(x) if self.architecture.stem == "imagenet" else x
 
     def links(self) -> tuple[Link, ...]:
@@ -271,7 +276,7 @@ class ResNet(nn.Module):
             for unit in self.residual_units():
                 x = unit(x)
         if self.bn1 is not None:
-            x = F.relu(self.bn1(x))
+            x = _activated(self.bn1, x)
         return x.mean((2, 3))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from resnet_v2.config import TrainConfig
 from resnet_v2.files import ResnetError
 from resnet_v2.logs.runlog import RunLog
+from resnet_v2.logs.tensorboard import open_writer
 from resnet_v2.networks import weights
 from resnet_v2.networks.weights import Header
 from resnet_v2.training import checkpoint
@@ -108,7 +109,9 @@ def schedule_of(config: TrainConfig, settings: RunSettings, start: Start | None)
     return schedule, weight_decay if config.wd is None else config.wd
 
 
-def open_log(prefix: str, ranks: Ranks, start: Start | None, echo: Callable[[str], object]) -> RunLog:
+def open_log(
+    prefix: str, ranks: Ranks, start: Start | None, echo: Callable[[str], object], tensorboard: bool
+) -> RunLog:
     """The log of this rank: rank 0 writes files, the others nothing."""
     if not ranks.main:
         return RunLog.nowhere()
@@ -117,7 +120,8 @@ def open_log(prefix: str, ranks: Ranks, start: Start | None, echo: Callable[[str
         checkpoint.latest_path(prefix).unlink(missing_ok=True)
         checkpoint.best_path(prefix).unlink(missing_ok=True)
     cut_at = start.header.training["log"] if start is not None and start.resumed else None
-    return RunLog(prefix, append=start is not None, echo=echo, cut_at=cut_at)
+    listener = open_writer(prefix, append=start is not None) if tensorboard else None
+    return RunLog(prefix, append=start is not None, echo=echo, cut_at=cut_at, listener=listener)
 
 
 def progress_of(start: Start, ranks: Ranks, device: torch.device) -> Progress:

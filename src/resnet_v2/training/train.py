@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -94,12 +95,12 @@ def _fit(config: TrainConfig, ranks: Ranks, device: torch.device, interruption: 
     if config.dry_run:
         return None
 
-    log = open_log(settings.prefix, ranks, start, tqdm.write)
+    log = open_log(settings.prefix, ranks, start, tqdm.write, config.tensorboard)
     run = Run(config, settings, ranks, interruption, trainer, schedule, weight_decay, log,
               Watch(settings.prefix, ranks), Profiler(settings.prefix, config.profile and ranks.main))  # fmt: skip
     try:
         if start is None or not start.resumed:
-            log.start(checkpoint.settings_of(config), str(device))
+            log.start(_all_settings(config, settings), str(device))
         with run.profiler:
             return _train(run, progress, readers, validation)
     finally:
@@ -191,6 +192,13 @@ def _end_epoch(run: Run, progress: Progress, result: Evaluation) -> None:
         if improved:
             checkpoint.name_also(path, checkpoint.best_path(prefix))
         checkpoint.tidy(prefix, run.config.keep)
+
+
+def _all_settings(config: TrainConfig, settings: RunSettings) -> dict[str, Any]:
+    """The flags and what became of them, as JSON can hold it; the class names have their own place in the header."""
+    fields = checkpoint.settings_of(config) | dataclasses.asdict(settings)
+    del fields["class_names"]
+    return {name: str(value) if isinstance(value, Path) else value for name, value in fields.items()}
 
 
 def _open(path: Path, images_needed: int = 0) -> RecordReader:

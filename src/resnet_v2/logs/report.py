@@ -1,0 +1,100 @@
+"""An interactive page of training curves: one HTML file that needs nothing else, neither server nor network."""
+
+import html
+import json
+import math
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from resnet_v2.files import write_text
+from resnet_v2.logs.runlog import Curve
+
+ERRORS = ("train_top1", "top1", "train_top5", "top5")
+# Of the events `train` and `validation`: the field in the log and its name in the page.
+TRAINED = {"loss": "train_loss", "learning_rate": "learning_rate", "samples_per_second": "samples_per_second"}
+VALIDATED = {"loss": "loss"}
+SPEED = re.compile(r"Epoch\[(\d+)\] Batch .*Speed: ([\d.]+) samples/sec")
+
+Series = dict[str, dict[int, float]]
+
+
+def write_report(paths: Sequence[Path], curves: Sequence[Curve], out: Path, metric: str, refresh: int = 0) -> None:
+    """Write the page of some logs and the curves that were read from them (`plot.read_curves`).
+
+    It shows error, loss, learning rate and images per second over epochs, as far as the logs tell them: the events of
+    a `.jsonl`, also one beside a text log, and what a text log says itself. `metric` (top1 or top5) is the error it
+    opens with; `refresh` is the seconds after which the page loads itself again, 0: never.
+    """
+    runs = [
+        {
+            "name": curve.name.removesuffix(".log").removesuffix(".jsonl"),
+            "summary": curve.summary(),
+            "series": _points(_series(path, curve)),
+        }
+        for path, curve in zip(paths, curves, strict=True)
+    ]
+    count = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
+    about = f"{count}, as of {datetime.now():%Y-%m-%d %H:%M}. Epochs count from 0, as in the logs."
+    data = {"runs": runs, "metric": metric, "about": about}
+    # In a script element only `<` can end the data too early.
+    text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    names = html.escape(", ".join(str(run["name"]) for run in runs))
+    parts = {
+        "<!-- REFRESH -->": f'<meta http-equiv="refresh" content="{refresh}">' if refresh else "",
+        "<title>": f"<title>{names}: ",
+        "/* STYLE */": _part("css"),
+        "/* SCRIPT */": _part("js"),
+        "/* DATA */": text,
+    }
+    places = "|".join(re.escape(place) for place in parts)
+    page = re.sub(places, lambda place: parts[place[0]], _part("html"))
+    write_text(out, page)
+
+
+def _part(ending: str) -> str:
+    return resources.files("resnet_v2.logs").joinpath(f"report.{ending}").read_text(encoding="utf-8")
+
+
+def _series(path: Path, curve: Curve) -> Series:
+    """Every measure of a run by epoch; errors in percent."""
+    series: Series = {name: getattr(curve, name) for name in ERRORS}
+    events = path if path.suffix == ".jsonl" else path.with_suffix(".jsonl")
+    if events.is_file():
+        return series | _event_series(events)
+    return series | {"samples_per_second": _speeds(path)}
+
+
+def _event_series(path: Path) -> Series:
+    # Lines that are no events are passed over: a kill may have cut one, and `read_curve` has judged the file.
+    series: Series = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            event: dict[str, Any] = json.loads(line)
+            names = {"train": TRAINED, "validation": VALIDATED}.get(event["event"], {})
+            for field, name in names.items():
+                if field in event:
+                    series.setdefault(name, {})[int(event["epoch"])] = float(event[field])
+        except (ValueError, KeyError, TypeError):
+            continue
+    return series
+
+
+def _speeds(path: Path) -> dict[int, float]:
+    """Images per second of each epoch from a text log: its lines cover equal numbers of images."""
+    seconds: dict[int, list[float]] = {}
+    for epoch, speed in SPEED.findall(path.read_text(encoding="utf-8", errors="replace")):
+        if float(speed) > 0:
+            seconds.setdefault(int(epoch), []).append(1 / float(speed))
+    return {epoch: len(shares) / sum(shares) for epoch, shares in seconds.items()}
+
+
+def _points(series: Series) -> dict[str, list[tuple[int, float]]]:
+    finite = {
+        name: [(epoch, float(f"{values[epoch]:.6g}")) for epoch in sorted(values) if math.isfinite(values[epoch])]
+        for name, values in series.items()
+    }
+    return {name: points for name, points in finite.items() if points}

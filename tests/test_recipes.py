@@ -1,0 +1,116 @@
+"""Recipes: their figures against the real logs, what `apply` fills in and tells, and the operations of a run."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from conftest import Run
+from resnet_v2.config import TrainConfig
+from resnet_v2.files import ResnetError
+from resnet_v2.logs.runlog import read_curve
+from resnet_v2.networks.resnet import Architecture, ResNet
+from resnet_v2.training import recipes
+from resnet_v2.training.settings import resolve
+from test_logs import REAL_LOGS
+
+
+def test_no_recipe_changes_nothing() -> None:
+    config = TrainConfig(depth=20, lr=0.3)
+    assert recipes.apply(config) == (config, [])
+
+
+def test_defaults_are_filled_and_departures_told() -> None:
+    config = TrainConfig(recipe="imagenet-resnet-101", batch_size=256, lr=0.05, data_dir=Path("/data/in"), seed=3)
+    filled, differences = recipes.apply(config)
+    assert (filled.depth, filled.batch_size, filled.lr, filled.wd) == (101, 256, 0.05, 0.0001)
+    assert (filled.milestones, filled.aug_schedule, filled.epochs) == ("60,90,120", "0:2,120:1", 127)
+    assert (filled.data_dir, filled.seed) == (Path("/data/in"), 3)
+    assert len(differences) == 2
+    assert differences[0] == "--batch-size 256 is not the recipe's: imagenet-resnet-101 has --batch-size 480."
+    assert "--lr 0.05" in differences[1]
+    again, none = recipes.apply(TrainConfig(recipe="imagenet-resnet-101", batch_size=480))
+    assert again.batch_size == 480
+    assert not none
+
+
+def test_retraining_keeps_the_checkpoints_rate() -> None:
+    config = TrainConfig(recipe="cifar10-resnet-164", retrain=True, model_load_epoch=5)
+    filled, _ = recipes.apply(config)
+    assert filled.lr is None
+    assert filled.wd is None
+    assert filled.depth == 164
+
+
+def test_an_unknown_recipe_names_those_that_exist(run: Run) -> None:
+    with pytest.raises(ResnetError, match=r"imagenet-resnet-18, .*, cifar10-resnet-164\.$"):
+        recipes.apply(TrainConfig(recipe="imagenet-50"))
+    status, _, err = run("train", "--recipe", "imagenet-50")
+    assert status == 2
+    assert "There is no recipe 'imagenet-50'" in err
+
+
+@pytest.mark.parametrize("recipe", recipes.ALL, ids=lambda recipe: recipe.name)
+def test_every_recipe_is_a_run(recipe: recipes.Recipe) -> None:
+    config, differences = recipes.apply(TrainConfig(recipe=recipe.name))
+    settings = resolve(config)
+    assert not differences
+    assert settings.architecture == recipe.architecture
+    assert settings.milestones[-1] < settings.epochs
+    assert settings.prefix == f"model/resnet-{'v1-' if config.version == 'v1' else ''}{config.data_type}-{config.depth}"
+    assert recipe.source
+
+
+@pytest.mark.skipif(not REAL_LOGS.is_dir(), reason="the two logs of 2016 are not here")
+@pytest.mark.parametrize("name", ["imagenet-resnet-50", "cifar10-resnet-164"])
+def test_recipes_agree_with_the_real_logs(name: str) -> None:
+    """Error, length, drops and settings as the log itself tells them."""
+    recipe = recipes.find(name)
+    path = REAL_LOGS / f"resnet-{recipe.settings['depth']}.log"
+    curve, text = read_curve(path), path.read_text()
+    summary = curve.summary()
+    assert summary["epochs"] == recipe.settings["epochs"]
+    assert summary["top1_error"] == pytest.approx(recipe.top1_error, abs=0.005)
+    if recipe.top5_error is not None:
+        assert summary["top5_error"] == pytest.approx(recipe.top5_error, abs=0.005)
+    for setting in ("batch_size", "depth", "lr", "mom", "wd"):
+        assert re.search(rf"Namespace\(.*\b{setting}={recipe.settings[setting]}\b", text), setting
+    assert f"num_examples={recipe.images}" in text
+    # At the first drop the training error falls more than in any of the five epochs before.
+    drop = int(recipe.settings["milestones"].split(",")[0])
+    falls = [curve.train_top1[epoch - 1] - curve.train_top1[epoch] for epoch in range(drop - 5, drop + 1)]
+    assert max(falls) == falls[-1]
+
+
+def test_operations() -> None:
+    architecture = Architecture(50, 1000, "imagenet")
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        ResNet(architecture)(torch.empty(1, 3, 224, 224)).sum().backward()
+    assert 6 * recipes.multiply_adds(architecture) == counter.get_total_flops()
+    recipe = recipes.find("imagenet-resnet-50")
+    assert recipes.training_flops(recipe) == pytest.approx(6 * 4.089e9 * 1_281_167 * 126, rel=1e-3)
+    assert recipes.gpu_hours(recipe, tflops=10) == pytest.approx(2 * recipes.gpu_hours(recipe, tflops=20))
+
+
+def test_the_list(run: Run) -> None:
+    status, text, _ = run("recipes")
+    assert status == 0
+    assert all(recipe.name in text for recipe in recipes.ALL)
+    rows = {row["name"]: row for row in json.loads(run("recipes", "--json")[1])}
+    assert rows["imagenet-resnet-200"]["top1_error"] == 22.14
+    assert rows["cifar10-resnet-164"]["top5_error"] is None
+    assert rows["cifar10-resnet-164"]["settings"]["data_dir"] == "data/cifar10"
+
+
+def test_training_tells_what_differs(digits: Path, tmp_path: Path, run: Run) -> None:
+    status, _, err = run(
+        "train", "--recipe", "cifar10-resnet-164", "--data-dir", digits, "--data-type", "digits", "--depth", 8,
+        "--epochs", 1, "--num-examples", 32, "--batch-size", 32, "--gpus", "", "--model-prefix", tmp_path / "m",
+    )  # fmt: skip
+    assert status == 0
+    assert "--depth 8 is not the recipe's: cifar10-resnet-164 has --depth 164." in err
+    assert "--data-dir" not in err
+    assert '"milestones": [220, 260, 280]' in (tmp_path / "m.jsonl").read_text()
