@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resnet_v2.files import ResnetError
+from resnet_v2.networks.finding import params_path
 from resnet_v2.networks.mxnet import (
     from_network,
     load_checkpoint,
-    params_path,
     parse_params,
     read_params,
     recognise,

@@ -7,85 +7,17 @@ for Image Recognition", arXiv 1512.03385 (v1). Modules carry the parameter names
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from resnet_v2.files import ResnetError
+from resnet_v2.networks.architecture import EPSILON, IMAGENET_UNITS, Architecture, Stem, Version
 
-Version = Literal["v1", "v2"]
-Stem = Literal["imagenet", "cifar"]
-
-EPSILON = 2e-5
-
-IMAGENET_UNITS = {
-    18: (2, 2, 2, 2),
-    34: (3, 4, 6, 3),
-    50: (3, 4, 6, 3),
-    101: (3, 4, 23, 3),
-    152: (3, 8, 36, 3),
-    200: (3, 24, 36, 3),
-    269: (3, 30, 48, 8),
-}
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """What a network is made of; enough to build it, and saved in every checkpoint's header."""
-
-    depth: int
-    classes: int
-    stem: Stem
-    version: Version = "v2"
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be built: ResnetError names the depths, versions and stems that exist."""
-        if self.stem not in get_args(Stem) or self.version not in get_args(Version):
-            raise ResnetError(f"There is no {self.stem} stem of version {self.version}; stems are imagenet and cifar, "
-                              "versions v1 and v2.")  # fmt: skip
-        if self.classes < 1:
-            raise ResnetError(f"A network needs at least one class, not {self.classes}; give --num-classes.")
-        _ = self.units
-
-    @property
-    def units(self) -> tuple[int, ...]:
-        """Units of each stage."""
-        if self.stem == "imagenet":
-            if self.depth not in IMAGENET_UNITS:
-                depths = ", ".join(str(depth) for depth in IMAGENET_UNITS)
-                raise ResnetError(f"There is no ImageNet network of depth {self.depth}; depths are {depths}.")
-            return IMAGENET_UNITS[self.depth]
-        layers_per_unit = 3 if self.bottleneck else 2
-        units, rest = divmod(self.depth - 2, 3 * layers_per_unit)
-        if rest or units < 1:
-            raise ResnetError(
-                f"There is no CIFAR network of depth {self.depth}; depths are 6n+2 below 164 (8, 14, 20, 26, ..., 56, "
-                "110) and 9n+2 (11, 29, ..., 164, 1001)."
-            )
-        return (units,) * 3
-
-    @property
-    def bottleneck(self) -> bool:
-        """Whether the units are 1x1-3x3-1x1 rather than 3x3-3x3."""
-        if self.stem == "imagenet":
-            return self.depth >= 50
-        return self.depth >= 164 or (self.depth - 2) % 6 != 0
-
-    @property
-    def filters(self) -> tuple[int, ...]:
-        """Channels after the stem and after each stage."""
-        if self.stem == "imagenet":
-            return (64, 256, 512, 1024, 2048) if self.bottleneck else (64, 64, 128, 256, 512)
-        return (16, 64, 128, 256) if self.bottleneck else (16, 16, 32, 64)
-
-    @property
-    def image_size(self) -> int:
-        """Side of the square images it is trained on, in pixels."""
-        return 224 if self.stem == "imagenet" else 32
+# What an architecture is made of belongs to a network's users too.
+__all__ = ["EPSILON", "IMAGENET_UNITS", "Architecture", "ResNet", "Stem", "Version", "initialize", "resnet"]
 
 
 class FixedGammaBatchNorm(nn.BatchNorm2d):
@@ -196,10 +128,10 @@ class ResNet(nn.Module):
         self.architecture = architecture
         self.recompute = recompute
         filters = architecture.filters
-        v2, imagenet = architecture.version == "v2", architecture.stem == "imagenet"
+        v2, large = architecture.version == "v2", architecture.large_images
         self.bn_data = FixedGammaBatchNorm(3, EPSILON, batch_norm_momentum) if v2 else None
-        self.conv0 = _convolution(3, filters[0], 7, 2) if imagenet else _convolution(3, filters[0], 3)
-        self.bn0 = _batch_norm(filters[0], batch_norm_momentum) if imagenet or not v2 else None
+        self.conv0 = _convolution(3, filters[0], 7, 2) if large else _convolution(3, filters[0], 3)
+        self.bn0 = _batch_norm(filters[0], batch_norm_momentum) if architecture.norm_behind_conv0 else None
         self.stages = [f"stage{number}" for number in range(1, len(architecture.units) + 1)]
         for number, name in enumerate(self.stages):
             stride = 1 if number == 0 else 2
@@ -223,13 +155,13 @@ class ResNet(nn.Module):
             yield from cast(nn.Sequential, self.get_submodule(name))
 
     def stem(self, x: Tensor) -> Tensor:
-        """N x 3 x H x W images -> the first unit's input: N x 64 x H/4 x W/4 (ImageNet), N x 16 x H x W (CIFAR)."""
+        """N x 3 x H x W images -> the first unit's input: N x 64 x H/4 x W/4, or N x 16 x H x W (CIFAR)."""
         if self.bn_data is not None:
             x = self.bn_data(x)
         x = self.conv0(x)
         if self.bn0 is not None:
             x = F.relu(self.bn0(x))
-        return F.max_pool2d(x, 3, 2, padding=1) if self.architecture.stem == "imagenet" else x
+        return F.max_pool2d(x, 3, 2, padding=1) if self.architecture.large_images else x
 
     def features(self, x: Tensor) -> Tensor:
         """N x 3 x H x W images -> N x filters pooled features, the input of `fc1`."""

@@ -32,7 +32,7 @@ class RunSettings:
     def augmentation(self, epoch: int) -> Augmentation:
         """The augmentation of an epoch, counted from 0."""
         level = [level for start, level in self.aug_levels if start <= epoch][-1]
-        return augmentation(level, self.architecture.image_size, self.architecture.stem == "imagenet")
+        return augmentation(level, self.architecture.image_size, self.architecture.large_images)
 
     def records_of(self, epoch: int) -> Path:
         """The record that an epoch reads: level 1 on ImageNet has its own, packed smaller."""
