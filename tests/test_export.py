@@ -64,7 +64,7 @@ def images_of(architecture: Architecture, count: int = 2) -> np.ndarray[tuple[in
     return np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
 
 
-def difference(found: np.ndarray, wanted: np.ndarray) -> float:  # type: ignore[type-arg]
+def difference(found: np.ndarray, wanted: np.ndarray) -> float:
     return float(np.abs(found - wanted).max() / np.abs(wanted).max())
 
 

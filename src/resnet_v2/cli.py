@@ -161,6 +161,25 @@ def export(settings: config.ExportConfig) -> None:
     print(write(settings.prefix, settings.epoch, settings.to, settings.out))
 
 
+def fetch(settings: config.FetchConfig) -> None:
+    from resnet_v2.networks.published import fetch as get
+
+    print(get(settings.name, settings.file, settings.out, settings.synset))
+
+
+def card(settings: config.CardConfig) -> None:
+    from resnet_v2.inference.card import make_card, write_folder
+
+    made = make_card(settings.prefix, settings.epoch, settings.rec, settings.data_name, settings.license)
+    print(made.markdown if settings.out is None else write_folder(made, settings.out))
+
+
+def demo(settings: config.DemoConfig) -> None:
+    from resnet_v2.inference.demo import serve
+
+    serve(settings.prefix, settings.epoch, settings.device, settings.host, settings.port)
+
+
 def plot(settings: config.PlotConfig) -> None:
     from resnet_v2.logs import plot as plotting
 
@@ -184,6 +203,9 @@ COMMANDS = {
     "predict": (config.PredictConfig, predict),
     "plot": (config.PlotConfig, plot),
     "export": (config.ExportConfig, export),
+    "fetch": (config.FetchConfig, fetch),
+    "card": (config.CardConfig, card),
+    "demo": (config.DemoConfig, demo),
 }
 
 

@@ -154,6 +154,8 @@ class TrainConfig:
     """epochs over which the rate grows linearly from 0"""
     label_smoothing: float = 0.0
     """share of the target spread over all classes, 0 to 1"""
+    finetune: str = ""
+    """start from all weights but the last layer's of this checkpoint (prefix, file or folder), with its architecture"""
     aug_schedule: str = ""
     """augmentation level from an epoch on, as 0:2,95:1; comes before --aug-level"""
     version: Literal["v2", "v1"] = "v2"
@@ -270,6 +272,54 @@ class PredictConfig:
     """images per step"""
     threads: int = 0
     """threads that read images, 0: one per core"""
+
+
+@dataclass(frozen=True)
+class FetchConfig:
+    """Get a published network as a checkpoint of ours: timm/resnetv2_50.a1h_in1k or timm/resnetv2_101.a1h_in1k."""
+
+    name: Annotated[Positional[str], arg(metavar="NAME")]
+    """name of the network"""
+    file: Annotated[Path | None, arg(name="from")] = None
+    """a copy of its model.safetensors, so that nothing is downloaded"""
+    out: str = ""
+    """start of the name to write: OUT-0000.safetensors (default: model/ and the name)"""
+    synset: Path | None = None
+    """file with one class name per line, for the checkpoint's header"""
+
+
+@dataclass(frozen=True)
+class CardConfig:
+    """Describe a checkpoint in Markdown, as model hubs do; with --out a folder that is ready to be pushed to one."""
+
+    prefix: str = ""
+    """start of the checkpoint's name (default: the network that ships)"""
+    epoch: Chosen[int] = None
+    """epoch of the checkpoint (default: the last one)"""
+    out: Path | None = None
+    """folder for README.md, config.json and model.safetensors (default: the Markdown is printed)"""
+    rec: Path | None = None
+    """a .rec to evaluate on, with an errors-by-class section (default: the figures saved in the checkpoint)"""
+    data_name: str = ""
+    """what the data set is called (default: the run's --data-type)"""
+    license: str = ""
+    """licence of the weights, such as apache-2.0 (default: none is stated)"""
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Show a page in the browser: drop a picture, see its classes and where the network saw them."""
+
+    prefix: str = ""
+    """start of the checkpoint's name (default: the network that ships)"""
+    epoch: Chosen[int] = None
+    """epoch of the checkpoint (default: the last one)"""
+    device: str = ""
+    """torch device (default: the CPU)"""
+    host: str = "127.0.0.1"
+    """address to listen on; 0.0.0.0 shows the page to everybody who can reach this machine"""
+    port: int = 7860
+    """port to listen on"""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ for Image Recognition", arXiv 1512.03385 (v1). Modules carry the parameter names
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -175,6 +176,13 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return cast(Tensor, self.fc1(self.features(x)))
 
+    def reset_classifier(self, classes: int, seed: int = 0) -> None:
+        """Replace `fc1` by a new one for other classes, its weights drawn as by `initialize`, for fine-tuning."""
+        old = self.fc1.weight
+        self.architecture = replace(self.architecture, classes=classes)
+        self.fc1 = nn.Linear(self.fc1.in_features, classes, device=old.device, dtype=old.dtype)
+        _draw(self.fc1, torch.Generator().manual_seed(seed))
+
 
 @contextlib.contextmanager
 def _frozen_statistics(unit: nn.Module) -> Iterator[None]:
@@ -207,14 +215,18 @@ def initialize(network: ResNet, seed: int) -> ResNet:
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            deviation = (2 / module.weight[0].numel()) ** 0.5
-            # Drawn apart: filling a channels-last tensor in place would give other weights for the same seed.
-            module.weight.data.copy_(torch.empty(module.weight.shape).normal_(0, deviation, generator=generator))
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+            _draw(module, generator)
         elif isinstance(module, nn.BatchNorm2d):
             module.reset_parameters()
     return network
+
+
+def _draw(layer: nn.Conv2d | nn.Linear, generator: torch.Generator) -> None:
+    deviation = (2 / layer.weight[0].numel()) ** 0.5
+    # Drawn apart: filling a channels-last tensor in place would give other weights for the same seed.
+    layer.weight.data.copy_(torch.empty(layer.weight.shape).normal_(0, deviation, generator=generator))
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
 
 
 def resnet(depth: int, classes: int = 1000, version: Version = "v2", stem: Stem | None = None, seed: int = 0) -> ResNet:

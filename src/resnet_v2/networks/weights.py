@@ -1,6 +1,7 @@
 """Weight files: safetensors whose header says what the network is, how to feed it and what its classes are called."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -17,8 +18,8 @@ from resnet_v2.networks.resnet import ResNet
 
 # What a weight file says of itself, and where it is, is known without torch; here they belong to it.
 __all__ = [
-    "METADATA_KEY", "Header", "build", "checkpoint_path", "fill", "find_checkpoint", "load", "network_tensors", "read",
-    "read_checkpoint", "save", "saved_epochs",
+    "METADATA_KEY", "Header", "build", "checkpoint_path", "fill", "fill_body", "find_checkpoint", "load",
+    "network_tensors", "read", "read_checkpoint", "save", "saved_epochs",
 ]  # fmt: skip
 
 
@@ -71,6 +72,17 @@ def fill(path: Path, network: ResNet, tensors: Mapping[str, Tensor]) -> None:
             found = f"has shape {tuple(tensors[name].shape)}" if name in tensors else "is missing"
             raise ResnetError(f"{path} does not fit its header: {name} {found}, expected {tuple(tensor.shape)}.")
     network.load_state_dict({name: tensors[name] for name in wanted}, strict=False)
+
+
+def fill_body(path: Path, network: ResNet, header: Header, tensors: Mapping[str, Tensor]) -> None:
+    """Fine-tuning: copy everything but the last layer, which keeps its own weights and number of classes.
+
+    Raises ResnetError, naming `path`, when the rest of the architecture is another.
+    """
+    if replace(header.architecture, classes=network.architecture.classes) != network.architecture:
+        raise ResnetError(f"{path} holds {header.architecture}, which does not go into {network.architecture}.")
+    own = {f"fc1.{name}": tensor for name, tensor in network.fc1.state_dict().items()}
+    fill(path, network, {**tensors, **own})
 
 
 def build(path: Path, header: Header, tensors: Mapping[str, Tensor]) -> ResNet:

@@ -17,6 +17,7 @@ from resnet_v2.data.loader import Batch, augmented, batches, epoch_order
 from resnet_v2.data.records import RecordReader
 from resnet_v2.files import ResnetError
 from resnet_v2.logs.runlog import RunLog
+from resnet_v2.networks import weights
 from resnet_v2.networks.resnet import ResNet, initialize
 from resnet_v2.networks.weights import Header
 from resnet_v2.training import checkpoint
@@ -54,6 +55,9 @@ def fit(config: TrainConfig) -> Evaluation:
     start = checkpoint.find(settings.prefix, settings.start_epoch) if config.retrain else None
     schedule, weight_decay = _schedule(config, settings, start)
     network = initialize(ResNet(settings.architecture, 1 - config.bn_mom, recompute=config.memonger), config.seed)
+    if config.finetune:
+        path, header, tensors = weights.read_checkpoint(config.finetune)
+        weights.fill_body(path, network, header, tensors)
     network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = nesterov_sgd(network, schedule.base, config.mom, weight_decay)
     if start is not None:
