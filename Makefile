@@ -3,7 +3,7 @@ BIN := $(VENV)/bin
 PREFIX := model/resnet-digits-14
 EPOCHS := 20
 
-.PHONY: demo test lint parity bench clean
+.PHONY: demo test lint parity bench latency clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
@@ -27,8 +27,20 @@ test: $(VENV)/.installed
 	.venv-mxnet/bin/pip install --quiet mxnet==1.9.1 'numpy<1.24' opencv-python-headless==4.8.1.78
 	touch $@
 
-parity: $(VENV)/.installed .venv-mxnet/.installed
+# And timm's own logits for its networks.
+.venv-timm/.installed:
+	python3 -m venv .venv-timm
+	.venv-timm/bin/pip install --quiet timm==1.0.31
+	touch $@
+
+parity: $(VENV)/.installed .venv-mxnet/.installed .venv-timm/.installed
 	$(BIN)/python -m pytest tests/mxnet
+	$(BIN)/python -m pytest tests/timm
+
+# Milliseconds for one image; PyTorch's ONNX exporter, which the peers get their file from, wants onnxscript.
+latency: $(VENV)/.installed
+	$(BIN)/pip install --quiet onnxscript
+	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/latency.py
 
 # Speed of the loader; IMAGENET is a folder with train_480_q90.rec and train_256_q90.rec.
 IMAGENET := data/imagenet
@@ -42,5 +54,5 @@ lint: $(VENV)/.installed
 	$(BIN)/lint-imports --no-logo
 
 clean:
-	rm -rf $(VENV) .venv-mxnet build data/digits model training-curve.png src/*.egg-info
+	rm -rf $(VENV) .venv-mxnet .venv-timm build data/digits model training-curve.png src/*.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

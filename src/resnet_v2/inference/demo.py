@@ -98,15 +98,15 @@ def page(explainer: Explainer, checkpoint: Path) -> Any:
                 taken = gradio.Markdown()
             with gradio.Column():
                 with gradio.Row():
-                    crop = gradio.Image(label="What the network is given", interactive=False, buttons=[])
-                    heat = gradio.Image(label="Where it saw the first class", interactive=False, buttons=[])
+                    crop = _output("what the network is given", gradio)
+                    heat = _output("where it saw the first class", gradio)
                 with gradio.Row():
                     this = gradio.Dropdown(choices, label="What speaks for", type="value")
                     other = gradio.Dropdown(choices, label="rather than for", type="value")
-                between = gradio.Image(label="One class against another", interactive=False, buttons=[], height=260)
+                between = _output("one class against another", gradio, height=240)
         with gradio.Tab("Training curve"):
             again = gradio.Button("Read the log again", size="sm")
-            curve = gradio.Image(label="Error by epoch", interactive=False, buttons=[])
+            curve = gradio.Image(show_label=False, interactive=False, buttons=[])
             figures = gradio.Markdown()
 
         def explain(path: str | None) -> tuple[Any, ...]:
@@ -129,6 +129,13 @@ def page(explainer: Explainer, checkpoint: Path) -> Any:
         for event in (blocks.load, again.click):
             event(lambda: training_curve(checkpoint), None, [curve, figures], api_visibility="private")
     return blocks
+
+
+def _output(caption: str, gradio: Any, height: int | None = None) -> Any:
+    # The caption stands above, because gradio's own labels hide a corner of the image.
+    with gradio.Column(min_width=120):
+        gradio.Markdown(caption)
+        return gradio.Image(show_label=False, interactive=False, buttons=[], height=height)
 
 
 def _shown(gradio: Any, work: Any) -> Any:
