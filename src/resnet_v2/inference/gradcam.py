@@ -16,6 +16,7 @@ from resnet_v2.training.evaluate import to_input
 HEAT_SHARE = 0.5
 
 
+@torch.inference_mode()
 def heat_map(network: ResNet, image: Image, class_index: int, other: int | None = None) -> NDArray[np.float32]:
     """How much each place of an image (H x W x 3) speaks for a class, H x W, 0 to 1.
 
@@ -23,19 +24,12 @@ def heat_map(network: ResNet, image: Image, class_index: int, other: int | None 
     the mean gradient of the logit (or of the difference of two) and summed; what is negative counts as 0.
     """
     device = next(network.parameters()).device
-    maps: list[torch.Tensor] = []
-    # What goes into the global pooling: behind bn1 and the ReLU (v2), behind the last unit's ReLU (v1).
-    last = network.bn1 if network.bn1 is not None else list(network.residual_units())[-1]
-    hook = last.register_forward_hook(lambda _module, _inputs, output: maps.append(output))
-    try:
-        with torch.enable_grad():
-            logits = network(to_input(image[None], device))[0]
-            score = logits[class_index] - (0 if other is None else logits[other])
-            (gradient,) = torch.autograd.grad(score, maps[0])
-    finally:
-        hook.remove()
-    activation = F.relu(maps[0])
-    heat = F.relu((gradient.mean((2, 3), keepdim=True) * activation).sum(1))[0].detach().cpu().numpy()
+    maps = network.maps(to_input(image[None], device))[0]
+    # Behind a mean over all places and one dense layer, that layer's weights are the gradient but for a factor.
+    weight = network.fc1.weight[class_index]
+    if other is not None:
+        weight = weight - network.fc1.weight[other]
+    heat = F.relu((weight[:, None, None] * maps).sum(0)).cpu().numpy()
     size = (image.shape[1], image.shape[0])
     enlarged = cv2.resize(heat / max(float(heat.max()), 1e-12), size, interpolation=cv2.INTER_CUBIC)
     return cast(NDArray[np.float32], enlarged.clip(0, 1).astype(np.float32))

@@ -164,14 +164,16 @@ class ResNet(nn.Module):
             x = F.relu(self.bn0(x))
         return F.max_pool2d(x, 3, 2, padding=1) if self.architecture.large_images else x
 
-    def features(self, x: Tensor) -> Tensor:
-        """N x 3 x H x W images -> N x filters pooled features, the input of `fc1`."""
+    def maps(self, x: Tensor) -> Tensor:
+        """N x 3 x H x W images -> N x filters x H/32 x W/32 (CIFAR: H/4 x W/4), the activations that are pooled."""
         x = self.stem(x)
         for unit in self.residual_units():
             x = _recomputed(unit, x) if self.recompute and torch.is_grad_enabled() else unit(x)
-        if self.bn1 is not None:
-            x = F.relu(self.bn1(x))
-        return x.mean((2, 3))
+        return x if self.bn1 is None else F.relu(self.bn1(x))
+
+    def features(self, x: Tensor) -> Tensor:
+        """N x 3 x H x W images -> N x filters pooled features, the input of `fc1`."""
+        return self.maps(x).mean((2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
         return cast(Tensor, self.fc1(self.features(x)))
