@@ -3,7 +3,7 @@ BIN := $(VENV)/bin
 PREFIX := model/resnet-digits-14
 EPOCHS := 20
 
-.PHONY: demo test lint parity bench latency clean
+.PHONY: demo page test lint parity bench latency clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
@@ -17,6 +17,11 @@ demo: $(VENV)/.installed
 	$(BIN)/resnet-v2 evaluate --prefix $(PREFIX) --epoch $(EPOCHS) --rec data/digits/digits_val.rec --gpus ''
 	$(BIN)/resnet-v2 plot --logs $(PREFIX).log --out training-curve.png
 	$(BIN)/resnet-v2 predict --img data/digits/examples/7.png --prefix $(PREFIX) --epoch $(EPOCHS) --top 2
+
+# The page in the browser, with the digits network, which is trained first if it is not there.
+page: $(VENV)/.installed
+	test -f $(PREFIX)-00$(EPOCHS).safetensors || $(MAKE) demo
+	$(BIN)/resnet-v2 demo --prefix $(PREFIX)
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest

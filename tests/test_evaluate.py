@@ -145,7 +145,7 @@ def test_comparing_two_networks(trained: str, digits: Path, run: Run) -> None:
     assert "more than chance explains" in lines[-1]
     same = run("compare", trained, trained, "--rec", rec, "--gpus", "")[1]
     assert "+0.00 points" in same
-    assert "0 are right only in the one, 0 only in the other, which chance explains" in same
+    assert "the first alone is right on 0, the second alone on 0, which chance explains" in same
     status, _, err = run("compare", f"{trained},{trained}", trained, "--rec", rec)
     assert status == 2
     assert "give as many of each" in err

@@ -180,8 +180,8 @@ def comparison(first: Row, second: Row) -> str:
     verdict = "which chance explains" if chance > 0.05 else "more than chance explains"
     return (
         f"{second.network} against {first.network}, {second.view}: {difference:+.2f} points of top-1 error. Of "
-        f"{len(first_right)} images {only_second} are right only in the one, {only_first} only in the other, {verdict} "
-        f"(sign test, p = {chance:.2g})."
+        f"{len(first_right)} images the first alone is right on {only_first}, the second alone on {only_second}, "
+        f"{verdict} (sign test, p = {chance:.2g})."
     )
 
 
