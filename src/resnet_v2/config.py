@@ -178,7 +178,7 @@ class TrainConfig:
         return self.data_type == "imagenet"
 
 
-Engine = Literal["torch", "onnx", "openvino"]
+EngineName = Literal["torch", "onnx", "openvino"]
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -206,7 +206,7 @@ class EvaluateConfig:
     """draw the confusion matrix into this picture (.png, .svg, .pdf)"""
     mxnet_count: int = 0
     """MXNet's batch size: count the last batch's filling too, as its logs do (50,176 of 50,000 images at 256)"""
-    engine: Engine = "torch"
+    engine: EngineName = "torch"
     """what runs the network; onnx and openvino use the CPU"""
     precision: Precision = "float32"
     """bfloat16 is faster on processors that have it and less exact"""
@@ -258,7 +258,7 @@ class PredictConfig:
     """the GPU to use when there is one"""
     device: str = ""
     """torch device; comes before --gpu"""
-    engine: Engine = "torch"
+    engine: EngineName = "torch"
     """what runs the network; onnx and openvino use the CPU"""
     precision: Precision = "float32"
     """bfloat16 is faster on processors that have it and less exact"""

@@ -1,11 +1,12 @@
 """What runs a network: PyTorch, ONNX Runtime or OpenVINO. Each is imported only when it is asked for."""
 
 import os
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet_v2.config import EngineName, Precision
 from resnet_v2.files import ResnetError
 from resnet_v2.networks.finding import find_checkpoint
 from resnet_v2.networks.header import Header, read_header
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
 
     from resnet_v2.networks.resnet import ResNet
 
-EngineName = Literal["torch", "onnx", "openvino"]
-Precision = Literal["float32", "bfloat16"]
 Images = NDArray[np.uint8]
 Logits = NDArray[np.float32]
 
