@@ -3,7 +3,7 @@ BIN := $(VENV)/bin
 PREFIX := model/resnet-digits-14
 EPOCHS := 20
 
-.PHONY: demo test lint parity bench bench-peers clean
+.PHONY: demo page test lint parity bench bench-peers latency clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
@@ -18,6 +18,11 @@ demo: $(VENV)/.installed
 	$(BIN)/resnet-v2 plot --logs $(PREFIX).log --out training-curve.png
 	$(BIN)/resnet-v2 predict --img data/digits/examples/7.png --prefix $(PREFIX) --epoch $(EPOCHS) --top 2
 
+# The page in the browser, with the digits network, which is trained first if it is not there.
+page: $(VENV)/.installed
+	test -f $(PREFIX)-00$(EPOCHS).safetensors || $(MAKE) demo
+	$(BIN)/resnet-v2 demo --prefix $(PREFIX)
+
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest
 
@@ -27,8 +32,20 @@ test: $(VENV)/.installed
 	.venv-mxnet/bin/pip install --quiet mxnet==1.9.1 'numpy<1.24' opencv-python-headless==4.8.1.78
 	touch $@
 
-parity: $(VENV)/.installed .venv-mxnet/.installed
+# And timm's own logits for its networks.
+.venv-timm/.installed:
+	python3 -m venv .venv-timm
+	.venv-timm/bin/pip install --quiet timm==1.0.31
+	touch $@
+
+parity: $(VENV)/.installed .venv-mxnet/.installed .venv-timm/.installed
 	$(BIN)/python -m pytest tests/mxnet
+	$(BIN)/python -m pytest tests/timm
+
+# Milliseconds for one image; PyTorch's ONNX exporter, which the peers get their file from, wants onnxscript.
+latency: $(VENV)/.installed
+	$(BIN)/pip install --quiet onnxscript
+	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/latency.py
 
 # Speed of loading and packing beside that of others; IMAGENET is a folder with the records that README makes, and
 # class folders of images.
@@ -57,5 +74,5 @@ lint: $(VENV)/.installed
 	$(BIN)/lint-imports --no-logo
 
 clean:
-	rm -rf $(VENV) .venv-mxnet .venv-dali .venv-torchvision build data/digits model training-curve.png src/*.egg-info
+	rm -rf $(VENV) .venv-mxnet .venv-dali .venv-timm .venv-torchvision build data/digits model training-curve.png src/*.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resnet_v2.files import ResnetError
+from resnet_v2.networks.finding import params_path
 from resnet_v2.networks.mxnet import (
     _depth,
     from_network,
     load_checkpoint,
-    params_path,
     parse_params,
     read_params,
     recognise,

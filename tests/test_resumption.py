@@ -19,6 +19,7 @@ from conftest import Run
 from resnet_v2.config import TrainConfig, arguments_of
 from resnet_v2.files import ResnetError
 from resnet_v2.networks import weights
+from resnet_v2.networks.header import read_header
 from resnet_v2.networks.resnet import Architecture
 from resnet_v2.training import checkpoint
 
@@ -57,7 +58,7 @@ def place(folder: Path) -> tuple[int, int]:
     path = checkpoint.latest_path(str(folder / "m"))
     if not path.is_file():
         return 0, 0
-    position = weights.read_header(path).training["position"]
+    position = read_header(path).training["position"]
     return position["epoch"], position["step"]
 
 
@@ -111,7 +112,7 @@ def test_killed_twenty_times_it_ends_with_the_same_bits(digits: Path, tmp_path: 
         assert ours[0].errors == theirs[0].errors
     assert events(whole) == events(killed)
     assert text(whole) == text(killed)
-    best = weights.read_header(killed / "m-best.safetensors")
+    best = read_header(killed / "m-best.safetensors")
     assert best.errors["top1_error"] == min(event["top1_error"] for event in events(killed) if "top1_error" in event)
 
     status, output = finish(start(words, killed))

@@ -9,6 +9,7 @@ import safetensors.torch
 import torch
 
 from resnet_v2.files import ResnetError
+from resnet_v2.inference.export import export
 from resnet_v2.networks import weights
 from resnet_v2.networks.resnet import ResNet, Version, resnet
 
@@ -95,9 +96,9 @@ def test_conversion_goes_both_ways(tmp_path: Path, version: Version) -> None:
     network(torch.rand(4, 3, 32, 32) * 255)
     prefix, mxnet, back = (str(tmp_path / name) for name in ("ours", "mxnet", "back"))
     weights.save(weights.checkpoint_path(prefix, 3), weights.network_tensors(network), header(network))
-    assert weights.convert(prefix, 3, "mxnet", mxnet) == tmp_path / "mxnet-0003.params"
+    assert export(prefix, 3, "mxnet", mxnet) == str(tmp_path / "mxnet-0003.params")
     assert (tmp_path / "mxnet-symbol.json").is_file()
-    assert weights.convert(mxnet, 3, "safetensors", back) == tmp_path / "back-0003.safetensors"
+    assert export(mxnet, 3, "safetensors", back) == str(tmp_path / "back-0003.safetensors")
     expected, found = weights.network_tensors(network), weights.network_tensors(weights.load(back, 3)[0])
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
@@ -106,7 +107,7 @@ def test_conversion_goes_both_ways(tmp_path: Path, version: Version) -> None:
 
 def test_our_file_comes_before_mxnets(saved: tuple[str, ResNet]) -> None:
     prefix, _ = saved
-    weights.convert(prefix, 3, "mxnet", prefix)
+    export(prefix, 3, "mxnet")
     assert weights.find_checkpoint(prefix, 3).suffix == ".safetensors"
     weights.checkpoint_path(prefix, 3).unlink()
     assert weights.find_checkpoint(prefix, 3).suffix == ".params"

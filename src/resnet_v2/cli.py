@@ -1,6 +1,5 @@
 """The command `resnet-v2`: one function per subcommand. Heavy imports wait until their command runs."""
 
-import dataclasses
 import errno
 import itertools
 import json
@@ -115,67 +114,91 @@ def list_recipes(settings: config.RecipesConfig) -> None:
 
 
 def evaluate(settings: config.EvaluateConfig) -> None:
-    from resnet_v2.data.records import RecordReader
-    from resnet_v2.networks import weights
-    from resnet_v2.training.distributed import choose_device
-    from resnet_v2.training.evaluate import evaluate as evaluate_network
+    from resnet_v2.inference import report
+    from resnet_v2.inference.engines import open_engine
 
-    network, header = weights.load(settings.prefix, settings.epoch)
-    device = choose_device(settings.gpus, settings.device)
-    result = evaluate_network(
-        network.to(device),
-        RecordReader(settings.rec),
-        size=header.crop,
-        batch_size=settings.batch_size,
-        device=device,
-        threads=settings.threads,
-    )
+    engines = (
+        open_engine(settings.engine, prefix, settings.epoch, device=settings.device, gpus=settings.gpus,
+                    precision=settings.precision)
+        for prefix in settings.prefix
+    )  # fmt: skip
+    rows = report.evaluate_all(engines, settings.rec, settings.crop, settings.resize, settings.ten_crop,
+                               settings.batch_size, settings.threads, settings.mxnet_count)  # fmt: skip
+    if settings.confusion is not None:
+        report.draw_confusion(rows[-1], settings.confusion)
     if settings.json:
-        print(json.dumps(dataclasses.asdict(result)))
+        results = [row.as_json(settings.per_class) for row in rows]
+        print(json.dumps(results[0] if len(results) == 1 else results))
+    elif settings.table or len(rows) > 1:
+        print(report.table(rows))
     else:
-        print(f"images       {result.images}\nloss         {result.loss:.4f}")
-        print(f"top-1 error  {result.top1_error:.2f} %\ntop-5 error  {result.top5_error:.2f} %")
+        print(report.text(rows[0]))
+    if settings.per_class and not settings.json:
+        print(report.class_table(rows[-1]))
 
 
-def predict(settings: config.PredictConfig) -> None:
-    from resnet_v2.data.lists import read_synset
+def compare(settings: config.CompareConfig) -> None:
+    from resnet_v2.inference import report
+    from resnet_v2.inference.engines import open_engine
+
+    pairs = report.pairs_of(settings.first, settings.second)
+    engines = (open_engine("torch", prefix, device=settings.device, gpus=settings.gpus)
+               for pair in pairs for prefix in pair)  # fmt: skip
+    rows = report.evaluate_all(engines, settings.rec, settings.crop, settings.resize, batch_size=settings.batch_size)
+    print(report.compare(rows, len(pairs)))
+
+
+def predict(settings: config.PredictConfig) -> int:
+    from tqdm import tqdm
+
+    from resnet_v2.inference import output
     from resnet_v2.inference import predict as inference
-    from resnet_v2.networks import weights
-    from resnet_v2.training.distributed import choose_device
+    from resnet_v2.inference.engines import open_engine
 
-    paths = inference.find_images(settings.img)
-    network, header = weights.load(settings.prefix, settings.epoch)
-    names = header.class_names if settings.synset is None else read_synset(settings.synset)
-    inference.check_class_names(names, header, str(settings.synset or settings.prefix))
-    answers = inference.predict(
-        network,
-        header,
-        paths,
-        class_names=names,
-        top=settings.top,
-        batch_size=settings.batch_size,
-        device=choose_device(str(settings.gpu), settings.device),
+    pictures = inference.find_pictures(settings.img)
+    engine = open_engine(settings.engine, settings.prefix, settings.epoch, device=settings.device,
+                         gpus=str(settings.gpu), precision=settings.precision)  # fmt: skip
+    if settings.synset is not None:
+        engine.header = engine.header.named(settings.synset)
+    write, unreadable = output.writer(settings.format), 0
+    if settings.format == "csv":
+        print(output.CSV_HEADER)
+    predictions = inference.predict(
+        engine, pictures, top=settings.top, batch_size=settings.batch_size, threads=settings.threads
     )
-    if settings.json:
-        rows = [
-            {
-                "image": str(path),
-                "top": [{"class": a.class_index, "name": a.name, "probability": a.probability} for a in best],
-            }
-            for path, best in answers
-        ]
-        print(json.dumps(rows, ensure_ascii=False))
-        return
-    for path, best in answers:
-        print(path)
-        for answer in best:
-            print(f"  {100 * answer.probability:6.2f} %  {answer.name}")
+    alone = None if len(pictures) > settings.batch_size else True
+    for prediction in tqdm(predictions, total=len(pictures), unit="img", leave=False, disable=alone):
+        if prediction.problem:
+            unreadable += 1
+            tqdm.write(f"resnet-v2: {prediction.problem}", file=sys.stderr)
+        else:
+            tqdm.write(write(prediction))
+    return 1 if unreadable else 0
 
 
-def convert(settings: config.ConvertConfig) -> None:
-    from resnet_v2.networks import weights
+def export(settings: config.ExportConfig) -> None:
+    from resnet_v2.inference.export import export as write
 
-    print(weights.convert(settings.prefix, settings.epoch, settings.to, settings.out))
+    print(write(settings.prefix, settings.epoch, settings.to, settings.out))
+
+
+def fetch(settings: config.FetchConfig) -> None:
+    from resnet_v2.networks.published import fetch as get
+
+    print(get(settings.name, settings.file, settings.out, settings.synset))
+
+
+def card(settings: config.CardConfig) -> None:
+    from resnet_v2.inference.card import make_card, write_folder
+
+    made = make_card(settings.prefix, settings.epoch, settings.rec, settings.data_name, settings.license)
+    print(made.markdown if settings.out is None else write_folder(made, settings.out))
+
+
+def demo(settings: config.DemoConfig) -> None:
+    from resnet_v2.inference.demo import serve
+
+    serve(settings.prefix, settings.epoch, settings.device, settings.host, settings.port)
 
 
 def plot(settings: config.PlotConfig) -> None:
@@ -230,14 +253,19 @@ COMMANDS = {
     "plan": (config.PlanConfig, plan),
     "recipes": (config.RecipesConfig, list_recipes),
     "evaluate": (config.EvaluateConfig, evaluate),
+    "compare": (config.CompareConfig, compare),
     "predict": (config.PredictConfig, predict),
     "plot": (config.PlotConfig, plot),
-    "convert": (config.ConvertConfig, convert),
+    "export": (config.ExportConfig, export),
+    "fetch": (config.FetchConfig, fetch),
+    "card": (config.CardConfig, card),
+    "demo": (config.DemoConfig, demo),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 2 for what the user can mend, 130 for Ctrl-C."""
+    """Run the command line; returns the exit status: 0, 1 when some input was unreadable, 2 for what the user
+    can mend, 130 for Ctrl-C."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["pack"]:
         words = [IM2REC_WORD.sub(r"--\1=\2", word) if IM2REC_WORD.fullmatch(word) else word for word in words]
@@ -250,8 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     run = next(function for kind, function in COMMANDS.values() if isinstance(settings, kind))
     try:
-        run(settings)  # type: ignore[operator]
-        return 0
+        return run(settings) or 0  # type: ignore[operator]
     except ResnetError as error:
         return _fail(str(error))
     except KeyboardInterrupt:

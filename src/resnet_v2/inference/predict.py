@@ -1,21 +1,31 @@
 """Pictures -> class names and probabilities, with the preprocessing of evaluation."""
 
-from collections.abc import Iterator, Sequence
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
+import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from resnet_v2.data.augment import centre_crop
-from resnet_v2.data.jpeg import Image, resize_shorter_side
+from resnet_v2.data.jpeg import Image
 from resnet_v2.data.lists import IMAGE_ENDINGS
-from resnet_v2.data.photos import read_image
+from resnet_v2.data.records import RecordReader
 from resnet_v2.files import ResnetError
-from resnet_v2.networks.resnet import ResNet
-from resnet_v2.networks.weights import Header
-from resnet_v2.training.evaluate import to_input
+from resnet_v2.inference.engines import Engine
+from resnet_v2.inference.pictures import Picture, prepare
+from resnet_v2.networks.header import Header
+
+STANDARD_INPUT = "-"
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -27,65 +37,117 @@ class Answer:
     probability: float
 
 
-def find_images(paths: Sequence[str]) -> list[Path]:
-    """The image files that are named, and those in the folders that are named (sorted, with their subfolders)."""
-    found: list[Path] = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_ENDINGS)
-            if not inside:
-                raise ResnetError(f"{path} holds no images ({', '.join(IMAGE_ENDINGS)}); give another folder.")
-            found += inside
-        elif path.is_file():
-            found.append(path)
-        else:
-            raise ResnetError(f"{path} does not exist; give image files or folders of them.")
+@dataclass(frozen=True)
+class Named:
+    """A picture that has a name, read when it is needed."""
+
+    name: str
+    read: Callable[[], Picture]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most probable classes of a picture, the first one first; or why there are none."""
+
+    name: str
+    answers: tuple[Answer, ...]
+    problem: str = ""
+
+
+def find_pictures(places: Sequence[str]) -> list[Named]:
+    """What is named: files, folders (with their subfolders, sorted), records (.rec), or standard input, as `-`.
+
+    Standard input is one image, or else a list of paths, one on a line. A ResnetError names a place that is not there.
+    """
+    found = [named for place in places for named in _at(place)]
     if not found:
-        raise ResnetError("--img names no image; give image files or folders of them.")
+        raise ResnetError("--img names no image; give image files, folders of them, .rec files, or -.")
     return found
 
 
-def prepare(pixels: Image, header: Header) -> Image:
-    """Resize the shorter side and crop the centre as the header says: H x W x 3 -> crop x crop x 3, uint8, RGB."""
-    out = np.empty((header.crop, header.crop, 3), np.uint8)
-    centre_crop(resize_shorter_side(pixels, header.resize), out)
-    return out
+def _at(place: str) -> Iterator[Named]:
+    path = Path(place)
+    if place == STANDARD_INPUT:
+        yield from _from_standard_input(sys.stdin.buffer.read())
+    elif path.is_dir():
+        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_ENDINGS)
+        if not inside:
+            raise ResnetError(f"{path} holds no images ({', '.join(IMAGE_ENDINGS)}); give another folder.")
+        yield from (Named(str(file), partial(Path, file)) for file in inside)
+    elif path.suffix == ".rec":
+        reader = RecordReader(path)
+        yield from (Named(f"{path}#{n}", partial(_image_of, reader, n)) for n in range(len(reader)))
+    elif path.is_file():
+        yield Named(place, partial(Path, path))
+    else:
+        raise ResnetError(f"{path} does not exist; give image files, folders of them, .rec files, or -.")
 
 
-@torch.inference_mode()
-def probabilities(network: ResNet, images: NDArray[np.uint8], device: torch.device) -> NDArray[np.float32]:
-    """n x crop x crop x 3 images -> n x classes probabilities."""
-    result: NDArray[np.float32] = network(to_input(images, device)).float().softmax(1).cpu().numpy()
-    return result
+def _from_standard_input(data: bytes) -> Iterator[Named]:
+    try:
+        lines = [] if b"\0" in data else data.decode("utf-8").splitlines()
+    except UnicodeDecodeError:
+        lines = []
+    if lines:
+        yield from (Named(line, partial(Path, line)) for line in lines if line.strip())
+    elif data:
+        yield Named(STANDARD_INPUT, partial(bytes, data))
+
+
+def _image_of(reader: RecordReader, ordinal: int) -> bytes:
+    return bytes(reader.image(ordinal)[1])
 
 
 def predict(
-    network: ResNet,
-    header: Header,
-    paths: Sequence[Path],
-    *,
-    class_names: Sequence[str],
-    top: int,
-    batch_size: int,
-    device: torch.device,
-) -> Iterator[tuple[Path, list[Answer]]]:
-    """The `top` classes of every image, most probable first, in the order of the paths.
+    engine: Engine, pictures: Sequence[Named], *, top: int, batch_size: int, threads: int = 0
+) -> Iterator[Prediction]:
+    """The `top` classes of every picture, in the order given; one that is unreadable has its `problem` instead.
 
-    `class_names` may be empty: a class is then named by its number. Raises ResnetError for an unreadable image.
+    `threads` (0: one per core) read pictures while the engine works on those before.
     """
-    network = network.to(device).eval()
-    for start in range(0, len(paths), batch_size):
-        some = paths[start : start + batch_size]
-        images = np.stack([prepare(read_image(path), header) for path in some])
-        for path, row in zip(some, probabilities(network, images, device), strict=True):
-            best = np.argsort(-row, kind="stable")[:top]
-            yield path, [Answer(int(i), class_names[i] if class_names else str(i), float(row[i])) for i in best]
+    cv2.setNumThreads(0)  # the threads are ours; OpenCV's own would only fight with them
+    header = engine.header
+    for some in _batched(pictures, batch_size, threads or os.cpu_count() or 1, partial(_load, header)):
+        images = [image for _, image in some if isinstance(image, np.ndarray)]
+        rows = iter(probabilities(engine.logits(np.stack(images)))) if images else iter(())
+        for named, image in some:
+            if isinstance(image, str):
+                yield Prediction(named.name, (), image)
+            else:
+                yield Prediction(named.name, best_answers(next(rows), header, top))
 
 
-def check_class_names(class_names: Sequence[str], header: Header, source: str) -> None:
-    """A ResnetError when there are not as many names as classes."""
-    if class_names and len(class_names) != header.architecture.classes:
-        raise ResnetError(
-            f"{source} names {len(class_names)} classes, but the network has {header.architecture.classes}; "
-            "give the synset.txt it was trained with."
-        )
+def _load(header: Header, named: Named) -> Image | str:
+    try:
+        return prepare(named.read(), header.resize, header.crop)
+    except ResnetError as error:
+        return str(error)
+
+
+def _batched(
+    items: Iterable[Item], batch_size: int, threads: int, make: Callable[[Item], Made]
+) -> Iterator[list[tuple[Item, Made]]]:
+    """(item, make(item)) in their order, `batch_size` at a time; threads make the next batch meanwhile."""
+    source = iter(items)
+    waiting: deque[list[tuple[Item, Future[Made]]]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="pictures") as pool:
+        while True:
+            while len(waiting) < 2 and (some := list(islice(source, batch_size))):
+                waiting.append([(item, pool.submit(make, item)) for item in some])
+            if not waiting:
+                return
+            yield [(item, future.result()) for item, future in waiting.popleft()]
+
+
+def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """n x classes logits -> n x classes probabilities (softmax, in double precision)."""
+    exact = logits.astype(np.float64)
+    raised: NDArray[np.float64] = np.exp(exact - exact.max(axis=1, keepdims=True))
+    raised /= raised.sum(axis=1, keepdims=True)
+    return raised
+
+
+def best_answers(row: NDArray[np.float64], header: Header, top: int) -> tuple[Answer, ...]:
+    """The `top` classes of a row of probabilities; among equals the lower class comes first."""
+    best = np.argsort(-row, kind="stable")[:top]
+    return tuple(Answer(int(index), header.name(index), float(row[index])) for index in best)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from resnet_v2.files import ResnetError, replacing, write_text
+from resnet_v2.networks.finding import params_path
 from resnet_v2.networks.resnet import DEEPER_UNITS, IMAGENET_UNITS, Architecture, ResNet, Stem
 from resnet_v2.networks.symbol import fixed_gammas, symbol_json
 
@@ -216,7 +217,7 @@ def recognise(arrays: Arrays, source: str = "The file") -> Architecture:
         found = ", ".join(map(repr, sorted(arrays)[:5]))[:300] or "nothing"
         raise ResnetError(f"{source} is not one of our residual networks: it lacks conv0_weight or fc1_weight and has "
                           f"{found}; convert only checkpoints of ResNet v1 or v2.")  # fmt: skip
-    stem: Stem = "imagenet" if conv0.shape[2] == 7 else "cifar"
+    stem: Stem = "cifar" if conv0.shape[2] != 7 else "imagenet" if "arg:bn0_beta" in arrays else "timm"
     v2, v1 = "arg:bn_data_beta" in arrays, "arg:stage1_unit1_conv1sc_weight" in arrays
     bottleneck = "arg:stage1_unit1_conv3_weight" in arrays
     units = _units(arrays)
@@ -237,7 +238,7 @@ def _units(arrays: Arrays) -> tuple[int, ...]:
 
 
 def _depth(stem: Stem, bottleneck: bool, units: tuple[int, ...]) -> int | None:
-    if stem == "imagenet":
+    if stem != "cifar":
         tables = (IMAGENET_UNITS | DEEPER_UNITS).items()
         return next((depth for depth, table in tables if table == units and (depth >= 50) == bottleneck), None)
     if len(units) != 3 or len(set(units)) != 1:
@@ -320,11 +321,6 @@ def from_network(network: ResNet) -> dict[str, npt.NDArray[np.float32]]:
     if network.bn_data is not None:
         arrays[f"arg:{_INPUT_GAMMA}"] = np.ones(3, np.float32)
     return arrays
-
-
-def params_path(prefix: str, epoch: int) -> Path:
-    """`model/resnet-50`, 0 -> `model/resnet-50-0000.params`."""
-    return Path(f"{prefix}-{epoch:04d}.params")
 
 
 def load_checkpoint(prefix: str, epoch: int) -> tuple[Architecture, dict[str, Tensor]]:

@@ -6,90 +6,31 @@ for Image Recognition", arXiv 1512.03385 (v1). Modules carry the parameter names
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from dataclasses import replace
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnet_v2.files import ResnetError
 from resnet_v2.networks import recompute
+from resnet_v2.networks.architecture import DEEPER_UNITS, EPSILON, IMAGENET_UNITS, Architecture, Stem, Version
 from resnet_v2.networks.chain import Layer, Link, max_pool
 from resnet_v2.networks.plan import Plan
 
-Version = Literal["v1", "v2"]
-Stem = Literal["imagenet", "cifar"]
-
-EPSILON = 2e-5
-
-IMAGENET_UNITS = {
-    18: (2, 2, 2, 2),
-    34: (3, 4, 6, 3),
-    50: (3, 4, 6, 3),
-    101: (3, 4, 23, 3),
-    152: (3, 8, 36, 3),
-    200: (3, 24, 36, 3),
-    269: (3, 30, 48, 8),
-}
-# Of no publication: the 200's stages stretched, to show how deep a network a given memory trains.
-DEEPER_UNITS = {1001: (15, 122, 181, 15)}
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """What a network is made of; enough to build it, and saved in every checkpoint's header."""
-
-    depth: int
-    classes: int
-    stem: Stem
-    version: Version = "v2"
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be built: ResnetError names the depths, versions and stems that exist."""
-        if self.stem not in get_args(Stem) or self.version not in get_args(Version):
-            raise ResnetError(f"There is no {self.stem} stem of version {self.version}; stems are imagenet and cifar, "
-                              "versions v1 and v2.")  # fmt: skip
-        if self.classes < 1:
-            raise ResnetError(f"A network needs at least one class, not {self.classes}; give --num-classes.")
-        _ = self.units
-
-    @property
-    def units(self) -> tuple[int, ...]:
-        """Units of each stage."""
-        if self.stem == "imagenet":
-            tables = IMAGENET_UNITS | DEEPER_UNITS
-            if self.depth not in tables:
-                depths = ", ".join(str(depth) for depth in tables)
-                raise ResnetError(f"There is no ImageNet network of depth {self.depth}; depths are {depths}.")
-            return tables[self.depth]
-        layers_per_unit = 3 if self.bottleneck else 2
-        units, rest = divmod(self.depth - 2, 3 * layers_per_unit)
-        if rest or units < 1:
-            raise ResnetError(
-                f"There is no CIFAR network of depth {self.depth}; depths are 6n+2 below 164 (8, 14, 20, 26, ..., 56, "
-                "110) and 9n+2 (11, 29, ..., 164, 1001)."
-            )
-        return (units,) * 3
-
-    @property
-    def bottleneck(self) -> bool:
-        """Whether the units are 1x1-3x3-1x1 rather than 3x3-3x3."""
-        if self.stem == "imagenet":
-            return self.depth >= 50
-        return self.depth >= 164 or (self.depth - 2) % 6 != 0
-
-    @property
-    def filters(self) -> tuple[int, ...]:
-        """Channels after the stem and after each stage."""
-        if self.stem == "imagenet":
-            return (64, 256, 512, 1024, 2048) if self.bottleneck else (64, 64, 128, 256, 512)
-        return (16, 64, 128, 256) if self.bottleneck else (16, 16, 32, 64)
-
-    @property
-    def image_size(self) -> int:
-        """Side of the square images it is trained on, in pixels."""
-        return 224 if self.stem == "imagenet" else 32
+# What an architecture is made of belongs to a network's users too.
+__all__ = [
+    "DEEPER_UNITS",
+    "EPSILON",
+    "IMAGENET_UNITS",
+    "Architecture",
+    "ResNet",
+    "Stem",
+    "Version",
+    "default_stem",
+    "initialize",
+    "resnet",
+]
 
 
 class FixedGammaBatchNorm(nn.BatchNorm2d):
@@ -224,10 +165,10 @@ class ResNet(nn.Module):
         self.architecture = architecture
         self.plan = plan
         filters = architecture.filters
-        v2, imagenet = architecture.version == "v2", architecture.stem == "imagenet"
+        v2, large = architecture.version == "v2", architecture.large_images
         self.bn_data = FixedGammaBatchNorm(3, EPSILON, batch_norm_momentum) if v2 else None
-        self.conv0 = _convolution(3, filters[0], 7, 2) if imagenet else _convolution(3, filters[0], 3)
-        self.bn0 = _batch_norm(filters[0], batch_norm_momentum) if imagenet or not v2 else None
+        self.conv0 = _convolution(3, filters[0], 7, 2) if large else _convolution(3, filters[0], 3)
+        self.bn0 = _batch_norm(filters[0], batch_norm_momentum) if architecture.norm_behind_conv0 else None
         self.stages = [f"stage{number}" for number in range(1, len(architecture.units) + 1)]
         for number, name in enumerate(self.stages):
             stride = 1 if number == 0 else 2
@@ -251,36 +192,45 @@ class ResNet(nn.Module):
             yield from cast(nn.Sequential, self.get_submodule(name))
 
     def stem(self, x: Tensor) -> Tensor:
-        """N x 3 x H x W images -> the first unit's input: N x 64 x H/4 x W/4 (ImageNet), N x 16 x H x W (CIFAR)."""
+        """N x 3 x H x W images -> the first unit's input: N x 64 x H/4 x W/4, or N x 16 x H x W (CIFAR)."""
         if self.bn_data is not None:
             x = self.bn_data(x)
         x = self.conv0(x)
         if self.bn0 is not None:
             x = _activated(self.bn0, x)
-        return max_pool(x) if self.architecture.stem == "imagenet" else x
+        return max_pool(x) if self.architecture.large_images else x
 
     def links(self) -> tuple[Link, ...]:
         """The stem and the units as a chain."""
         stem = Link(
             (Layer(self.bn_data, False, self.conv0),), last_norm=self.bn0, last_relu=self.bn0 is not None,
-            pooled=self.architecture.stem == "imagenet",
+            pooled=self.architecture.large_images,
         )  # fmt: skip
         return stem, *(cast(PreActivationUnit | PostActivationUnit, unit).link() for unit in self.residual_units())
 
-    def features(self, x: Tensor) -> Tensor:
-        """N x 3 x H x W images -> N x filters pooled features, the input of `fc1`."""
+    def maps(self, x: Tensor) -> Tensor:
+        """N x 3 x H x W images -> N x filters x H/32 x W/32 (CIFAR: H/4 x W/4), the activations that are pooled."""
         if self.plan is not None and self.training and torch.is_grad_enabled():
             x = recompute.run(self.links(), self.plan, x)
         else:
             x = self.stem(x)
             for unit in self.residual_units():
                 x = unit(x)
-        if self.bn1 is not None:
-            x = _activated(self.bn1, x)
-        return x.mean((2, 3))
+        return x if self.bn1 is None else _activated(self.bn1, x)
+
+    def features(self, x: Tensor) -> Tensor:
+        """N x 3 x H x W images -> N x filters pooled features, the input of `fc1`."""
+        return self.maps(x).mean((2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
         return cast(Tensor, self.fc1(self.features(x)))
+
+    def reset_classifier(self, classes: int, seed: int = 0) -> None:
+        """Replace `fc1` by a new one for other classes, its weights drawn as by `initialize`, for fine-tuning."""
+        old = self.fc1.weight
+        self.architecture = replace(self.architecture, classes=classes)
+        self.fc1 = nn.Linear(self.fc1.in_features, classes, device=old.device, dtype=old.dtype)
+        _draw(self.fc1, torch.Generator().manual_seed(seed))
 
 
 def initialize(network: ResNet, seed: int) -> ResNet:
@@ -292,11 +242,7 @@ def initialize(network: ResNet, seed: int) -> ResNet:
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            deviation = (2 / module.weight[0].numel()) ** 0.5
-            # Drawn apart: filling a channels-last tensor in place would give other weights for the same seed.
-            module.weight.data.copy_(torch.empty(module.weight.shape).normal_(0, deviation, generator=generator))
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+            _draw(module, generator)
         elif isinstance(module, nn.BatchNorm2d):
             module.reset_parameters()
     return network
@@ -305,6 +251,14 @@ def initialize(network: ResNet, seed: int) -> ResNet:
 def default_stem(depth: int) -> Stem:
     """The stem that a depth is known with: imagenet for 18, 34, 50, 101, 152, 200 and 269, else cifar."""
     return "imagenet" if depth in IMAGENET_UNITS else "cifar"
+
+
+def _draw(layer: nn.Conv2d | nn.Linear, generator: torch.Generator) -> None:
+    deviation = (2 / layer.weight[0].numel()) ** 0.5
+    # Drawn apart: filling a channels-last tensor in place would give other weights for the same seed.
+    layer.weight.data.copy_(torch.empty(layer.weight.shape).normal_(0, deviation, generator=generator))
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
 
 
 def resnet(depth: int, classes: int = 1000, version: Version = "v2", stem: Stem | None = None, seed: int = 0) -> ResNet:

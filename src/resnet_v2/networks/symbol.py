@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 from resnet_v2.files import ResnetError
-from resnet_v2.networks.resnet import EPSILON, Architecture
+from resnet_v2.networks.architecture import EPSILON, Architecture
 
 _MXNET_VERSION = 10901
 _STATISTICS = ("moving_mean", "moving_var")
@@ -111,19 +111,20 @@ def _post_activation_unit(graph: _Graph, x: int, name: str, outputs: int, stride
 
 def _stem(graph: _Graph, architecture: Architecture) -> int:
     x = graph.variable("data")
-    imagenet, v2 = architecture.stem == "imagenet", architecture.version == "v2"
-    if v2:
+    large = architecture.large_images
+    if architecture.version == "v2":
         x = graph.batch_norm(x, "bn_data", fix_gamma=True)
-    x = graph.convolution(x, "conv0", architecture.filters[0], *((7, 2) if imagenet else (3, 1)))
-    if imagenet or not v2:
+    x = graph.convolution(x, "conv0", architecture.filters[0], *((7, 2) if large else (3, 1)))
+    if architecture.norm_behind_conv0:
         x = graph.relu(graph.batch_norm(x, "bn0"), "relu0")
-    if imagenet:
+    if large:
         sizes = {"kernel": "(3, 3)", "stride": "(2, 2)", "pad": "(1, 1)"}
         x = graph.layer("Pooling", "pooling0", [x], **sizes, pool_type="max")
     return x
 
 
-def _nodes(architecture: Architecture) -> list[Node]:
+def layers(architecture: Architecture) -> list[Node]:
+    """The layers of a network as MXNet names them, from the variable `data` to the node `softmax`."""
     graph = _Graph()
     x = _stem(graph, architecture)
     v2 = architecture.version == "v2"
@@ -148,7 +149,7 @@ def symbol_json(architecture: Architecture) -> str:
 
     Inputs `data` (N x 3 x H x W) and `softmax_label` (N); output `softmax_output` (N x classes).
     """
-    nodes = _nodes(architecture)
+    nodes = layers(architecture)
     entries = []
     for node in nodes:
         entry: dict[str, Any] = {"op": node.op, "name": node.name}
@@ -176,7 +177,7 @@ def fixed_gammas(text: str, architecture: Architecture, source: str) -> frozense
     wanted = f"our ResNet-{architecture.depth} {architecture.version} ({architecture.stem})"
     advice = "its weights would give other numbers here, so use it with MXNet 1.9.1"
     known: dict[Hashable, int] = {}
-    ours = _nodes(architecture)
+    ours = layers(architecture)
     values = _values(ours, lambda key, node: known.setdefault(key, len(known)))
     # The graph of an inference file may end in fc1 itself.
     outputs = (values[-1], values[ours[-1].inputs[0]])

@@ -1,11 +1,9 @@
 """Weight files: safetensors whose header says what the network is, how to feed it and what its classes are called."""
 
-import json
-import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import safetensors
 import safetensors.torch
@@ -14,70 +12,29 @@ from torch import Tensor
 
 from resnet_v2.files import ResnetError, replacing
 from resnet_v2.networks import mxnet
-from resnet_v2.networks.resnet import Architecture, ResNet
+from resnet_v2.networks.finding import checkpoint_path, find_checkpoint, saved_epochs, split_path
+from resnet_v2.networks.header import METADATA_KEY, Header, read_header
+from resnet_v2.networks.resnet import ResNet
 
-METADATA_KEY = "resnet_v2"
-
-
-@dataclass(frozen=True)
-class Header:
-    """What a weight file says of itself; kept as JSON in the safetensors metadata.
-
-    `resize` and `crop` are the evaluation preprocessing in pixels: shorter side, then the centre. `class_names` has one
-    line per class, or is empty. `errors` holds measured figures in percent, such as `top1_error`. `training` is what
-    the trainer needs to go on: settings and position.
-    """
-
-    architecture: Architecture
-    epoch: int
-    resize: int
-    crop: int
-    class_names: tuple[str, ...] = ()
-    errors: Mapping[str, float] = field(default_factory=dict)
-    training: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def of_epoch(cls, architecture: Architecture, epoch: int, class_names: tuple[str, ...] = ()) -> "Header":
-        """A header with the preprocessing that the architecture's stem is trained for."""
-        size = architecture.image_size
-        return cls(architecture, epoch, 256 if architecture.stem == "imagenet" else size, size, class_names)
+# What a weight file says of itself, and where it is, is known without torch; here they belong to it.
+__all__ = [
+    "METADATA_KEY", "Header", "build", "checkpoint_path", "fill", "fill_body", "find_checkpoint", "load",
+    "network_tensors", "read", "read_checkpoint", "save", "saved_epochs",
+]  # fmt: skip
 
 
-def checkpoint_path(prefix: str, epoch: int) -> Path:
-    """`model/resnet-cifar10-20`, 30 -> `model/resnet-cifar10-20-0030.safetensors`."""
-    return Path(f"{prefix}-{epoch:04d}.safetensors")
+def read_checkpoint(prefix: str, epoch: int | None = None) -> tuple[Path, Header, dict[str, Tensor]]:
+    """File, header and tensors of a checkpoint, from our file or from MXNet's (`PREFIX-0000.params`).
 
-
-def saved_epochs(prefix: str) -> list[int]:
-    """The epochs of which checkpoints with this prefix are there, ours or MXNet's, ascending."""
-    start = Path(prefix)
-    if not start.parent.is_dir():
-        return []
-    names = re.compile(re.escape(start.name) + r"-(\d{4,})\.(safetensors|params)")
-    return sorted({int(match[1]) for path in start.parent.iterdir() if (match := names.fullmatch(path.name))})
-
-
-def find_checkpoint(prefix: str, epoch: int) -> Path:
-    """The file of an epoch, ours before MXNet's; a ResnetError lists the epochs that are there when there is none."""
-    path = checkpoint_path(prefix, epoch)
-    for candidate in (path, mxnet.params_path(prefix, epoch)):
-        if candidate.is_file():
-            return candidate
-    epochs = saved_epochs(prefix)
-    there = f"saved epochs are {', '.join(map(str, epochs))}" if epochs else f"no checkpoint starts with {prefix}-"
-    raise ResnetError(f"{path} is missing: {there}; check --prefix and --epoch.")
-
-
-def read_checkpoint(prefix: str, epoch: int) -> tuple[Path, Header, dict[str, Tensor]]:
-    """File, header and tensors of an epoch, from our file or from MXNet's (`PREFIX-0000.params`).
-
-    What MXNet's files do not tell is as in 2016: images of 256 pixels (CIFAR: 32) on the shorter side, no class names.
+    `prefix` is whatever `find_checkpoint` takes. What MXNet's files do not tell is as in 2016: images of 256 pixels
+    (CIFAR: 32) on the shorter side, no class names.
     """
     path = find_checkpoint(prefix, epoch)
     if path.suffix == ".safetensors":
         return path, *read(path)
-    architecture, tensors = mxnet.load_checkpoint(prefix, epoch)
-    return path, Header.of_epoch(architecture, epoch), tensors
+    start, number = split_path(path)
+    architecture, tensors = mxnet.load_checkpoint(start, number)
+    return path, Header.of_epoch(architecture, number), tensors
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], header: Header, check: bool = False) -> None:
@@ -85,7 +42,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], header: Header, check: bool 
 
     With `check` it is read back before: a ResnetError says when the disk has other bytes than were written.
     """
-    metadata = {"format": "pt", METADATA_KEY: json.dumps(asdict(header))}
+    metadata = {"format": "pt", METADATA_KEY: header.to_json()}
     with replacing(path) as temporary:
         try:
             safetensors.torch.save_file(dict(tensors), temporary, metadata)
@@ -113,36 +70,9 @@ def network_tensors(network: ResNet) -> dict[str, Tensor]:
 
 def read(path: Path) -> tuple[Header, dict[str, Tensor]]:
     """Header and all tensors of a file, on the CPU; a ResnetError says what is wrong with a file that is not ours."""
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a mapping)
-    except safetensors.SafetensorError as error:
-        raise ResnetError(f"{path} is damaged or no safetensors file ({error}); take another epoch.") from None
-    if METADATA_KEY not in metadata:
-        raise ResnetError(
-            f"{path} has no resnet-v2 header, so its network is unknown; it was not written by resnet-v2."
-        )
-    return _parse_header(path, metadata[METADATA_KEY]), tensors
-
-
-def read_header(path: Path) -> Header:
-    """The header of a file alone."""
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except safetensors.SafetensorError as error:
-        raise ResnetError(f"{path} is damaged or no safetensors file ({error}); take another epoch.") from None
-    return _parse_header(path, metadata.get(METADATA_KEY, ""))
-
-
-def _parse_header(path: Path, text: str) -> Header:
-    try:
-        fields = json.loads(text)
-        architecture = Architecture(**fields.pop("architecture"))
-        return Header(architecture, class_names=tuple(fields.pop("class_names")), **fields)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ResnetError(f"{path} has a header that cannot be read ({error}); update resnet-v2.") from None
+    header = read_header(path)
+    with safetensors.safe_open(path, framework="pt") as file:
+        return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a mapping)
 
 
 def fill(path: Path, network: ResNet, tensors: Mapping[str, Tensor]) -> None:
@@ -158,25 +88,27 @@ def fill(path: Path, network: ResNet, tensors: Mapping[str, Tensor]) -> None:
     network.load_state_dict({name: tensors[name] for name in wanted}, strict=False)
 
 
-def load(prefix: str, epoch: int) -> tuple[ResNet, Header]:
-    """The network and header of a checkpoint, ours or MXNet's, on the CPU, in evaluation mode, channels-last memory."""
-    path, header, tensors = read_checkpoint(prefix, epoch)
+def fill_body(path: Path, network: ResNet, header: Header, tensors: Mapping[str, Tensor]) -> None:
+    """Fine-tuning: copy everything but the last layer, which keeps its own weights and number of classes.
+
+    Raises ResnetError, naming `path`, when the rest of the architecture is another.
+    """
+    if replace(header.architecture, classes=network.architecture.classes) != network.architecture:
+        raise ResnetError(f"{path} holds {header.architecture}, which does not go into {network.architecture}.")
+    own = {f"fc1.{name}": tensor for name, tensor in network.fc1.state_dict().items()}
+    fill(path, network, {**tensors, **own})
+
+
+def build(path: Path, header: Header, tensors: Mapping[str, Tensor]) -> ResNet:
+    """The network of what `read_checkpoint` gave, on the CPU, in evaluation mode, channels-last memory."""
     with torch.device("meta"):
         network = ResNet(header.architecture)
     network = network.to_empty(device="cpu").to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     fill(path, network, tensors)
-    return network.eval(), header
+    return cast(ResNet, network.eval())
 
 
-def convert(prefix: str, epoch: int, to: str, out: str) -> Path:
-    """Write the network of a checkpoint as `to`: "mxnet" (OUT-0000.params and OUT-symbol.json) or "safetensors".
-
-    The optimiser's momentum is left behind. Returns the path of the weights.
-    """
-    network, header = load(prefix, epoch)
-    if to == "mxnet":
-        mxnet.save_checkpoint(out, epoch, network)
-        return mxnet.params_path(out, epoch)
-    path = checkpoint_path(out, epoch)
-    save(path, network_tensors(network), replace(header, training={}))
-    return path
+def load(prefix: str, epoch: int | None = None) -> tuple[ResNet, Header]:
+    """The network (as `build` makes it) and the header of a checkpoint, ours or MXNet's."""
+    path, header, tensors = read_checkpoint(prefix, epoch)
+    return build(path, header, tensors), header

@@ -18,7 +18,7 @@ import torch
 from resnet_v2.config import TrainConfig
 from resnet_v2.files import ResnetError, replacing
 from resnet_v2.networks import weights
-from resnet_v2.networks.weights import Header
+from resnet_v2.networks.header import Header, read_header
 from resnet_v2.training.optim import momentum_tensors, restore_momentum
 from resnet_v2.training.step import Trainer
 
@@ -146,7 +146,7 @@ def unfinished(prefix: str) -> str | None:
     if not path.is_file():
         return None
     with contextlib.suppress(ResnetError, KeyError, safetensors.SafetensorError):
-        training = weights.read_header(path).training
+        training = read_header(path).training
         position, wanted = training["position"], training["epochs"]
         if position["epoch"] < wanted:
             return f"epoch {position['epoch']} of {wanted}"

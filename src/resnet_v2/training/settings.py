@@ -7,6 +7,7 @@ from resnet_v2.config import TrainConfig, parse_numbers
 from resnet_v2.data.augment import Augmentation, augmentation, random_resized_crop
 from resnet_v2.data.lists import read_synset
 from resnet_v2.files import ResnetError
+from resnet_v2.networks import weights
 from resnet_v2.networks.resnet import Architecture
 
 # Of the whole run: 30, 60, 90 of 120 epochs on ImageNet, 120 and 160 of 200 on CIFAR.
@@ -37,7 +38,7 @@ class RunSettings:
         if self.augment == "rrc":
             plan = random_resized_crop(size)
         else:
-            plan = augmentation(self._level(epoch), size, self.architecture.stem == "imagenet")
+            plan = augmentation(self._level(epoch), size, self.architecture.large_images)
         return replace(plan, interpolation=self.interpolation)
 
     def records_of(self, epoch: int) -> Path:
@@ -51,7 +52,6 @@ class RunSettings:
 def resolve(config: TrainConfig) -> RunSettings:
     """Fill in the defaults of a config; a ResnetError says which setting makes no sense."""
     imagenet = config.is_imagenet()
-    depth = config.depth if config.depth is not None else 50 if imagenet else 20
     names = _class_names(config)
     classes = config.num_classes or len(names) or (1000 if imagenet else 0)
     if not classes:
@@ -74,7 +74,8 @@ def resolve(config: TrainConfig) -> RunSettings:
         )
     if config.model_load_epoch and not config.retrain:
         raise ResnetError(f"--model-load-epoch {config.model_load_epoch} does nothing without --retrain; add it.")
-    name = f"{'' if config.version == 'v2' else 'v1-'}{config.data_type}-{depth}"
+    architecture = _architecture(config, classes)
+    name = f"{'' if architecture.version == 'v2' else 'v1-'}{config.data_type}-{architecture.depth}"
     train, level_1, val = (
         ("train_480_q90", "train_256_q90", "val_256_q90")
         if imagenet
@@ -82,7 +83,7 @@ def resolve(config: TrainConfig) -> RunSettings:
     )
     return RunSettings(
         prefix=config.model_prefix or f"model/resnet-{name}",
-        architecture=Architecture(depth, classes, "imagenet" if imagenet else "cifar", config.version),
+        architecture=architecture,
         class_names=names,
         batch_size=batch_size,
         epochs=epochs,
@@ -95,6 +96,19 @@ def resolve(config: TrainConfig) -> RunSettings:
         records_level_1=config.data_dir / f"{level_1}.rec",
         validation_records=config.data_dir / f"{val}.rec",
     )
+
+
+def _architecture(config: TrainConfig, classes: int) -> Architecture:
+    """What the flags ask for, or the checkpoint's that --finetune names, with these classes."""
+    if config.finetune:
+        if config.retrain:
+            raise ResnetError("--finetune starts a run and --retrain goes on with one; give one of them.")
+        found = weights.read_checkpoint(config.finetune)[1].architecture
+        if config.depth not in (None, found.depth):
+            raise ResnetError(f"{config.finetune} has {found.depth} layers, not {config.depth}; leave --depth out.")
+        return replace(found, classes=classes)
+    depth = config.depth if config.depth is not None else 50 if config.is_imagenet() else 20
+    return Architecture(depth, classes, "imagenet" if config.is_imagenet() else "cifar", config.version)
 
 
 def _list_dir(config: TrainConfig) -> Path:

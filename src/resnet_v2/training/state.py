@@ -13,8 +13,7 @@ from resnet_v2.config import TrainConfig
 from resnet_v2.files import ResnetError
 from resnet_v2.logs.runlog import RunLog
 from resnet_v2.logs.tensorboard import open_writer
-from resnet_v2.networks import weights
-from resnet_v2.networks.weights import Header
+from resnet_v2.networks.header import Header, read_header
 from resnet_v2.training import checkpoint
 from resnet_v2.training.checkpoint import Start
 from resnet_v2.training.distributed import Ranks, launched
@@ -145,7 +144,7 @@ def _of_rank(states: Sequence[Mapping[str, float]], ranks: Ranks) -> Mapping[str
 
 def saved_evaluation(prefix: str) -> Evaluation:
     """The evaluation at the end of a finished run."""
-    saved = weights.read_header(checkpoint.latest_path(prefix)).training["evaluation"]
+    saved = read_header(checkpoint.latest_path(prefix)).training["evaluation"]
     return Evaluation(**saved)
 
 

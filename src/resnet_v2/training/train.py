@@ -76,6 +76,9 @@ def _fit(config: TrainConfig, ranks: Ranks, device: torch.device, interruption: 
     schedule, weight_decay = schedule_of(config, settings, start)
     plan = _plan(config, settings, ranks, device)
     network = initialize(ResNet(settings.architecture, 1 - config.bn_mom, plan), config.seed)
+    if config.finetune and start is None:
+        path, header, tensors = weights.read_checkpoint(config.finetune)
+        weights.fill_body(path, network, header, tensors)
     memory_format = torch.channels_last if config.memory_format == "channels-last" else torch.contiguous_format
     network = network.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
     optimizer = nesterov_sgd(network, schedule.base, config.mom, weight_decay)

@@ -1,0 +1,105 @@
+"""Milliseconds from one prepared image to its logits on the CPU: ours against the runtimes used by hand.
+
+By hand: the network as PyTorch's own exporter writes it (needs onnxscript), run by ONNX Runtime and by OpenVINO, which
+fold and fuse for themselves; and PyTorch itself. They get a float32 batch that is ready; ours get the uint8 image.
+OpenVINO left to itself computes in bfloat16 where the processor can, so it is measured both ways. All take turns in one
+process, ten calls each after three that are not counted, so that what slows the machine slows them all.
+
+    OMP_NUM_THREADS=2 python benchmarks/latency.py --depth 50 --rounds 6
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import openvino
+import torch
+
+from resnet_v2.inference.engines import open_engine
+from resnet_v2.networks import weights
+from resnet_v2.networks.header import Header
+from resnet_v2.networks.resnet import ResNet, resnet
+
+Call = Callable[[], object]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--depth", type=int, default=50)
+    parser.add_argument("--rounds", type=int, default=6)
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    network = resnet(options.depth).eval()
+    image = np.random.default_rng(0).integers(0, 256, (1, *(network.architecture.image_size,) * 2, 3), dtype=np.uint8)
+    with tempfile.TemporaryDirectory() as folder:
+        calls = by_hand(network, image, Path(folder)) | ours(network, image, f"{folder}/net")
+        report(calls, options.rounds)
+
+
+def by_hand(network: ResNet, image: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], folder: Path) -> dict[str, Call]:
+    planes = image.transpose(0, 3, 1, 2).astype(np.float32, order="C")
+    batch = torch.from_numpy(planes)
+    path = folder / "by_hand.onnx"
+    torch.onnx.export(network, (batch,), path, dynamo=True, verbose=False)
+    session = onnxruntime.InferenceSession(path)
+    name = session.get_inputs()[0].name
+    core = openvino.Core()
+    exact = core.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}).create_infer_request()
+    default = core.compile_model(path, "CPU").create_infer_request()
+    channels_last = batch.to(memory_format=torch.channels_last)
+
+    def pytorch() -> torch.Tensor:
+        with torch.inference_mode():
+            return network(channels_last)  # type: ignore[no-any-return]
+
+    return {
+        "PyTorch by hand": pytorch,
+        "ONNX Runtime by hand": lambda: session.run(None, {name: planes}),
+        "OpenVINO by hand": lambda: exact.infer([planes]),
+        "OpenVINO by hand, bfloat16": lambda: default.infer([planes]),
+    }
+
+
+def ours(network: ResNet, image: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], prefix: str) -> dict[str, Call]:
+    header = Header.of_epoch(network.architecture, 1)
+    weights.save(weights.checkpoint_path(prefix, 1), weights.network_tensors(network), header)
+    kinds = [("torch", "float32"), ("onnx", "float32"), ("openvino", "float32"), ("openvino", "bfloat16")]
+    calls: dict[str, Call] = {}
+    for name, precision in kinds:
+        engine = open_engine(name, prefix, 1, precision=precision)  # type: ignore[arg-type]
+        label = f"--engine {name}" + (", bfloat16" if precision == "bfloat16" else "")
+        calls[label] = partial(engine.logits, image)
+    return calls
+
+
+def report(calls: dict[str, Call], rounds: int) -> None:
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            times[name] += [seconds(call) for _ in range(13)][3:]
+    for name, measured in times.items():
+        fast, middle, slow = (1000 * float(np.percentile(measured, share)) for share in (5, 50, 95))
+        print(f"{name:28} median {middle:7.2f} ms   5% {fast:7.2f}   95% {slow:7.2f}")
+    for precision in ("float32", "bfloat16"):
+        chosen = {
+            name: value for name, value in times.items() if name.endswith("bfloat16") == (precision == "bfloat16")
+        }
+        peer = min(statistics.median(value) for name, value in chosen.items() if "by hand" in name)
+        best = min(statistics.median(value) for name, value in chosen.items() if "--engine" in name)
+        print(f"{precision}: our fastest / the fastest by hand: {best / peer:.3f}")
+
+
+def seconds(call: Call) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""A model card: what a checkpoint is, as Markdown with the front matter that model hubs read."""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from resnet_v2.files import ResnetError, write_text
+from resnet_v2.inference import report
+from resnet_v2.inference.engines import open_engine
+from resnet_v2.logs.runlog import Curve, read_curve
+from resnet_v2.networks import weights
+from resnet_v2.networks.finding import FOLDER_WEIGHTS, split_path
+from resnet_v2.networks.header import Header
+from resnet_v2.networks.resnet import ResNet
+
+PAPERS = {"v2": "[Identity Mappings in Deep Residual Networks](https://arxiv.org/abs/1603.05027)",
+          "v1": "[Deep Residual Learning for Image Recognition](https://arxiv.org/abs/1512.03385)"}  # fmt: skip
+# The flags that make a run what it is; the others say where it ran and read.
+TOLD_SETTINGS = ("batch_size", "epochs", "lr", "milestones", "schedule", "mom", "wd", "warmup_epochs",
+                 "label_smoothing", "aug_levels", "finetune", "num_examples", "seed")  # fmt: skip
+NAMES_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Card:
+    """The Markdown of a checkpoint, its header and its network."""
+
+    markdown: str
+    header: Header
+    network: ResNet
+
+
+def make_card(
+    prefix: str, epoch: int | None = None, rec: Path | None = None, data_name: str = "", license_name: str = ""
+) -> Card:
+    """The card of a checkpoint: from its header, from the log beside it, and from an evaluation on `rec` if given."""
+    path, header, tensors = weights.read_checkpoint(prefix, epoch)
+    network = weights.build(path, header, tensors)
+    settings = header.training.get("settings", {})
+    data = data_name or str(settings.get("data_type", "")) or (rec.stem if rec is not None else "")
+    parts = [f"# {_title(header, data)}", _summary(header, network)]
+    errors = dict(header.errors)
+    if rec is not None:
+        (row,) = report.evaluate_all([open_engine("torch", str(path))], rec)
+        errors = {"top1_error": row.verdicts.error(1), "top5_error": row.verdicts.error(5)}
+        parts += [_results(errors, data), "## Errors by class", report.class_table(row)]
+    elif errors:
+        parts.append(_results(errors, data))
+    parts.append(_use(header))
+    if settings:
+        parts.append(_training(header))
+    if curve := _curve(path):
+        parts.append(_course(curve))
+    if header.class_names:
+        parts.append(_classes(header))
+    front = _front_matter(_title(header, data), errors, data, license_name)
+    return Card("\n\n".join([front, *parts]) + "\n", replace(header, errors=errors), network)
+
+
+def write_folder(card: Card, folder: Path) -> str:
+    """Write README.md, config.json and model.safetensors, the layout of model hubs; `resnet_v2.load(folder)` reads it.
+
+    The optimiser's momentum is left behind. Returns a sentence about it.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ResnetError(f"{folder} is a file; give --out a folder.")
+    write_text(folder / "README.md", card.markdown)
+    write_text(folder / "config.json", json.dumps(_config(card.header), indent=2, ensure_ascii=False) + "\n")
+    weights.save(folder / FOLDER_WEIGHTS, weights.network_tensors(card.network), replace(card.header, training={}))
+    return f"{folder} is ready to be pushed: README.md, config.json, {FOLDER_WEIGHTS}"
+
+
+def _title(header: Header, data: str) -> str:
+    return f"ResNet-{header.architecture.depth}-{header.architecture.version}" + (f", {data}" if data else "")
+
+
+def _front_matter(title: str, errors: dict[str, float], data: str, license_name: str) -> str:
+    # JSON strings are YAML strings too, whatever stands in a name.
+    lines = ["---", "library_name: resnet-v2", "pipeline_tag: image-classification"]
+    if license_name:
+        lines.append(f"license: {json.dumps(license_name)}")
+    lines += ["tags:", "- image-classification", "- resnet", "- pytorch"]
+    if errors:
+        lines += ["model-index:", f"- name: {json.dumps(title)}", "  results:", "  - task:",
+                  "      type: image-classification", "    dataset:", f"      name: {json.dumps(data or 'unknown')}",
+                  f"      type: {json.dumps(data or 'unknown')}", "    metrics:"]  # fmt: skip
+        for number in (1, 5):
+            accuracy = 1 - errors[f"top{number}_error"] / 100
+            lines += ["    - type: accuracy", f"      name: top-{number} accuracy", f"      value: {accuracy:.4f}"]
+    return "\n".join([*lines, "---"])
+
+
+def _summary(header: Header, network: ResNet) -> str:
+    architecture = header.architecture
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    stem = {"imagenet": "7x7 stem for large images", "timm": "timm's 7x7 stem", "cifar": "3x3 stem for small images"}
+    return (
+        f"A residual network of {architecture.depth} layers ({PAPERS[architecture.version]}), "
+        f"{stem[architecture.stem]}, {parameters / 1e6:.2f} million parameters, {architecture.classes} classes, epoch "
+        f"{header.epoch}. It takes raw RGB from 0 to 255: the shorter side {header.resize} pixels, the centre "
+        f"{header.crop} x {header.crop}."
+    )
+
+
+def _results(errors: dict[str, float], data: str) -> str:
+    where = f" on the validation images of {data}" if data else ""
+    return (
+        f"## Results\n\nSingle centre crop{where}, every image once:\n\n| top-1 error | top-5 error |\n|---|---|\n"
+        f"| {errors['top1_error']:.2f} % | {errors['top5_error']:.2f} % |"
+    )
+
+
+def _use(header: Header) -> str:
+    return (
+        '## Use\n\n```python\nimport resnet_v2\n\nnetwork = resnet_v2.load("path/of/this/folder")\n'
+        'network.classify("picture.jpg", top=5)\n```\n\n'
+        "    resnet-v2 predict --prefix path/of/this/folder --img picture.jpg"
+    )
+
+
+def _training(header: Header) -> str:
+    settings = header.training["settings"]
+    told = {name: settings[name] for name in TOLD_SETTINGS if settings.get(name) not in (None, "", 0, 0.0)}
+    told |= {"lr": header.training.get("learning_rate"), "wd": header.training.get("weight_decay")}
+    lines = [f"| {name} | {json.dumps(value)} |" for name, value in told.items() if value is not None]
+    return "\n".join(["## Training", "", "| setting | value |", "|---|---|", *lines])
+
+
+def _curve(path: Path) -> Curve | None:
+    log = Path(f"{split_path(path)[0]}.jsonl")
+    return read_curve(log) if log.is_file() else None
+
+
+def _course(curve: Curve) -> str:
+    row = curve.summary()
+    return (
+        f"Of {row['epochs']} epochs the best so far is checkpoint {row['checkpoint']}, with a top-1 error of "
+        f"{row['top1_error']:.2f} %."
+    )
+
+
+def _classes(header: Header) -> str:
+    names = header.class_names
+    more = f" and {len(names) - NAMES_SHOWN} more (in config.json)" if len(names) > NAMES_SHOWN else ""
+    return f"## Classes\n\n{', '.join(names[:NAMES_SHOWN])}{more}"
+
+
+def _config(header: Header) -> dict[str, object]:
+    names = {str(index): header.name(index) for index in range(header.architecture.classes)}
+    return {
+        "library_name": "resnet-v2",
+        "architecture": asdict(header.architecture),
+        "num_classes": header.architecture.classes,
+        "input": {"channels": "RGB", "range": [0, 255], "resize": header.resize, "crop": header.crop},
+        "errors": dict(header.errors),
+        "id2label": names,
+    }

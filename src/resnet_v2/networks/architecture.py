@@ -1,0 +1,92 @@
+"""What a network is made of: depths, stems and versions. No torch, so that a command can ask before it needs one."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from resnet_v2.files import ResnetError
+
+Version = Literal["v1", "v2"]
+# timm: that of timm's resnetv2_50 and their like, imagenet without a BatchNorm and ReLU behind the first convolution.
+Stem = Literal["imagenet", "cifar", "timm"]
+
+EPSILON = 2e-5
+
+IMAGENET_UNITS = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+    200: (3, 24, 36, 3),
+    269: (3, 30, 48, 8),
+}
+# Of no publication: the 200's stages stretched, to show how deep a network a given memory trains.
+DEEPER_UNITS = {1001: (15, 122, 181, 15)}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a network is made of; enough to build it, and saved in every checkpoint's header."""
+
+    depth: int
+    classes: int
+    stem: Stem
+    version: Version = "v2"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built: ResnetError names the depths, versions and stems that exist."""
+        if self.stem not in get_args(Stem) or self.version not in get_args(Version):
+            raise ResnetError(f"There is no {self.stem} stem of version {self.version}; stems are imagenet, cifar "
+                              "and timm, versions v1 and v2.")  # fmt: skip
+        if (self.stem, self.version) == ("timm", "v1"):
+            raise ResnetError("The timm stem is of version v2 only; give --version v2 or the imagenet stem.")
+        if self.classes < 1:
+            raise ResnetError(f"A network needs at least one class, not {self.classes}; give --num-classes.")
+        _ = self.units
+
+    @property
+    def large_images(self) -> bool:
+        """Whether the stem makes images four times smaller: a 7x7 convolution with stride 2, and max pooling."""
+        return self.stem != "cifar"
+
+    @property
+    def norm_behind_conv0(self) -> bool:
+        """Whether a BatchNorm and a ReLU follow the first convolution."""
+        return self.stem == "imagenet" or self.version == "v1"
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        """Units of each stage."""
+        if self.large_images:
+            tables = IMAGENET_UNITS | DEEPER_UNITS
+            if self.depth not in tables:
+                depths = ", ".join(str(depth) for depth in tables)
+                raise ResnetError(f"There is no ImageNet network of depth {self.depth}; depths are {depths}.")
+            return tables[self.depth]
+        layers_per_unit = 3 if self.bottleneck else 2
+        units, rest = divmod(self.depth - 2, 3 * layers_per_unit)
+        if rest or units < 1:
+            raise ResnetError(
+                f"There is no CIFAR network of depth {self.depth}; depths are 6n+2 below 164 (8, 14, 20, 26, ..., 56, "
+                "110) and 9n+2 (11, 29, ..., 164, 1001)."
+            )
+        return (units,) * 3
+
+    @property
+    def bottleneck(self) -> bool:
+        """Whether the units are 1x1-3x3-1x1 rather than 3x3-3x3."""
+        if self.large_images:
+            return self.depth >= 50
+        return self.depth >= 164 or (self.depth - 2) % 6 != 0
+
+    @property
+    def filters(self) -> tuple[int, ...]:
+        """Channels after the stem and after each stage."""
+        if self.large_images:
+            return (64, 256, 512, 1024, 2048) if self.bottleneck else (64, 64, 128, 256, 512)
+        return (16, 64, 128, 256) if self.bottleneck else (16, 16, 32, 64)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square images it is trained on, in pixels."""
+        return 224 if self.large_images else 32

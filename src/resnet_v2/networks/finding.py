@@ -1,0 +1,86 @@
+"""Which file a checkpoint's name means: PREFIX and epoch, a file, a folder, or a network that ships with the package.
+
+No torch.
+"""
+
+import re
+from importlib import resources
+from pathlib import Path
+
+from resnet_v2.files import ResnetError
+
+ENDINGS = (".safetensors", ".params")
+NUMBERED = re.compile(r"(.+)-(\d{4,})\.(safetensors|params|onnx|pt2)")
+# What model hubs call the weights of a folder.
+FOLDER_WEIGHTS = "model.safetensors"
+SHIPPED = Path(str(resources.files("resnet_v2"))) / "pretrained"
+
+
+def checkpoint_path(prefix: str, epoch: int) -> Path:
+    """`model/resnet-cifar10-20`, 30 -> `model/resnet-cifar10-20-0030.safetensors`."""
+    return Path(f"{prefix}-{epoch:04d}.safetensors")
+
+
+def params_path(prefix: str, epoch: int) -> Path:
+    """`model/resnet-50`, 0 -> `model/resnet-50-0000.params`, MXNet's."""
+    return Path(f"{prefix}-{epoch:04d}.params")
+
+
+def split_path(path: Path) -> tuple[str, int]:
+    """`model/resnet-50-0000.params` -> `model/resnet-50`, 0; a file without a number is its own prefix at epoch 0."""
+    numbered = NUMBERED.fullmatch(path.name)
+    if numbered is None:
+        return str(path.with_suffix("")), 0
+    return str(path.with_name(numbered[1])), int(numbered[2])
+
+
+def saved_epochs(prefix: str) -> list[int]:
+    """The epochs of which checkpoints with this prefix are there, ours or MXNet's, ascending."""
+    start = Path(prefix)
+    if not start.parent.is_dir():
+        return []
+    names = re.compile(re.escape(start.name) + r"-(\d{4,})\.(safetensors|params)")
+    return sorted({int(match[1]) for path in start.parent.iterdir() if (match := names.fullmatch(path.name))})
+
+
+def find_checkpoint(prefix: str, epoch: int | None = None) -> Path:
+    """The file of a checkpoint, ours before MXNet's; a ResnetError tells what is there when there is none.
+
+    Without an epoch `prefix` may also be a file (its ending may be left out), a folder that holds model.safetensors,
+    or the name of a network that ships with the package; of a prefix it is the last epoch. The empty prefix is the
+    first network that ships.
+    """
+    if epoch is None:
+        return _find_named(prefix)
+    for candidate in (checkpoint_path(prefix, epoch), params_path(prefix, epoch)):
+        if candidate.is_file():
+            return candidate
+    epochs = saved_epochs(prefix)
+    there = f"saved epochs are {', '.join(map(str, epochs))}" if epochs else f"no checkpoint starts with {prefix}-"
+    raise ResnetError(f"{checkpoint_path(prefix, epoch)} is missing: {there}; check --prefix and --epoch.")
+
+
+def _find_named(name: str) -> Path:
+    if not name:
+        return _find_shipped()
+    given = Path(name)
+    files = [given] if given.suffix in ENDINGS else [given.with_name(given.name + ending) for ending in ENDINGS]
+    for candidate in (*files, given / FOLDER_WEIGHTS, SHIPPED / f"{name}.safetensors"):
+        if candidate.is_file():
+            return candidate
+    if epochs := saved_epochs(name):
+        return find_checkpoint(name, epochs[-1])
+    raise ResnetError(
+        f"There is no checkpoint {name}: no file starts with {name}- and no network of that name ships with resnet-v2; "
+        "check --prefix, or get a published one with `resnet-v2 fetch`."
+    )
+
+
+def _find_shipped() -> Path:
+    shipped = sorted(SHIPPED.glob("*.safetensors"))
+    if not shipped:
+        raise ResnetError(
+            "No network ships with this version of resnet-v2 yet; give --prefix, such as that of `make demo`: "
+            "model/resnet-digits-14."
+        )
+    return shipped[0]

@@ -1,0 +1,81 @@
+"""What a weight file says of itself: the network, how to feed it, its classes, how it was trained. No torch."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import safetensors
+
+from resnet_v2.data.lists import read_synset
+from resnet_v2.files import ResnetError
+from resnet_v2.networks.architecture import Architecture
+
+METADATA_KEY = "resnet_v2"
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a weight file says of itself; kept as JSON in the metadata of safetensors and ONNX files.
+
+    `resize` and `crop` are the evaluation preprocessing in pixels: shorter side, then the centre. `class_names` has one
+    line per class, or is empty. `errors` holds measured figures in percent, such as `top1_error`. `training` is what
+    the trainer needs to go on: settings and position.
+    """
+
+    architecture: Architecture
+    epoch: int
+    resize: int
+    crop: int
+    class_names: tuple[str, ...] = ()
+    errors: Mapping[str, float] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of_epoch(cls, architecture: Architecture, epoch: int, class_names: tuple[str, ...] = ()) -> "Header":
+        """A header with the preprocessing that the architecture's stem is trained for."""
+        size = architecture.image_size
+        return cls(architecture, epoch, 256 if architecture.large_images else size, size, class_names)
+
+    def to_json(self) -> str:
+        """The header as one line of JSON."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str, path: Path) -> "Header":
+        """What `to_json` gave; a ResnetError names `path` when it is something else."""
+        try:
+            fields = json.loads(text)
+            architecture = Architecture(**fields.pop("architecture"))
+            return cls(architecture, class_names=tuple(fields.pop("class_names")), **fields)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ResnetError(f"{path} has a header that cannot be read ({error}); update resnet-v2.") from None
+
+    def name(self, class_index: int) -> str:
+        """A class's name; its number where there are no names."""
+        return self.class_names[class_index] if self.class_names else str(class_index)
+
+    def named(self, synset: Path) -> "Header":
+        """The same header with the class names of a file; a ResnetError when they are not as many as the classes."""
+        names = read_synset(synset)
+        if len(names) != self.architecture.classes:
+            raise ResnetError(
+                f"{synset} names {len(names)} classes, but the network has {self.architecture.classes}; give the "
+                "synset.txt it was trained with."
+            )
+        return replace(self, class_names=names)
+
+
+def read_header(path: Path) -> Header:
+    """The header of a safetensors file; a ResnetError says what is wrong with one that is not ours."""
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+    except safetensors.SafetensorError as error:
+        raise ResnetError(f"{path} is damaged or no safetensors file ({error}); take another epoch.") from None
+    if METADATA_KEY not in metadata:
+        raise ResnetError(
+            f"{path} has no resnet-v2 header, so its network is unknown; it was not written by resnet-v2."
+        )
+    return Header.from_json(metadata[METADATA_KEY], path)

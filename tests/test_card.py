@@ -1,0 +1,68 @@
+"""Model cards and the folder that is pushed with them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import resnet_v2
+from conftest import Run
+from resnet_v2.networks import weights
+
+
+def test_a_card_tells_what_the_header_and_the_log_know(trained: str, run: Run) -> None:
+    status, out, _ = run("card", "--prefix", trained, "--epoch", 4, "--license", "apache-2.0")
+    header = weights.load(trained, 4)[1]
+    assert status == 0
+    front = out.split("---\n")[1].splitlines()
+    assert front[:3] == ["library_name: resnet-v2", "pipeline_tag: image-classification", 'license: "apache-2.0"']
+    assert '- name: "ResNet-8-v2, digits"' in front
+    assert f"      value: {1 - header.errors['top1_error'] / 100:.4f}" in front
+    assert "# ResNet-8-v2, digits" in out
+    assert "| batch_size | 32 |" in out
+    assert "Of 4 epochs the best so far is checkpoint" in out
+    assert "0, 1, 2, 3, 4, 5, 6, 7, 8, 9" in out
+
+
+def test_a_card_with_an_evaluation(trained: str, digits: Path, run: Run) -> None:
+    rec = digits / "digits_val.rec"
+    status, out, _ = run("card", "--prefix", f"{trained}-0001", "--rec", rec, "--data-name", 'my "digits"')
+    assert status == 0
+    assert "## Errors by class" in out
+    assert '      name: "my \\"digits\\""' in out
+
+
+def test_the_folder_is_whole(trained: str, digits: Path, tmp_path: Path, run: Run) -> None:
+    folder = tmp_path / "hub" / "digits"
+    status, out, _ = run("card", "--prefix", trained, "--out", folder)
+    assert status == 0
+    assert "ready to be pushed" in out
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    config = json.loads((folder / "config.json").read_text())
+    assert config["architecture"] == {"depth": 8, "classes": 10, "stem": "cifar", "version": "v2"}
+    assert config["id2label"]["7"] == "7"
+    ours, theirs = resnet_v2.load(trained), resnet_v2.load(str(folder))
+    image = digits / "examples" / "7.png"
+    assert np.array_equal(ours.features(image), theirs.features(image))
+    assert theirs.header.training == {}
+    assert not any(name.startswith("momentum") for name in weights.read(folder / "model.safetensors")[1])
+
+
+def test_what_cannot_be_written(trained: str, tmp_path: Path, run: Run) -> None:
+    (tmp_path / "file").touch()
+    status, _, err = run("card", "--prefix", trained, "--out", tmp_path / "file")
+    assert status == 2
+    assert "is a file" in err
+
+
+def test_checkpoints_without_figures_have_cards_too(tmp_path: Path, run: Run) -> None:
+    network = resnet_v2.resnet(20, classes=3)
+    header = weights.Header.of_epoch(network.architecture, 1)
+    weights.save(weights.checkpoint_path(str(tmp_path / "a"), 1), weights.network_tensors(network), header)
+    status, out, _ = run("card", "--prefix", tmp_path / "a")
+    assert status == 0
+    assert "model-index" not in out
+    assert "0.27 million parameters, 3 classes" in out
+    with pytest.raises(resnet_v2.ResnetError):
+        resnet_v2.load(str(tmp_path))

@@ -1,0 +1,132 @@
+"""Grad-CAM, and the page in a real browser (Chromium, headless)."""
+
+import importlib.util
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from resnet_v2.data.photos import read_image
+from resnet_v2.inference.demo import Explainer, training_curve
+from resnet_v2.inference.gradcam import heat_map, overlay
+from resnet_v2.networks import weights
+from resnet_v2.networks.resnet import resnet
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+PATIENCE_MS = 30_000
+
+
+def test_heat_maps_are_grad_cam(trained: str, digits: Path) -> None:
+    network, header = weights.load(trained, 4)
+    image = read_image(digits / "examples" / "7.png")
+    heat = heat_map(network, image, 7)
+    assert heat.shape == (32, 32)
+    assert (heat.min(), heat.max()) >= (0, 0.5)
+    # Grad-CAM as the paper defines it, with the gradient itself.
+    maps = network.maps(torch.from_numpy(image).permute(2, 0, 1)[None].float()).detach().requires_grad_()
+    logits = network.fc1(maps.mean((2, 3)))[0]
+    for score, found in ((logits[7], heat), (logits[7] - logits[1], heat_map(network, image, 7, 1))):
+        (gradient,) = torch.autograd.grad(score, maps, retain_graph=True)
+        cam = (gradient.mean((2, 3), keepdim=True) * maps).sum(1).relu()[0].detach().numpy()
+        wanted = cv2.resize(cam / cam.max(), (32, 32), interpolation=cv2.INTER_CUBIC).clip(0, 1)
+        assert np.abs(found - wanted).max() < 1e-4
+    assert overlay(image, heat).shape == image.shape
+    assert header.crop == 32
+
+
+def test_heat_maps_of_v1() -> None:
+    network = resnet(20, 10, "v1").eval()
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    assert heat_map(network, image, 3).shape == (32, 32)
+
+
+def test_what_the_page_shows(trained: str, digits: Path) -> None:
+    network, header = weights.load(trained, 4)
+    found = Explainer(network, header, torch.device("cpu")).explain(digits / "examples" / "7.png")
+    assert len(found.answers) == 5
+    assert found.crop.shape == found.heat.shape == (32, 32, 3)
+    pixels, figures = training_curve(Path(f"{trained}-0004.safetensors"))
+    assert pixels is not None
+    assert "resnet-digits-8" in figures
+    assert training_curve(Path("nowhere/a-0001.safetensors"))[0] is None
+
+
+@pytest.fixture
+def address(trained: str) -> Iterator[str]:
+    """The page of the trained digits network, served by the command."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "resnet_v2", "demo", "--prefix", trained, "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            _wait_for(port, process)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+
+
+def _wait_for(port: int, process: "subprocess.Popen[str]") -> None:
+    for _ in range(300):
+        if process.poll() is not None:
+            assert process.stderr is not None
+            pytest.fail(f"the demo ended: {process.stderr.read()}")
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    pytest.fail("the demo does not listen")
+
+
+@pytest.fixture
+def browser_page() -> Iterator[Any]:
+    """A page of Debian's Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser.new_page(viewport={"width": 1100, "height": 820})
+        browser.close()
+
+
+@pytest.mark.skipif(
+    CHROMIUM is None or any(importlib.util.find_spec(name) is None for name in ("gradio", "playwright")),
+    reason="needs chromium (apt-get install chromium) and pip install 'resnet-v2[demo]' playwright",
+)
+def test_the_page_in_a_browser(address: str, browser_page: Any, digits: Path, tmp_path: Path) -> None:
+    page = browser_page
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(address)
+    page.set_input_files("input[type=file]", str(digits / "examples" / "7.png"))
+    page.get_by_text("heat map").wait_for(timeout=PATIENCE_MS)
+    bars = page.locator("[data-testid$=-confidence-set]")
+    assert bars.count() == 5
+    images = page.locator("img")
+    page.wait_for_function("document.querySelectorAll('img[src*=\"/file=\"]').length >= 4", timeout=PATIENCE_MS)
+    assert images.count() >= 4
+    page.screenshot(path=str(tmp_path / "picture.png"))
+    # A file that is no picture, and one that ends early, are answered with a sentence, and the page goes on.
+    (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "short.png").write_bytes((digits / "examples" / "7.png").read_bytes()[:120])
+    for name, sentence in (("text.png", "cannot identify image"), ("short.png", "This is no readable image.")):
+        page.get_by_label("Remove Image").click()
+        page.set_input_files("input[type=file]", str(tmp_path / name))
+        page.get_by_text(sentence).first.wait_for(timeout=PATIENCE_MS)
+    page.get_by_label("Remove Image").click()
+    page.set_input_files("input[type=file]", str(digits / "examples" / "8.png"))
+    page.get_by_text("heat map").wait_for(timeout=PATIENCE_MS)
+    page.get_by_role("tab", name="Training curve").click()
+    page.get_by_text("best epoch").wait_for(timeout=PATIENCE_MS)
+    page.screenshot(path=str(tmp_path / "curve.png"))
+    outside = [url for url in asked if not url.startswith((address, "data:", "blob:"))]
+    assert not outside

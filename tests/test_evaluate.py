@@ -1,0 +1,166 @@
+"""Evaluation by the papers' rules: exact counts, crops, ten crops, tables, and MXNet's count."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from conftest import Run, picture
+from resnet_v2.data.jpeg import encode
+from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
+from resnet_v2.files import ResnetError
+from resnet_v2.inference import report
+from resnet_v2.inference.engines import open_engine
+from resnet_v2.inference.evaluate import NOWHERE, Verdicts, View, judge, plan_view
+from resnet_v2.networks import weights
+from resnet_v2.networks.header import Header
+from resnet_v2.networks.resnet import Architecture
+from resnet_v2.training.evaluate import evaluate
+
+
+class Recorder:
+    """An engine that keeps the images it is shown; class 1 is as probable as the image's first red is bright."""
+
+    def __init__(self, crop: int = 32) -> None:
+        self.header = Header(Architecture(20, 3, "cifar"), 1, crop, crop)
+        self.seen: list[NDArray[np.uint8]] = []
+
+    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        self.seen.append(images.copy())
+        bright = images[:, 0, 0, 0].astype(np.float32) / 255
+        return np.log(np.stack([1 - 0.9 * bright, 0.1 + 0.8 * bright, 0.0 * bright + 0.001], axis=1))
+
+
+@pytest.fixture
+def rec(tmp_path: Path) -> Path:
+    """Five PNGs of 40 x 60 pixels, labels 0, 1, 2, 0, 1."""
+    path = tmp_path / "five.rec"
+    with writing(path) as writer:
+        for key in range(5):
+            data = encode(picture(key, 40, 60), ".png", 3)
+            writer.write(key, pack(IRHeader(0, float(key % 3), key, 0), data))
+    return path
+
+
+def verdicts(ranks: list[int], labels: list[int], predictions: list[int], classes: int = 3) -> Verdicts:
+    return Verdicts(np.array(labels), np.array(predictions), np.array(ranks), 0.5, classes)
+
+
+def test_it_counts_as_training_does(trained: str, digits: Path) -> None:
+    reader = RecordReader(digits / "digits_val.rec")
+    network, header = weights.load(trained, 4)
+    wanted = evaluate(network, reader, size=header.crop, batch_size=50, device=torch.device("cpu"))
+    engine = open_engine("torch", trained, 4)
+    for size in (7, 364):
+        found = judge(engine, reader, plan_view(header, 0, 0, False), batch_size=size)
+        assert len(found.labels) == wanted.images
+        assert found.error(1) == pytest.approx(wanted.top1_error)
+        assert found.error(5) == pytest.approx(wanted.top5_error)
+        assert found.loss == pytest.approx(wanted.loss, rel=1e-5)
+
+
+def test_views(rec: Path) -> None:
+    engine, reader = Recorder(), RecordReader(rec)
+    judge(engine, reader, View(32), batch_size=5)
+    assert np.array_equal(engine.seen[0][2], picture(2, 40, 60)[4:36, 14:46])
+    judge(engine, reader, View(16, resize=20), batch_size=5)
+    assert engine.seen[1].shape == (5, 16, 16, 3)
+    judge(engine, reader, View(48), batch_size=5)
+    assert engine.seen[2].shape == (5, 48, 48, 3)
+
+
+def test_ten_crops(rec: Path) -> None:
+    engine, reader = Recorder(), RecordReader(rec)
+    found = judge(engine, reader, View(32, ten_crop=True), batch_size=2)
+    shown = np.concatenate(engine.seen).reshape(10, 5, 32, 32, 3)
+    whole = picture(3, 40, 60)
+    corners = [whole[:32, :32], whole[:32, 28:], whole[8:, :32], whole[8:, 28:], whole[4:36, 14:46]]
+    for number, corner in enumerate(corners):
+        assert np.array_equal(shown[number][3], corner)
+        assert np.array_equal(shown[number + 5][3], corner[:, ::-1])
+    # The mean of the probabilities decides, not that of the logits.
+    brightness = shown[:, :, 0, 0, 0].astype(np.float64) / 255
+    scores = np.stack([1 - 0.9 * brightness, 0.1 + 0.8 * brightness, np.full_like(brightness, 0.001)])
+    mean = (scores / scores.sum(axis=0)).mean(axis=1)
+    assert found.predictions.tolist() == mean.argmax(axis=0).tolist()
+    assert found.loss == pytest.approx(-np.log(mean[[0, 1, 2, 0, 1], range(5)]).mean(), rel=1e-5)
+
+
+def test_mxnet_counts_the_first_images_twice() -> None:
+    found = verdicts([0, 1, 0, 0, 0], [0] * 5, [0, 1, 0, 0, 0])
+    assert found.error(1) == pytest.approx(20)
+    assert found.error(1, mxnet_batch=4) == pytest.approx(100 * 2 / 8)
+    assert found.error(1, mxnet_batch=5) == pytest.approx(20)
+    assert verdicts([NOWHERE], [0], [0]).error(5) == 100
+
+
+def test_classes_and_confusion() -> None:
+    found = verdicts([0, 1, 2, 0], [0, 0, 0, 1], [0, 1, 1, 1])
+    images, errors = found.class_errors()
+    assert images.tolist() == [3, 1, 0]
+    assert errors[:2] == pytest.approx([200 / 3, 0])
+    assert np.isnan(errors[2])
+    assert found.confusion().tolist() == [[1, 2, 0], [0, 1, 0], [0, 0, 0]]
+    row = report.Row(Header(Architecture(20, 3, "cifar"), 1, 32, 32, ("ant", "bee", "cat")), View(32), found)
+    assert report.class_table(row).splitlines()[2:] == ["| ant | 3 | 66.67 | bee (2) |", "| bee | 1 | 0.00 |  |"]
+
+
+def test_the_sign_test() -> None:
+    assert report.sign_test(0, 0) == 1
+    assert report.sign_test(5, 5) == 1
+    assert report.sign_test(0, 10) == pytest.approx(2 / 2**10)
+    assert report.sign_test(10, 0) == report.sign_test(0, 10)
+    assert report.sign_test(1, 9) == pytest.approx(2 * 11 / 2**10)
+
+
+def test_tables(trained: str, digits: Path, tmp_path: Path, run: Run) -> None:
+    evaluate = ["evaluate", "--rec", digits / "digits_val.rec", "--gpus", ""]
+    status, out, _ = run(*evaluate, "--prefix", f"{trained}-0002", trained, "--crop", "32,24", "--resize", "32")
+    lines = out.splitlines()
+    assert status == 0
+    assert lines[:2] == ["| network | crop-size | top-1 | top-5 |", "|---|---|---|---|"]
+    assert [line.split(" | ")[1] for line in lines[2:]] == ["32x32", "24x24"] * 2
+    error = weights.load(trained, 4)[1].errors["top1_error"]
+    assert lines[4] == f"| ResNet-8-v2 | 32x32 | {error:.2f} | {lines[4].split(' | ')[3]}"
+    status, out, _ = run(*evaluate, "--prefix", trained, "--per-class", "--confusion", tmp_path / "c.png", "--json")
+    result = json.loads(out)
+    assert status == 0
+    assert sum(one["images"] for one in result["classes"]) == 364
+    assert (tmp_path / "c.png").stat().st_size > 5000
+    out = run(*evaluate, "--prefix", trained, "--mxnet-count", 256, "--per-class")[1]
+    assert "(MXNet's count in batches of 256)" in out
+    assert out.count("\n| ") == 11
+
+
+def test_comparing_two_networks(trained: str, digits: Path, run: Run) -> None:
+    rec = digits / "digits_val.rec"
+    status, out, _ = run("compare", f"{trained}-0001", trained, "--rec", rec, "--gpus", "")
+    lines = out.splitlines()
+    assert status == 0
+    assert len(lines) == 6
+    assert "of top-1 error. Of 364 images" in lines[-1]
+    assert "more than chance explains" in lines[-1]
+    same = run("compare", trained, trained, "--rec", rec, "--gpus", "")[1]
+    assert "+0.00 points" in same
+    assert "the first alone is right on 0, the second alone on 0, which chance explains" in same
+    status, _, err = run("compare", f"{trained},{trained}", trained, "--rec", rec)
+    assert status == 2
+    assert "give as many of each" in err
+
+
+def test_views_that_make_no_sense(trained: str, digits: Path, run: Run) -> None:
+    evaluate = ["evaluate", "--rec", digits / "digits_val.rec", "--gpus", "", "--prefix", trained]
+    for flags, words in (
+        (["--crop", "32", "--resize", "24"], "does not fit"),
+        (["--crop", "a"], "is not a list of numbers"),
+        (["--crop", "32,24", "--resize", "32,32,32"], "3 sizes for 2 crops"),
+        (["--confusion", "c.txt"], "no ending that is a picture format"),
+    ):
+        status, _, err = run(*evaluate, *flags)
+        assert status == 2
+        assert words in err
+    with pytest.raises(ResnetError, match="does not fit"):
+        plan_view(Recorder().header, 32, 16, False)

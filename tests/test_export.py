@@ -1,0 +1,182 @@
+"""Exported networks give the logits of the network, and the engines those of PyTorch."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from conftest import Run
+from resnet_v2.files import ResnetError
+from resnet_v2.inference.engines import open_engine
+from resnet_v2.inference.export import export
+from resnet_v2.inference.folding import folded
+from resnet_v2.networks import weights
+from resnet_v2.networks.resnet import Architecture, ResNet, initialize
+
+needs_onnx = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxruntime", "openvino")),
+    reason="onnx, onnxruntime or openvino is not installed; pip install 'resnet-v2[onnx]'",
+)
+ARCHITECTURES = [
+    Architecture(20, 10, "cifar"),
+    Architecture(29, 10, "cifar"),
+    Architecture(20, 10, "cifar", "v1"),
+    Architecture(18, 1000, "imagenet"),
+    Architecture(50, 1000, "imagenet"),
+    Architecture(50, 1000, "imagenet", "v1"),
+    Architecture(50, 1000, "timm"),
+]
+
+
+def name_of(architecture: Architecture) -> str:
+    return f"{architecture.stem}-{architecture.depth}-{architecture.version}"
+
+
+def random_network(architecture: Architecture) -> ResNet:
+    """A network with drawn weights whose BatchNorms all do something."""
+    torch.manual_seed(0)
+    network = initialize(ResNet(architecture), 0)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+            if module.weight is not None:
+                nn.init.uniform_(module.weight, 0.5, 1.0)
+    with torch.no_grad():
+        network(torch.rand(4, 3, architecture.image_size, architecture.image_size) * 255)
+    return network.eval()
+
+
+def saved(network: ResNet, prefix: Path) -> str:
+    header = weights.Header.of_epoch(network.architecture, 1)
+    weights.save(weights.checkpoint_path(str(prefix), 1), weights.network_tensors(network), header)
+    return str(prefix)
+
+
+def images_of(architecture: Architecture, count: int = 2) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    shape = (count, architecture.image_size, architecture.image_size, 3)
+    return np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
+
+
+def difference(found: np.ndarray, wanted: np.ndarray) -> float:
+    return float(np.abs(found - wanted).max() / np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=name_of)
+def test_folding_keeps_the_logits(architecture: Architecture) -> None:
+    network = random_network(architecture)
+    x = torch.from_numpy(images_of(architecture)).permute(0, 3, 1, 2).float()
+    before = sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+    with torch.inference_mode():
+        wanted, found = network(x).numpy(), folded(network)(x).numpy()
+    assert difference(found, wanted) < 1e-5
+    left = sum(isinstance(module, nn.BatchNorm2d) for module in folded(network).modules())
+    units = sum(architecture.units)
+    # v2 keeps bn_data, bn1 and the first of every unit, v1 none; the network itself keeps all.
+    assert left == (units + 2 if architecture.version == "v2" else 0)
+    assert before == sum(isinstance(module, nn.BatchNorm2d) for module in network.modules()) > left
+
+
+@needs_onnx
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=name_of)
+def test_engines_agree(architecture: Architecture, tmp_path: Path) -> None:
+    network = random_network(architecture)
+    prefix = saved(network, tmp_path / "net")
+    for count in (1, 3):
+        images = images_of(architecture, count)
+        with torch.inference_mode():
+            wanted = network(torch.from_numpy(images).permute(0, 3, 1, 2).float()).numpy()
+        for name in ("torch", "onnx", "openvino"):
+            found = open_engine(name, prefix, 1).logits(images)
+            assert difference(found, wanted) < 1e-4, name
+
+
+@needs_onnx
+def test_exported_onnx_is_what_the_engines_take(trained: str, digits: Path, tmp_path: Path, run: Run) -> None:
+    status, out, _ = run("export", "--prefix", trained, "--epoch", 4, "--to", "onnx")
+    path = Path(f"{trained}-0004.onnx")
+    assert status == 0
+    assert out.startswith(f"{path} (logits within ")
+    image = digits / "examples" / "7.png"
+    code = f"""import sys
+from resnet_v2.cli import main
+status = main(["predict", "--img", {str(image)!r}, "--prefix", {trained!r}, "--epoch", "4", "--engine", "onnx"])
+assert "torch" not in sys.modules, "PyTorch was imported"
+sys.exit(status)"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == run("predict", "--img", image, "--prefix", trained, "--epoch", 4)[1]
+    # An older export than the checkpoint is not trusted.
+    os.utime(path, ns=(0, 0))
+    path.write_bytes(b"damaged")
+    os.utime(path, ns=(0, 0))
+    assert run("predict", "--img", image, "--prefix", trained, "--epoch", 4, "--engine", "onnx")[1] == done.stdout
+    path.unlink()
+
+
+@needs_onnx
+def test_onnx_files_say_what_they_are(tmp_path: Path) -> None:
+    import onnxruntime
+
+    network = random_network(Architecture(20, 10, "cifar"))
+    export(saved(network, tmp_path / "net"), 1, "onnx", str(tmp_path / "out"))
+    session = onnxruntime.InferenceSession(tmp_path / "out-0001.onnx", providers=["CPUExecutionProvider"])
+    text = session.get_modelmeta().custom_metadata_map["resnet_v2"]
+    assert weights.Header.from_json(text, tmp_path).architecture == network.architecture
+    assert session.get_inputs()[0].shape == ["N", 3, "H", "W"]
+    larger = session.run(None, {"images": np.zeros((2, 3, 40, 48), np.float32)})[0]
+    assert larger.shape == (2, 10)
+
+
+def test_exported_programs(tmp_path: Path) -> None:
+    network = random_network(Architecture(20, 10, "cifar"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        export(saved(network, tmp_path / "net"), 1, "torch")
+    program = torch.export.load(tmp_path / "net-0001.pt2").module()
+    x = torch.rand(5, 3, 32, 32) * 255
+    with torch.inference_mode():
+        assert difference(program(x).numpy(), network(x).numpy()) < 1e-4
+
+
+def test_an_export_that_would_differ_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = random_network(Architecture(20, 10, "cifar"))
+    prefix = saved(network, tmp_path / "net")
+    nn.init.zeros_(network.fc1.bias)
+    network.fc1.bias.data += 1
+    monkeypatch.setattr("resnet_v2.inference.export.folded", lambda _: network)
+    with pytest.raises(ResnetError, match="is not written: its logits differ"):
+        export(prefix, 1, "torch")
+    assert not (tmp_path / "net-0001.pt2").exists()
+
+
+def test_a_checkpoint_is_not_overwritten_by_its_own_export(tmp_path: Path) -> None:
+    prefix = saved(random_network(Architecture(20, 10, "cifar")), tmp_path / "net")
+    with pytest.raises(ResnetError, match="is the checkpoint itself"):
+        export(prefix, 1, "safetensors")
+
+
+@needs_onnx
+def test_precisions(tmp_path: Path) -> None:
+    network = random_network(Architecture(20, 10, "cifar"))
+    prefix, images = saved(network, tmp_path / "net"), images_of(network.architecture)
+    exact = open_engine("torch", prefix, 1).logits(images)
+    for name in ("torch", "openvino"):
+        rough = open_engine(name, prefix, 1, precision="bfloat16").logits(images)
+        assert difference(rough, exact) < 0.1
+    with pytest.raises(ResnetError, match="does not compute in bfloat16"):
+        open_engine("onnx", prefix, 1, precision="bfloat16")
+
+
+def test_a_missing_engine_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prefix = saved(random_network(Architecture(20, 10, "cifar")), tmp_path / "net")
+    for module in ("onnx", "onnxruntime", "openvino", "resnet_v2.inference.onnx_graph"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ResnetError, match=r"pip install 'resnet-v2\[onnx\]'"):
+        open_engine("onnx", prefix, 1)

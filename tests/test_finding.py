@@ -1,0 +1,53 @@
+"""Which file a checkpoint's name means."""
+
+from pathlib import Path
+
+import pytest
+
+from resnet_v2.files import ResnetError
+from resnet_v2.networks import finding
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def test_names(tmp_path: Path) -> None:
+    touch(tmp_path, "a-0003.safetensors", "a-0012.safetensors", "mx-0000.params", "b/model.safetensors",
+          "c-1001-0005.safetensors", "c-1001-0007.params")  # fmt: skip
+    for name, epoch, found in (
+        ("a", 3, "a-0003.safetensors"),
+        ("a", None, "a-0012.safetensors"),
+        ("a-0003", None, "a-0003.safetensors"),
+        ("a-0003.safetensors", None, "a-0003.safetensors"),
+        ("mx", 0, "mx-0000.params"),
+        ("mx", None, "mx-0000.params"),
+        ("mx-0000", None, "mx-0000.params"),
+        ("b", None, "b/model.safetensors"),
+        ("c-1001", None, "c-1001-0007.params"),
+    ):
+        assert finding.find_checkpoint(str(tmp_path / name), epoch) == tmp_path / found, (name, epoch)
+
+
+def test_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "a-0003.safetensors")
+    with pytest.raises(ResnetError, match="saved epochs are 3"):
+        finding.find_checkpoint(str(tmp_path / "a"), 4)
+    with pytest.raises(ResnetError, match="There is no checkpoint"):
+        finding.find_checkpoint(str(tmp_path / "b"))
+    monkeypatch.setattr(finding, "SHIPPED", tmp_path / "none")
+    with pytest.raises(ResnetError, match="No network ships"):
+        finding.find_checkpoint("")
+
+
+def test_networks_that_ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "small.safetensors")
+    monkeypatch.setattr(finding, "SHIPPED", tmp_path)
+    assert finding.find_checkpoint("") == finding.find_checkpoint("small") == tmp_path / "small.safetensors"
+
+
+def test_paths_are_split() -> None:
+    assert finding.split_path(Path("model/a-0030.safetensors")) == ("model/a", 30)
+    assert finding.split_path(Path("b/model.safetensors")) == ("b/model", 0)

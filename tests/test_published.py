@@ -1,0 +1,139 @@
+"""Published networks: timm's names become ours, and what is wrong with a file or a download is said.
+
+The logits are compared with timm's own in tests/timm.
+"""
+
+import http.server
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from conftest import Run
+from resnet_v2.files import ResnetError
+from resnet_v2.networks import mxnet, published, weights
+from resnet_v2.networks.architecture import EPSILON
+from resnet_v2.networks.resnet import Architecture, ResNet, initialize
+from resnet_v2.networks.timm import our_name, read_timm
+
+NAME = "timm/resnetv2_50.a1h_in1k"
+
+
+def timm_name(name: str) -> str:
+    """The inverse of `our_name`, written for the test."""
+    unit = re.fullmatch(r"stage(\d)\.unit(\d+)\.(bn(\d)|sc|conv\d)\.(.+)", name)
+    if unit:
+        layer = "downsample.conv" if unit[3] == "sc" else f"norm{unit[4]}" if unit[4] else unit[3]
+        return f"stages.{int(unit[1]) - 1}.blocks.{int(unit[2]) - 1}.{layer}.{unit[5]}"
+    return name.replace("conv0.", "stem.conv.").replace("bn1.", "norm.").replace("fc1.", "head.fc.")
+
+
+@pytest.fixture
+def timm_file(tmp_path: Path) -> Path:
+    """A file in timm's form: random weights of a ResNet-50 with 7 classes."""
+    torch.manual_seed(0)
+    network = initialize(ResNet(Architecture(50, 7, "timm")), 0)
+    tensors = {timm_name(name): tensor for name, tensor in weights.network_tensors(network).items()
+               if not name.startswith("bn_data")}  # fmt: skip
+    tensors["head.fc.weight"] = tensors["head.fc.weight"][:, :, None, None]
+    tensors["norm.num_batches_tracked"] = torch.tensor(3)
+    safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, tmp_path / "timm.st")
+    return tmp_path / "timm.st"
+
+
+def test_names() -> None:
+    network = ResNet(Architecture(50, 7, "timm"))
+    for name in weights.network_tensors(network):
+        if not name.startswith("bn_data"):
+            assert our_name(timm_name(name)) == name
+    assert our_name("stages.3.blocks.0.downsample.conv.weight") == "stage4.unit1.sc.weight"
+
+
+def test_a_file_at_hand(timm_file: Path, tmp_path: Path, run: Run) -> None:
+    (tmp_path / "synset.txt").write_text("\n".join("abcdefg"))
+    out = tmp_path / "ours"
+    status, printed, _ = run("fetch", NAME, "--from", timm_file, "--out", out, "--synset", tmp_path / "synset.txt")
+    assert (status, printed) == (0, f"{out}-0000.safetensors\n")
+    network, header = weights.load(str(out))
+    assert header.architecture == Architecture(50, 7, "timm")
+    assert (header.resize, header.crop, header.class_names) == (235, 224, tuple("abcdefg"))
+    # The images' scale is in the first BatchNorm: 0 to 255 becomes -1 to 1.
+    x = torch.tensor([0.0, 127.5, 255.0])[:, None, None, None].expand(3, 3, 2, 2)
+    with torch.inference_mode():
+        assert network.bn_data is not None
+        assert network.bn_data(x)[:, 0, 0, 0].tolist() == pytest.approx([-1, 0, 1], abs=1e-6)
+        variance = network.get_buffer("bn1.running_var") + EPSILON
+        assert torch.allclose(variance, torch.full_like(variance, 1 + 1e-5))
+
+
+def test_the_stem_goes_to_mxnet_and_back(timm_file: Path, tmp_path: Path) -> None:
+    architecture, tensors = read_timm(timm_file)
+    network = ResNet(architecture)
+    weights.fill(timm_file, network, tensors)
+    mxnet.save_checkpoint(str(tmp_path / "mx"), 0, network)
+    again, state = mxnet.load_checkpoint(str(tmp_path / "mx"), 0)
+    assert again == architecture
+    assert all(torch.equal(state[name], tensors[name]) for name in state)
+
+
+def test_files_of_other_networks(timm_file: Path, tmp_path: Path) -> None:
+    tensors = safetensors.torch.load_file(timm_file)
+    for change, words in (
+        ({"stem.conv1.weight": torch.zeros(3)}, "which a plain resnetv2 does not have"),
+        ({"stages.0.blocks.3.conv1.weight": torch.zeros(3)}, "none of timm's resnetv2"),
+        ({"head.fc.weight": torch.zeros(7, 3, 1, 1)}, "does not fit"),
+    ):
+        safetensors.torch.save_file(tensors | change, tmp_path / "other.st")
+        with pytest.raises(ResnetError, match=words):
+            published.fetch(NAME, tmp_path / "other.st", str(tmp_path / "o"), None)
+    (tmp_path / "text.st").write_text("no weights")
+    for path, words in ((tmp_path / "text.st", "damaged or no safetensors"), (tmp_path / "none.st", "is missing")):
+        with pytest.raises(ResnetError, match=words):
+            published.fetch(NAME, path, str(tmp_path / "o"), None)
+    with pytest.raises(ResnetError, match="no published network"):
+        published.fetch("timm/vit", None, "", None)
+    assert not list(tmp_path.glob("o-*"))
+
+
+@pytest.fixture
+def server(timm_file: Path) -> Iterator[str]:
+    """An address that serves the folder of `timm_file`, and half of it under /half."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            data = timm_file.read_bytes()
+            self.send_response(200 if self.path in ("/timm.st", "/half") else 404)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data[: len(data) // 2] if self.path == "/half" else data)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as serving:
+        threading.Thread(target=serving.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{serving.server_port}"
+        serving.shutdown()
+
+
+def test_downloads(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def at(url: str) -> None:
+        monkeypatch.setitem(published.NETWORKS, NAME, published.Published(url, 235, 224))
+
+    at(f"{server}/timm.st")
+    path = published.fetch(NAME, None, str(tmp_path / "ours"), None)
+    assert np.isfinite(weights.load(str(path))[0].fc1.weight.detach().numpy()).all()
+    for url, words in (
+        (f"{server}/half", "ended after|cannot be downloaded"),
+        (f"{server}/none", "cannot be downloaded .*--from"),
+        ("http://127.0.0.1:1/x", "cannot be downloaded"),
+    ):
+        at(url)
+        with pytest.raises(ResnetError, match=words):
+            published.fetch(NAME, None, str(tmp_path / "broken"), None)
+    assert not list(tmp_path.glob("*broken*"))
