@@ -28,7 +28,8 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from resnet_v2.networks.budget import Choice, Workload, give_back_freed_memory, parse_bytes
+from resnet_v2.networks.budget import Choice, Workload, parse_bytes
+from resnet_v2.networks.malloc import give_back_freed_memory
 from resnet_v2.networks.resnet import Architecture, ResNet, default_stem, initialize
 from resnet_v2.networks.search import find_plan
 from resnet_v2.training.optim import fuse_into_backward, nesterov_sgd

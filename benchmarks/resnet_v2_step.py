@@ -10,14 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
+from resnet_v2.config import TrainConfig
 from resnet_v2.data.augment import augmentation
 from resnet_v2.data.loader import Batch, Loader, Reading
 from resnet_v2.data.records import RecordReader
+from resnet_v2.networks.malloc import keep_freed_memory
 from resnet_v2.networks.resnet import Architecture, ResNet, initialize
-from resnet_v2.training.evaluate import to_input
+from resnet_v2.training.distributed import Ranks
 from resnet_v2.training.optim import nesterov_sgd
+from resnet_v2.training.step import Trainer
 
 
 def random_batches(size: int, batch_size: int, classes: int) -> Iterator[Batch]:
@@ -51,9 +53,10 @@ def main() -> None:
     architecture = Architecture(options.depth, options.classes, options.stem)
     network = initialize(ResNet(architecture), seed=0)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    network.train()
     optimizer = nesterov_sgd(network, 0.01, 0.9, 0.0001)
-    run = torch.compile(network) if options.compiled else network
+    keep_freed_memory()  # as fit() does on the CPU
+    trainer = Trainer.of(network, optimizer, TrainConfig(compile=options.compiled), Ranks(), device)
+    trainer.model.train()
     if options.rec is None:
         batches = random_batches(architecture.image_size, options.batch_size, options.classes)
     else:
@@ -64,10 +67,7 @@ def main() -> None:
             asked = time.perf_counter()
             batch = next(batches)
             waited += time.perf_counter() - asked
-            loss = F.cross_entropy(run(to_input(batch.images, device)), torch.from_numpy(batch.labels))
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+            trainer.step(batch, len(batch.labels), 0.01)
         print(json.dumps({"seconds": time.perf_counter() - started, "waited": waited}), flush=True)
 
 

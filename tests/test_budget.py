@@ -95,7 +95,7 @@ def test_what_makes_no_plan_is_said(run: Run, flags: list[str | int], words: str
 def test_freed_memory_leaves_the_process() -> None:
     program = """
 import sys, torch
-from resnet_v2.networks.budget import give_back_freed_memory
+from resnet_v2.networks.malloc import give_back_freed_memory
 if sys.argv[1] == "give back":
     give_back_freed_memory()
 del_me = torch.ones(2**21)

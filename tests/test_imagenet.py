@@ -69,8 +69,9 @@ def test_resnet_18_from_records_to_names(imagenet: Path, run: Run) -> None:
     status, out, _ = run("evaluate", "--prefix", prefix, "--epoch", 2, "--rec", imagenet / "val_256_q90.rec", "--json")
     assert status == 0
     assert json.loads(out)["images"] == 8
-    status, out, _ = run("predict", "--img", imagenet / "images", "--prefix", prefix, "--epoch", 2, "--json")
-    rows = json.loads(out)
+    status, out, _ = run("predict", "--img", imagenet / "images", "--prefix", prefix, "--epoch", 2, "--format",
+                         "jsonl")  # fmt: skip
+    rows = [json.loads(line) for line in out.splitlines()]
     assert status == 0
     assert len(rows) == 8
     assert {len(row["top"]) for row in rows} == {5}

@@ -1,7 +1,5 @@
 """From a budget of memory to a plan: what a training step needs besides activations, and the plans worth knowing."""
 
-import contextlib
-import ctypes
 import os
 import re
 from dataclasses import dataclass
@@ -12,6 +10,7 @@ import torch
 
 from resnet_v2.files import ResnetError
 from resnet_v2.networks.costs import LinkCost, link_costs
+from resnet_v2.networks.malloc import give_back_freed_memory
 from resnet_v2.networks.plan import Forecast, Plan, forecast, uniform_plan
 from resnet_v2.networks.resnet import Architecture, ResNet
 from resnet_v2.networks.search import find_plan, several_plans, smallest_plan
@@ -20,7 +19,6 @@ from resnet_v2.networks.search import find_plan, several_plans, smallest_plan
 PROCESS_BYTES = 400 * 2**20
 # What may be used of the memory that is free at the start.
 FREE_SHARE = 0.9
-_M_MMAP_THRESHOLD = -3
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
@@ -44,15 +42,6 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cpu" and "SC_PHYS_PAGES" in os.sysconf_names:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     raise ResnetError(f"How much memory is free on {device} cannot be asked; give --memory-budget, like 12GB.")
-
-
-def give_back_freed_memory() -> None:
-    """From now on blocks from 1 MiB on leave the process when they are freed (glibc; elsewhere nothing happens).
-
-    By default glibc keeps freed blocks up to 32 MiB, in pieces that later tensors do not fit: 1 GB of a 12 GB budget.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 2**20)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from resnet_v2.files import ResnetError
 from resnet_v2.logs.runlog import RunLog
 from resnet_v2.networks import weights
 from resnet_v2.networks.budget import plan_for_training
+from resnet_v2.networks.malloc import keep_freed_memory
 from resnet_v2.networks.plan import Plan
 from resnet_v2.networks.resnet import ResNet, initialize
 from resnet_v2.training import checkpoint, preflight
@@ -218,6 +219,8 @@ def _open(path: Path, images_needed: int = 0) -> RecordReader:
 
 def _plan(config: TrainConfig, settings: RunSettings, ranks: Ranks, device: torch.device) -> Plan | None:
     if not (config.memonger or config.memory_budget):
+        if device.type == "cpu":
+            keep_freed_memory()
         return None
     if config.sync_bn and ranks.world_size > 1:
         raise ResnetError("--sync-bn and an activation plan do not go together; leave one of them out.")
