@@ -1,0 +1,43 @@
+"""Every setting once, with its default, unit and help: the flags of each command and the configs saved with a run.
+
+One frozen dataclass per command. The line below a field is its help text in `resnet-v2 COMMAND --help`.
+"""
+
+from resnet_v2.config.common import Chosen, parse_numbers
+from resnet_v2.config.packing import DataConfig, IndexConfig, ListConfig, PackConfig
+from resnet_v2.config.training import PlanConfig, RecipesConfig, TrainConfig, arguments_of
+from resnet_v2.config.using import (
+    CardConfig,
+    CompareConfig,
+    DemoConfig,
+    EngineName,
+    EvaluateConfig,
+    ExportConfig,
+    FetchConfig,
+    PlotConfig,
+    Precision,
+    PredictConfig,
+)
+
+__all__ = [
+    "CardConfig",
+    "Chosen",
+    "CompareConfig",
+    "DataConfig",
+    "DemoConfig",
+    "EngineName",
+    "EvaluateConfig",
+    "ExportConfig",
+    "FetchConfig",
+    "IndexConfig",
+    "ListConfig",
+    "PackConfig",
+    "PlanConfig",
+    "PlotConfig",
+    "Precision",
+    "PredictConfig",
+    "RecipesConfig",
+    "TrainConfig",
+    "arguments_of",
+    "parse_numbers",
+]

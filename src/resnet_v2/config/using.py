@@ -1,0 +1,182 @@
+"""Settings of the commands that use trained networks."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from resnet_v2.config.common import Chosen
+
+EngineName = Literal["torch", "onnx", "openvino"]
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Loss, top-1 and top-5 error of checkpoints over a record, every image counted once."""
+
+    rec: Path
+    """the .rec to evaluate on"""
+    prefix: tuple[str, ...] = ("",)
+    """start of the checkpoint's name, such as model/resnet-cifar10-20; several give a table"""
+    epoch: Chosen[int] = None
+    """epoch of the checkpoint (default: the last one, or the one that the name ends with)"""
+    crop: str = ""
+    """side of the centre crop in pixels, several as 224,320 (default: the checkpoint's)"""
+    resize: str = ""
+    """shorter side in pixels before cropping, one for all crops or one for each (default: as packed)"""
+    ten_crop: bool = False
+    """average the corners, the centre and their mirror images"""
+    table: bool = False
+    """print a Markdown table: network, crop, top-1, top-5"""
+    per_class: bool = False
+    """print the error of every class, the worst first"""
+    confusion: Path | None = None
+    """draw the confusion matrix into this picture (.png, .svg, .pdf)"""
+    mxnet_count: int = 0
+    """MXNet's batch size: count the last batch's filling too, as its logs do (50,176 of 50,000 images at 256)"""
+    engine: EngineName = "torch"
+    """what runs the network; onnx and openvino use the CPU"""
+    precision: Precision = "float32"
+    """bfloat16 is faster on processors that have it and less exact"""
+    batch_size: int = 128
+    """images per step"""
+    gpus: str = "0"
+    """the GPU to use; '' is the CPU"""
+    device: str = ""
+    """torch device; comes before --gpus"""
+    threads: int = 0
+    """threads that read images, 0: one per core"""
+    json: bool = False
+    """print JSON: images, loss, top1_error, top5_error; a list for several evaluations"""
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """ResNet-v1 against ResNet-v2, or any two networks, on your own data: a table, and whether chance explains it."""
+
+    first: Annotated[Positional[str], arg(metavar="FIRST")]
+    """prefix of the first network (v1), such as model/resnet-v1-cifar10-20; several separated by commas"""
+    second: Annotated[Positional[str], arg(metavar="SECOND")]
+    """prefix of the second network (v2); as many as of the first, in the same order"""
+    rec: Path
+    """the .rec to evaluate on"""
+    crop: str = ""
+    """side of the centre crop in pixels, several as 224,320 (default: the checkpoint's)"""
+    resize: str = ""
+    """shorter side in pixels before cropping, one for all crops or one for each (default: as packed)"""
+    batch_size: int = 128
+    """images per step"""
+    gpus: str = "0"
+    """the GPU to use; '' is the CPU"""
+    device: str = ""
+    """torch device; comes before --gpus"""
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Name what is in pictures, with the preprocessing that evaluation uses; exit status 1 when one was unreadable."""
+
+    img: tuple[str, ...]
+    """image files, folders of them, .rec files, or - for standard input: an image, or paths line by line"""
+    prefix: str = ""
+    """start of the checkpoint's name, such as model/resnet-cifar10-20 (default: the network that ships)"""
+    epoch: Chosen[int] = None
+    """epoch of the checkpoint (default: the last one)"""
+    gpu: int = 0
+    """the GPU to use when there is one"""
+    device: str = ""
+    """torch device; comes before --gpu"""
+    engine: EngineName = "torch"
+    """what runs the network; onnx and openvino use the CPU"""
+    precision: Precision = "float32"
+    """bfloat16 is faster on processors that have it and less exact"""
+    synset: Chosen[Path] = None
+    """file with one class name per line (default: the names saved in the checkpoint)"""
+    top: int = 5
+    """how many classes to name"""
+    format: Literal["text", "jsonl", "csv"] = "text"
+    """jsonl: one JSON object per image; csv: one row per class"""
+    batch_size: int = 32
+    """images per step"""
+    threads: int = 0
+    """threads that read images, 0: one per core"""
+
+
+@dataclass(frozen=True)
+class FetchConfig:
+    """Get a published network as a checkpoint of ours: timm/resnetv2_50.a1h_in1k or timm/resnetv2_101.a1h_in1k."""
+
+    name: Annotated[Positional[str], arg(metavar="NAME")]
+    """name of the network"""
+    file: Annotated[Path | None, arg(name="from")] = None
+    """a copy of its model.safetensors, so that nothing is downloaded"""
+    out: str = ""
+    """start of the name to write: OUT-0000.safetensors (default: model/ and the name)"""
+    synset: Path | None = None
+    """file with one class name per line, for the checkpoint's header"""
+
+
+@dataclass(frozen=True)
+class CardConfig:
+    """Describe a checkpoint in Markdown, as model hubs do; with --out a folder that is ready to be pushed to one."""
+
+    prefix: str = ""
+    """start of the checkpoint's name (default: the network that ships)"""
+    epoch: Chosen[int] = None
+    """epoch of the checkpoint (default: the last one)"""
+    out: Path | None = None
+    """folder for README.md, config.json and model.safetensors (default: the Markdown is printed)"""
+    rec: Path | None = None
+    """a .rec to evaluate on, with an errors-by-class section (default: the figures saved in the checkpoint)"""
+    data_name: str = ""
+    """what the data set is called (default: the run's --data-type)"""
+    license: str = ""
+    """licence of the weights, such as apache-2.0 (default: none is stated)"""
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Show a page in the browser: drop a picture, see its classes and where the network saw them."""
+
+    prefix: str = ""
+    """start of the checkpoint's name (default: the network that ships)"""
+    epoch: Chosen[int] = None
+    """epoch of the checkpoint (default: the last one)"""
+    device: str = ""
+    """torch device (default: the CPU)"""
+    host: str = "127.0.0.1"
+    """address to listen on; 0.0.0.0 shows the page to everybody who can reach this machine"""
+    port: int = 7860
+    """port to listen on"""
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Write the network of a checkpoint for other systems, or MXNet's in our form."""
+
+    prefix: str
+    """start of the checkpoint's name; MXNet's PREFIX-0000.params is found too"""
+    to: Literal["onnx", "torch", "mxnet", "safetensors"]
+    """onnx: OUT-0000.onnx; torch: OUT-0000.pt2 (torch.export); mxnet: .params and JSON; safetensors: weights alone"""
+    epoch: Chosen[int] = None
+    """epoch of the checkpoint (default: the last one)"""
+    out: str = ""
+    """start of the names to write (default: the checkpoint's)"""
+
+
+@dataclass(frozen=True)
+class PlotConfig:
+    """Draw training curves from logs, ours or MXNet's, and print each one's best epoch."""
+
+    logs: str
+    """log files, separated by commas"""
+    out: Path = Path("training-curve.png")
+    """picture to write; the ending chooses the format: .png, .svg, .pdf, or .html for an interactive page"""
+    metric: Literal["top1", "top5"] = "top1"
+    """error to draw; an .html shows both and opens with this one"""
+    follow: bool = False
+    """draw again whenever a log has grown, until Ctrl-C; an .html loads itself again"""
+    json: bool = False
+    """print one JSON list: log, epochs, best_epoch, top1_error, top5_error"""
