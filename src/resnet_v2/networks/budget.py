@@ -139,6 +139,8 @@ def plan_for_training(
 
     On the CPU freed memory is given back from then on, so that the process keeps to the budget.
     """
+    if architecture.stem == "timm":
+        raise ResnetError("There are no activation plans for timm's stem; leave --memonger and --memory-budget out.")
     if device.type == "cpu":
         give_back_freed_memory()
     memory = parse_bytes(budget, "--memory-budget") if budget else int(FREE_SHARE * free_bytes(device))
