@@ -97,7 +97,7 @@ class TrainConfig:
     amp: Literal["off", "bf16", "fp16"] = "off"
     """compute in bfloat16, or in float16 with a scaled loss; weights stay float32"""
     compile: bool = False
-    """compile the network (torch.compile): a minute at the start, faster steps after it"""
+    """compile the network (torch.compile): a minute at the start; made for GPUs, no gain on a CPU"""
     memory_format: Literal["channels-last", "contiguous"] = "channels-last"
     """how images lie in memory; which is faster depends on the device"""
     accumulate: int = 1
