@@ -23,6 +23,7 @@ import torch
 
 from resnet_v2.inference.engines import open_engine
 from resnet_v2.networks import weights
+from resnet_v2.networks.finding import checkpoint_path
 from resnet_v2.networks.header import Header
 from resnet_v2.networks.resnet import ResNet, resnet
 
@@ -68,7 +69,7 @@ def by_hand(network: ResNet, image: np.ndarray[tuple[int, ...], np.dtype[np.uint
 
 def ours(network: ResNet, image: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], prefix: str) -> dict[str, Call]:
     header = Header.of_epoch(network.architecture, 1)
-    weights.save(weights.checkpoint_path(prefix, 1), weights.network_tensors(network), header)
+    weights.save(checkpoint_path(prefix, 1), weights.network_tensors(network), header)
     kinds = [("torch", "float32"), ("onnx", "float32"), ("openvino", "float32"), ("openvino", "bfloat16")]
     calls: dict[str, Call] = {}
     for name, precision in kinds:

@@ -28,9 +28,10 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
+from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.budget import Choice, Workload, parse_bytes
 from resnet_v2.networks.malloc import give_back_freed_memory
-from resnet_v2.networks.resnet import Architecture, ResNet, default_stem, initialize
+from resnet_v2.networks.resnet import ResNet, default_stem, initialize
 from resnet_v2.networks.search import find_plan
 from resnet_v2.training.optim import fuse_into_backward, nesterov_sgd
 

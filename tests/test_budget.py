@@ -12,8 +12,8 @@ import torch
 
 from conftest import Run
 from resnet_v2.files import ResnetError
+from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.budget import Workload, free_bytes, parse_bytes, plan_for_training
-from resnet_v2.networks.resnet import Architecture
 
 
 @pytest.mark.parametrize(

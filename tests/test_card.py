@@ -9,6 +9,8 @@ import pytest
 import resnet_v2
 from conftest import Run
 from resnet_v2.networks import weights
+from resnet_v2.networks.finding import checkpoint_path
+from resnet_v2.networks.header import Header
 
 
 def test_a_card_tells_what_the_header_and_the_log_know(trained: str, run: Run) -> None:
@@ -58,8 +60,8 @@ def test_what_cannot_be_written(trained: str, tmp_path: Path, run: Run) -> None:
 
 def test_checkpoints_without_figures_have_cards_too(tmp_path: Path, run: Run) -> None:
     network = resnet_v2.resnet(20, classes=3)
-    header = weights.Header.of_epoch(network.architecture, 1)
-    weights.save(weights.checkpoint_path(str(tmp_path / "a"), 1), weights.network_tensors(network), header)
+    header = Header.of_epoch(network.architecture, 1)
+    weights.save(checkpoint_path(str(tmp_path / "a"), 1), weights.network_tensors(network), header)
     status, out, _ = run("card", "--prefix", tmp_path / "a")
     assert status == 0
     assert "model-index" not in out

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.costs import link_costs
 from resnet_v2.networks.plan import forecast
-from resnet_v2.networks.resnet import Architecture, ResNet, initialize
+from resnet_v2.networks.resnet import ResNet, initialize
 
 MIB = 2**20
 

@@ -16,8 +16,8 @@ from resnet_v2.inference import report
 from resnet_v2.inference.engines import open_engine
 from resnet_v2.inference.evaluate import NOWHERE, Verdicts, View, judge, plan_view
 from resnet_v2.networks import weights
+from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.header import Header
-from resnet_v2.networks.resnet import Architecture
 from resnet_v2.training.evaluate import evaluate
 
 

@@ -18,7 +18,10 @@ from resnet_v2.inference.engines import open_engine
 from resnet_v2.inference.export import export
 from resnet_v2.inference.folding import folded
 from resnet_v2.networks import weights
-from resnet_v2.networks.resnet import Architecture, ResNet, initialize
+from resnet_v2.networks.architecture import Architecture
+from resnet_v2.networks.finding import checkpoint_path
+from resnet_v2.networks.header import Header
+from resnet_v2.networks.resnet import ResNet, initialize
 
 needs_onnx = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxruntime", "openvino")),
@@ -54,8 +57,8 @@ def random_network(architecture: Architecture) -> ResNet:
 
 
 def saved(network: ResNet, prefix: Path) -> str:
-    header = weights.Header.of_epoch(network.architecture, 1)
-    weights.save(weights.checkpoint_path(str(prefix), 1), weights.network_tensors(network), header)
+    header = Header.of_epoch(network.architecture, 1)
+    weights.save(checkpoint_path(str(prefix), 1), weights.network_tensors(network), header)
     return str(prefix)
 
 
@@ -128,7 +131,7 @@ def test_onnx_files_say_what_they_are(tmp_path: Path) -> None:
     export(saved(network, tmp_path / "net"), 1, "onnx", str(tmp_path / "out"))
     session = onnxruntime.InferenceSession(tmp_path / "out-0001.onnx", providers=["CPUExecutionProvider"])
     text = session.get_modelmeta().custom_metadata_map["resnet_v2"]
-    assert weights.Header.from_json(text, tmp_path).architecture == network.architecture
+    assert Header.from_json(text, tmp_path).architecture == network.architecture
     assert session.get_inputs()[0].shape == ["N", 3, "H", "W"]
     larger = session.run(None, {"images": np.zeros((2, 3, 40, 48), np.float32)})[0]
     assert larger.shape == (2, 10)

@@ -15,7 +15,8 @@ from resnet_v2.cli import main
 from resnet_v2.data.augment import augmentation
 from resnet_v2.data.loader import Reading, augmented, batches
 from resnet_v2.data.records import RecordReader
-from resnet_v2.networks.resnet import IMAGENET_UNITS, resnet
+from resnet_v2.networks.architecture import IMAGENET_UNITS
+from resnet_v2.networks.resnet import resnet
 from resnet_v2.training.evaluate import to_input
 from resnet_v2.training.optim import nesterov_sgd
 

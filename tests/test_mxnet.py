@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resnet_v2.files import ResnetError
+from resnet_v2.networks.architecture import IMAGENET_UNITS, Architecture, Version
 from resnet_v2.networks.finding import params_path
 from resnet_v2.networks.mxnet import (
     _depth,
@@ -28,7 +29,7 @@ from resnet_v2.networks.mxnet import (
     to_state,
     write_params,
 )
-from resnet_v2.networks.resnet import IMAGENET_UNITS, Architecture, ResNet, Version, resnet
+from resnet_v2.networks.resnet import ResNet, resnet
 from resnet_v2.networks.symbol import fixed_gammas, symbol_json
 
 V1, V2, V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA

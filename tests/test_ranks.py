@@ -17,6 +17,8 @@ import torch
 from resnet_v2.config import TrainConfig, arguments_of
 from resnet_v2.files import ResnetError
 from resnet_v2.networks import weights
+from resnet_v2.networks.finding import checkpoint_path
+from resnet_v2.networks.header import Header
 from resnet_v2.training.distributed import choose_device, wanted_processes
 from resnet_v2.training.sync_batch_norm import SyncBatchNorm
 
@@ -44,8 +46,8 @@ def train(words: list[str]) -> str:
     return output
 
 
-def read(prefix: Path, epoch: int = 1) -> tuple[weights.Header, Tensors]:
-    return weights.read(weights.checkpoint_path(str(prefix), epoch))
+def read(prefix: Path, epoch: int = 1) -> tuple[Header, Tensors]:
+    return weights.read(checkpoint_path(str(prefix), epoch))
 
 
 def largest_difference(first: Tensors, second: Tensors, start: str = "") -> float:

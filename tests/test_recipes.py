@@ -12,7 +12,8 @@ from conftest import Run
 from resnet_v2.config import TrainConfig
 from resnet_v2.files import ResnetError
 from resnet_v2.logs.runlog import read_curve
-from resnet_v2.networks.resnet import Architecture, ResNet
+from resnet_v2.networks.architecture import Architecture
+from resnet_v2.networks.resnet import ResNet
 from resnet_v2.training import recipes
 from resnet_v2.training.settings import resolve
 from test_logs import REAL_LOGS

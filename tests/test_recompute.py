@@ -8,11 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from resnet_v2.files import ResnetError
+from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.chain import Link
 from resnet_v2.networks.costs import LinkCost, link_costs
 from resnet_v2.networks.plan import Plan, Segment, forecast, uniform_plan
 from resnet_v2.networks.recompute import Tape, _normalise, _normalise_again
-from resnet_v2.networks.resnet import Architecture, FixedGammaBatchNorm, ResNet, initialize
+from resnet_v2.networks.resnet import FixedGammaBatchNorm, ResNet, initialize
 from resnet_v2.networks.search import find_plan, smallest_plan
 from resnet_v2.training.optim import fuse_into_backward, nesterov_sgd
 

@@ -4,16 +4,8 @@ import pytest
 import torch
 
 from resnet_v2.files import ResnetError
-from resnet_v2.networks.resnet import (
-    IMAGENET_UNITS,
-    Architecture,
-    ResNet,
-    Stem,
-    Version,
-    default_stem,
-    initialize,
-    resnet,
-)
+from resnet_v2.networks.architecture import IMAGENET_UNITS, Architecture, Stem, Version
+from resnet_v2.networks.resnet import ResNet, default_stem, initialize, resnet
 
 # Counted from the published symbols (MXNet's own shape inference, fixed gamma left out).
 PARAMETERS = {

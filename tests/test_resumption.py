@@ -19,8 +19,9 @@ from conftest import Run
 from resnet_v2.config import TrainConfig, arguments_of
 from resnet_v2.files import ResnetError
 from resnet_v2.networks import weights
-from resnet_v2.networks.header import read_header
-from resnet_v2.networks.resnet import Architecture
+from resnet_v2.networks.architecture import Architecture
+from resnet_v2.networks.finding import checkpoint_path
+from resnet_v2.networks.header import Header, read_header
 from resnet_v2.training import checkpoint
 
 KILLS = 20
@@ -104,7 +105,7 @@ def test_killed_twenty_times_it_ends_with_the_same_bits(digits: Path, tmp_path: 
 
     assert sorted(path.name for path in whole.iterdir()) == sorted(path.name for path in killed.iterdir())
     for epoch in range(1, EPOCHS + 1):
-        ours, theirs = (weights.read(weights.checkpoint_path(str(folder / "m"), epoch)) for folder in (whole, killed))
+        ours, theirs = (weights.read(checkpoint_path(str(folder / "m"), epoch)) for folder in (whole, killed))
         assert ours[1].keys() == theirs[1].keys()
         assert any(name.startswith("momentum.") for name in ours[1])
         assert any(name.startswith("raw.") for name in ours[1])
@@ -149,7 +150,7 @@ def test_what_keeps_a_run_from_going_on(
     header, tensors = weights.read(path)
     position = {"epoch": 0, "step": 4, "trained": False}
     unfinished = dict(header.training) | {"position": position}
-    weights.save(path, tensors, weights.Header(**(vars(header) | {"training": unfinished})))
+    weights.save(path, tensors, Header(**(vars(header) | {"training": unfinished})))
 
     status, _, err = run(*words)
     assert (status, "holds an unfinished run (epoch 0 of 1); give --resume to go on with it" in err) == (2, True)
@@ -199,7 +200,7 @@ def test_what_reads_back_differently_is_no_checkpoint(tmp_path: Path, monkeypatc
         saved({name: tensor + 1 for name, tensor in tensors.items()}, path, metadata)
 
     monkeypatch.setattr(safetensors.torch, "save_file", save_other)
-    header = weights.Header.of_epoch(Architecture(8, 10, "cifar"), 1)
+    header = Header.of_epoch(Architecture(8, 10, "cifar"), 1)
     with pytest.raises(ResnetError, match=r"a\.safetensors is not written: x reads back differently"):
         weights.save(tmp_path / "a.safetensors", {"x": torch.ones(3)}, header, check=True)
     assert not list(tmp_path.iterdir())

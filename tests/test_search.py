@@ -7,9 +7,10 @@ from itertools import combinations, product
 import pytest
 import torch
 
+from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.costs import link_costs
 from resnet_v2.networks.plan import Plan, Segment, forecast
-from resnet_v2.networks.resnet import Architecture, ResNet
+from resnet_v2.networks.resnet import ResNet
 from resnet_v2.networks.search import _options, find_plan, several_plans, smallest_plan
 
 

@@ -14,7 +14,9 @@ from resnet_v2.data.loader import Batch, Loader
 from resnet_v2.data.records import RecordReader
 from resnet_v2.files import ResnetError
 from resnet_v2.networks import weights
-from resnet_v2.networks.resnet import Version, resnet
+from resnet_v2.networks.architecture import Version
+from resnet_v2.networks.finding import checkpoint_path
+from resnet_v2.networks.resnet import resnet
 from resnet_v2.training.distributed import Ranks
 from resnet_v2.training.optim import nesterov_sgd
 from resnet_v2.training.step import Meter, Trainer, Watch
@@ -147,7 +149,7 @@ def test_the_averaged_weights_are_those_that_are_used(digits: Path, tmp_path: Pa
                          num_examples=96, ema=0.9, amp="fp16", model_prefix=str(tmp_path / "m"))  # fmt: skip
     result = fit(config)
     assert result is not None
-    header, tensors = weights.read(weights.checkpoint_path(str(tmp_path / "m"), 1))
+    header, tensors = weights.read(checkpoint_path(str(tmp_path / "m"), 1))
     assert header.training["scaler"]["scale"] > 0
     assert not torch.equal(tensors["fc1.weight"], tensors["raw.fc1.weight"])
     network, _ = weights.load(str(tmp_path / "m"), 1)

@@ -17,6 +17,7 @@ from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
 from resnet_v2.files import ResnetError
 from resnet_v2.logs.runlog import read_curve
 from resnet_v2.networks import weights
+from resnet_v2.networks.finding import checkpoint_path, saved_epochs
 from resnet_v2.training.evaluate import evaluate, rank_of_label
 from resnet_v2.training.settings import resolve
 from resnet_v2.training.train import fit
@@ -32,7 +33,7 @@ def small(digits: Path, prefix: Path, **changes: object) -> TrainConfig:
 
 
 def tensors(prefix: Path, epoch: int) -> dict[str, torch.Tensor]:
-    return weights.read(weights.checkpoint_path(str(prefix), epoch))[1]
+    return weights.read(checkpoint_path(str(prefix), epoch))[1]
 
 
 def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
@@ -49,7 +50,7 @@ def test_it_learns_and_logs(trained: str) -> None:
     events = [json.loads(line) for line in Path(f"{trained}.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events[:4]] == ["start", "batch", "batch", "train"]
     assert 0 <= events[1]["data_wait"] <= 1
-    assert weights.saved_epochs(trained) == [1, 2, 3, 4]
+    assert saved_epochs(trained) == [1, 2, 3, 4]
 
 
 def test_the_header_says_what_the_network_is(trained: str, digits: Path) -> None:
@@ -85,7 +86,7 @@ def test_retraining_takes_a_new_rate_and_decay(digits: Path, tmp_path: Path) -> 
     events = [json.loads(line) for line in Path(f"{prefix}.jsonl").read_text().splitlines()]
     rates = [event["learning_rate"] for event in events if event["event"] == "train"]
     assert rates == pytest.approx([0.1, 0.1, 0.1, 0.01, 0.0005, 0.00005])
-    header, _ = weights.read(weights.checkpoint_path(str(prefix), 4))
+    header, _ = weights.read(checkpoint_path(str(prefix), 4))
     assert header.training["weight_decay"] == 0.01
     assert len(read_curve(Path(f"{prefix}.log")).top1) == 4
 
@@ -123,7 +124,7 @@ def test_v1_has_its_own_files(digits: Path, tmp_path: Path, monkeypatch: pytest.
 def test_a_run_that_diverges_stops(digits: Path, tmp_path: Path) -> None:
     with pytest.raises(ResnetError, match="the run has diverged"):
         fit(small(digits, tmp_path / "run", lr=1e30))
-    assert not weights.saved_epochs(str(tmp_path / "run"))
+    assert not saved_epochs(str(tmp_path / "run"))
 
 
 def test_defaults_are_those_of_2016(tmp_path: Path) -> None:

@@ -11,11 +11,14 @@ import torch
 from resnet_v2.files import ResnetError
 from resnet_v2.inference.export import export
 from resnet_v2.networks import weights
-from resnet_v2.networks.resnet import ResNet, Version, resnet
+from resnet_v2.networks.architecture import Version
+from resnet_v2.networks.finding import checkpoint_path, find_checkpoint, saved_epochs
+from resnet_v2.networks.header import METADATA_KEY, Header
+from resnet_v2.networks.resnet import ResNet, resnet
 
 
-def header(network: ResNet, epoch: int = 3) -> weights.Header:
-    return weights.Header(network.architecture, epoch, 32, 32, ("ä", "b", "c"), {"top1_error": 1.5}, {"lr": 0.1})
+def header(network: ResNet, epoch: int = 3) -> Header:
+    return Header(network.architecture, epoch, 32, 32, ("ä", "b", "c"), {"top1_error": 1.5}, {"lr": 0.1})
 
 
 @pytest.fixture
@@ -23,7 +26,7 @@ def saved(tmp_path: Path) -> tuple[str, ResNet]:
     network = resnet(20, 3)
     network(torch.rand(4, 3, 32, 32) * 255)  # moving statistics that are not the initial ones
     prefix = str(tmp_path / "net-20")
-    weights.save(weights.checkpoint_path(prefix, 3), weights.network_tensors(network), header(network))
+    weights.save(checkpoint_path(prefix, 3), weights.network_tensors(network), header(network))
     return prefix, network
 
 
@@ -47,7 +50,7 @@ def test_names_are_those_of_the_design(saved: tuple[str, ResNet]) -> None:
 
 def test_a_missing_epoch_lists_those_there(saved: tuple[str, ResNet]) -> None:
     prefix, network = saved
-    weights.save(weights.checkpoint_path(prefix, 12), weights.network_tensors(network), header(network, 12))
+    weights.save(checkpoint_path(prefix, 12), weights.network_tensors(network), header(network, 12))
     with pytest.raises(ResnetError, match=r"net-20-0005\.safetensors is missing: saved epochs are 3, 12"):
         weights.load(prefix, 5)
     with pytest.raises(ResnetError, match="no checkpoint starts with"):
@@ -67,7 +70,7 @@ def test_damaged_files(saved: tuple[str, ResNet], damage: str) -> None:
 
 def test_foreign_and_unfitting_files(saved: tuple[str, ResNet]) -> None:
     prefix, network = saved
-    path = weights.checkpoint_path(prefix, 3)
+    path = checkpoint_path(prefix, 3)
     tensors = weights.network_tensors(network)
     safetensors.torch.save_file(tensors, path)
     with pytest.raises(ResnetError, match="has no resnet-v2 header"):
@@ -84,8 +87,8 @@ def test_foreign_and_unfitting_files(saved: tuple[str, ResNet]) -> None:
 def test_headers_that_cannot_be_read(saved: tuple[str, ResNet], change: dict[str, object]) -> None:
     prefix, network = saved
     text = json.dumps(dataclasses.asdict(header(network)) | change)
-    path = weights.checkpoint_path(prefix, 3)
-    safetensors.torch.save_file(weights.network_tensors(network), path, {weights.METADATA_KEY: text})
+    path = checkpoint_path(prefix, 3)
+    safetensors.torch.save_file(weights.network_tensors(network), path, {METADATA_KEY: text})
     with pytest.raises(ResnetError, match="header that cannot be read"):
         weights.load(prefix, 3)
 
@@ -95,20 +98,20 @@ def test_conversion_goes_both_ways(tmp_path: Path, version: Version) -> None:
     network = resnet(20, 3, version)
     network(torch.rand(4, 3, 32, 32) * 255)
     prefix, mxnet, back = (str(tmp_path / name) for name in ("ours", "mxnet", "back"))
-    weights.save(weights.checkpoint_path(prefix, 3), weights.network_tensors(network), header(network))
+    weights.save(checkpoint_path(prefix, 3), weights.network_tensors(network), header(network))
     assert export(prefix, 3, "mxnet", mxnet) == str(tmp_path / "mxnet-0003.params")
     assert (tmp_path / "mxnet-symbol.json").is_file()
     assert export(mxnet, 3, "safetensors", back) == str(tmp_path / "back-0003.safetensors")
     expected, found = weights.network_tensors(network), weights.network_tensors(weights.load(back, 3)[0])
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
-    assert weights.saved_epochs(mxnet) == [3]
+    assert saved_epochs(mxnet) == [3]
 
 
 def test_our_file_comes_before_mxnets(saved: tuple[str, ResNet]) -> None:
     prefix, _ = saved
     export(prefix, 3, "mxnet")
-    assert weights.find_checkpoint(prefix, 3).suffix == ".safetensors"
-    weights.checkpoint_path(prefix, 3).unlink()
-    assert weights.find_checkpoint(prefix, 3).suffix == ".params"
-    assert weights.load(prefix, 3)[1] == weights.Header.of_epoch(saved[1].architecture, 3)
+    assert find_checkpoint(prefix, 3).suffix == ".safetensors"
+    checkpoint_path(prefix, 3).unlink()
+    assert find_checkpoint(prefix, 3).suffix == ".params"
+    assert weights.load(prefix, 3)[1] == Header.of_epoch(saved[1].architecture, 3)

@@ -226,7 +226,8 @@ def plot(settings: config.PlotConfig) -> None:
 def plan(settings: config.PlanConfig) -> None:
     from resnet_v2.logs import memory
     from resnet_v2.networks import budget as budgets
-    from resnet_v2.networks.resnet import Architecture, default_stem
+    from resnet_v2.networks.architecture import Architecture
+    from resnet_v2.networks.resnet import default_stem
 
     if settings.batch_size < 1 or settings.image < 0 or settings.num_classes < 1:
         raise ResnetError("--batch-size and --num-classes must be 1 or more, --image 0 or more.")

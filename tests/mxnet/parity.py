@@ -10,7 +10,8 @@ import numpy.typing as npt
 import torch
 
 from resnet_v2.networks import mxnet
-from resnet_v2.networks.resnet import Architecture, ResNet, initialize
+from resnet_v2.networks.architecture import Architecture
+from resnet_v2.networks.resnet import ResNet, initialize
 
 Arrays = dict[str, npt.NDArray[Any]]
 

@@ -18,7 +18,8 @@ from parity import Arrays, MXNet, difference, random_images, random_network, set
 from torch import Tensor
 
 from resnet_v2.networks import mxnet as formats
-from resnet_v2.networks.resnet import Architecture, ResNet
+from resnet_v2.networks.architecture import Architecture
+from resnet_v2.networks.resnet import ResNet
 
 pytest_plugins = ["mxnet_process"]
 

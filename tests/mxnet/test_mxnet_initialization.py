@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from parity import MXNet, settings_of, weights_of
 
-from resnet_v2.networks.resnet import Architecture, ResNet, initialize
+from resnet_v2.networks.architecture import Architecture
+from resnet_v2.networks.resnet import ResNet, initialize
 
 pytest_plugins = ["mxnet_process"]
 

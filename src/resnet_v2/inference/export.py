@@ -14,7 +14,7 @@ from resnet_v2.files import ResnetError, replacing
 from resnet_v2.inference.engines import OnnxEngine, TorchEngine
 from resnet_v2.inference.folding import folded
 from resnet_v2.networks import mxnet, weights
-from resnet_v2.networks.finding import params_path, split_path
+from resnet_v2.networks.finding import checkpoint_path, params_path, split_path
 from resnet_v2.networks.header import METADATA_KEY, Header
 from resnet_v2.networks.resnet import ResNet
 
@@ -42,7 +42,7 @@ def export(prefix: str, epoch: int | None, to: Format, out: str = "") -> str:
         mxnet.save_checkpoint(start, number, network)
         return str(params_path(start, number))
     if to == "safetensors":
-        target = weights.checkpoint_path(start, number)
+        target = checkpoint_path(start, number)
         if target.exists() and target.samefile(path):
             raise ResnetError(f"{target} is the checkpoint itself; give --out another name.")
         weights.save(target, weights.network_tensors(network), header)

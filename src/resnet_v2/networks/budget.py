@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 
 from resnet_v2.files import ResnetError
+from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.costs import LinkCost, link_costs
 from resnet_v2.networks.malloc import give_back_freed_memory
 from resnet_v2.networks.plan import Forecast, Plan, forecast, uniform_plan
-from resnet_v2.networks.resnet import Architecture, ResNet
+from resnet_v2.networks.resnet import ResNet
 from resnet_v2.networks.search import find_plan, several_plans, smallest_plan
 
 # Python, torch and the other libraries: 310 MiB were measured on the CPU; the loader's memory comes on top.

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from resnet_v2.files import ResnetError, replacing
 from resnet_v2.networks import timm, weights
+from resnet_v2.networks.finding import checkpoint_path
 from resnet_v2.networks.header import Header
 
 CHUNK_BYTES = 1 << 20
@@ -44,7 +45,7 @@ def fetch(name: str, file: Path | None, out: str, synset: Path | None) -> Path:
     if name not in NETWORKS:
         raise ResnetError(f"There is no published network {name!r}; there are {', '.join(NETWORKS)}.")
     published = NETWORKS[name]
-    target = weights.checkpoint_path(out or f"model/{name.rpartition('/')[2]}", 0)
+    target = checkpoint_path(out or f"model/{name.rpartition('/')[2]}", 0)
     if file is not None:
         return _convert(file, published, target, synset)
     downloaded = target.with_suffix(".download")

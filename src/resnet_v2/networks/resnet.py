@@ -14,23 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnet_v2.networks import recompute
-from resnet_v2.networks.architecture import DEEPER_UNITS, EPSILON, IMAGENET_UNITS, Architecture, Stem, Version
+from resnet_v2.networks.architecture import EPSILON, IMAGENET_UNITS, Architecture, Stem, Version
 from resnet_v2.networks.chain import Layer, Link, max_pool
 from resnet_v2.networks.plan import Plan
-
-# What an architecture is made of belongs to a network's users too.
-__all__ = [
-    "DEEPER_UNITS",
-    "EPSILON",
-    "IMAGENET_UNITS",
-    "Architecture",
-    "ResNet",
-    "Stem",
-    "Version",
-    "default_stem",
-    "initialize",
-    "resnet",
-]
 
 
 class FixedGammaBatchNorm(nn.BatchNorm2d):

@@ -12,15 +12,9 @@ from torch import Tensor
 
 from resnet_v2.files import ResnetError, replacing
 from resnet_v2.networks import mxnet
-from resnet_v2.networks.finding import checkpoint_path, find_checkpoint, saved_epochs, split_path
+from resnet_v2.networks.finding import find_checkpoint, split_path
 from resnet_v2.networks.header import METADATA_KEY, Header, read_header
 from resnet_v2.networks.resnet import ResNet
-
-# What a weight file says of itself, and where it is, is known without torch; here they belong to it.
-__all__ = [
-    "METADATA_KEY", "Header", "build", "checkpoint_path", "fill", "fill_body", "find_checkpoint", "load",
-    "network_tensors", "read", "read_checkpoint", "save", "saved_epochs",
-]  # fmt: skip
 
 
 def read_checkpoint(prefix: str, epoch: int | None = None) -> tuple[Path, Header, dict[str, Tensor]]:

@@ -18,6 +18,7 @@ import torch
 from resnet_v2.config import TrainConfig
 from resnet_v2.files import ResnetError, replacing
 from resnet_v2.networks import weights
+from resnet_v2.networks.finding import checkpoint_path, saved_epochs
 from resnet_v2.networks.header import Header, read_header
 from resnet_v2.training.optim import momentum_tensors, restore_momentum
 from resnet_v2.training.step import Trainer
@@ -109,9 +110,9 @@ def tidy(prefix: str, keep: int) -> None:
     start = Path(prefix)
     for path in start.parent.glob(f".{start.name}-*.tmp"):
         path.unlink(missing_ok=True)
-    ours = [epoch for epoch in weights.saved_epochs(prefix) if weights.checkpoint_path(prefix, epoch).is_file()]
+    ours = [epoch for epoch in saved_epochs(prefix) if checkpoint_path(prefix, epoch).is_file()]
     for epoch in ours[:-keep] if keep else ():
-        weights.checkpoint_path(prefix, epoch).unlink(missing_ok=True)
+        checkpoint_path(prefix, epoch).unlink(missing_ok=True)
 
 
 def restore(start: Start, trainer: Trainer) -> None:

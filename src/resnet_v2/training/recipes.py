@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from resnet_v2.config import TrainConfig
 from resnet_v2.files import ResnetError
-from resnet_v2.networks.resnet import Architecture, ResNet
+from resnet_v2.networks.architecture import Architecture
+from resnet_v2.networks.resnet import ResNet
 
 IMAGENET_1K, IMAGENET_11K, CIFAR_10 = 1_281_167, 11_797_630, 50_000
 # Operations per second that `gpu_hours` takes a GPU to sustain: a round number to compare recipes by, never measured.

@@ -8,7 +8,7 @@ from resnet_v2.data.augment import Augmentation, augmentation, random_resized_cr
 from resnet_v2.data.lists import read_synset
 from resnet_v2.files import ResnetError
 from resnet_v2.networks import weights
-from resnet_v2.networks.resnet import Architecture
+from resnet_v2.networks.architecture import Architecture
 
 # Of the whole run: 30, 60, 90 of 120 epochs on ImageNet, 120 and 160 of 200 on CIFAR.
 IMAGENET_DROPS, CIFAR_DROPS = (0.25, 0.5, 0.75), (0.6, 0.8)

@@ -18,6 +18,7 @@ from resnet_v2.files import ResnetError
 from resnet_v2.logs.runlog import RunLog
 from resnet_v2.networks import weights
 from resnet_v2.networks.budget import plan_for_training
+from resnet_v2.networks.finding import checkpoint_path
 from resnet_v2.networks.malloc import keep_freed_memory
 from resnet_v2.networks.plan import Plan
 from resnet_v2.networks.resnet import ResNet, initialize
@@ -188,7 +189,7 @@ def _end_epoch(run: Run, progress: Progress, result: Evaluation) -> None:
     if improved:
         progress.best = (result.top1_error, progress.epoch)
     progress.whole, progress.recent = Meter(run.trainer.device), Meter(run.trainer.device)
-    path = weights.checkpoint_path(prefix, progress.epoch)
+    path = checkpoint_path(prefix, progress.epoch)
     run.log.saved(path)  # before it is, so that the place in the log that it remembers is behind this line
     save(run, progress, path, result)
     if run.ranks.main:
