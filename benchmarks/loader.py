@@ -10,15 +10,15 @@ RESNET_V2_TORCHVISION_PYTHON replace; peers without one are left out. Systems ta
 """
 
 import argparse
-import json
 import os
-import statistics
 import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
+import figures
 
 from resnet_v2.data.augment import augmentation, random_resized_crop
 from resnet_v2.data.loader import Loader, Reading
@@ -94,7 +94,7 @@ def main() -> None:
         "resnet-v2 --fast-decode": partial(ours, fast=True),
     }
     systems |= {name: partial(peer, name) for name in PEERS if peer_python(name).is_file()}
-    rows = []
+    found = []
     for work in works:
         if work.rec is None:
             continue
@@ -102,23 +102,8 @@ def main() -> None:
             {name: system(work, options.threads, options.images) for name, system in systems.items()}
             for _ in range(options.rounds)
         ]
-        for name in systems:
-            rows.append(
-                {
-                    "work": work.name,
-                    "system": name,
-                    "value": round(statistics.median(one[name] for one in rounds), 1),
-                    "unit": "images/s",
-                    "times": round(statistics.median(one["resnet-v2"] / one[name] for one in rounds), 2),
-                }
-            )
-    if options.json:
-        print(json.dumps(rows))
-        return
-    for row in rows:
-        print(
-            f"{row['work']:34} {row['system']:24} {row['value']:9.1f} {row['unit']}  ours is {row['times']:.2f} times"
-        )
+        found += figures.rows(work.name, rounds, "resnet-v2")
+    figures.show(found, options.json)
 
 
 if __name__ == "__main__":

@@ -7,15 +7,15 @@ The images below `--root` are repeated until there are `--images` of them. im2re
 """
 
 import argparse
-import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from itertools import cycle, islice
 from pathlib import Path
+
+import figures
 
 MXNET_PYTHON = Path(os.environ.get("RESNET_V2_MXNET_PYTHON", ".venv-mxnet/bin/python"))
 ENDINGS = (".jpg", ".jpeg", ".png")
@@ -74,23 +74,7 @@ def main() -> None:
         rounds = [
             {name: options.images / seconds(one) for name, one in commands.items()} for _ in range(options.rounds)
         ]
-    rows = [
-        {
-            "work": f"pack at {options.resize}",
-            "system": name,
-            "value": round(statistics.median(one[name] for one in rounds), 1),
-            "unit": "images/s",
-            "times": round(statistics.median(one["resnet-v2 pack"] / one[name] for one in rounds), 2),
-        }
-        for name in commands
-    ]
-    if options.json:
-        print(json.dumps(rows))
-        return
-    for row in rows:
-        print(
-            f"{row['work']:20} {row['system']:16} {row['value']:9.1f} {row['unit']}  ours is {row['times']:.2f} times"
-        )
+    figures.show(figures.rows(f"pack at {options.resize}", rounds, "resnet-v2 pack"), options.json)
 
 
 if __name__ == "__main__":

@@ -141,8 +141,8 @@ def test_two_machines(digits: Path, tmp_path: Path) -> None:
 
 
 def long_run(digits: Path, prefix: Path, **changes: object) -> subprocess.Popen[str]:
-    process = begin(["resnet_v2", *flags(digits, prefix, num_examples=320, epochs=6, nproc=2, checkpoint_steps=2,
-                                         **changes)])  # fmt: skip
+    settings = {"num_examples": 320, "epochs": 6, "nproc": 2, "checkpoint_steps": 2} | changes
+    process = begin(["resnet_v2", *flags(digits, prefix, **settings)])
     log = Path(f"{prefix}.log")
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not (log.is_file() and "Epoch[1] Batch [2]" in log.read_text()):
@@ -171,6 +171,21 @@ def test_dead_ranks_are_started_again_and_end_with_the_same_bits(digits: Path, t
     train(flags(digits, tmp_path / "whole", num_examples=320, epochs=6, nproc=2))
     (_, killed), (_, whole) = read(tmp_path / "killed", 6), read(tmp_path / "whole", 6)
     assert all(torch.equal(killed[name], whole[name]) for name in whole)
+
+
+def test_a_run_goes_on_with_another_number_of_ranks(digits: Path, tmp_path: Path) -> None:
+    process = long_run(digits, tmp_path / "m", nproc=1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 0
+    process.communicate()
+    words = flags(digits, tmp_path / "m", num_examples=320, epochs=6, nproc=2, checkpoint_steps=2, resume="yes")
+    refused = begin(["resnet_v2", *words])
+    assert "--nproc 2, was 1" in refused.communicate(timeout=60)[0]
+    assert refused.returncode == 2
+    train([*words, "--force"])
+    assert read(tmp_path / "m", 6)[0].epoch == 6
+    log = (tmp_path / "m.log").read_text()
+    assert [log.count(f"Epoch[{epoch}] Train-accuracy=") for epoch in range(6)] == [1] * 6
 
 
 def test_a_launcher_that_is_told_to_stop_stops_its_ranks(digits: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A run that is killed, again and again, ends as one that never was; one that is told to stop says where it is."""
 
+import itertools
 import json
 import os
 import random
@@ -20,9 +21,10 @@ from resnet_v2.config import TrainConfig, arguments_of
 from resnet_v2.files import ResnetError
 from resnet_v2.networks import weights
 from resnet_v2.networks.architecture import Architecture
-from resnet_v2.networks.finding import checkpoint_path
+from resnet_v2.networks.finding import checkpoint_path, saved_epochs
 from resnet_v2.networks.header import Header, read_header
 from resnet_v2.training import checkpoint
+from resnet_v2.training.step import Trainer
 
 KILLS = 20
 EPOCHS = 10
@@ -167,6 +169,63 @@ def test_only_the_wanted_epochs_are_kept(digits: Path, tmp_path: Path) -> None:
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["m-0003.safetensors", "m-0004.safetensors", "m-best.safetensors", "m-latest.safetensors",
                      "m.jsonl", "m.log"]  # fmt: skip
+
+
+def test_the_files_of_a_longer_run_before_do_not_push_out_new_ones(tmp_path: Path) -> None:
+    prefix = str(tmp_path / "m")
+    for epoch in (1, 2, 3, 7, 8, 9):
+        checkpoint_path(prefix, epoch).write_bytes(b"")
+    checkpoint.tidy(prefix, 3, keep=2)
+    assert saved_epochs(prefix) == [2, 3, 7, 8, 9]
+
+
+def test_names_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    (tmp_path / "a").write_bytes(b"weights")
+    (tmp_path / "b").write_bytes(b"old")
+    checkpoint.name_also(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == b"weights"
+
+
+class CrashError(Exception):
+    pass
+
+
+def crashing(step: Any, number: int) -> Any:
+    steps = itertools.count(1)
+
+    def crash(*arguments: Any) -> Any:
+        if next(steps) == number:
+            raise CrashError
+        return step(*arguments)
+
+    return crash
+
+
+def test_a_retraining_that_crashes_goes_on_with_the_same_command(
+    digits: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = {}
+    for name in ("whole", "crashed"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        first = command(digits, epochs=4, num_examples=96, frequent=1, checkpoint_steps=1)[3:]
+        assert run(*first)[0] == 0
+        again = [*first, "--retrain", "--model-load-epoch", "2", "--lr", "0.0005", "--epochs", "6"]
+        if name == "crashed":
+            with monkeypatch.context() as patch:
+                patch.setattr(Trainer, "step", crashing(Trainer.step, 5))
+                with pytest.raises(CrashError):
+                    run(*again)
+            assert place(Path()) == (3, 1)
+        assert run(*again)[0] == 0
+        ended[name] = weights.read(checkpoint_path("m", 6))[1]
+        rates = [event["learning_rate"] for event in events(Path()) if event["event"] == "train"]
+        assert rates[-4:] == [0.0005] * 4
+    assert all(torch.equal(ended["whole"][name], ended["crashed"][name]) for name in ended["whole"])
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(digits: Path, tmp_path: Path, monkeypatch: Any, run: Run) -> None:

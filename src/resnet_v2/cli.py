@@ -295,7 +295,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _whole_flag(word: str, after: str) -> tuple[str, ...]:
     """`--resume` alone says yes."""
-    return (word, "yes") if word == "--resume" and after.startswith("--") else (word,)
+    return (word, "yes") if word == "--resume" and after.startswith("-") else (word,)
 
 
 def _fail(sentence: str) -> int:

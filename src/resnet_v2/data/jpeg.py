@@ -81,6 +81,17 @@ def _decode_with_opencv(data: bytes | memoryview) -> Image:
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
 
 
+def claimed_size(data: bytes | memoryview) -> tuple[int, int] | None:
+    """Height and width in pixels that a JPEG or PNG file claims in its header; None for anything else."""
+    header = read_header(data)
+    if header is not None:
+        return header.height, header.width
+    if bytes(data[:8]) == PNG_START and len(data) >= 24:
+        width, height = struct.unpack_from(">II", data, 16)
+        return height, width
+    return None
+
+
 class Encoded:
     """An encoded image whose size is known before it is decoded, and of which a part can be decoded alone.
 
@@ -93,13 +104,11 @@ class Encoded:
         self._data, self._segments, self._fast = data, segments, fast
         self._header = read_header(data)
         self._pixels: Image | None = None
-        if self._header is not None:
-            self.height, self.width = self._header.height, self._header.width
-        elif bytes(data[:8]) == PNG_START and len(data) >= 24:
-            self.width, self.height = struct.unpack_from(">II", data, 16)
-        else:
+        size = claimed_size(data) if self._header is None else (self._header.height, self._header.width)
+        if size is None:
             self._pixels = decode(data)
-            self.height, self.width = self._pixels.shape[:2]
+            size = self._pixels.shape[:2]
+        self.height, self.width = size
         if self.height * self.width > max_pixels:
             raise ValueError(f"it claims {self.width} x {self.height} pixels, more than --max-pixels {max_pixels}")
 

@@ -1,16 +1,14 @@
 """Pictures as people have them -> the crop that a network looks at: paths, bytes, arrays, PIL images."""
 
 import os
-import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 
 from resnet_v2.data.augment import centre_crop
-from resnet_v2.data.jpeg import JPEG_START, PNG_START, Image, resize_shorter_side
+from resnet_v2.data.jpeg import Image, claimed_size, resize_shorter_side
 from resnet_v2.data.loader import MAX_PIXELS
 from resnet_v2.data.photos import read_upright
 from resnet_v2.files import ResnetError
@@ -48,22 +46,13 @@ def _read(path: Path) -> bytes:
 
 def _decoded(data: bytes, side: int, name: str) -> Image:
     try:
-        _check_size(data)
+        # Before memory is taken; formats other than JPEG and PNG have OpenCV's own limit.
+        height, width = claimed_size(data) or (0, 0)
+        if height * width > MAX_PIXELS:
+            raise ValueError(f"it claims {width} x {height} pixels, more than {MAX_PIXELS}")
         return read_upright(data, side)
     except ValueError as error:
         raise ResnetError(f"{name} is no readable image: {error}; replace or remove it.") from None
-
-
-def _check_size(data: bytes) -> None:
-    # Before memory is taken; formats other than these two have OpenCV's own limit.
-    if data[:2] == JPEG_START:
-        height, width, _, _ = simplejpeg.decode_jpeg_header(data, strict=False)
-    elif data[:8] == PNG_START and len(data) >= 24:
-        width, height = struct.unpack_from(">II", data, 16)
-    else:
-        return
-    if height * width > MAX_PIXELS:
-        raise ValueError(f"it claims {width} x {height} pixels, more than {MAX_PIXELS}")
 
 
 def _as_rgb(picture: Picture) -> NDArray[np.uint8]:

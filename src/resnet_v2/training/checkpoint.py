@@ -105,14 +105,17 @@ def name_also(path: Path, other: Path) -> None:
             shutil.copyfile(path, temporary)
 
 
-def tidy(prefix: str, keep: int) -> None:
-    """Remove what killed runs left half-written, and all but the last `keep` epochs' files (0: keep all)."""
+def tidy(prefix: str, epoch: int, keep: int) -> None:
+    """Remove what killed runs left half-written, and the files of all but the last `keep` epochs (0: keep all).
+
+    Epochs after this one are an earlier, longer run's, and stay.
+    """
     start = Path(prefix)
     for path in start.parent.glob(f".{start.name}-*.tmp"):
         path.unlink(missing_ok=True)
-    ours = [epoch for epoch in saved_epochs(prefix) if checkpoint_path(prefix, epoch).is_file()]
-    for epoch in ours[:-keep] if keep else ():
-        checkpoint_path(prefix, epoch).unlink(missing_ok=True)
+    for old in saved_epochs(prefix) if keep else ():
+        if old <= epoch - keep:
+            checkpoint_path(prefix, old).unlink(missing_ok=True)  # MXNet's files, which are not ours, stay
 
 
 def restore(start: Start, trainer: Trainer) -> None:

@@ -196,7 +196,7 @@ def _end_epoch(run: Run, progress: Progress, result: Evaluation) -> None:
         checkpoint.name_also(path, checkpoint.latest_path(prefix))
         if improved:
             checkpoint.name_also(path, checkpoint.best_path(prefix))
-        checkpoint.tidy(prefix, run.config.keep)
+        checkpoint.tidy(prefix, progress.epoch, run.config.keep)
 
 
 def _all_settings(config: TrainConfig, settings: RunSettings) -> dict[str, Any]:
