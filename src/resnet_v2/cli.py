@@ -232,7 +232,7 @@ def plan(settings: config.PlanConfig) -> None:
     if settings.batch_size < 1 or settings.image < 0 or settings.num_classes < 1:
         raise ResnetError("--batch-size and --num-classes must be 1 or more, --image 0 or more.")
     stem = settings.stem or default_stem(settings.depth)
-    architecture = Architecture(settings.depth, settings.num_classes, stem, settings.version)
+    architecture = Architecture(settings.depth, settings.num_classes, stem, settings.version, settings.width)
     workload = budgets.Workload(architecture, settings.image, settings.amp == "bf16", settings.fused_backward)
     budget = budgets.parse_bytes(settings.budget, "--budget") if settings.budget else None
     choices = budgets.choices(workload, budget, settings.batch_size)

@@ -33,6 +33,10 @@ class TrainConfig:
     """accepted and without effect: cuDNN chooses its own workspace today"""
     depth: Chosen[int] = None
     """number of layers (default: 50, CIFAR stem 20)"""
+    stem: Chosen[Literal["imagenet", "cifar", "pooled"]] = None
+    """layers before the first stage; pooled: cifar and max pooling, much faster (default: by --data-type)"""
+    width: int = 1
+    """multiplies the channels of every layer"""
     num_classes: int = 0
     """number of classes, 0: the lines of synset.txt, or 1000 for imagenet"""
     aug_level: Chosen[Literal[1, 2, 3]] = None
@@ -66,8 +70,8 @@ class TrainConfig:
     """epochs in all (default: 120, CIFAR stem 200)"""
     milestones: Chosen[str] = None
     """epochs of drops to a tenth (default: 30,60,90 of 120, CIFAR stem 120,160 of 200, the same shares of others)"""
-    schedule: Literal["step", "cosine"] = "step"
-    """how the learning rate falls"""
+    schedule: Literal["step", "cosine", "linear"] = "step"
+    """how the learning rate falls; linear with --warmup-epochs is one cycle"""
     warmup_epochs: float = 0.0
     """epochs over which the rate grows linearly from 0"""
     label_smoothing: float = 0.0
@@ -125,7 +129,7 @@ class TrainConfig:
     """write the log's figures for TensorBoard too, into the folder PREFIX.tensorboard (needs resnet-v2[tensorboard])"""
 
     def is_imagenet(self) -> bool:
-        """Whether the network has the ImageNet stem (and the records ImageNet's names)."""
+        """Whether the records have ImageNet's names, and the network its stem where --stem says nothing else."""
         return self.data_type == "imagenet"
 
 
@@ -151,8 +155,10 @@ class PlanConfig:
     """memory of the whole process, such as 12GB: shows its plan, and every plan's largest batch in it"""
     image: int = 0
     """side of the images in pixels, 0: 224, CIFAR stem 32"""
-    stem: Chosen[Literal["imagenet", "cifar"]] = None
+    stem: Chosen[Literal["imagenet", "cifar", "pooled"]] = None
     """the network's kind (default: imagenet for the depths that it was published with)"""
+    width: int = 1
+    """multiplies the channels of every layer"""
     version: Literal["v2", "v1"] = "v2"
     """v2: pre-activation units; v1: the units of the first ResNet paper"""
     num_classes: int = 1000

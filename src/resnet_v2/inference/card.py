@@ -93,9 +93,11 @@ def _front_matter(title: str, errors: dict[str, float], data: str, license_name:
 def _summary(header: Header, network: ResNet) -> str:
     architecture = header.architecture
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    stem = {"imagenet": "7x7 stem for large images", "timm": "timm's 7x7 stem", "cifar": "3x3 stem for small images"}
+    stem = {"imagenet": "7x7 stem for large images", "timm": "timm's 7x7 stem", "cifar": "3x3 stem for small images",
+            "pooled": "3x3 stem with max pooling for small images"}  # fmt: skip
+    width = f" and {architecture.width} times their width" if architecture.width > 1 else ""
     return (
-        f"A residual network of {architecture.depth} layers ({PAPERS[architecture.version]}), "
+        f"A residual network of {architecture.depth} layers{width} ({PAPERS[architecture.version]}), "
         f"{stem[architecture.stem]}, {parameters / 1e6:.2f} million parameters, {architecture.classes} classes, epoch "
         f"{header.epoch}. It takes raw RGB from 0 to 255: the shorter side {header.resize} pixels, the centre "
         f"{header.crop} x {header.crop}."

@@ -7,7 +7,8 @@ from resnet_v2.files import ResnetError
 
 Version = Literal["v1", "v2"]
 # timm: that of timm's resnetv2_50 and their like, imagenet without a BatchNorm and ReLU behind the first convolution.
-Stem = Literal["imagenet", "cifar", "timm"]
+# pooled: cifar with ImageNet's BatchNorm, ReLU and max pooling behind it: the stages see a quarter of the pixels.
+Stem = Literal["imagenet", "cifar", "timm", "pooled"]
 
 EPSILON = 2e-5
 
@@ -26,33 +27,44 @@ DEEPER_UNITS = {1001: (15, 122, 181, 15)}
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a network is made of; enough to build it, and saved in every checkpoint's header."""
+    """What a network is made of; enough to build it, and saved in every checkpoint's header.
+
+    `width` multiplies the channels of every layer (Zagoruyko, Komodakis: "Wide Residual Networks", arXiv 1605.07146).
+    """
 
     depth: int
     classes: int
     stem: Stem
     version: Version = "v2"
+    width: int = 1
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built: ResnetError names the depths, versions and stems that exist."""
         if self.stem not in get_args(Stem) or self.version not in get_args(Version):
-            raise ResnetError(f"There is no {self.stem} stem of version {self.version}; stems are imagenet, cifar "
-                              "and timm, versions v1 and v2.")  # fmt: skip
-        if (self.stem, self.version) == ("timm", "v1"):
-            raise ResnetError("The timm stem is of version v2 only; give --version v2 or the imagenet stem.")
+            raise ResnetError(f"There is no {self.stem} stem of version {self.version}; stems are "
+                              f"{', '.join(get_args(Stem))}, versions v1 and v2.")  # fmt: skip
+        if self.version == "v1" and self.stem in ("timm", "pooled"):
+            raise ResnetError(f"The {self.stem} stem is of version v2 only; give --version v2 or another stem.")
+        if self.width < 1:
+            raise ResnetError(f"A network of width {self.width} has no channels; give --width 1 or more.")
         if self.classes < 1:
             raise ResnetError(f"A network needs at least one class, not {self.classes}; give --num-classes.")
         _ = self.units
 
     @property
     def large_images(self) -> bool:
-        """Whether the stem makes images four times smaller: a 7x7 convolution with stride 2, and max pooling."""
+        """Whether the first convolution is 7x7 with stride 2, and four stages of ImageNet's depths follow the stem."""
+        return self.stem in ("imagenet", "timm")
+
+    @property
+    def pools(self) -> bool:
+        """Whether the stem ends in max pooling with stride 2."""
         return self.stem != "cifar"
 
     @property
     def norm_behind_conv0(self) -> bool:
         """Whether a BatchNorm and a ReLU follow the first convolution."""
-        return self.stem == "imagenet" or self.version == "v1"
+        return self.stem in ("imagenet", "pooled") or self.version == "v1"
 
     @property
     def units(self) -> tuple[int, ...]:
@@ -83,8 +95,10 @@ class Architecture:
     def filters(self) -> tuple[int, ...]:
         """Channels after the stem and after each stage."""
         if self.large_images:
-            return (64, 256, 512, 1024, 2048) if self.bottleneck else (64, 64, 128, 256, 512)
-        return (16, 64, 128, 256) if self.bottleneck else (16, 16, 32, 64)
+            filters = (64, 256, 512, 1024, 2048) if self.bottleneck else (64, 64, 128, 256, 512)
+        else:
+            filters = (16, 64, 128, 256) if self.bottleneck else (16, 16, 32, 64)
+        return tuple(self.width * count for count in filters)
 
     @property
     def image_size(self) -> int:

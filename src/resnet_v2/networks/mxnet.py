@@ -218,17 +218,19 @@ def recognise(arrays: Arrays, source: str = "The file") -> Architecture:
         found = ", ".join(map(repr, sorted(arrays)[:5]))[:300] or "nothing"
         raise ResnetError(f"{source} is not one of our residual networks: it lacks conv0_weight or fc1_weight and has "
                           f"{found}; convert only checkpoints of ResNet v1 or v2.")  # fmt: skip
-    stem: Stem = "cifar" if conv0.shape[2] != 7 else "imagenet" if "arg:bn0_beta" in arrays else "timm"
     v2, v1 = "arg:bn_data_beta" in arrays, "arg:stage1_unit1_conv1sc_weight" in arrays
+    large, norm = conv0.shape[2] == 7, "arg:bn0_beta" in arrays
+    stem: Stem = ("imagenet" if norm else "timm") if large else "pooled" if norm and v2 else "cifar"
     bottleneck = "arg:stage1_unit1_conv3_weight" in arrays
     units = _units(arrays)
     depth = _depth(stem, bottleneck, units)
-    if depth is None or v1 == v2 or fc1.shape[0] < 1:
+    width, rest = divmod(conv0.shape[0], 64 if large else 16)
+    if depth is None or v1 == v2 or fc1.shape[0] < 1 or rest or not width:
         raise ResnetError(f"{source} is not one of our residual networks: it has {str(list(units))[:80]} units with "
                           f"{3 if bottleneck else 2} convolutions behind a {conv0.shape[2]}x{conv0.shape[3]} stem"
                           f"{'' if v1 != v2 else ' and mixes or lacks the names of v1 and v2'}; use it with MXNet "
                           "1.9.1.")  # fmt: skip
-    return Architecture(depth, fc1.shape[0], stem, "v2" if v2 else "v1")
+    return Architecture(depth, fc1.shape[0], stem, "v2" if v2 else "v1", width)
 
 
 def _units(arrays: Arrays) -> tuple[int, ...]:
@@ -239,7 +241,7 @@ def _units(arrays: Arrays) -> tuple[int, ...]:
 
 
 def _depth(stem: Stem, bottleneck: bool, units: tuple[int, ...]) -> int | None:
-    if stem != "cifar":
+    if stem in ("imagenet", "timm"):
         tables = (IMAGENET_UNITS | DEEPER_UNITS).items()
         return next((depth for depth, table in tables if table == units and (depth >= 50) == bottleneck), None)
     if len(units) != 3 or len(set(units)) != 1:

@@ -178,24 +178,24 @@ class ResNet(nn.Module):
             yield from cast(nn.Sequential, self.get_submodule(name))
 
     def stem(self, x: Tensor) -> Tensor:
-        """N x 3 x H x W images -> the first unit's input: N x 64 x H/4 x W/4, or N x 16 x H x W (CIFAR)."""
+        """N x 3 x H x W images -> the first unit's input: N x 64 x H/4 x W/4, N x 16 x H x W (CIFAR; pooled: half)."""
         if self.bn_data is not None:
             x = self.bn_data(x)
         x = self.conv0(x)
         if self.bn0 is not None:
             x = _activated(self.bn0, x)
-        return max_pool(x) if self.architecture.large_images else x
+        return max_pool(x) if self.architecture.pools else x
 
     def links(self) -> tuple[Link, ...]:
         """The stem and the units as a chain."""
         stem = Link(
             (Layer(self.bn_data, False, self.conv0),), last_norm=self.bn0, last_relu=self.bn0 is not None,
-            pooled=self.architecture.large_images,
+            pooled=self.architecture.pools,
         )  # fmt: skip
         return stem, *(cast(PreActivationUnit | PostActivationUnit, unit).link() for unit in self.residual_units())
 
     def maps(self, x: Tensor) -> Tensor:
-        """N x 3 x H x W images -> N x filters x H/32 x W/32 (CIFAR: H/4 x W/4), the activations that are pooled."""
+        """N x 3 x H x W images -> N x filters x H/32 x W/32 (CIFAR: /4, pooled: /8), what is averaged at the end."""
         if self.plan is not None and self.training and torch.is_grad_enabled():
             x = recompute.run(self.links(), self.plan, x)
         else:
@@ -247,10 +247,13 @@ def _draw(layer: nn.Conv2d | nn.Linear, generator: torch.Generator) -> None:
         nn.init.zeros_(layer.bias)
 
 
-def resnet(depth: int, classes: int = 1000, version: Version = "v2", stem: Stem | None = None, seed: int = 0) -> ResNet:
+def resnet(
+    depth: int, classes: int = 1000, version: Version = "v2", stem: Stem | None = None, seed: int = 0, width: int = 1
+) -> ResNet:
     """A new network with drawn weights, in channels-last memory.
 
-    `stem` None: that of `default_stem`. A depth that does not exist raises ResnetError and names those that do.
+    `stem` None: that of `default_stem`; `width` multiplies the channels. A depth that does not exist raises ResnetError
+    and names those that do.
     """
-    network = ResNet(Architecture(depth, classes, stem or default_stem(depth), version))
+    network = ResNet(Architecture(depth, classes, stem or default_stem(depth), version, width))
     return initialize(network, seed).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

@@ -117,7 +117,7 @@ def _stem(graph: _Graph, architecture: Architecture) -> int:
     x = graph.convolution(x, "conv0", architecture.filters[0], *((7, 2) if large else (3, 1)))
     if architecture.norm_behind_conv0:
         x = graph.relu(graph.batch_norm(x, "bn0"), "relu0")
-    if large:
+    if architecture.pools:
         sizes = {"kernel": "(3, 3)", "stride": "(2, 2)", "pad": "(1, 1)"}
         x = graph.layer("Pooling", "pooling0", [x], **sizes, pool_type="max")
     return x

@@ -16,8 +16,8 @@ from resnet_v2.files import ResnetError
 class Schedule:
     """How the learning rate goes: `base` times a factor of the position, counted in epochs (2.5: amid the third).
 
-    `step`: a tenth at each milestone; `cosine`: half a cosine down to 0 after the warm-up. During the first
-    `warmup_epochs` the rate grows linearly from 0.
+    `step`: a tenth at each milestone; `cosine`: half a cosine down to 0 after the warm-up; `linear`: a straight line
+    down to 0. During the first `warmup_epochs` the rate grows linearly from 0.
     """
 
     base: float
@@ -33,7 +33,8 @@ class Schedule:
         if self.kind == "step":
             return 0.1 ** sum(position >= milestone for milestone in self.milestones)
         falling_epochs = max(1e-9, self.epochs - self.warmup_epochs)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (position - self.warmup_epochs) / falling_epochs)))
+        done = min(1.0, (position - self.warmup_epochs) / falling_epochs)
+        return 1 - done if self.kind == "linear" else 0.5 * (1 + math.cos(math.pi * done))
 
     def learning_rate(self, position: float) -> float:
         """The learning rate at a position."""

@@ -108,7 +108,8 @@ def _architecture(config: TrainConfig, classes: int) -> Architecture:
             raise ResnetError(f"{config.finetune} has {found.depth} layers, not {config.depth}; leave --depth out.")
         return replace(found, classes=classes)
     depth = config.depth if config.depth is not None else 50 if config.is_imagenet() else 20
-    return Architecture(depth, classes, "imagenet" if config.is_imagenet() else "cifar", config.version)
+    stem = config.stem or ("imagenet" if config.is_imagenet() else "cifar")
+    return Architecture(depth, classes, stem, config.version, config.width)
 
 
 def _list_dir(config: TrainConfig) -> Path:
