@@ -3,7 +3,7 @@ BIN := $(VENV)/bin
 PREFIX := model/resnet-digits-14
 EPOCHS := 20
 
-.PHONY: demo page test lint parity bench bench-peers latency clean
+.PHONY: demo page test lint docs parity bench bench-peers latency clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
@@ -73,6 +73,11 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
+# The documentation as pages in site/; warnings are errors, but with --quiet mkdocs would not count them. The variable
+# keeps the theme's notice of its successor away.
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) .venv-mxnet .venv-dali .venv-timm .venv-torchvision build data/digits model training-curve.png src/*.egg-info
+	rm -rf $(VENV) .venv-mxnet .venv-dali .venv-timm .venv-torchvision build site data/digits model training-curve.png src/*.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
