@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import resnet_v2
 from conftest import Run
@@ -42,13 +43,25 @@ def test_the_folder_is_whole(trained: str, digits: Path, tmp_path: Path, run: Ru
     assert "ready to be pushed" in out
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     config = json.loads((folder / "config.json").read_text())
-    assert config["architecture"] == {"depth": 8, "classes": 10, "stem": "cifar", "version": "v2"}
+    assert config["architecture"] == {"depth": 8, "classes": 10, "stem": "cifar", "version": "v2", "width": 1}
     assert config["id2label"]["7"] == "7"
     ours, theirs = resnet_v2.load(trained), resnet_v2.load(str(folder))
     image = digits / "examples" / "7.png"
     assert np.array_equal(ours.features(image), theirs.features(image))
-    assert theirs.header.training == {}
+    assert set(theirs.header.training) == {"settings", "learning_rate", "weight_decay"}
     assert not any(name.startswith("momentum") for name in weights.read(folder / "model.safetensors")[1])
+
+
+def test_half_the_size(trained: str, digits: Path, tmp_path: Path, run: Run) -> None:
+    """The errors of the card are those of the rounded weights, to the last digit."""
+    rec, folder = digits / "digits_val.rec", tmp_path / "half"
+    status, _, _ = run("card", "--prefix", trained, "--half", "--rec", rec, "--note", "Drawn by hand.", "--out", folder)
+    assert status == 0
+    assert (folder / "README.md").read_text().rstrip().endswith("## Data and licence\n\nDrawn by hand.")
+    header, tensors = weights.read(folder / "model.safetensors")
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
+    measured = json.loads(run("evaluate", "--prefix", folder, "--rec", rec, "--gpus", "", "--json")[1])
+    assert {name: measured[name] for name in header.errors} == header.errors
 
 
 def test_what_cannot_be_written(trained: str, tmp_path: Path, run: Run) -> None:

@@ -1,5 +1,6 @@
 """Logs and curves: our two files and MXNet's dialects give the same numbers; pictures are drawn."""
 
+import gzip
 import json
 import os
 import re
@@ -49,6 +50,22 @@ def test_mxnet_log_with_a_resumed_epoch(tmp_path: Path) -> None:
     assert curve.summary() == {
         "log": "a.log", "epochs": 3, "best_epoch": 1, "checkpoint": 2, "top1_error": 40.0, "top5_error": None,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("ending", [".log", ".jsonl"])
+def test_a_packed_log_is_the_same_run(trained: str, tmp_path: Path, ending: str, run: Run) -> None:
+    plain = Path(trained + ending)
+    packed = tmp_path / f"{plain.name}.gz"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    assert read_curve(packed).summary() | {"log": ""} == read_curve(plain).summary() | {"log": ""}
+    assert read_curve(packed).label == "resnet-digits-8"
+    page = tmp_path / "report.html"
+    assert run("plot", "--logs", packed, "--out", page)[0] == 0
+    assert '"learning_rate"' in page.read_text() or ending == ".log"
+    packed.write_bytes(packed.read_bytes()[:-20])
+    status, _, err = run("plot", "--logs", packed, "--out", page)
+    assert status == 2
+    assert "is no whole .gz file" in err
 
 
 def test_mxnet_1x_log(tmp_path: Path) -> None:

@@ -39,11 +39,14 @@ CIFAR_DEPTHS = (8, 11, 20, 29, 56, 110, 164, 1001)
 ALL: list[Architecture] = [
     *(Architecture(depth, 1000, "imagenet", version) for depth in IMAGENET_UNITS for version in ("v1", "v2")),
     *(Architecture(depth, 10, "cifar", version) for depth in CIFAR_DEPTHS for version in ("v1", "v2")),
+    Architecture(14, 10, "pooled", width=3),
+    Architecture(20, 10, "cifar", width=2),
+    Architecture(18, 10, "imagenet", "v1", width=2),
 ]
 
 
 def name_of(architecture: Architecture) -> str:
-    return f"{architecture.stem}-{architecture.depth}-{architecture.version}"
+    return f"{architecture.stem}-{architecture.depth}-{architecture.version}-{architecture.width}"
 
 
 def packed(version: int | None, shape: tuple[int, ...], dtype: int, data: bytes, storage: int = 0) -> bytes:
@@ -373,7 +376,7 @@ def checked(graph: Any, architecture: Architecture) -> frozenset[str]:
 def test_our_symbols_are_of_their_own_architecture_only(architecture: Architecture) -> None:
     graph = graph_of(architecture)
     assert checked(graph, architecture) == ({"bn_data_gamma"} if architecture.version == "v2" else frozenset())
-    other = Architecture(26 if architecture.stem == "cifar" else 34, 10, architecture.stem, architecture.version)
+    other = Architecture(34 if architecture.large_images else 26, 10, architecture.stem, architecture.version)
     if other.depth != architecture.depth:
         with pytest.raises(ResnetError, match=r"x-symbol\.json is not our ResNet"):
             checked(graph, other)

@@ -24,6 +24,12 @@ def test_cosine_schedule_with_warmup() -> None:
     assert rates == sorted(rates, reverse=True)
 
 
+def test_linear_schedule_with_warmup_is_one_cycle() -> None:
+    schedule = Schedule(0.4, 10, "linear", warmup_epochs=2)
+    rates = [schedule.learning_rate(position) for position in (0, 1, 2, 6, 9, 10)]
+    assert rates == pytest.approx([0, 0.2, 0.4, 0.2, 0.05, 0])
+
+
 def test_a_rate_given_on_retraining_holds_from_there() -> None:
     schedule = Schedule(0.1, 120, "step", (30, 60, 90)).through(0.0005, 70)
     assert schedule.learning_rate(70.1) == pytest.approx(0.0005)

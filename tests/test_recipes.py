@@ -14,7 +14,7 @@ from resnet_v2.files import ResnetError
 from resnet_v2.logs.runlog import read_curve
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.resnet import ResNet
-from resnet_v2.training import recipes
+from resnet_v2.training import recipe_table, recipes
 from resnet_v2.training.settings import resolve
 from test_logs import REAL_LOGS
 
@@ -90,10 +90,10 @@ def test_operations() -> None:
     architecture = Architecture(50, 1000, "imagenet")
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         ResNet(architecture)(torch.empty(1, 3, 224, 224)).sum().backward()
-    assert 6 * recipes.multiply_adds(architecture) == counter.get_total_flops()
+    assert 6 * recipe_table.multiply_adds(architecture) == counter.get_total_flops()
     recipe = recipes.find("imagenet-resnet-50")
-    assert recipes.training_flops(recipe) == pytest.approx(6 * 4.089e9 * 1_281_167 * 126, rel=1e-3)
-    assert recipes.gpu_hours(recipe, tflops=10) == pytest.approx(2 * recipes.gpu_hours(recipe, tflops=20))
+    assert recipe_table.training_flops(recipe) == pytest.approx(6 * 4.089e9 * 1_281_167 * 126, rel=1e-3)
+    assert recipe_table.gpu_hours(recipe, tflops=10) == pytest.approx(2 * recipe_table.gpu_hours(recipe, tflops=20))
 
 
 def test_the_list(run: Run) -> None:

@@ -47,6 +47,20 @@ def test_layers_and_shapes_of_imagenet_depths(depth: int, version: Version) -> N
     assert len(layers) == depth
 
 
+def test_a_pooled_stem_and_a_width() -> None:
+    network = ResNet(Architecture(14, 10, "pooled", width=3))
+    x = images(2, 32)
+    assert network.stem(x).shape == (2, 48, 16, 16)
+    assert network.maps(x).shape == (2, 192, 4, 4)
+    assert network(x).shape == (2, 10)
+    plain, wide = (resnet(20, 10, width=width).state_dict() for width in (1, 4))
+    name = "stage2.unit1.conv1.weight"
+    assert wide[name].numel() == 16 * plain[name].numel()
+    for stem, version, width, words in (("pooled", "v1", 1, "version v2 only"), ("cifar", "v2", 0, "--width 1")):
+        with pytest.raises(ResnetError, match=words):
+            Architecture(20, 10, stem, version, width)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("depth", "bottleneck"), [(8, False), (20, False), (110, False), (11, True), (29, True), (164, True), (1001, True)]
 )

@@ -108,9 +108,12 @@ def train(settings: config.TrainConfig) -> None:
 
 
 def list_recipes(settings: config.RecipesConfig) -> None:
-    from resnet_v2.training import recipes
+    from resnet_v2.training import recipe_table
 
-    print(json.dumps(recipes.rows()) if settings.json else recipes.table())
+    if settings.json:
+        print(json.dumps(recipe_table.rows()))
+    else:
+        print(recipe_table.markdown() if settings.markdown else recipe_table.table())
 
 
 def evaluate(settings: config.EvaluateConfig) -> None:
@@ -191,7 +194,8 @@ def fetch(settings: config.FetchConfig) -> None:
 def card(settings: config.CardConfig) -> None:
     from resnet_v2.inference.card import make_card, write_folder
 
-    made = make_card(settings.prefix, settings.epoch, settings.rec, settings.data_name, settings.license)
+    made = make_card(settings.prefix, settings.epoch, settings.rec, settings.data_name, settings.license, settings.note,
+                     settings.half)  # fmt: skip
     print(made.markdown if settings.out is None else write_folder(made, settings.out))
 
 

@@ -21,6 +21,7 @@ NETWORKS = [
     Architecture(20, 10, "cifar"),
     Architecture(164, 10, "cifar"),
     Architecture(50, 1000, "imagenet", "v1"),
+    Architecture(14, 10, "pooled", width=3),
 ]
 DTYPES = ["float32", "float64", "float16", "uint8", "int8", "int32", "int64", "bool"]
 

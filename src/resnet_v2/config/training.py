@@ -76,6 +76,8 @@ class TrainConfig:
     """epochs over which the rate grows linearly from 0"""
     label_smoothing: float = 0.0
     """share of the target spread over all classes, 0 to 1"""
+    whiten: bool = False
+    """begin the first convolution at the principal components of the images' patches: faster short runs"""
     finetune: str = ""
     """start from all weights but the last layer's of this checkpoint (prefix, file or folder), with its architecture"""
     aug_schedule: str = ""
@@ -124,7 +126,7 @@ class TrainConfig:
     """path and start of the names of checkpoints and logs (default: model/resnet-TYPE-DEPTH)"""
 
     recipe: str = ""
-    """a published run (resnet-v2 recipes): every setting that is not given, or has its default, is the recipe's"""
+    """a named run (resnet-v2 recipes): every setting that is not given, or has its default, is the recipe's"""
     tensorboard: bool = False
     """write the log's figures for TensorBoard too, into the folder PREFIX.tensorboard (needs resnet-v2[tensorboard])"""
 
@@ -175,7 +177,9 @@ class PlanConfig:
 
 @dataclass(frozen=True)
 class RecipesConfig:
-    """List the published runs that `train --recipe` knows: settings, hardware, error, and the source of each."""
+    """List the runs that `train --recipe` knows: settings, hardware, errors published and measured, their sources."""
 
     json: bool = False
     """print one JSON list"""
+    markdown: bool = False
+    """print the table of docs/results.md: what was published, measured here, and what stands in for the rest"""

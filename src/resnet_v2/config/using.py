@@ -134,6 +134,10 @@ class CardConfig:
     """what the data set is called (default: the run's --data-type)"""
     license: str = ""
     """licence of the weights, such as apache-2.0 (default: none is stated)"""
+    note: str = ""
+    """a paragraph about data and licence"""
+    half: bool = False
+    """round weights to 16 bits: half the size, errors measured on them"""
 
 
 @dataclass(frozen=True)

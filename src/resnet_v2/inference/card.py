@@ -4,9 +4,11 @@ import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import torch
+
 from resnet_v2.files import ResnetError, write_text
 from resnet_v2.inference import report
-from resnet_v2.inference.engines import open_engine
+from resnet_v2.inference.engines import TorchEngine
 from resnet_v2.logs.runlog import Curve, read_curve
 from resnet_v2.networks import weights
 from resnet_v2.networks.finding import FOLDER_WEIGHTS, split_path
@@ -17,31 +19,40 @@ PAPERS = {"v2": "[Identity Mappings in Deep Residual Networks](https://arxiv.org
           "v1": "[Deep Residual Learning for Image Recognition](https://arxiv.org/abs/1512.03385)"}  # fmt: skip
 # The flags that make a run what it is; the others say where it ran and read.
 TOLD_SETTINGS = ("batch_size", "epochs", "lr", "milestones", "schedule", "mom", "wd", "warmup_epochs",
-                 "label_smoothing", "aug_levels", "finetune", "num_examples", "seed")  # fmt: skip
+                 "label_smoothing", "whiten", "aug_levels", "finetune", "num_examples", "seed")  # fmt: skip
 NAMES_SHOWN = 20
+# Of what a checkpoint's header tells of its run: what the card shows, not what the trainer would need to go on.
+KEPT = ("settings", "learning_rate", "weight_decay")
 
 
 @dataclass(frozen=True)
 class Card:
-    """The Markdown of a checkpoint, its header and its network."""
+    """The Markdown of a checkpoint, its header and its network; `half`: its weights are numbers of 16 bits."""
 
     markdown: str
     header: Header
     network: ResNet
+    half: bool
 
 
 def make_card(
-    prefix: str, epoch: int | None = None, rec: Path | None = None, data_name: str = "", license_name: str = ""
-) -> Card:
-    """The card of a checkpoint: from its header, from the log beside it, and from an evaluation on `rec` if given."""
+    prefix: str, epoch: int | None = None, rec: Path | None = None, data_name: str = "", license_name: str = "",
+    note: str = "", half: bool = False,
+) -> Card:  # fmt: skip
+    """The card of a checkpoint: from its header, from the log beside it, and from an evaluation on `rec` if given.
+
+    `note` is a paragraph about data and licence. With `half` weights are rounded to float16 before the evaluation.
+    """
     path, header, tensors = weights.read_checkpoint(prefix, epoch)
     network = weights.build(path, header, tensors)
+    if half:
+        network = network.half().float()
     settings = header.training.get("settings", {})
     data = data_name or str(settings.get("data_type", "")) or (rec.stem if rec is not None else "")
     parts = [f"# {_title(header, data)}", _summary(header, network)]
     errors = dict(header.errors)
     if rec is not None:
-        (row,) = report.evaluate_all([open_engine("torch", str(path))], rec)
+        (row,) = report.evaluate_all([TorchEngine(network, header, torch.device("cpu"))], rec)
         errors = {"top1_error": row.verdicts.error(1), "top5_error": row.verdicts.error(5)}
         parts += [_results(errors, data), "## Errors by class", report.class_table(row)]
     elif errors:
@@ -53,20 +64,26 @@ def make_card(
         parts.append(_course(curve))
     if header.class_names:
         parts.append(_classes(header))
+    if note:
+        parts.append(f"## Data and licence\n\n{note}")
     front = _front_matter(_title(header, data), errors, data, license_name)
-    return Card("\n\n".join([front, *parts]) + "\n", replace(header, errors=errors), network)
+    return Card("\n\n".join([front, *parts]) + "\n", replace(header, errors=errors), network, half)
 
 
 def write_folder(card: Card, folder: Path) -> str:
     """Write README.md, config.json and model.safetensors, the layout of model hubs; `resnet_v2.load(folder)` reads it.
 
-    The optimiser's momentum is left behind. Returns a sentence about it.
+    The optimiser's momentum and the run's position are left behind. Returns a sentence about it.
     """
     if folder.exists() and not folder.is_dir():
         raise ResnetError(f"{folder} is a file; give --out a folder.")
     write_text(folder / "README.md", card.markdown)
     write_text(folder / "config.json", json.dumps(_config(card.header), indent=2, ensure_ascii=False) + "\n")
-    weights.save(folder / FOLDER_WEIGHTS, weights.network_tensors(card.network), replace(card.header, training={}))
+    tensors = weights.network_tensors(card.network)
+    if card.half:
+        tensors = {name: tensor.half() for name, tensor in tensors.items()}
+    kept = {name: value for name, value in card.header.training.items() if name in KEPT}
+    weights.save(folder / FOLDER_WEIGHTS, tensors, replace(card.header, training=kept))
     return f"{folder} is ready to be pushed: README.md, config.json, {FOLDER_WEIGHTS}"
 
 

@@ -89,15 +89,16 @@ def draw(curves: Sequence[Curve], out: Path, metric: str) -> None:
 
 
 def _draw_curve(axes: "matplotlib.axes.Axes", curve: Curve, metric: str, colour: str) -> None:  # type: ignore[name-defined]  # noqa: F821
-    name = curve.name.removesuffix(".log").removesuffix(".jsonl")
     errors: dict[int, float] = getattr(curve, metric)
     train: dict[int, float] = getattr(curve, f"train_{metric}")
     if train:
         epochs = sorted(train)
-        axes.plot(epochs, [train[epoch] for epoch in epochs], "--", color=colour, alpha=0.6, label=f"{name} train")
+        axes.plot(
+            epochs, [train[epoch] for epoch in epochs], "--", color=colour, alpha=0.6, label=f"{curve.label} train"
+        )
     epochs = sorted(errors)
     best = min(epochs, key=lambda epoch: (errors[epoch], epoch))
-    label = f"{name} validation (best {errors[best]:.2f})"
+    label = f"{curve.label} validation (best {errors[best]:.2f})"
     axes.plot(epochs, [errors[epoch] for epoch in epochs], color=colour, linewidth=2, label=label)
     axes.plot(best, errors[best], "o", color=colour, markersize=5)
 
@@ -110,7 +111,7 @@ def table(curves: Sequence[Curve]) -> str:
         top5 = "-" if row["top5_error"] is None else f"{row['top5_error']:.2f}"
         rows.append(
             (
-                curve.name.removesuffix(".log").removesuffix(".jsonl"),
+                curve.label,
                 str(row["epochs"]),
                 str(row["best_epoch"]),
                 str(row["checkpoint"]),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_v2.files import write_text
-from resnet_v2.logs.runlog import Curve
+from resnet_v2.logs.runlog import Curve, read_lines
 
 ERRORS = ("train_top1", "top1", "train_top5", "top5")
 # Of the events `train` and `validation`: the field in the log and its name in the page.
@@ -31,7 +31,7 @@ def write_report(paths: Sequence[Path], curves: Sequence[Curve], out: Path, metr
     """
     runs = [
         {
-            "name": curve.name.removesuffix(".log").removesuffix(".jsonl"),
+            "name": curve.label,
             "summary": curve.summary(),
             "series": _points(_series(path, curve)),
         }
@@ -62,7 +62,7 @@ def _part(ending: str) -> str:
 def _series(path: Path, curve: Curve) -> Series:
     """Every measure of a run by epoch; errors in percent."""
     series: Series = {name: getattr(curve, name) for name in ERRORS}
-    events = path if path.suffix == ".jsonl" else path.with_suffix(".jsonl")
+    events = path if ".jsonl" in path.suffixes else path.with_suffix(".jsonl")
     if events.is_file():
         return series | _event_series(events)
     return series | {"samples_per_second": _speeds(path)}
@@ -71,7 +71,7 @@ def _series(path: Path, curve: Curve) -> Series:
 def _event_series(path: Path) -> Series:
     # Lines that are no events are passed over: a kill may have cut one, and `read_curve` has judged the file.
     series: Series = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in read_lines(path):
         try:
             event: dict[str, Any] = json.loads(line)
             names = {"train": TRAINED, "validation": VALIDATED}.get(event["event"], {})
@@ -86,7 +86,7 @@ def _event_series(path: Path) -> Series:
 def _speeds(path: Path) -> dict[int, float]:
     """Images per second of each epoch from a text log: its lines cover equal numbers of images."""
     seconds: dict[int, list[float]] = {}
-    for epoch, speed in SPEED.findall(path.read_text(encoding="utf-8", errors="replace")):
+    for epoch, speed in SPEED.findall("\n".join(read_lines(path))):
         if float(speed) > 0:
             seconds.setdefault(int(epoch), []).append(1 / float(speed))
     return {epoch: len(shares) / sum(shares) for epoch, shares in seconds.items()}

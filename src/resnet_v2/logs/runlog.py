@@ -1,14 +1,16 @@
 """Logs of a run: one JSON line per event (PREFIX.jsonl), and the text lines of MXNet (PREFIX.log) for old tools.
 
 Epochs count from 0, as in MXNet's lines: `Epoch[3]` ends with checkpoint 4. `read_curve` reads either of our files and
-MXNet's own logs.
+MXNet's own logs, packed by gzip too.
 """
 
+import gzip
 import io
 import json
 import os
 import re
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -172,6 +174,11 @@ class Curve:
     top5: dict[int, float] = field(default_factory=dict)
 
     @property
+    def label(self) -> str:
+        """The name of the run: the log's without its endings."""
+        return self.name.removesuffix(".gz").removesuffix(".log").removesuffix(".jsonl")
+
+    @property
     def best_epoch(self) -> int:
         """The (first) epoch with the lowest validation top-1 error, counted from 0 as the log counts."""
         return min(self.top1, key=lambda epoch: (self.top1[epoch], epoch))
@@ -191,19 +198,28 @@ class Curve:
 
 
 def read_curve(path: Path) -> Curve:
-    """The curve of a log, whether JSON lines, our text or MXNet's; where a run was resumed, the later epoch counts.
+    """The curve of a log: JSON lines, our text or MXNet's, each also as .gz; where a run was resumed, the later epoch
+    counts.
 
     Raises ResnetError when the file cannot be read or has no epoch with a validation accuracy.
     """
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError as error:
-        raise ResnetError(f"{path} cannot be read ({error.strerror}); give the path of a training log.") from None
+    lines = read_lines(path)
     is_json = next((line for line in lines if line.strip()), "").lstrip().startswith("{")
     curve = _from_measures(path.name, _json_measures(path, lines) if is_json else _text_measures(lines))
     if not curve.top1:
         raise ResnetError(f"{path} has no epochs: no line with Validation-accuracy is in it; is it a training log?")
     return curve
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a log, unpacked when its name ends in .gz; a ResnetError says why it cannot be read."""
+    try:
+        data = path.read_bytes()
+        return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8", "replace").splitlines()
+    except (gzip.BadGzipFile, EOFError, zlib.error):
+        raise ResnetError(f"{path} is no whole .gz file; copy it again.") from None
+    except OSError as error:
+        raise ResnetError(f"{path} cannot be read ({error.strerror}); give the path of a training log.") from None
 
 
 @dataclass(frozen=True)

@@ -94,11 +94,10 @@ class Architecture:
     @property
     def filters(self) -> tuple[int, ...]:
         """Channels after the stem and after each stage."""
-        if self.large_images:
-            filters = (64, 256, 512, 1024, 2048) if self.bottleneck else (64, 64, 128, 256, 512)
-        else:
-            filters = (16, 64, 128, 256) if self.bottleneck else (16, 16, 32, 64)
-        return tuple(self.width * count for count in filters)
+        large, small = (64, 64, 128, 256, 512), (16, 16, 32, 64)
+        if self.bottleneck:
+            large, small = (64, 256, 512, 1024, 2048), (16, 64, 128, 256)
+        return tuple(self.width * count for count in (large if self.large_images else small))
 
     @property
     def image_size(self) -> int:

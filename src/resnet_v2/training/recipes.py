@@ -1,8 +1,8 @@
-"""Named runs: the settings, hardware and published error of every network in the tables of 2016.
+"""Named runs: the settings, hardware and error of every network in the tables of 2016, and of our own runs.
 
-Where the figures come from, all of github.com/tornadomeet/ResNet: the tables of its README.md, the table of runs in
-log/README.md, the first lines of log/resnet-NN.log, and the defaults of train_resnet.py. What none of them says is not
-made up here: `notes` says what is missing.
+Where the figures of 2016 come from, all of github.com/tornadomeet/ResNet: the tables of its README.md, the table of
+runs in log/README.md, the first lines of log/resnet-NN.log, and the defaults of train_resnet.py. What none of them says
+is not made up here: `notes` says what is missing. Our own figures are those of the logs in docs/runs.
 """
 
 import dataclasses
@@ -10,29 +10,33 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, cast
-
-import torch
-from torch import Tensor, nn
+from typing import Any
 
 from resnet_v2.config import TrainConfig
 from resnet_v2.files import ResnetError
 from resnet_v2.networks.architecture import Architecture
-from resnet_v2.networks.resnet import ResNet
 
 IMAGENET_1K, IMAGENET_11K, CIFAR_10 = 1_281_167, 11_797_630, 50_000
-# Operations per second that `gpu_hours` takes a GPU to sustain: a round number to compare recipes by, never measured.
-GPU_TFLOPS = 20.0
 # Found elsewhere on every machine, so that another value is no departure from the recipe.
 PLACES = ("data_dir",)
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """A run that was published: `settings` are TrainConfig's, errors are in percent (None: not published).
+class Measured:
+    """Errors in percent of a run of ours, its time in minutes, validation included, and its log in docs/runs."""
 
-    `images` is the number of training images, `hardware` what the published run used, `source` where settings and
-    errors stand.
+    top1_error: float
+    top5_error: float
+    minutes: float
+    log: str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A run that was published or made here: `settings` are TrainConfig's, errors are in percent (None: unpublished).
+
+    `images` is the number of training images, `hardware` what the run used, `source` where settings and errors stand.
+    `evidence` is what stands in for a run that was not repeated, or tells of our own.
     """
 
     name: str
@@ -43,6 +47,8 @@ class Recipe:
     top1_error: float | None = None
     top5_error: float | None = None
     notes: str = ""
+    evidence: str = ""
+    measured: Measured | None = None
 
     @property
     def architecture(self) -> Architecture:
@@ -51,8 +57,9 @@ class Recipe:
         return Architecture(
             self.settings["depth"],
             self.settings["num_classes"],
-            "imagenet" if imagenet else "cifar",
+            self.settings.get("stem", "imagenet" if imagenet else "cifar"),
             self.settings.get("version", "v2"),
+            self.settings.get("width", 1),
         )
 
 
@@ -68,29 +75,36 @@ TABLES = "README.md and log/README.md"
 # The README's own wording for every ImageNet run that says nothing else.
 BY_HAND = "README.md: the augmentation of level 2 is left out from about epoch 95."
 
+LOGITS = "logits equal MXNet's (tests/mxnet)"
+LOGITS_V1 = "logits of v1 networks of depth 18 and 50 equal MXNet's (tests/mxnet)"
+
 ALL = (
     Recipe(
         "imagenet-resnet-18",
         _settings("imagenet", 18, 256, 120, "60,75,90", aug_schedule="0:2,95:1"),
         IMAGENET_1K, "2 x K80", f"{TABLES}, log/resnet-18.log", 30.48, 10.92,
         f"The batch is the log's; log/README.md says 512. {BY_HAND}",
+        evidence=LOGITS + ", gradients and ten training steps too",
     ),
     Recipe(
         "imagenet-resnet-34",
         _settings("imagenet", 34, 512, 129, "60,75,90", aug_schedule="0:2,95:1"),
         IMAGENET_1K, "2 x K80, 3 from epoch 95", f"{TABLES}, log/resnet-34.log", 27.20, 8.86, BY_HAND,
+        evidence=LOGITS,
     ),
     Recipe(
         "imagenet-resnet-50",
         _settings("imagenet", 50, 256, 126, "30,60,90", aug_schedule="0:2,95:1"),
         IMAGENET_1K, "3 x K80", f"{TABLES}, log/resnet-50.log", 24.39, 7.24,
         "The log tells of two stops, at epochs 83 and 95, and of the smaller record from 95 on.",
+        evidence=LOGITS + ", gradients too; its log of 2016, read again, has these errors",
     ),
     Recipe(
         "imagenet-resnet-101",
         _settings("imagenet", 101, 480, 127, "60,90,120", aug_schedule="0:2,120:1"),
         IMAGENET_1K, "8 x M40", f"{TABLES}, log/resnet-101.log", 22.68, 6.58,
         "arXiv 1603.05027 has 24.6 and 7.5 for this network.",
+        evidence=LOGITS,
     ),
     Recipe(
         "imagenet-resnet-152",
@@ -98,6 +112,7 @@ ALL = (
         IMAGENET_1K, "8 x M40", f"{TABLES}, log/resnet-152.log", 22.25, 6.42,
         "The drops are 'same as above', which was ResNet-50's row when that was written. arXiv 1603.05027 has 21.1 and "
         "5.5 for this network on crops of 320.",
+        evidence=LOGITS,
     ),
     Recipe(
         "imagenet-resnet-200",
@@ -105,18 +120,21 @@ ALL = (
         IMAGENET_1K, "8 x M40, 3 x K80 from epoch 118", f"{TABLES}, train_resnet.py", 22.14, 6.16,
         "Drops as ResNet-152's; the length is not published, 120 is the script's. From epoch 118 on the published run "
         "had --bn-mom 0.997.",
+        evidence=LOGITS + "; steps at batch 128 fit in 12 GB (below)",
     ),
     Recipe(
         "imagenet-resnet-101-v1",
         _settings("imagenet", 101, 256, 120, "30,60,90", version="v1"),
         IMAGENET_1K, "not published", "README.md (its table of v1 and v2), train_resnet.py", 23.6, 7.1,
         "The error is the paper's, the schedule the script's: the table has none.",
+        evidence=LOGITS_V1,
     ),
     Recipe(
         "imagenet-resnet-152-v1",
         _settings("imagenet", 152, 256, 120, "30,60,90", version="v1"),
         IMAGENET_1K, "not published", "README.md (its table of v1 and v2), train_resnet.py", 21.3, 5.5,
         "The error is the paper's on crops of 320, the schedule the script's: the table has none.",
+        evidence=LOGITS_V1,
     ),
     Recipe(
         "imagenet-11k-resnet-200",
@@ -124,12 +142,14 @@ ALL = (
         IMAGENET_11K, "not published", "README.md, train_resnet.py", 58.4, 28.8,
         "No schedule is published, this is the script's. MXNet's README has 41.57% top-1 accuracy on the same images "
         "for ResNet-152, so the row may be that network's.",
+        evidence=LOGITS + "; MXNet reads and writes checkpoints of 11,221 classes like ours",
     ),
     Recipe(
         "cifar10-resnet-164",
         _settings("cifar10", 164, 128, 300, "220,260,280", aug_level=1),
         CIFAR_10, "2 x GTX 1080", f"{TABLES}, log/resnet-164.log", 4.68, None,
         "arXiv 1603.05027 has 5.46 for this network. The script itself stops after 200 epochs, with drops at 120, 160.",
+        evidence=LOGITS + "; its log of 2016, read again, has this error",
     ),
 )  # fmt: skip
 
@@ -164,83 +184,3 @@ def apply(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
             flag = f"--{name.replace('_', '-')}"
             differences.append(f"{flag} {given} is not the recipe's: {recipe.name} has {flag} {value}.")
     return dataclasses.replace(config, **taken), differences
-
-
-def multiply_adds(architecture: Architecture) -> int:
-    """Multiply-adds of the convolutions and the dense layer for one image; nothing is computed, only shapes."""
-    count = 0
-
-    def add(layer: nn.Module, _: Any, output: Tensor) -> None:
-        nonlocal count
-        count += cast(nn.Conv2d | nn.Linear, layer).weight.numel() * output[0, 0].numel()
-
-    with torch.device("meta"), torch.no_grad():
-        network = ResNet(architecture).eval()
-        for module in network.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                module.register_forward_hook(add)
-        network(torch.empty(1, 3, architecture.image_size, architecture.image_size))
-    return count
-
-
-def training_flops(recipe: Recipe) -> float:
-    """Floating-point operations of the whole run, a multiply-add counted as 2.
-
-    The backward pass takes two forward passes' operations, recomputation (`memonger`) one more.
-    """
-    passes = 4 if recipe.settings.get("memonger") else 3
-    epochs: int = recipe.settings["epochs"]
-    return 2.0 * passes * multiply_adds(recipe.architecture) * recipe.images * epochs
-
-
-def gpu_hours(recipe: Recipe, tflops: float = GPU_TFLOPS) -> float:
-    """Hours of one GPU that sustains `tflops` x 10^12 operations per second throughout."""
-    return training_flops(recipe) / (tflops * 1e12) / 3600
-
-
-def rows() -> list[dict[str, Any]]:
-    """Every recipe as JSON can hold it, with its `training_flops` and `gpu_hours`."""
-    return [
-        {
-            "name": recipe.name,
-            "top1_error": recipe.top1_error,
-            "top5_error": recipe.top5_error,
-            "settings": {k: str(v) if isinstance(v, Path) else v for k, v in recipe.settings.items()},
-            "images": recipe.images,
-            "hardware": recipe.hardware,
-            "training_flops": training_flops(recipe),
-            "gpu_hours": round(gpu_hours(recipe), 1),
-            "source": recipe.source,
-            "notes": recipe.notes,
-        }
-        for recipe in ALL
-    ]
-
-
-def table() -> str:
-    """The recipes as aligned text, and a note and source for each below it."""
-    head = ("recipe", "top-1", "top-5", "batch", "epochs", "drops at", "levels", "GPU hours", "published run's GPUs")
-    lines = [head]
-    for row in rows():
-        settings = row["settings"]
-        levels = settings.get("aug_schedule") or str(settings.get("aug_level") or 2)
-        errors = ["-" if row[key] is None else f"{row[key]:.2f}" for key in ("top1_error", "top5_error")]
-        lines.append(
-            (row["name"], *errors, str(settings["batch_size"]), str(settings["epochs"]), settings["milestones"], levels,
-             f"{row['gpu_hours']:,.0f}" if row["gpu_hours"] >= 10 else f"{row['gpu_hours']:.1f}", row["hardware"])
-        )  # fmt: skip
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    text = [
-        "  ".join(
-            cell.rjust(width) if 0 < column < len(head) - 1 else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
-    text += [
-        "",
-        f"Errors in percent, published. GPU hours: one GPU that sustains {GPU_TFLOPS:g} TFLOP/s, computed.",
-        "",
-    ]
-    text += [f"{recipe.name}: {recipe.notes} Source: {recipe.source}." for recipe in ALL]
-    return "\n".join(text)

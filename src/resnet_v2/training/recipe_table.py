@@ -1,0 +1,125 @@
+"""What a run of a recipe costs, computed, and the recipes as text, JSON and Markdown."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from resnet_v2.networks.architecture import Architecture
+from resnet_v2.networks.resnet import ResNet
+from resnet_v2.training.recipes import ALL, Recipe
+
+# Operations per second that `gpu_hours` takes a GPU to sustain: a round number to compare recipes by, never measured.
+GPU_TFLOPS = 20.0
+
+
+def multiply_adds(architecture: Architecture) -> int:
+    """Multiply-adds of the convolutions and the dense layer for one image; nothing is computed, only shapes."""
+    count = 0
+
+    def add(layer: nn.Module, _: Any, output: Tensor) -> None:
+        nonlocal count
+        count += cast(nn.Conv2d | nn.Linear, layer).weight.numel() * output[0, 0].numel()
+
+    with torch.device("meta"), torch.no_grad():
+        network = ResNet(architecture).eval()
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                module.register_forward_hook(add)
+        network(torch.empty(1, 3, architecture.image_size, architecture.image_size))
+    return count
+
+
+def training_flops(recipe: Recipe) -> float:
+    """Floating-point operations of the whole run, a multiply-add counted as 2.
+
+    The backward pass takes two forward passes' operations, recomputation (`memonger`) one more.
+    """
+    passes = 4 if recipe.settings.get("memonger") else 3
+    epochs: int = recipe.settings["epochs"]
+    return 2.0 * passes * multiply_adds(recipe.architecture) * recipe.images * epochs
+
+
+def gpu_hours(recipe: Recipe, tflops: float = GPU_TFLOPS) -> float:
+    """Hours of one GPU that sustains `tflops` x 10^12 operations per second throughout."""
+    return training_flops(recipe) / (tflops * 1e12) / 3600
+
+
+def rows() -> list[dict[str, Any]]:
+    """Every recipe as JSON can hold it, with its `training_flops` and `gpu_hours`."""
+    return [
+        {
+            "name": recipe.name,
+            "top1_error": recipe.top1_error,
+            "top5_error": recipe.top5_error,
+            "settings": {k: str(v) if isinstance(v, Path) else v for k, v in recipe.settings.items()},
+            "images": recipe.images,
+            "hardware": recipe.hardware,
+            "training_flops": training_flops(recipe),
+            "gpu_hours": round(gpu_hours(recipe), 1),
+            "measured": None if recipe.measured is None else asdict(recipe.measured),
+            "evidence": recipe.evidence,
+            "source": recipe.source,
+            "notes": recipe.notes,
+        }
+        for recipe in ALL
+    ]
+
+
+def table() -> str:
+    """The recipes as aligned text, and a note and source for each below it."""
+    head = ("recipe", "top-1", "top-5", "here", "batch", "epochs", "drops at", "levels", "GPU hours", "run on")
+    lines = [head]
+    for row in rows():
+        settings = row["settings"]
+        levels = settings.get("aug_schedule") or str(settings.get("aug_level") or (2 if _large(row) else 1))
+        here = "-" if row["measured"] is None else f"{row['measured']['top1_error']:.2f}"
+        lines.append(
+            (row["name"], _percent(row["top1_error"]), _percent(row["top5_error"]), here, str(settings["batch_size"]),
+             str(settings["epochs"]), settings["milestones"] or settings["schedule"], levels, _hours(row["gpu_hours"]),
+             row["hardware"])
+        )  # fmt: skip
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    text = [
+        "  ".join(
+            cell.rjust(width) if 0 < column < len(head) - 1 else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
+    text += [
+        "",
+        "Errors in percent: top-1 and top-5 as published, top-1 as measured here. GPU hours: one GPU that sustains "
+        f"{GPU_TFLOPS:g} TFLOP/s, computed.",
+        "",
+    ]
+    text += [f"{recipe.name}: {recipe.notes} Source: {recipe.source}." for recipe in ALL]
+    return "\n".join(text)
+
+
+def markdown() -> str:
+    """The recipes as the table of docs/results.md: what was published, what was measured here, and what stands in."""
+    lines = ["| recipe | published top-1 / top-5 | source | here | evidence |", "|---|---|---|---|---|"]
+    for row in rows():
+        published = "not published"
+        if row["top1_error"] is not None:
+            published = " / ".join(_percent(row[f"top{number}_error"]) for number in (1, 5))
+        here = f"not run: needs {_hours(row['gpu_hours'])} GPU hours"
+        if measured := row["measured"]:
+            here = f"{measured['top1_error']:.2f} / {measured['top5_error']:.2f} in {measured['minutes']:.0f} minutes"
+        lines.append(f"| `{row['name']}` | {published} | {row['source']} | {here} | {row['evidence']} |")
+    return "\n".join(lines)
+
+
+def _large(row: dict[str, Any]) -> bool:
+    return bool(row["settings"]["data_type"] == "imagenet")
+
+
+def _percent(error: float | None) -> str:
+    return "-" if error is None else f"{error:.2f}"
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.1f}"
