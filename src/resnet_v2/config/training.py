@@ -76,8 +76,6 @@ class TrainConfig:
     """epochs over which the rate grows linearly from 0"""
     label_smoothing: float = 0.0
     """share of the target spread over all classes, 0 to 1"""
-    whiten: bool = False
-    """begin the first convolution at the principal components of the images' patches: faster short runs"""
     finetune: str = ""
     """start from all weights but the last layer's of this checkpoint (prefix, file or folder), with its architecture"""
     aug_schedule: str = ""

@@ -41,7 +41,6 @@ from resnet_v2.training.state import (
     schedule_of,
 )
 from resnet_v2.training.step import Meter, Trainer, Watch
-from resnet_v2.training.whitening import whiten
 
 
 def fit(config: TrainConfig) -> Evaluation | None:
@@ -82,8 +81,6 @@ def _fit(config: TrainConfig, ranks: Ranks, device: torch.device, interruption: 
     if config.finetune and start is None:
         path, header, tensors = weights.read_checkpoint(config.finetune)
         weights.fill_body(path, network, header, tensors)
-    elif config.whiten and start is None:
-        whiten(network, readers[settings.records_of(first_epoch)], _threads(config, ranks))
     memory_format = torch.channels_last if config.memory_format == "channels-last" else torch.contiguous_format
     network = network.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
     optimizer = nesterov_sgd(network, schedule.base, config.mom, weight_decay)
