@@ -33,16 +33,21 @@ def timm_name(name: str) -> str:
     return name.replace("conv0.", "stem.conv.").replace("bn1.", "norm.").replace("fc1.", "head.fc.")
 
 
-@pytest.fixture
-def timm_file(tmp_path: Path) -> Path:
-    """A file in timm's form: random weights of a ResNet-50 with 7 classes."""
+def save_timm(path: Path, classes: int) -> None:
+    """Write a file in timm's form: random weights of a ResNet-50."""
     torch.manual_seed(0)
-    network = initialize(ResNet(Architecture(50, 7, "timm")), 0)
+    network = initialize(ResNet(Architecture(50, classes, "timm")), 0)
     tensors = {timm_name(name): tensor for name, tensor in weights.network_tensors(network).items()
                if not name.startswith("bn_data")}  # fmt: skip
     tensors["head.fc.weight"] = tensors["head.fc.weight"][:, :, None, None]
     tensors["norm.num_batches_tracked"] = torch.tensor(3)
-    safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, tmp_path / "timm.st")
+    safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+
+
+@pytest.fixture
+def timm_file(tmp_path: Path) -> Path:
+    """A file in timm's form with 7 classes."""
+    save_timm(tmp_path / "timm.st", 7)
     return tmp_path / "timm.st"
 
 

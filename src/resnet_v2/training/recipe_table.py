@@ -78,7 +78,7 @@ def table() -> str:
         here = "-" if row["measured"] is None else f"{row['measured']['top1_error']:.2f}"
         lines.append(
             (row["name"], _percent(row["top1_error"]), _percent(row["top5_error"]), here, str(settings["batch_size"]),
-             str(settings["epochs"]), settings["milestones"] or settings["schedule"], levels, _hours(row["gpu_hours"]),
+             str(settings["epochs"]), settings.get("milestones") or settings["schedule"], levels, _hours(row["gpu_hours"]),
              row["hardware"])
         )  # fmt: skip
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]

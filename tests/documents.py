@@ -1,0 +1,205 @@
+"""The commands of README and docs, and small real things under the names that the documents use."""
+
+import re
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+
+from conftest import picture
+from resnet_v2.data.lists import make_lists
+from resnet_v2.data.pack import pack_list
+from resnet_v2.data.sources import make_data
+from resnet_v2.networks import mxnet, weights
+from resnet_v2.networks.architecture import Architecture
+from resnet_v2.networks.finding import checkpoint_path, saved_epochs, split_path
+from resnet_v2.networks.header import Header
+from resnet_v2.networks.resnet import ResNet, initialize
+from test_archives import tar_of, tar_of_tars
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+
+BLOCK = re.compile(r"^```[^\n]*\n(?P<fenced>.*?)^```$|(?<=\n\n)(?P<indented>(?:    [^\n]*\n|\n(?=    ))+)", re.M | re.S)
+# In a line's comment it marks the command, in the last sentence before a block all of the block.
+MARK = re.compile(r"\bneeds? (?:a GPU|(?:two |four |several )?GPUs|ImageNet)\b")
+COMMENT = re.compile(r"\s# .*$")
+PYTHON_STARTS = ("import ", "from ")
+# The only block that is neither commands nor Python: the table that `plan` prints.
+OUTPUT_START = "plan      "
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command line without its comment, or a block of Python; a marked one is not executed."""
+
+    place: str
+    text: str
+    marked: bool = False
+    python: bool = False
+
+
+def commands(name: str, text: str) -> Iterator[Command]:
+    """The commands of a Markdown text in their order; `name` is what their places begin with."""
+    for block in BLOCK.finditer(text):
+        kind = block.lastgroup or ""
+        content = textwrap.dedent(block[kind])
+        before = text[: block.start()].rstrip().rpartition("\n\n")[2]
+        marked = MARK.search(re.split(r"(?<=[.:;])\s+", before)[-1]) is not None
+        number = text.count("\n", 0, block.start(kind)) + 1
+        if content.startswith(PYTHON_STARTS):
+            yield Command(f"{name}:{number}", content, marked, python=True)
+        elif not content.startswith(OUTPUT_START):
+            yield from _lines(name, content, number, marked)
+
+
+def _lines(name: str, content: str, number: int, marked: bool) -> Iterator[Command]:
+    for line in re.findall(r"(?:[^\n]*\\\n)*[^\n]*\n", content):
+        if line.strip():
+            whole = line.replace("\\\n", " ").rstrip()
+            comment = COMMENT.search(whole)
+            words = COMMENT.sub("", whole).rstrip()
+            yield Command(f"{name}:{number}", words, marked or MARK.search(comment[0] if comment else "") is not None)
+        number += line.count("\n")
+
+
+def furnish(text: str) -> None:
+    """Make the stand-ins that a command names and that are not there, below the working directory."""
+    inputs = re.sub(r"--out \S+", "", text)
+    for name, make in STAND_INS.items():
+        if re.search(rf"(?<![\w./-]){re.escape(name)}(?![\w./-])", inputs) and not _is_there(name):
+            Path(name).parent.mkdir(parents=True, exist_ok=True)
+            make(Path(name))
+
+
+def _is_there(name: str) -> bool:
+    prefix = split_path(Path(f"{name}.params"))[0]
+    return Path(name).exists() or bool(saved_epochs(prefix))
+
+
+# Two classes everywhere, so that every network fits every record.
+CLASSES = ("n00000001", "n00000002")
+
+
+def class_folders(root: Path, side: int = 40, images: int = 6) -> None:
+    """As many images of every class as `data` needs to hold one out."""
+    for label, name in enumerate(CLASSES):
+        (root / name).mkdir(parents=True)
+        for number in range(images):
+            save_picture(root / name / f"{number}.jpg", 10 * label + number, side)
+
+
+def save_picture(path: Path, seed: int = 0, side: int = 40) -> None:
+    assert cv2.imwrite(str(path), picture(seed, side, side + 8))
+
+
+def split_folders(root: Path) -> None:
+    for part in ("train", "test"):
+        class_folders(root / part, images=1)
+
+
+def photos(root: Path) -> None:
+    root.mkdir()
+    for number in range(2):
+        save_picture(root / f"{number}.jpg", number)
+
+
+def data_set(folder: Path) -> None:
+    """Records for `train --data-type NAME`."""
+    source = Path("stand-ins") / folder.name
+    split_folders(source)
+    side = 256 if folder.name == "pets" else 32
+    make_data(str(source), folder, archive=None, mirror="", resize=side, val_ratio=0, seed=0, threads=1)
+
+
+def record(path: Path, side: int) -> None:
+    source = Path("stand-ins") / path.stem
+    class_folders(source, images=1)
+    make_lists(source, source)
+    pack_list(source.with_name(f"{source.name}_train.lst"), source, path, resize=side, quality=90, encoding=".jpg",
+              threads=1, on_error="stop")  # fmt: skip
+
+
+def small_record(path: Path) -> None:
+    record(path, 32)
+
+
+def large_record(path: Path) -> None:
+    record(path, 256)
+
+
+def network(depth: int, stem: str, version: str = "v2") -> tuple[Architecture, ResNet]:
+    architecture = Architecture(depth, len(CLASSES), stem, version)  # type: ignore[arg-type]
+    return architecture, initialize(ResNet(architecture), 0)
+
+
+def save_network(prefix: Path, architecture: Architecture, made: ResNet, epoch: int) -> None:
+    start, number = split_path(Path(f"{prefix}.params"))
+    epoch = number if start != str(prefix) else epoch
+    header = Header.of_epoch(architecture, epoch, CLASSES)
+    weights.save(checkpoint_path(start, epoch), weights.network_tensors(made), header)
+
+
+def large_network(prefix: Path) -> None:
+    """The smallest network with ImageNet's stem."""
+    save_network(prefix, *network(18, "imagenet"), 30)
+
+
+def small_network(prefix: Path) -> None:
+    save_network(prefix, *network(14, "cifar", "v1" if "-v1-" in prefix.name else "v2"), 20)
+
+
+def mxnet_model(prefix: Path) -> None:
+    mxnet.save_checkpoint(str(prefix), 0, network(18, "imagenet")[1])
+
+
+def log(path: Path) -> None:
+    path.write_text(
+        "".join(
+            f"INFO:root:Epoch[{epoch}] Train-accuracy=0.{epoch}5\nINFO:root:Epoch[{epoch}] Time cost=9.000\n"
+            f"INFO:root:Epoch[{epoch}] Validation-accuracy=0.{epoch}2\n"
+            for epoch in range(3)
+        )
+    )
+
+
+def synset(path: Path) -> None:
+    path.write_text("".join(f"{name}\n" for name in CLASSES))
+
+
+def ground_truth(path: Path) -> None:
+    path.write_text("1\n2\n2\n1\n")
+
+
+def train_tar(path: Path) -> None:
+    class_folders(Path("stand-ins/tar"), images=1)
+    tar_of_tars(Path("stand-ins/tar"), path)
+
+
+def validation_tar(path: Path) -> None:
+    photo = Path("stand-ins/val.jpg")
+    photo.parent.mkdir(exist_ok=True)
+    save_picture(photo)
+    tar_of({f"ILSVRC2012_val_{number:08d}.JPEG": photo.read_bytes() for number in range(1, 5)}, path)
+
+
+STAND_INS: dict[str, Callable[[Path], None]] = {
+    **dict.fromkeys(("path/to/folder", "path/to/flowers"), class_folders),
+    **dict.fromkeys(("path/to/pets", "cifar10-jpeg"), split_folders),
+    "photos/": photos,
+    **dict.fromkeys(("a.jpg", "7.png", "8.png"), save_picture),
+    **dict.fromkeys(("data/cifar10", "data/pets"), data_set),
+    **dict.fromkeys(("data/digits/digits_val.rec", "cifar10_val.rec", "more.rec"), small_record),
+    **dict.fromkeys(("val.rec", "val_256_q90.rec", "val_480_q95.rec"), large_record),
+    **dict.fromkeys(("model/a", "model/b", "model/b-0030", "model/resnet-50-0000"), large_network),
+    **dict.fromkeys(("model/resnet-digits-14", "model/resnet-flowers-20"), small_network),
+    **dict.fromkeys(("model/resnet-cifar10-20", "model/resnet-v1-cifar10-20"), small_network),
+    "resnet-50": mxnet_model,
+    **dict.fromkeys(("a.log", "b.log", "resnet-50.log", "model/resnet-cifar10-20.log"), log),
+    **dict.fromkeys(("synset.txt", "imagenet-synset.txt", "map_clsloc.txt"), synset),
+    "ILSVRC2012_validation_ground_truth.txt": ground_truth,
+    "ILSVRC2012_img_train.tar": train_tar,
+    "ILSVRC2012_img_val.tar": validation_tar,
+}
