@@ -11,9 +11,9 @@ import cv2
 from conftest import picture
 from resnet_v2.data.lists import make_lists
 from resnet_v2.data.pack import pack_list
-from resnet_v2.data.sources import make_data
+from resnet_v2.data.sources import CIFAR10_CLASSES, make_data
 from resnet_v2.networks import mxnet, weights
-from resnet_v2.networks.architecture import Architecture
+from resnet_v2.networks.architecture import Architecture, Stem, Version
 from resnet_v2.networks.finding import checkpoint_path, saved_epochs, split_path
 from resnet_v2.networks.header import Header
 from resnet_v2.networks.resnet import ResNet, initialize
@@ -79,13 +79,17 @@ def _is_there(name: str) -> bool:
     return Path(name).exists() or bool(saved_epochs(prefix))
 
 
-# Two classes everywhere, so that every network fits every record.
 CLASSES = ("n00000001", "n00000002")
+
+
+def classes_of(path: Path) -> tuple[str, ...]:
+    """CIFAR-10 has ten, as the recipes say; two everywhere else, so that every network fits every record."""
+    return CIFAR10_CLASSES if "cifar10" in str(path) else CLASSES
 
 
 def class_folders(root: Path, side: int = 40, images: int = 6) -> None:
     """As many images of every class as `data` needs to hold one out."""
-    for label, name in enumerate(CLASSES):
+    for label, name in enumerate(classes_of(root)):
         (root / name).mkdir(parents=True)
         for number in range(images):
             save_picture(root / name / f"{number}.jpg", 10 * label + number, side)
@@ -130,29 +134,30 @@ def large_record(path: Path) -> None:
     record(path, 256)
 
 
-def network(depth: int, stem: str, version: str = "v2") -> tuple[Architecture, ResNet]:
-    architecture = Architecture(depth, len(CLASSES), stem, version)  # type: ignore[arg-type]
-    return architecture, initialize(ResNet(architecture), 0)
+def network(depth: int, stem: Stem, version: Version = "v2", classes: int = len(CLASSES)) -> ResNet:
+    return initialize(ResNet(Architecture(depth, classes, stem, version)), 0)
 
 
-def save_network(prefix: Path, architecture: Architecture, made: ResNet, epoch: int) -> None:
-    start, number = split_path(Path(f"{prefix}.params"))
-    epoch = number if start != str(prefix) else epoch
-    header = Header.of_epoch(architecture, epoch, CLASSES)
+def save_network(prefix: Path, made: ResNet, epoch: int) -> None:
+    """Under the number that the name ends with, else that of `epoch`."""
+    numbered = re.fullmatch(r"(.+)-(\d{4})", str(prefix))
+    start, epoch = (numbered[1], int(numbered[2])) if numbered else (str(prefix), epoch)
+    header = Header.of_epoch(made.architecture, epoch, classes_of(prefix))
     weights.save(checkpoint_path(start, epoch), weights.network_tensors(made), header)
 
 
 def large_network(prefix: Path) -> None:
     """The smallest network with ImageNet's stem."""
-    save_network(prefix, *network(18, "imagenet"), 30)
+    save_network(prefix, network(18, "imagenet"), 30)
 
 
 def small_network(prefix: Path) -> None:
-    save_network(prefix, *network(14, "cifar", "v1" if "-v1-" in prefix.name else "v2"), 20)
+    version: Version = "v1" if "-v1-" in prefix.name else "v2"
+    save_network(prefix, network(14, "cifar", version, len(classes_of(prefix))), 20)
 
 
 def mxnet_model(prefix: Path) -> None:
-    mxnet.save_checkpoint(str(prefix), 0, network(18, "imagenet")[1])
+    mxnet.save_checkpoint(str(prefix), 0, network(18, "imagenet"))
 
 
 def log(path: Path) -> None:
@@ -190,8 +195,9 @@ STAND_INS: dict[str, Callable[[Path], None]] = {
     **dict.fromkeys(("path/to/pets", "cifar10-jpeg"), split_folders),
     "photos/": photos,
     **dict.fromkeys(("a.jpg", "7.png", "8.png"), save_picture),
-    **dict.fromkeys(("data/cifar10", "data/pets"), data_set),
-    **dict.fromkeys(("data/digits/digits_val.rec", "cifar10_val.rec", "more.rec"), small_record),
+    **dict.fromkeys(("data/cifar10", "data/digits", "data/pets"), data_set),
+    "data/digits/digits_val.rec": lambda path: data_set(path.parent),
+    **dict.fromkeys(("cifar10_val.rec", "more.rec"), small_record),
     **dict.fromkeys(("val.rec", "val_256_q90.rec", "val_480_q95.rec"), large_record),
     **dict.fromkeys(("model/a", "model/b", "model/b-0030", "model/resnet-50-0000"), large_network),
     **dict.fromkeys(("model/resnet-digits-14", "model/resnet-flowers-20"), small_network),

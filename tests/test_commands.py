@@ -9,6 +9,7 @@ import gc
 import re
 import runpy
 import shlex
+import shutil
 import sys
 import tomllib
 import types
@@ -35,7 +36,9 @@ Perform = Callable[[Command], None]
 def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # with so little to do two threads wait for each other most of the time
-    yield tmp_path_factory.mktemp("documents"), set()
+    folder = tmp_path_factory.mktemp("documents")
+    shutil.copytree(ROOT / "docs" / "runs", folder / "docs" / "runs")  # the logs of our own runs
+    yield folder, set()
     torch.set_num_threads(threads)
 
 
@@ -68,10 +71,12 @@ def perform_words(command: Command, run: Run, monkeypatch: pytest.MonkeyPatch) -
     match shlex.split(text):
         case ["resnet-v2", *words] if not command.marked:
             furnish(command.text)
-            status, _, err = run(*words)
-            if words[0] == "demo":
-                with warnings.catch_warnings(action="ignore", category=ResourceWarning):
-                    gc.collect()  # gradio leaves an event loop open
+            with warnings.catch_warnings():
+                if words[0] == "demo":  # gradio leaves event loops open
+                    warnings.simplefilter("ignore", ResourceWarning)
+                status, _, err = run(*words)
+                if words[0] == "demo":
+                    gc.collect()
             assert status == (130 if "--follow" in words else 0), f"status {status}: {err}"
         case ["resnet-v2", *words]:
             with monkeypatch.context() as patch:
