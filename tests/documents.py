@@ -194,7 +194,7 @@ STAND_INS: dict[str, Callable[[Path], None]] = {
     **dict.fromkeys(("path/to/folder", "path/to/flowers"), class_folders),
     **dict.fromkeys(("path/to/pets", "cifar10-jpeg"), split_folders),
     "photos/": photos,
-    **dict.fromkeys(("a.jpg", "7.png", "8.png"), save_picture),
+    **dict.fromkeys(("a.jpg", "cat.jpg", "7.png", "8.png"), save_picture),
     **dict.fromkeys(("data/cifar10", "data/digits", "data/pets"), data_set),
     "data/digits/digits_val.rec": lambda path: data_set(path.parent),
     **dict.fromkeys(("cifar10_val.rec", "more.rec"), small_record),

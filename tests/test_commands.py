@@ -116,7 +116,7 @@ def stand_in_for_the_world(monkeypatch: pytest.MonkeyPatch) -> None:
     from sklearn import datasets
 
     pixels, labels = datasets.load_digits(return_X_y=True)
-    monkeypatch.setattr(datasets, "load_digits", lambda **_: (pixels[:100], labels[:100]))
+    monkeypatch.setattr(datasets, "load_digits", lambda **_: (pixels[:540], labels[:540]))
 
 
 class Understood(Exception):  # noqa: N818 (no error)
