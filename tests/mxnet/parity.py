@@ -46,6 +46,7 @@ def settings_of(architecture: Architecture) -> dict[str, Any]:
         "depth": architecture.depth,
         "classes": architecture.classes,
         "version": architecture.version,
+        "width": architecture.width,
     }
 
 

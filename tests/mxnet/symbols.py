@@ -60,7 +60,7 @@ def unit_v1(x: Any, name: str, filters: int, stride: int, first: bool, bottlenec
     return relu(y + x, name + "_relu3")
 
 
-def resnet(stem: str, depth: int, classes: int, version: str) -> Any:
+def resnet(stem: str, depth: int, classes: int, version: str, width: int = 1) -> Any:
     """The whole network: `data` (N x 3 x H x W, 0-255) and `softmax_label` -> softmax; `fc1_output` are the logits."""
     if stem == "imagenet":
         bottleneck = depth >= 50
@@ -70,14 +70,15 @@ def resnet(stem: str, depth: int, classes: int, version: str) -> Any:
         bottleneck = depth >= 164
         units = [(depth - 2) // (9 if bottleneck else 6)] * 3
         filters = [16, 64, 128, 256] if bottleneck else [16, 16, 32, 64]
+    filters = [width * count for count in filters]
 
     x = mx.sym.Variable("data")
     if version == "v2":
         x = norm(x, "bn_data", fix_gamma=True)
     x = conv(x, "conv0", filters[0], 7, 2) if stem == "imagenet" else conv(x, "conv0", filters[0], 3, 1)
-    if stem == "imagenet" or version == "v1":
+    if stem in ("imagenet", "pooled") or version == "v1":
         x = relu(norm(x, "bn0"), "relu0")
-    if stem == "imagenet":
+    if stem in ("imagenet", "pooled"):
         x = mx.sym.Pooling(x, kernel=(3, 3), stride=(2, 2), pad=(1, 1), pool_type="max")
     unit = unit_v2 if version == "v2" else unit_v1
     for stage, count in enumerate(units, start=1):

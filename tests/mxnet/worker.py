@@ -27,7 +27,8 @@ Answer = tuple[dict[str, Any], Arrays]
 def _symbol(settings: dict[str, Any]) -> Any:
     if "json" in settings:
         return mx.sym.load_json(settings["json"])
-    return symbols.resnet(settings["stem"], settings["depth"], settings["classes"], settings["version"])
+    names = ("stem", "depth", "classes", "version", "width")
+    return symbols.resnet(*(settings[name] for name in names))
 
 
 def _bind(symbol: Any, settings: dict[str, Any], arrays: Arrays, grad_req: str) -> Any:
