@@ -24,6 +24,16 @@ def test_help_is_quick() -> None:
     assert time.perf_counter() - started < 1
 
 
+def test_who_reads_the_output_may_have_enough() -> None:
+    """As `| head` does: no traceback."""
+    command = [sys.executable, "-m", "resnet_v2", "plan", "--depth", "20", "--json"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    finished = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (finished.returncode, finished.stderr) == (0, b"")
+
+
 def test_help_needs_no_torch(run: Run) -> None:
     code = "import sys; from resnet_v2.cli import main; main(['--help'])"
     script = f"import sys\ntry:\n    exec({code!r})\nfinally:\n    assert 'torch' not in sys.modules"

@@ -9,11 +9,12 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from conftest import Run
+from conftest import Run, picture
 from resnet_v2.data import sources
 from resnet_v2.data.jpeg import decode
 from resnet_v2.data.lists import read_list, read_synset
@@ -171,3 +172,15 @@ def test_unknown_name(tmp_path: Path, run: Run) -> None:
     status, _, err = run("data", "cifar11", "--out", tmp_path / "c")
     assert status == 2
     assert "neither a data set (digits, cifar10, fashion-mnist) nor a folder" in err
+
+
+def test_a_folder_with_too_few_images_to_hold_any_out(tmp_path: Path, run: Run) -> None:
+    for name in ("ant", "bee"):
+        (tmp_path / "few" / name).mkdir(parents=True)
+        for number in range(4):
+            assert cv2.imwrite(str(tmp_path / "few" / name / f"{number}.png"), picture(number, 32, 32))
+    status, out, err = run("data", tmp_path / "few", "--out", tmp_path / "data")
+    assert status == 2
+    assert "ready" not in out
+    assert "few has too few images in every class to hold out the share 0.1 for validation" in err
+    assert run("data", tmp_path / "few", "--out", tmp_path / "data", "--val-ratio", 0.25)[0] == 0

@@ -283,12 +283,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     run = next(function for kind, function in COMMANDS.values() if isinstance(settings, kind))
     try:
-        return run(settings) or 0  # type: ignore[operator]
+        status: int = run(settings) or 0  # type: ignore[operator]
+        sys.stdout.flush()
+        return status
     except ResnetError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # Whoever read the output, such as `head`, has enough; what Python still holds back goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         if error.errno == errno.ENOSPC:
             return _fail("The disk is full; free some space and run again.")

@@ -86,7 +86,12 @@ def make_data(
 def _pack_folder(root: Path, folder: Path, resize: int, val_ratio: float, seed: int, threads: int) -> None:
     prefix = folder / folder.resolve().name
     from_folders = ready_split(root) is not None
-    make_lists(root, prefix, val_ratio=0.0 if from_folders else val_ratio, seed=seed)
+    _, _, held_out = make_lists(root, prefix, val_ratio=0.0 if from_folders else val_ratio, seed=seed)
+    if not held_out:
+        raise ResnetError(
+            f"{root} has too few images in every class to hold out the share {val_ratio:g} for validation; give a "
+            "larger --val-ratio."
+        )
     for part in ("train", "val"):
         lst = prefix.with_name(f"{prefix.name}_{part}.lst")
         if lst.is_file():
