@@ -1,6 +1,7 @@
 """What a run of a recipe costs, computed, and the recipes as text, JSON and Markdown."""
 
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from resnet_v2.training.recipes import ALL, Recipe
 GPU_TFLOPS = 20.0
 
 
+@cache
 def multiply_adds(architecture: Architecture) -> int:
     """Multiply-adds of the convolutions and the dense layer for one image; nothing is computed, only shapes."""
     count = 0
