@@ -68,6 +68,7 @@ def perform(done: Done, run: Run, monkeypatch: pytest.MonkeyPatch) -> Perform:
 
 def perform_words(command: Command, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     text = re.sub("^torchrun .* -m resnet_v2 ", "resnet-v2 ", command.text) if command.marked else command.text
+    text = re.sub("--num-examples [0-9]+", "--num-examples 8", text)  # the stand-ins have few images
     match shlex.split(text):
         case ["resnet-v2", *words] if not command.marked:
             furnish(command.text)
@@ -116,7 +117,7 @@ def stand_in_for_the_world(monkeypatch: pytest.MonkeyPatch) -> None:
     from sklearn import datasets
 
     pixels, labels = datasets.load_digits(return_X_y=True)
-    monkeypatch.setattr(datasets, "load_digits", lambda **_: (pixels[:540], labels[:540]))
+    monkeypatch.setattr(datasets, "load_digits", lambda **_: (pixels[:100], labels[:100]))
 
 
 class Understood(Exception):  # noqa: N818 (no error)

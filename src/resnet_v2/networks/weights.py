@@ -38,11 +38,8 @@ def save(path: Path, tensors: Mapping[str, Tensor], header: Header, check: bool 
     """
     metadata = {"format": "pt", METADATA_KEY: header.to_json()}
     with replacing(path) as temporary:
-        try:
-            safetensors.torch.save_file(dict(tensors), temporary, metadata)
-        except safetensors.SafetensorError as error:
-            # The library wraps the system's errors; a full disk must be told from a bad tensor.
-            raise ResnetError(f"{path} is not written ({error}); free some space or check the folder.") from None
+        # Not save_file: it writes through a file of its own, which a kill would leave behind under a random name.
+        temporary.write_bytes(safetensors.torch.save(dict(tensors), metadata))
         if check:
             _check_written(temporary, path, tensors)
 
