@@ -231,15 +231,15 @@ def test_a_retraining_that_crashes_goes_on_with_the_same_command(
 def test_a_full_disk_leaves_the_last_good_checkpoint(digits: Path, tmp_path: Path, monkeypatch: Any, run: Run) -> None:
     monkeypatch.chdir(tmp_path)
     words = command(digits, resume="no", epochs=2, num_examples=96, checkpoint_steps=0)[3:]
-    saved = safetensors.torch.save_file
+    written = Path.write_bytes
 
-    def save_once(tensors: Any, path: Path, metadata: Any) -> None:
-        if "0002" in path.name:
-            path.write_bytes(b"half")
+    def write_once(path: Path, data: bytes) -> int:
+        if "m-0002" in path.name:
+            written(path, b"half")
             raise OSError(28, "No space left on device")
-        saved(tensors, path, metadata)
+        return written(path, data)
 
-    monkeypatch.setattr(safetensors.torch, "save_file", save_once)
+    monkeypatch.setattr(Path, "write_bytes", write_once)
     status, _, err = run(*words)
     assert (status, "m-0002.safetensors is not written: the disk is full" in err) == (2, True)
     assert place(tmp_path) == (1, 0)
@@ -253,12 +253,12 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(digits: Path, tmp_path: Pat
 
 
 def test_what_reads_back_differently_is_no_checkpoint(tmp_path: Path, monkeypatch: Any) -> None:
-    saved = safetensors.torch.save_file
+    saved = safetensors.torch.save
 
-    def save_other(tensors: Any, path: Path, metadata: Any) -> None:
-        saved({name: tensor + 1 for name, tensor in tensors.items()}, path, metadata)
+    def save_other(tensors: Any, metadata: Any) -> bytes:
+        return saved({name: tensor + 1 for name, tensor in tensors.items()}, metadata)
 
-    monkeypatch.setattr(safetensors.torch, "save_file", save_other)
+    monkeypatch.setattr(safetensors.torch, "save", save_other)
     header = Header.of_epoch(Architecture(8, 10, "cifar"), 1)
     with pytest.raises(ResnetError, match=r"a\.safetensors is not written: x reads back differently"):
         weights.save(tmp_path / "a.safetensors", {"x": torch.ones(3)}, header, check=True)
