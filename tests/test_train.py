@@ -141,6 +141,14 @@ def test_defaults_are_those_of_2016(tmp_path: Path) -> None:
     assert resolve(TrainConfig(data_type="cifar10", list_dir=tmp_path, epochs=30)).milestones == (18, 24)
 
 
+def test_padding(tmp_path: Path) -> None:
+    settings = resolve(TrainConfig(data_type="cifar10", list_dir=tmp_path, num_classes=10, pad=2))
+    assert settings.augmentation(0).pad == 2
+    for wrong, message in (({"pad": 16}, "from 0 to 15"), ({"pad": 2, "augment": "rrc"}, "does nothing with")):
+        with pytest.raises(ResnetError, match=message):
+            resolve(TrainConfig(data_type="cifar10", list_dir=tmp_path, num_classes=10, **wrong))
+
+
 def test_augmentation_schedule(tmp_path: Path) -> None:
     settings = resolve(TrainConfig(list_dir=tmp_path, aug_schedule="0:3,10:2,95:1"))
     assert [settings.augmentation(epoch).rotation for epoch in (0, 9, 10)] == [10, 10, 0]

@@ -74,6 +74,8 @@ class TrainConfig:
     """how the learning rate falls; linear with --warmup-epochs is one cycle"""
     warmup_epochs: float = 0.0
     """epochs over which the rate grows linearly from 0"""
+    beta_lr: float = 1.0
+    """learning rate of BatchNorm's betas and of the last layer's biases, as a multiple of --lr"""
     label_smoothing: float = 0.0
     """share of the target spread over all classes, 0 to 1"""
     finetune: str = ""
@@ -82,6 +84,8 @@ class TrainConfig:
     """augmentation level from an epoch on, as 0:2,95:1; comes before --aug-level"""
     augment: Literal["levels", "rrc"] = "levels"
     """levels: what --aug-level says; rrc: random resized crop of 8 to 100 % of the area, and mirror"""
+    pad: Chosen[int] = None
+    """pixels of grey around an image before it is cropped at random (default: 0, CIFAR stem 4)"""
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "area"] = "bilinear"
     """how images are resized and warped; area averages where rrc shrinks and is bilinear elsewhere"""
     fast_decode: bool = False

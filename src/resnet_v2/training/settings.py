@@ -26,6 +26,7 @@ class RunSettings:
     milestones: tuple[int, ...]
     aug_levels: tuple[tuple[int, int], ...]
     augment: str
+    pad: int | None
     interpolation: str
     start_epoch: int
     records: Path
@@ -39,6 +40,7 @@ class RunSettings:
             plan = random_resized_crop(size)
         else:
             plan = augmentation(self._level(epoch), size, self.architecture.large_images)
+            plan = plan if self.pad is None else replace(plan, pad=self.pad)
         return replace(plan, interpolation=self.interpolation)
 
     def records_of(self, epoch: int) -> Path:
@@ -90,6 +92,7 @@ def resolve(config: TrainConfig) -> RunSettings:
         milestones=_milestones(config, epochs),
         aug_levels=_aug_levels(config),
         augment=config.augment,
+        pad=_pad(config, architecture),
         interpolation=config.interpolation,
         start_epoch=config.model_load_epoch,
         records=config.data_dir / f"{train}.rec",
@@ -110,6 +113,14 @@ def _architecture(config: TrainConfig, classes: int) -> Architecture:
     depth = config.depth if config.depth is not None else 50 if config.is_imagenet() else 20
     stem = config.stem or ("imagenet" if config.is_imagenet() else "cifar")
     return Architecture(depth, classes, stem, config.version, config.width)
+
+
+def _pad(config: TrainConfig, architecture: Architecture) -> int | None:
+    if config.pad is not None and config.augment == "rrc":
+        raise ResnetError("--pad does nothing with --augment rrc, which takes a box; leave one of them out.")
+    if config.pad is not None and not 0 <= config.pad < architecture.image_size // 2:
+        raise ResnetError(f"--pad {config.pad} must be from 0 to {architecture.image_size // 2 - 1}.")
+    return config.pad
 
 
 def _list_dir(config: TrainConfig) -> Path:
