@@ -74,8 +74,6 @@ class TrainConfig:
     """how the learning rate falls; linear with --warmup-epochs is one cycle"""
     warmup_epochs: float = 0.0
     """epochs over which the rate grows linearly from 0"""
-    beta_lr: float = 1.0
-    """learning rate of BatchNorm's betas and of the last layer's biases, as a multiple of --lr"""
     label_smoothing: float = 0.0
     """share of the target spread over all classes, 0 to 1"""
     finetune: str = ""

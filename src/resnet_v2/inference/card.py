@@ -18,7 +18,7 @@ from resnet_v2.networks.resnet import ResNet
 PAPERS = {"v2": "[Identity Mappings in Deep Residual Networks](https://arxiv.org/abs/1603.05027)",
           "v1": "[Deep Residual Learning for Image Recognition](https://arxiv.org/abs/1512.03385)"}  # fmt: skip
 # The flags that make a run what it is; the others say where it ran and read.
-TOLD_SETTINGS = ("batch_size", "epochs", "lr", "milestones", "schedule", "mom", "wd", "beta_lr", "warmup_epochs",
+TOLD_SETTINGS = ("batch_size", "epochs", "lr", "milestones", "schedule", "mom", "wd", "warmup_epochs",
                  "label_smoothing", "aug_levels", "pad", "finetune", "num_examples", "seed")  # fmt: skip
 NAMES_SHOWN = 20
 # Of what a checkpoint's header tells of its run: what the card shows, not what the trainer would need to go on.
@@ -140,8 +140,6 @@ def _use(header: Header) -> str:
 def _training(header: Header) -> str:
     settings = header.training["settings"]
     told = {name: settings[name] for name in TOLD_SETTINGS if settings.get(name) not in (None, "", 0, 0.0)}
-    if told.get("beta_lr") == 1:
-        del told["beta_lr"]
     told |= {"lr": header.training.get("learning_rate"), "wd": header.training.get("weight_decay")}
     lines = [f"| {name} | {json.dumps(value)} |" for name, value in told.items() if value is not None]
     return "\n".join(["## Training", "", "| setting | value |", "|---|---|", *lines])

@@ -46,11 +46,8 @@ class Schedule:
         return replace(self, base=learning_rate / factor if factor else learning_rate)
 
 
-def parameter_groups(network: nn.Module, weight_decay: float, beta_lr: float = 1.0) -> list[dict[str, Any]]:
-    """Convolution and dense weights and BatchNorm gammas with weight decay; betas and biases without (MXNet's rule).
-
-    `lr_mult` is what a group multiplies the learning rate by: `beta_lr` for betas and biases, else 1.
-    """
+def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Convolution and dense weights and BatchNorm gammas with weight decay; betas and biases without (MXNet's rule)."""
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
     for module in network.modules():
@@ -58,31 +55,18 @@ def parameter_groups(network: nn.Module, weight_decay: float, beta_lr: float = 1
             if not isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
                 raise TypeError(f"no weight decay rule for {type(module).__name__}.{name}")
             (decayed if name == "weight" else free).append(parameter)
-    return [
-        {"params": decayed, "weight_decay": weight_decay, "lr_mult": 1.0},
-        {"params": free, "weight_decay": 0.0, "lr_mult": beta_lr},
-    ]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
 
 
-def nesterov_sgd(
-    network: nn.Module, learning_rate: float, momentum: float, weight_decay: float, beta_lr: float = 1.0
-) -> torch.optim.SGD:
+def nesterov_sgd(network: nn.Module, learning_rate: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
     """MXNet's NAG: m = mom m + (g + wd w); w -= lr (g + wd w + mom m), on the gradient of the mean loss."""
-    if learning_rate < 0 or not 0 <= momentum < 1 or weight_decay < 0 or beta_lr < 0:
+    if learning_rate < 0 or not 0 <= momentum < 1 or weight_decay < 0:
         raise ResnetError(
-            f"--lr {learning_rate:g} --mom {momentum:g} --wd {weight_decay:g} --beta-lr {beta_lr:g} is no optimiser; "
-            "lr, wd and beta-lr are 0 or more, mom is 0 or more and below 1."
+            f"--lr {learning_rate:g} --mom {momentum:g} --wd {weight_decay:g} is no optimiser; lr and wd are 0 or "
+            "more, mom is 0 or more and below 1."
         )
-    groups = parameter_groups(network, weight_decay, beta_lr)
-    optimizer = torch.optim.SGD(groups, lr=learning_rate, momentum=momentum, nesterov=momentum > 0)
-    set_learning_rate(optimizer, learning_rate)
-    return optimizer
-
-
-def set_learning_rate(optimizer: torch.optim.SGD, learning_rate: float) -> None:
-    """Give every group its own multiple of a rate."""
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate * group["lr_mult"]
+    groups = parameter_groups(network, weight_decay)
+    return torch.optim.SGD(groups, lr=learning_rate, momentum=momentum, nesterov=momentum > 0)
 
 
 def fuse_into_backward(optimizer: torch.optim.SGD) -> None:

@@ -21,7 +21,7 @@ from resnet_v2.files import ResnetError
 from resnet_v2.networks.resnet import ResNet
 from resnet_v2.training.distributed import Ranks
 from resnet_v2.training.evaluate import to_input
-from resnet_v2.training.optim import fuse_into_backward, set_learning_rate
+from resnet_v2.training.optim import fuse_into_backward
 from resnet_v2.training.sync_batch_norm import synchronize
 
 NAMED_RECORDS = 8  # of a step whose loss is no number
@@ -84,7 +84,8 @@ class Trainer:
         loss = torch.zeros((), device=self.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         self.optimizer.zero_grad()
-        set_learning_rate(self.optimizer, learning_rate)  # the update may happen inside the backward pass
+        for group in self.optimizer.param_groups:  # the update may happen inside the backward pass
+            group["lr"] = learning_rate
         parts = self._parts(images, labels)
         for number, (some_images, some_labels) in enumerate(parts, start=1):
             with self._gradients_shared(number == len(parts)):

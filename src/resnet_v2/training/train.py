@@ -83,7 +83,7 @@ def _fit(config: TrainConfig, ranks: Ranks, device: torch.device, interruption: 
         weights.fill_body(path, network, header, tensors)
     memory_format = torch.channels_last if config.memory_format == "channels-last" else torch.contiguous_format
     network = network.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
-    optimizer = nesterov_sgd(network, schedule.base, config.mom, weight_decay, config.beta_lr)
+    optimizer = nesterov_sgd(network, schedule.base, config.mom, weight_decay)
     trainer = Trainer.of(network, optimizer, config, ranks, device)
     progress = Progress(first_epoch, Meter(device), Meter(device))
     if start is not None:
