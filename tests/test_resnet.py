@@ -1,5 +1,7 @@
 """Networks: shapes, parameter counts from the papers' tables, gradients, the chain of links."""
 
+from typing import cast
+
 import pytest
 import torch
 
@@ -106,6 +108,21 @@ def test_initialization_depends_on_the_seed_alone() -> None:
     again = initialize(first, 3).state_dict()
     assert all(torch.equal(tensor, again[name]) for name, tensor in resnet(20, 10, seed=3).state_dict().items())
     assert not torch.equal(second.conv0.weight, first.conv0.weight)
+
+
+@pytest.mark.parametrize("version", ["v2", "v1"])
+@pytest.mark.parametrize("depth", [20, 29])  # basic units, bottlenecks
+def test_units_may_begin_as_their_shortcuts(version: Version, depth: int) -> None:
+    network = initialize(resnet(depth, 10, version), 0, zero_residual=True).eval()
+    drawn = resnet(depth, 10, version).state_dict()
+    for unit in list(network.residual_units())[1:]:
+        channels = cast(torch.nn.Conv2d, unit.conv1).in_channels
+        if "sc" not in unit._modules:
+            x = torch.relu(torch.randn(2, channels, 8, 8))
+            assert torch.equal(unit(x), x)
+    assert sum(not torch.equal(tensor, drawn[name]) for name, tensor in network.state_dict().items()) == len(
+        list(network.residual_units())
+    )
 
 
 def test_initial_deviation_is_that_of_the_fan_in() -> None:

@@ -162,8 +162,8 @@ ALL = (
     ),
     Recipe(
         "cifar10-fast",
-        _settings("cifar10", 14, 256, 9, stem="pooled", width=3, lr=0.3, wd=0.0005, schedule="linear",
-                  warmup_epochs=2.0, label_smoothing=0.1),
+        _settings("cifar10", 14, 256, 10, stem="pooled", width=3, lr=0.5, wd=0.0005, schedule="linear",
+                  warmup_epochs=2.0, label_smoothing=0.1, pad=2, zero_residual=True),
         CIFAR_10, "2 CPU cores", "ours",
         evidence="run here, on a JPEG copy of CIFAR-10",
         notes="The network of the package: three times as wide, on a quarter of the pixels, one cycle of the rate.",
