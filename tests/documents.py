@@ -18,6 +18,7 @@ from resnet_v2.networks.finding import checkpoint_path, saved_epochs, split_path
 from resnet_v2.networks.header import Header
 from resnet_v2.networks.resnet import ResNet, initialize
 from test_archives import tar_of, tar_of_tars
+from test_sources import cifar_archive
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -118,6 +119,19 @@ def data_set(folder: Path) -> None:
     make_data(str(source), folder, archive=None, mirror="", resize=side, val_ratio=0, seed=0, threads=1)
 
 
+def jpeg_copy(folder: Path) -> None:
+    """Records for `train --data-type cifar10`, under the folder's own name."""
+    source = Path("stand-ins") / folder.name
+    split_folders(source)
+    made = Path("stand-ins/jpeg/cifar10")
+    make_data(str(source), made, archive=None, mirror="", resize=32, val_ratio=0, seed=0, threads=1)
+    made.rename(folder)
+
+
+def cifar10_archive(path: Path) -> None:
+    cifar_archive(path, 20)
+
+
 def record(path: Path, side: int) -> None:
     source = Path("stand-ins") / path.stem
     class_folders(source, images=1)
@@ -196,6 +210,8 @@ STAND_INS: dict[str, Callable[[Path], None]] = {
     "photos/": photos,
     **dict.fromkeys(("a.jpg", "cat.jpg", "7.png", "8.png"), save_picture),
     **dict.fromkeys(("data/cifar10", "data/digits", "data/pets"), data_set),
+    "data/cifar10-jpeg": jpeg_copy,
+    "cifar-10-binary.tar.gz": cifar10_archive,
     "data/digits/digits_val.rec": lambda path: data_set(path.parent),
     **dict.fromkeys(("cifar10_val.rec", "more.rec"), small_record),
     **dict.fromkeys(("val.rec", "val_256_q90.rec", "val_480_q95.rec"), large_record),

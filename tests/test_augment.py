@@ -92,6 +92,22 @@ def test_padding_is_grey_and_small_images_keep_their_pixels() -> None:
     assert {top for top, _ in corners} == {left for _, left in corners} == set(range(-4, 5))
 
 
+def test_a_scaled_plan_sees_as_much_of_the_image() -> None:
+    plan = augmentation(1, 32, imagenet=False).scaled(16)
+    pixels = np.full((32, 32, 3), 50, np.uint8)
+    pixels[:, 16:] = 200
+    corners = set()
+    for ordinal in range(200):
+        drawn = draw(plan, 32, 32, generator(0, 0, ordinal))
+        assert drawn.canvas == (16, 16)
+        corners.add((drawn.top, drawn.left))
+        if not drawn.top and not drawn.left:
+            out = result(pixels, drawn, 16)[:, :: -1 if drawn.mirror else 1]
+            assert (out[:, :7] == 50).all()
+            assert (out[:, 9:] == 200).all()
+    assert {top for top, _ in corners} == {left for _, left in corners} == set(range(-2, 3))
+
+
 def test_draws_fill_their_ranges() -> None:
     plan = augmentation(3, 224, imagenet=True)
     drawn = [draw(plan, 480, 480, generator(1, 2, ordinal)) for ordinal in range(4000)]

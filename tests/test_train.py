@@ -1,5 +1,6 @@
 """Training: it learns, it goes on from an epoch to the last bit, and it says what is wrong before it starts."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -147,6 +148,22 @@ def test_padding(tmp_path: Path) -> None:
     for wrong, message in (({"pad": 16}, "from 0 to 15"), ({"pad": 2, "augment": "rrc"}, "does nothing with")):
         with pytest.raises(ResnetError, match=message):
             resolve(TrainConfig(data_type="cifar10", list_dir=tmp_path, num_classes=10, **wrong))
+
+
+def test_size_schedule(tmp_path: Path) -> None:
+    config = TrainConfig(data_type="cifar10", list_dir=tmp_path, num_classes=10, size_schedule="0:16,2:24,4:32")
+    settings = resolve(config)
+    plans = [settings.augmentation(epoch) for epoch in range(6)]
+    assert [plan.size for plan in plans] == [16, 16, 24, 24, 32, 32]
+    assert [(plan.scale[1], plan.pad) for plan in plans[::2]] == [(0.5, 2), (0.75, 3), (1.0, 4)]
+    assert plans[-1] == resolve(dataclasses.replace(config, size_schedule="")).augmentation(5)
+    imagenet = resolve(TrainConfig(list_dir=tmp_path, size_schedule="0:112")).augmentation(0)
+    assert (imagenet.size, imagenet.pad, imagenet.scale) == (112, 0, (0.533 / 2, 0.5))
+    cropped = resolve(TrainConfig(list_dir=tmp_path, augment="rrc", size_schedule="0:128,2:224"))
+    assert [cropped.augmentation(epoch).size for epoch in (1, 2)] == [128, 224]
+    for wrong in ("0:40", "0:x", "16"):
+        with pytest.raises(ResnetError, match="a value from 8 to 32; write it like 0:24,6:32"):
+            resolve(dataclasses.replace(config, size_schedule=wrong))
 
 
 def test_augmentation_schedule(tmp_path: Path) -> None:

@@ -82,6 +82,8 @@ class TrainConfig:
     """start from all weights but the last layer's of this checkpoint (prefix, file or folder), with its architecture"""
     aug_schedule: str = ""
     """augmentation level from an epoch on, as 0:2,95:1; comes before --aug-level"""
+    size_schedule: str = ""
+    """side of the training images from an epoch on, as 0:24,6:32: small images first make the first epochs faster"""
     augment: Literal["levels", "rrc"] = "levels"
     """levels: what --aug-level says; rrc: random resized crop of 8 to 100 % of the area, and mirror"""
     pad: Chosen[int] = None

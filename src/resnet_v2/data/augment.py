@@ -62,6 +62,12 @@ class Augmentation:
         """Whether more happens to the geometry than crop and mirror."""
         return self.scale != (1.0, 1.0) or bool(self.aspect or self.rotation or self.shear)
 
+    def scaled(self, size: int) -> "Augmentation":
+        """The same for a crop of another size that sees as much of the image: scale and padding change with it."""
+        share = size / self.size
+        smallest, largest = self.scale
+        return replace(self, size=size, pad=round(self.pad * share), scale=(smallest * share, largest * share))
+
 
 @dataclass(frozen=True)
 class Draw:

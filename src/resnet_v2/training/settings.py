@@ -25,6 +25,7 @@ class RunSettings:
     epochs: int
     milestones: tuple[int, ...]
     aug_levels: tuple[tuple[int, int], ...]
+    sizes: tuple[tuple[int, int], ...]
     augment: str
     pad: int | None
     interpolation: str
@@ -35,12 +36,12 @@ class RunSettings:
 
     def augmentation(self, epoch: int) -> Augmentation:
         """The augmentation of an epoch, counted from 0."""
-        size = self.architecture.image_size
+        size = _at(self.sizes, epoch)
         if self.augment == "rrc":
             plan = random_resized_crop(size)
         else:
-            plan = augmentation(self._level(epoch), size, self.architecture.large_images)
-            plan = plan if self.pad is None else replace(plan, pad=self.pad)
+            plan = augmentation(self._level(epoch), self.architecture.image_size, self.architecture.large_images)
+            plan = (plan if self.pad is None else replace(plan, pad=self.pad)).scaled(size)
         return replace(plan, interpolation=self.interpolation)
 
     def records_of(self, epoch: int) -> Path:
@@ -48,7 +49,11 @@ class RunSettings:
         return self.records_level_1 if self.augment == "levels" and self._level(epoch) == 1 else self.records
 
     def _level(self, epoch: int) -> int:
-        return [level for start, level in self.aug_levels if start <= epoch][-1]
+        return _at(self.aug_levels, epoch)
+
+
+def _at(schedule: tuple[tuple[int, int], ...], epoch: int) -> int:
+    return [value for start, value in schedule if start <= epoch][-1]
 
 
 def resolve(config: TrainConfig) -> RunSettings:
@@ -91,6 +96,7 @@ def resolve(config: TrainConfig) -> RunSettings:
         epochs=epochs,
         milestones=_milestones(config, epochs),
         aug_levels=_aug_levels(config),
+        sizes=_sizes(config, architecture),
         augment=config.augment,
         pad=_pad(config, architecture),
         interpolation=config.interpolation,
@@ -140,14 +146,24 @@ def _milestones(config: TrainConfig, epochs: int) -> tuple[int, ...]:
 
 
 def _aug_levels(config: TrainConfig) -> tuple[tuple[int, int], ...]:
-    """(first epoch, level) pairs, the first at epoch 0."""
     level: int = config.aug_level or (2 if config.is_imagenet() else 1)
-    pairs = {0: level}
-    for part in filter(None, config.aug_schedule.split(",")):
-        epoch, _, its_level = part.partition(":")
-        if not epoch.strip().isdigit() or its_level.strip() not in ("1", "2", "3"):
+    return _schedule("--aug-schedule", config.aug_schedule, level, range(1, 4), "0:2,95:1")
+
+
+def _sizes(config: TrainConfig, architecture: Architecture) -> tuple[tuple[int, int], ...]:
+    size = architecture.image_size
+    return _schedule("--size-schedule", config.size_schedule, size, range(8, size + 1), f"0:{size * 3 // 4},6:{size}")
+
+
+def _schedule(flag: str, text: str, default: int, allowed: range, example: str) -> tuple[tuple[int, int], ...]:
+    """(first epoch, value) pairs in order, the first at epoch 0."""
+    pairs = {0: default}
+    for part in filter(None, text.split(",")):
+        epoch, _, value = (word.strip() for word in part.partition(":"))
+        if not epoch.isdigit() or not value.isdigit() or int(value) not in allowed:
             raise ResnetError(
-                f"--aug-schedule {config.aug_schedule!r} is not epoch:level pairs; write it like 0:2,95:1."
+                f"{flag} {text!r} is not pairs of an epoch and a value from {allowed[0]} to {allowed[-1]}; write it "
+                f"like {example}."
             )
-        pairs[int(epoch)] = int(its_level)
+        pairs[int(epoch)] = int(value)
     return tuple(sorted(pairs.items()))
