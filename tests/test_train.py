@@ -145,7 +145,7 @@ def test_defaults_are_those_of_2016(tmp_path: Path) -> None:
 def test_padding(tmp_path: Path) -> None:
     settings = resolve(TrainConfig(data_type="cifar10", list_dir=tmp_path, num_classes=10, pad=2))
     assert settings.augmentation(0).pad == 2
-    for wrong, message in (({"pad": 16}, "from 0 to 15"), ({"pad": 2, "augment": "rrc"}, "does nothing with")):
+    for wrong, message in (({"pad": 16}, "give 0 to 15 pixels"), ({"pad": 2, "augment": "rrc"}, "does nothing with")):
         with pytest.raises(ResnetError, match=message):
             resolve(TrainConfig(data_type="cifar10", list_dir=tmp_path, num_classes=10, **wrong))
 

@@ -76,7 +76,7 @@ class TrainConfig:
     """epochs over which the rate grows linearly from 0"""
     label_smoothing: float = 0.0
     """share of the target spread over all classes, 0 to 1"""
-    zero_residual: bool = False
+    zero_init_residual: bool = False
     """let every unit begin as its shortcut: faster in the first epochs"""
     finetune: str = ""
     """start from all weights but the last layer's of this checkpoint (prefix, file or folder), with its architecture"""

@@ -19,8 +19,8 @@ PAPERS = {"v2": "[Identity Mappings in Deep Residual Networks](https://arxiv.org
           "v1": "[Deep Residual Learning for Image Recognition](https://arxiv.org/abs/1512.03385)"}  # fmt: skip
 # The flags that make a run what it is; the others say where it ran and read.
 TOLD_SETTINGS = ("batch_size", "epochs", "lr", "milestones", "schedule", "mom", "wd", "warmup_epochs",
-                 "zero_residual", "label_smoothing", "aug_levels", "size_schedule", "pad", "finetune", "num_examples",
-                 "seed")  # fmt: skip
+                 "zero_init_residual", "label_smoothing", "aug_levels", "size_schedule", "pad", "finetune",
+                 "num_examples", "seed")  # fmt: skip
 NAMES_SHOWN = 20
 # Of what a checkpoint's header tells of its run: what the card shows, not what the trainer would need to go on.
 KEPT = ("settings", "learning_rate", "weight_decay")

@@ -85,7 +85,7 @@ class PreActivationUnit(nn.Module):
         # In place: a convolution's backward pass does not need its output.
         return cast(Tensor, y.add_(shortcut))
 
-    def zero_residual(self) -> None:
+    def zero_init_residual(self) -> None:
         """Let the unit begin as its shortcut: the weights behind everything else are zero."""
         nn.init.zeros_(self.conv3.weight if self.bottleneck else self.conv2.weight)
 
@@ -127,7 +127,7 @@ class PostActivationUnit(nn.Module):
         # In place: the backward passes of the last BatchNorm and of the sum do not need their outputs.
         return F.relu(y.add_(shortcut), inplace=True)
 
-    def zero_residual(self) -> None:
+    def zero_init_residual(self) -> None:
         """Let the unit begin as its activated shortcut: the last BatchNorm's gamma is zero."""
         nn.init.zeros_(self.bn3.weight if self.bottleneck else self.bn2.weight)
 
@@ -227,12 +227,12 @@ class ResNet(nn.Module):
         _draw(self.fc1, torch.Generator().manual_seed(seed))
 
 
-def initialize(network: ResNet, seed: int, zero_residual: bool = False) -> ResNet:
+def initialize(network: ResNet, seed: int, zero_init_residual: bool = False) -> ResNet:
     """Draw new weights in place: Gaussian with deviation sqrt(2/inputs), gamma 1, beta and biases 0.
 
     He et al., arXiv 1502.01852; MXNet's `Xavier(rnd_type="gaussian", factor_type="in", magnitude=2)`. The same seed
-    gives the same weights, whatever was drawn before. `zero_residual` lets every unit begin as its shortcut (Goyal et
-    al., arXiv 1706.02677, section 5.1, there by BatchNorm's gamma).
+    gives the same weights, whatever was drawn before. `zero_init_residual` lets every unit begin as its shortcut (Goyal
+    et al., arXiv 1706.02677, section 5.1, there by BatchNorm's gamma).
     """
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():
@@ -240,9 +240,9 @@ def initialize(network: ResNet, seed: int, zero_residual: bool = False) -> ResNe
             _draw(module, generator)
         elif isinstance(module, nn.BatchNorm2d):
             module.reset_parameters()
-    if zero_residual:
+    if zero_init_residual:
         for unit in network.residual_units():
-            cast(PreActivationUnit | PostActivationUnit, unit).zero_residual()
+            cast(PreActivationUnit | PostActivationUnit, unit).zero_init_residual()
     return network
 
 

@@ -163,7 +163,7 @@ ALL = (
     Recipe(
         "cifar10-fast",
         _settings("cifar10", 14, 256, 13, stem="pooled", width=3, lr=0.5, wd=0.0005, schedule="linear",
-                  warmup_epochs=2.0, label_smoothing=0.1, pad=2, zero_residual=True,
+                  warmup_epochs=2.0, label_smoothing=0.1, pad=2, zero_init_residual=True,
                   size_schedule="0:16,5:24,9:32"),
         CIFAR_10, "2 CPU cores", "ours",
         evidence="run here",

@@ -110,6 +110,10 @@ def resolve(config: TrainConfig) -> RunSettings:
 def _architecture(config: TrainConfig, classes: int) -> Architecture:
     """What the flags ask for, or the checkpoint's that --finetune names, with these classes."""
     if config.finetune:
+        if config.zero_init_residual:
+            raise ResnetError(
+                "--zero-init-residual is for new weights, --finetune takes a checkpoint's; give one of them."
+            )
         if config.retrain:
             raise ResnetError("--finetune starts a run and --retrain goes on with one; give one of them.")
         found = weights.read_checkpoint(config.finetune)[1].architecture
@@ -124,8 +128,9 @@ def _architecture(config: TrainConfig, classes: int) -> Architecture:
 def _pad(config: TrainConfig, architecture: Architecture) -> int | None:
     if config.pad is not None and config.augment == "rrc":
         raise ResnetError("--pad does nothing with --augment rrc, which takes a box; leave one of them out.")
-    if config.pad is not None and not 0 <= config.pad < architecture.image_size // 2:
-        raise ResnetError(f"--pad {config.pad} must be from 0 to {architecture.image_size // 2 - 1}.")
+    largest = architecture.image_size // 2 - 1
+    if config.pad is not None and not 0 <= config.pad <= largest:
+        raise ResnetError(f"--pad {config.pad} is no padding here; give 0 to {largest} pixels.")
     return config.pad
 
 

@@ -77,7 +77,7 @@ def _fit(config: TrainConfig, ranks: Ranks, device: torch.device, interruption: 
 
     schedule, weight_decay = schedule_of(config, settings, start)
     plan = _plan(config, settings, ranks, device)
-    network = initialize(ResNet(settings.architecture, 1 - config.bn_mom, plan), config.seed, config.zero_residual)
+    network = initialize(ResNet(settings.architecture, 1 - config.bn_mom, plan), config.seed, config.zero_init_residual)
     if config.finetune and start is None:
         path, header, tensors = weights.read_checkpoint(config.finetune)
         weights.fill_body(path, network, header, tensors)
