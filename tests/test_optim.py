@@ -5,7 +5,15 @@ import torch
 
 from resnet_v2.files import ResnetError
 from resnet_v2.networks.resnet import resnet
-from resnet_v2.training.optim import Schedule, nesterov_sgd, parameter_groups
+from resnet_v2.training.optim import (
+    MUON_SHARE,
+    NEWTON_SCHULZ_STEPS,
+    Schedule,
+    muon,
+    nesterov_sgd,
+    orthogonal,
+    parameter_groups,
+)
 
 
 def test_step_schedule() -> None:
@@ -66,5 +74,56 @@ def test_update_is_mxnets_nag() -> None:
 
 def test_settings_that_are_no_optimiser() -> None:
     for arguments in ((-1, 0.9, 0), (0.1, 1.0, 0), (0.1, 0.9, -1)):
-        with pytest.raises(ResnetError, match="is no optimiser"):
-            nesterov_sgd(resnet(8, 2), *arguments)
+        for make in (nesterov_sgd, muon):
+            with pytest.raises(ResnetError, match="is no optimiser"):
+                make(resnet(8, 2), *arguments)
+
+
+@pytest.mark.parametrize("shape", [(48, 432), (96, 48), (64, 64)])
+def test_orthogonal(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    found = left.T @ orthogonal(matrix) @ right.T
+    values = found.diagonal()
+    assert (found - values.diag()).abs().max() < 1e-4
+    assert values.max() < 1.3
+    assert values.min() > (0.5 if shape[0] != shape[1] else 0)
+    assert values.mean() > 0.7
+    assert not orthogonal(torch.zeros(shape)).any()
+
+
+@pytest.mark.parametrize("version", ["v2", "v1"])
+def test_muon_moves_the_inner_convolutions(version: str) -> None:
+    network = resnet(164, 10, version)  # type: ignore[arg-type]
+    names = {parameter: name for name, parameter in network.named_parameters()}
+    groups = muon(network, 0.1, 0.9, 0.5).param_groups
+    decays = {names[parameter]: group["weight_decay"] for group in groups for parameter in group["params"]}
+    chosen = {names[parameter] for group in groups if group["orthogonal"] for parameter in group["params"]}
+    shortcuts = {f"stage{number}.unit1.{'sc' if version == 'v2' else 'conv1sc'}.weight" for number in (1, 2, 3)}
+    in_units = tuple(f"conv{number}.weight" for number in (1, 2, 3))
+    assert chosen == {name for name in names.values() if name.endswith(in_units)} | shortcuts
+    assert decays == {name: 0.5 if name.endswith("weight") else 0.0 for name in names.values()}
+
+
+def test_muon_is_torchs_but_for_its_precision() -> None:
+    network = resnet(8, 10)
+    parameters = dict(network.named_parameters())
+    convolution, dense = parameters["stage2.unit1.conv2.weight"], parameters["fc1.weight"]
+    begun = convolution.detach().flatten(1).clone()
+    matrix, alone = torch.nn.Parameter(begun.clone()), torch.nn.Parameter(dense.detach().clone())
+    ours = muon(network, 0.5, 0.9, 5e-4)
+    theirs = torch.optim.Muon(
+        [matrix], lr=MUON_SHARE * 0.5, momentum=0.9, weight_decay=5e-4 / (1 - 0.9) / MUON_SHARE,
+        ns_steps=NEWTON_SCHULZ_STEPS,
+    )  # fmt: skip
+    nag = torch.optim.SGD([alone], lr=0.5, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    numbers = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        matrix.grad, alone.grad = (torch.randn(like.shape, generator=numbers) for like in (matrix, alone))
+        convolution.grad, dense.grad = matrix.grad.view_as(convolution).clone(), alone.grad.clone()
+        ours.step()
+        theirs.step()  # type: ignore[no-untyped-call]
+        nag.step()
+    assert torch.equal(dense, alone)
+    moved = convolution.detach().flatten(1) - begun
+    assert (moved - (matrix.detach() - begun)).norm() < 0.02 * moved.norm()

@@ -164,11 +164,11 @@ def test_a_dead_rank_ends_the_others(digits: Path, tmp_path: Path) -> None:
 
 
 def test_dead_ranks_are_started_again_and_end_with_the_same_bits(digits: Path, tmp_path: Path) -> None:
-    process = long_run(digits, tmp_path / "killed", max_restarts=1)
+    process = long_run(digits, tmp_path / "killed", max_restarts=1, optimizer="muon")
     os.kill(sorted(children(process.pid))[-1], signal.SIGKILL)
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 0, output
-    train(flags(digits, tmp_path / "whole", num_examples=320, epochs=6, nproc=2))
+    train(flags(digits, tmp_path / "whole", num_examples=320, epochs=6, nproc=2, optimizer="muon"))
     (_, killed), (_, whole) = read(tmp_path / "killed", 6), read(tmp_path / "whole", 6)
     assert all(torch.equal(killed[name], whole[name]) for name in whole)
 

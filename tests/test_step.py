@@ -131,7 +131,7 @@ def test_a_batch_in_parts_is_one_step(digits: Path) -> None:
 
 
 def test_what_does_not_go_with_updates_inside_the_backward_pass() -> None:
-    for settings in ({"clip_norm": 1.0}, {"accumulate": 2}, {"amp": "fp16"}):
+    for settings in ({"clip_norm": 1.0}, {"accumulate": 2}, {"amp": "fp16"}, {"optimizer": "muon"}):
         with pytest.raises(ResnetError, match="leave it or them out"):
             trainer(fused_backward=True, **settings)
 

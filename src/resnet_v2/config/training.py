@@ -21,6 +21,8 @@ class TrainConfig:
     """folder of synset.txt and of the .lst files (default: --data-dir)"""
     lr: Chosen[float] = None
     """learning rate; with --retrain, from here on (default: 0.1, or the checkpoint's)"""
+    optimizer: Literal["nag", "muon"] = "nag"
+    """nag: Nesterov's SGD, as in 2016; muon: orthogonal steps for convolutions, far better in a short run"""
     mom: float = 0.9
     """momentum (Nesterov)"""
     bn_mom: float = 0.9

@@ -18,7 +18,7 @@ from resnet_v2.networks.resnet import ResNet
 PAPERS = {"v2": "[Identity Mappings in Deep Residual Networks](https://arxiv.org/abs/1603.05027)",
           "v1": "[Deep Residual Learning for Image Recognition](https://arxiv.org/abs/1512.03385)"}  # fmt: skip
 # The flags that make a run what it is; the others say where it ran and read.
-TOLD_SETTINGS = ("batch_size", "epochs", "lr", "milestones", "schedule", "mom", "wd", "warmup_epochs",
+TOLD_SETTINGS = ("batch_size", "epochs", "lr", "milestones", "schedule", "optimizer", "mom", "wd", "warmup_epochs",
                  "zero_init_residual", "label_smoothing", "aug_levels", "size_schedule", "pad", "finetune",
                  "num_examples", "seed")  # fmt: skip
 NAMES_SHOWN = 20

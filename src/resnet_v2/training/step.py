@@ -60,10 +60,11 @@ class Trainer:
             averaging = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
             averaged = AveragedModel(network, multi_avg_fn=averaging, use_buffers=True)
         if config.fused_backward:
-            if ranks.world_size > 1 or config.clip_norm or config.accumulate > 1 or config.amp == "fp16":
+            several = ranks.world_size > 1 or config.accumulate > 1
+            if several or config.clip_norm or config.amp == "fp16" or config.optimizer != "nag":
                 raise ResnetError(
-                    "--fused-backward updates each weight as its gradient comes, and so does not go with several "
-                    "ranks, --clip-norm, --accumulate or --amp fp16; leave it or them out."
+                    "--fused-backward updates each weight by NAG as its gradient comes, and so does not go with "
+                    "several ranks, --clip-norm, --accumulate, --amp fp16 or --optimizer muon; leave it or them out."
                 )
             fuse_into_backward(optimizer)
         scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")

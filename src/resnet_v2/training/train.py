@@ -26,7 +26,7 @@ from resnet_v2.training import checkpoint, preflight
 from resnet_v2.training.distributed import Ranks, choose_device, joined, launch, launched, restarted, wanted_processes
 from resnet_v2.training.evaluate import Evaluation, evaluate, pinned
 from resnet_v2.training.interruption import Interruption, Stopped
-from resnet_v2.training.optim import nesterov_sgd
+from resnet_v2.training.optim import muon, nesterov_sgd
 from resnet_v2.training.profile import Profiler
 from resnet_v2.training.settings import RunSettings, resolve
 from resnet_v2.training.state import (
@@ -83,7 +83,8 @@ def _fit(config: TrainConfig, ranks: Ranks, device: torch.device, interruption: 
         weights.fill_body(path, network, header, tensors)
     memory_format = torch.channels_last if config.memory_format == "channels-last" else torch.contiguous_format
     network = network.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
-    optimizer = nesterov_sgd(network, schedule.base, config.mom, weight_decay)
+    make_optimizer = muon if config.optimizer == "muon" else nesterov_sgd
+    optimizer = make_optimizer(network, schedule.base, config.mom, weight_decay)
     trainer = Trainer.of(network, optimizer, config, ranks, device)
     progress = Progress(first_epoch, Meter(device), Meter(device))
     if start is not None:
