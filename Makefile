@@ -23,8 +23,9 @@ page: $(VENV)/.installed
 	test -f $(PREFIX)-00$(EPOCHS).safetensors || $(MAKE) demo
 	$(BIN)/resnet-v2 demo --prefix $(PREFIX)
 
+# A process for each core, so each has one thread.
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 # Against the real MXNet 1.9.1, which gets an environment of its own.
 .venv-mxnet/.installed:

@@ -47,7 +47,7 @@ def test_retraining_keeps_the_checkpoints_rate() -> None:
 
 
 def test_an_unknown_recipe_names_those_that_exist(run: Run) -> None:
-    with pytest.raises(ResnetError, match=r"imagenet-resnet-18, .*, cifar10-fast\.$"):
+    with pytest.raises(ResnetError, match=r"imagenet-resnet-18, .*, cifar10-hour\.$"):
         recipes.apply(TrainConfig(recipe="imagenet-50"))
     status, _, err = run("train", "--recipe", "imagenet-50")
     assert status == 2
