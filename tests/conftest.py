@@ -4,12 +4,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cv2
+import hypothesis
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from resnet_v2 import cli
 from resnet_v2.data.sources import make_data
+
+# A busy machine is no failure.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 Run = Callable[..., tuple[int, str, str]]
 
