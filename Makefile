@@ -23,9 +23,10 @@ page: $(VENV)/.installed
 	test -f $(PREFIX)-00$(EPOCHS).safetensors || $(MAKE) demo
 	$(BIN)/resnet-v2 demo --prefix $(PREFIX)
 
-# A process for each core, so each has one thread.
+# A process for each core, so each has one thread; then those that take the time.
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not alone' -n auto --dist loadfile
+	$(BIN)/python -m pytest -m alone
 
 # Against the real MXNet 1.9.1, which gets an environment of its own.
 .venv-mxnet/.installed:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from resnet_v2 import cli
 from resnet_v2.data.sources import make_data
 
-# A busy machine is no failure.
+# How long one example takes depends on the tests beside it.
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
 

@@ -17,6 +17,7 @@ from resnet_v2.inference.pictures import prepare
 from resnet_v2.networks import weights
 
 
+@pytest.mark.alone
 def test_help_is_quick() -> None:
     """A third of a second is the promise on a free machine; torch alone would take one."""
     started = time.perf_counter()

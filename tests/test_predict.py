@@ -4,10 +4,10 @@ import csv
 import io
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -81,8 +81,9 @@ def test_forms(trained: str, digits: Path, tmp_path: Path, run: Run) -> None:
     assert float(rows[0]["probability"]) == pytest.approx(lines[0]["top"][0]["probability"], abs=1e-6)
 
 
+@pytest.mark.alone
 def test_a_cold_prediction_takes_less_than_a_few_seconds(trained: str, digits: Path) -> None:
-    """The promise is 2.5 s on a free machine; on any other the processor's time tells what the command costs."""
+    """The promise is 2.5 s on a free machine; the bound leaves room for a busy one."""
     command = [
         sys.executable,
         "-m",
@@ -93,7 +94,6 @@ def test_a_cold_prediction_takes_less_than_a_few_seconds(trained: str, digits: P
         "--prefix",
         trained,
     ]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    started = time.perf_counter()
     subprocess.run([str(word) for word in command], capture_output=True, check=True, env=dict(os.environ))
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 8
+    assert time.perf_counter() - started < 6

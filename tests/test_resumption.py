@@ -51,7 +51,7 @@ def start(words: list[str], folder: Path) -> subprocess.Popen[str]:
     )
 
 
-def finish(process: subprocess.Popen[str], timeout: float = 300) -> tuple[int, str]:
+def finish(process: subprocess.Popen[str], timeout: float = 120) -> tuple[int, str]:
     output, _ = process.communicate(timeout=timeout)
     return process.returncode, output
 
@@ -130,7 +130,7 @@ def test_told_to_stop_it_saves_and_says_so(digits: Path, tmp_path: Path, number:
         if "Batch [6]" in line:
             break
     process.send_signal(number)
-    output = process.communicate(timeout=300)[0]
+    output = process.communicate(timeout=60)[0]
     assert process.returncode == status, output
     stopped = re.search(r"stopped in epoch (\d+), batch (\d+); it is all in m-latest\.safetensors", output)
     assert stopped

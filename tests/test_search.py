@@ -69,6 +69,7 @@ def test_less_memory_takes_more_time() -> None:
     assert forecasts[2].extra_time < 0.12
 
 
+@pytest.mark.alone
 def test_1001_layers_take_seconds() -> None:
     started = time.perf_counter()
     with torch.device("meta"):
