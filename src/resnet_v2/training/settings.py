@@ -63,7 +63,8 @@ def resolve(config: TrainConfig) -> RunSettings:
     classes = config.num_classes or len(names) or (1000 if imagenet else 0)
     if not classes:
         raise ResnetError(
-            f"The number of classes is unknown: {_list_dir(config) / 'synset.txt'} is missing; give --num-classes."
+            f"The number of classes is unknown: {_list_dir(config) / 'synset.txt'} is missing; check --data-dir "
+            "or give --num-classes."
         )
     if names and len(names) != classes:
         raise ResnetError(
