@@ -90,7 +90,9 @@ def test_the_network_that_ships_is_small_and_described(run: Run) -> None:
     assert "## Data and licence" in card
     assert "license:" in card
     assert len(header.class_names) == header.architecture.classes == 10
-    assert f"{header.errors['top1_error']:.2f} %" in " ".join(cells(README, "the network in the package, CIFAR-10"))
+    row = " ".join(cells(README, "the network in the package, CIFAR-10"))
+    assert f"{header.errors['top1_error']:.2f} %" in row
+    assert f"{path.stat().st_size / 1e6:.1f} MB" in row
     assert resnet_v2.load("").header == header
 
 
@@ -127,6 +129,7 @@ def test_the_readme_has_the_figures_of_the_results() -> None:
         assert recipe.measured is not None
         (line,) = (line for line in README.splitlines() if f"`{recipe.name}`" in line and line.startswith("|"))
         assert f"{recipe.measured.top1_error:.2f} %" in line
+        assert re.findall(r"(\d+) minutes", line) in ([], [f"{recipe.measured.minutes}"])
     fifty = recipes.find("imagenet-resnet-50")
     assert f"{fifty.top1_error:.2f}" in " ".join(cells(README, "ResNet-50, ImageNet, top-1 error"))
     assert f"{recipe_table.gpu_hours(fifty):.0f} GPU hours" in " ".join(
