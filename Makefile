@@ -23,7 +23,7 @@ page: $(VENV)/.installed
 	test -f $(PREFIX)-00$(EPOCHS).safetensors || $(MAKE) demo
 	$(BIN)/resnet-v2 demo --prefix $(PREFIX)
 
-# A process for each core, so each has one thread; then those that take the time.
+# A process for each core, so each has one thread; then those that measure time.
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not alone' -n auto --dist loadfile
 	$(BIN)/python -m pytest -m alone

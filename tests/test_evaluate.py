@@ -116,6 +116,16 @@ def test_the_sign_test() -> None:
     assert report.sign_test(1, 9) == pytest.approx(2 * 11 / 2**10)
 
 
+@pytest.mark.parametrize(("only_second", "told"), [(6, "p = 0.031"), (5000, "p < 1e-16")])
+def test_a_comparison_never_says_that_chance_is_0(only_second: int, told: str) -> None:
+    header, view = Header(Architecture(20, 3, "cifar"), 1, 32, 32), View(32)
+    rows = []
+    for rank in (1, 0):
+        ranks = np.full(only_second, rank)
+        rows.append(report.Row(header, view, Verdicts(ranks, ranks, ranks, 0.0, 10)))
+    assert report.comparison(*rows).endswith(f"more than chance explains (sign test, {told}).")
+
+
 def test_tables(trained: str, digits: Path, tmp_path: Path, run: Run) -> None:
     evaluate = ["evaluate", "--rec", digits / "digits_val.rec", "--gpus", ""]
     status, out, _ = run(*evaluate, "--prefix", f"{trained}-0002", trained, "--crop", "32,24", "--resize", "32")

@@ -17,6 +17,9 @@ from resnet_v2.networks.header import Header
 # Above this many classes their names would be too small to read.
 MOST_NAMES = 60
 
+# Probabilities below are told as such: far smaller ones cannot be told from 0 in floating point.
+SMALLEST_TOLD = 1e-16
+
 
 @dataclass(frozen=True)
 class Row:
@@ -178,10 +181,11 @@ def comparison(first: Row, second: Row) -> str:
     chance = sign_test(only_first, only_second)
     difference = second.verdicts.error(1) - first.verdicts.error(1)
     verdict = "which chance explains" if chance > 0.05 else "more than chance explains"
+    told = f"p = {chance:.2g}" if chance >= SMALLEST_TOLD else f"p < {SMALLEST_TOLD:g}"
     return (
         f"{second.network} against {first.network}, {second.view}: {difference:+.2f} points of top-1 error. Of "
         f"{len(first_right)} images the first alone is right on {only_first}, the second alone on {only_second}, "
-        f"{verdict} (sign test, p = {chance:.2g})."
+        f"{verdict} (sign test, {told})."
     )
 
 
