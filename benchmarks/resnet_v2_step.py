@@ -19,6 +19,7 @@ from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.malloc import keep_freed_memory
 from resnet_v2.networks.resnet import ResNet, initialize
 from resnet_v2.training.distributed import Ranks
+from resnet_v2.training.feed import on_device
 from resnet_v2.training.optim import nesterov_sgd
 from resnet_v2.training.step import Trainer
 
@@ -68,7 +69,7 @@ def main() -> None:
             asked = time.perf_counter()
             batch = next(batches)
             waited += time.perf_counter() - asked
-            trainer.step(batch, len(batch.labels), 0.01)
+            trainer.step(*on_device(batch, device), len(batch.labels), 0.01)
         print(json.dumps({"seconds": time.perf_counter() - started, "waited": waited}), flush=True)
 
 

@@ -17,6 +17,7 @@ from resnet_v2.networks.resnet import resnet
 from resnet_v2.training import step
 from resnet_v2.training.distributed import joined
 from resnet_v2.training.evaluate import to_input
+from resnet_v2.training.feed import on_device
 from resnet_v2.training.optim import nesterov_sgd
 
 
@@ -31,7 +32,7 @@ def main() -> None:
         trainer = step.Trainer.of(network, nesterov_sgd(network, 0.1, 0.9, 0.0), config, ranks, device)
         loader = Loader(RecordReader(rec), augmentation(1, 32, imagenet=False), seed=0, batch_size=images, classes=10,
                         rank=ranks.rank, world_size=ranks.world_size)  # fmt: skip
-        trainer.step(next(iter(loader)), loader.images_of(0), 0.0)
+        trainer.step(*on_device(next(iter(loader)), device), loader.images_of(0), 0.0)
         if ranks.main:
             gradients = {name: one.grad for name, one in network.named_parameters() if one.grad is not None}
             buffers = {name: one for name, one in network.named_buffers() if one.is_floating_point()}

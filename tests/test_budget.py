@@ -44,7 +44,7 @@ def test_the_plan_for_a_budget_fits_it_and_its_largest_batch_is_that_one() -> No
 def test_memory_that_is_free() -> None:
     assert 2**24 < free_bytes(torch.device("cpu")) < 2**44
     architecture = Architecture(20, 10, "cifar")
-    assert plan_for_training(architecture, 16, torch.device("cpu"), "").segments[0].activated
+    assert plan_for_training(Workload(architecture, batch_size=16), torch.device("cpu"), "").segments[0].activated
     with pytest.raises(ResnetError, match="give --memory-budget"):
         free_bytes(torch.device("meta"))
 
@@ -117,4 +117,4 @@ print(int(pages) * 4096 // 2**20)
 
 def test_timms_stem_has_no_plans() -> None:
     with pytest.raises(ResnetError, match="no activation plans for timm's stem"):
-        plan_for_training(Architecture(50, 10, "timm"), 8, torch.device("cpu"), "12GB")
+        plan_for_training(Workload(Architecture(50, 10, "timm")), torch.device("cpu"), "12GB")

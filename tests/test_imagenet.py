@@ -17,7 +17,7 @@ from resnet_v2.data.loader import Reading, augmented, batches
 from resnet_v2.data.records import RecordReader
 from resnet_v2.networks.architecture import IMAGENET_UNITS
 from resnet_v2.networks.resnet import resnet
-from resnet_v2.training.evaluate import to_input
+from resnet_v2.training.evaluate import array_to_input
 from resnet_v2.training.optim import nesterov_sgd
 
 SAMPLE = (
@@ -53,7 +53,7 @@ def test_every_depth_trains_a_step(imagenet: Path, depth: int, level: int) -> No
     network = resnet(depth, classes=8)
     before = {name: tensor.clone() for name, tensor in network.named_parameters()}
     optimizer = nesterov_sgd(network, 0.1, 0.9, 1e-4)
-    loss = F.cross_entropy(network(to_input(batch.images, torch.device("cpu"))), torch.from_numpy(batch.labels))
+    loss = F.cross_entropy(network(array_to_input(batch.images, torch.device("cpu"))), torch.from_numpy(batch.labels))
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     assert 0.1 < loss.item() < 20

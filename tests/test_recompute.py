@@ -9,11 +9,12 @@ from torch import Tensor
 
 from resnet_v2.files import ResnetError
 from resnet_v2.networks.architecture import Architecture
+from resnet_v2.networks.batch_norm import FixedGammaBatchNorm, normalise, normalise_again
 from resnet_v2.networks.chain import Link
 from resnet_v2.networks.costs import LinkCost, link_costs
 from resnet_v2.networks.plan import Plan, Segment, forecast, uniform_plan
-from resnet_v2.networks.recompute import Tape, _normalise, _normalise_again
-from resnet_v2.networks.resnet import FixedGammaBatchNorm, ResNet, initialize
+from resnet_v2.networks.recompute import Tape
+from resnet_v2.networks.resnet import ResNet, initialize
 from resnet_v2.networks.search import find_plan, smallest_plan
 from resnet_v2.training.optim import fuse_into_backward, nesterov_sgd
 
@@ -183,20 +184,21 @@ def test_normalising_again_needs_no_statistics_and_gives_the_same_bits(
             for parameter in norm.parameters():
                 torch.nn.init.normal_(parameter, generator=generator)
             expected = norm(x)
-            y, mean, deviation, *_ = _normalise(norm, x, update=False)
+            y, kept = normalise(norm, x, relu=False)
             moved = norm.running_mean
             assert moved is not None
             before = moved.clone()
             assert torch.equal(y, expected)
-            assert torch.equal(_normalise_again(norm, x, mean, deviation), expected)
+            assert torch.equal(normalise_again(norm, x, kept, relu=False), expected)
+            assert torch.equal(normalise_again(norm, x, kept, relu=True), expected.relu())
             assert torch.equal(moved, before)
 
 
 def test_a_view_that_is_not_dense_is_normalised_again_too() -> None:
     norm = torch.nn.BatchNorm2d(8)
     x = torch.randn(2, 8, 12, 12)[:, :, ::2, 1::2]
-    y, mean, deviation, *_ = _normalise(norm, x, update=True)
-    assert torch.equal(_normalise_again(norm, x, mean, deviation), y)
+    y, kept = normalise(norm, x, relu=False)
+    assert torch.equal(normalise_again(norm, x, kept, relu=False), y)
 
 
 def kept_bytes(links: Links, plan: Plan, batch: int) -> int:

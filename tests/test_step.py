@@ -20,8 +20,10 @@ from resnet_v2.networks.architecture import Version
 from resnet_v2.networks.finding import checkpoint_path
 from resnet_v2.networks.resnet import ResNet, resnet
 from resnet_v2.training.distributed import Ranks
+from resnet_v2.training.feed import on_device
+from resnet_v2.training.meter import Meter, Watch
 from resnet_v2.training.optim import nesterov_sgd
-from resnet_v2.training.step import Meter, Trainer, Watch
+from resnet_v2.training.step import Trainer
 from resnet_v2.training.train import fit
 
 CPU = torch.device("cpu")
@@ -51,8 +53,8 @@ def losses(made: Trainer, digits: Path, steps: int) -> list[float]:
     loader = Loader(RecordReader(digits / "digits_train.rec"), plan, seed=0, batch_size=64, classes=10)
     found = []
     for batch, _ in zip(loader, range(steps), strict=False):
-        loss, _ = made.step(batch, len(batch.labels), 0.05)
-        found.append(loss.item() / len(batch.labels))
+        result = made.step(*on_device(batch, CPU), len(batch.labels), 0.05)
+        found.append(result[0].item() / len(batch.labels))
     return found
 
 
@@ -96,7 +98,7 @@ def test_lower_precision_learns_about_the_same(digits: Path) -> None:
         assert made.scaler.is_enabled() == (amp == "fp16")
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, when it compiles
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The .grad attribute")  # torch's own, when it compiles
 def test_memory_formats_and_compilation_compute_the_same(digits: Path) -> None:
     expected = losses(trainer(), digits, 3)
     assert losses(trainer(memory_format="contiguous"), digits, 3) == pytest.approx(expected, rel=1e-3)
@@ -127,7 +129,7 @@ def test_a_batch_in_parts_is_one_step(digits: Path) -> None:
     made = trainer(accumulate=3)
     assert losses(made, digits, 4) == pytest.approx(losses(trainer(), digits, 4), rel=0.3)
     tiny = Batch(np.zeros((1, 32, 32, 3), np.uint8), np.zeros(1, np.int64), np.zeros(1, np.int64))
-    assert made.step(tiny, 1, 0.0)[0].isfinite()
+    assert made.step(*on_device(tiny, CPU), 1, 0.0)[0].isfinite()
 
 
 def test_what_does_not_go_with_updates_inside_the_backward_pass() -> None:
@@ -138,10 +140,10 @@ def test_what_does_not_go_with_updates_inside_the_backward_pass() -> None:
 
 def test_a_meter_goes_on_where_another_stopped() -> None:
     first = Meter(CPU)
-    first.add(torch.tensor(1 / 3), torch.tensor(2), 4, 0.25)
+    first.add(torch.tensor([1 / 3, 2]), 4, 0.25)
     second = Meter(CPU, json.loads(json.dumps(first.state())))
     for meter in (first, second):
-        meter.add(torch.tensor(0.7), torch.tensor(1), 4, 0.25)
+        meter.add(torch.tensor([0.7, 1]), 4, 0.25)
     ours, theirs = first.read(Ranks()), second.read(Ranks())
     assert (ours["loss"], ours["accuracy"]) == (theirs["loss"], theirs["accuracy"])
     assert theirs["memory_mib"] > 10
@@ -149,10 +151,10 @@ def test_a_meter_goes_on_where_another_stopped() -> None:
 
 def test_a_loss_that_is_no_number_is_named() -> None:
     watch = Watch("m", Ranks())
-    watch.add(7, np.arange(3), torch.tensor(1.0))
+    watch.add(7, np.arange(3), torch.tensor([1.0, 0]))
     watch.check(2)
-    watch.add(8, np.arange(20), torch.tensor(2.0))
-    watch.add(9, np.arange(20, 40), torch.tensor(float("nan")))
+    watch.add(8, np.arange(20), torch.tensor([2.0, 0]))
+    watch.add(9, np.arange(20, 40), torch.tensor([float("nan"), 0]))
     with pytest.raises(ResnetError, match=r"The loss is nan in epoch 2, batch 9 \(records 20, 21, .*27, \.\.\.\)"):
         watch.check(2)
 

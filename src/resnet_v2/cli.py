@@ -1,6 +1,7 @@
 """The command `resnet-v2`: one function per subcommand. Heavy imports wait until their command runs."""
 
 import errno
+import io
 import itertools
 import json
 import os
@@ -230,6 +231,7 @@ def plot(settings: config.PlotConfig) -> None:
 def plan(settings: config.PlanConfig) -> None:
     from resnet_v2.logs import memory
     from resnet_v2.networks import budget as budgets
+    from resnet_v2.networks import speeds
     from resnet_v2.networks.architecture import Architecture
     from resnet_v2.networks.resnet import default_stem
 
@@ -237,7 +239,17 @@ def plan(settings: config.PlanConfig) -> None:
         raise ResnetError("--batch-size and --num-classes must be 1 or more, --image 0 or more.")
     stem = settings.stem or default_stem(settings.depth)
     architecture = Architecture(settings.depth, settings.num_classes, stem, settings.version, settings.width)
-    workload = budgets.Workload(architecture, settings.image, settings.amp == "bf16", settings.fused_backward)
+    device = speeds.named(settings.gpu)
+    taken = budgets.PROCESS_BYTES if device == speeds.CPU else budgets.CONTEXT_BYTES
+    workload = budgets.Workload(
+        architecture,
+        settings.image,
+        settings.amp == "bf16",
+        settings.fused_backward,
+        device,
+        settings.batch_size,
+        taken,
+    )
     budget = budgets.parse_bytes(settings.budget, "--budget") if settings.budget else None
     choices = budgets.choices(workload, budget, settings.batch_size)
     rows = [budgets.row(workload, choice, settings.batch_size, budget) for choice in choices]
@@ -271,6 +283,9 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 1 when some input was unreadable, 2 for what the user
     can mend, 130 for Ctrl-C."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        # Names hold any letter, but in a pipe or a file the output of Windows does not: those are escaped.
+        sys.stdout.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["pack"]:
         words = [IM2REC_WORD.sub(r"--\1=\2", word) if IM2REC_WORD.fullmatch(word) else word for word in words]

@@ -36,9 +36,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole UTF-8 text file so that it is never seen half-written."""
+    """Write a whole UTF-8 text file so that it is never seen half-written; lines end with a line feed everywhere."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def _flush_folder(folder: Path) -> None:

@@ -106,10 +106,16 @@ class TrainConfig:
     """how often to start all ranks again, from the last checkpoint, when one has died"""
     sync_bn: bool = False
     """BatchNorm over the images of all ranks"""
-    amp: Literal["off", "bf16", "fp16"] = "off"
-    """compute in bfloat16, or in float16 with a scaled loss; weights stay float32"""
+    amp: Literal["off", "bf16", "fp16", "auto"] = "off"
+    """compute in bfloat16, or in float16 with a scaled loss; auto: the faster one here; weights stay float32"""
+    deterministic: bool = True
+    """on a GPU: the same command gives the same file; --no-deterministic may be faster"""
+    tf32: bool = True
+    """on a GPU: float32 convolutions and products round what they multiply to TF32, which is several times faster"""
+    cuda_graphs: Literal["auto", "on", "off"] = "auto"
+    """on a GPU: record the step once and play it (auto: for networks that wait for the processor); no bit changes"""
     compile: bool = False
-    """compile the network (torch.compile): a minute at the start; made for GPUs, no gain on a CPU"""
+    """compile each kind of unit (torch.compile): half a minute at the start; made for GPUs, no gain on a CPU"""
     memory_format: Literal["channels-last", "contiguous"] = "channels-last"
     """how images lie in memory; which is faster depends on the device"""
     accumulate: int = 1
@@ -147,7 +153,8 @@ def arguments_of(config: TrainConfig) -> list[str]:
     for field in fields(config):
         value, flag = getattr(config, field.name), f"--{field.name.replace('_', '-')}"
         if value != field.default:
-            arguments.append(flag if value is True else f"{flag}={value}")
+            no = f"--no-{field.name.replace('_', '-')}"
+            arguments.append(flag if value is True else no if value is False else f"{flag}={value}")
     return arguments
 
 
@@ -175,6 +182,8 @@ class PlanConfig:
     """bf16: activations in bfloat16 under autocast"""
     fused_backward: bool = False
     """as train --fused-backward"""
+    gpu: str = ""
+    """the GPU to forecast for, such as H100, A100, T4, or here: the one of this machine (default: a CPU)"""
     json: bool = False
     """print one JSON list, one object per plan"""
     out: Path | None = None

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from resnet_v2.data.portable import open_binary, read_at
 from resnet_v2.files import ResnetError
 
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -87,7 +88,7 @@ class Tar:
         self.folder_of, self.names = array("I"), Names()
         self._offsets, self._sizes = array("Q"), array("Q")
         self._folder_numbers: dict[str, int] = {}
-        self._descriptor = os.open(path, os.O_RDONLY)
+        self._descriptor = open_binary(path)
         self._index()
 
     def _index(self) -> None:
@@ -127,7 +128,7 @@ class Tar:
             raise ResnetError(
                 f"{self.path} holds no {path}; make the list from this tar: `resnet-v2 list {self.path} PREFIX`."
             )
-        data = os.pread(self._descriptor, self._sizes[index], self._offsets[index])
+        data = read_at(self._descriptor, self._sizes[index], self._offsets[index])
         if len(data) < self._sizes[index]:
             raise ResnetError(f"{self.place(path)} cannot be read: the tar became shorter; copy it again.")
         return data
@@ -168,7 +169,7 @@ class _Window:
         self._descriptor, self._start, self.size, self._position = descriptor, start, size, 0
 
     def at(self, position: int, count: int) -> bytes:
-        return os.pread(self._descriptor, max(0, min(count, self.size - position)), self._start + position)
+        return read_at(self._descriptor, max(0, min(count, self.size - position)), self._start + position)
 
     def read(self, count: int) -> bytes:
         data = self.at(self._position, count)

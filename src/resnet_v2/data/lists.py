@@ -84,7 +84,10 @@ def _parse_line(path: Path, number: int, line: str) -> ListEntry:
 
 def write_list(path: Path, entries: Iterable[ListEntry]) -> None:
     """Write a `.lst` with tabs, labels as MXNet's im2rec.py prints them (6 decimals)."""
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", errors="surrogateescape") as file:
+    with (
+        replacing(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as file,
+    ):
         for entry in entries:
             labels = "\t".join(f"{label:.6f}" for label in entry.labels)
             file.write(f"{entry.index}\t{labels}\t{entry.path}\n")

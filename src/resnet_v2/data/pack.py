@@ -194,7 +194,7 @@ def write_index(rec: Path, idx: Path) -> tuple[int, int]:
         raise ResnetError(f"{rec} is missing; give the path of a .rec.")
     count, last_end, whole_bytes = 0, 0, 0
     size = rec.stat().st_size
-    with replacing(idx) as temporary, temporary.open("w", encoding="ascii") as file:
+    with replacing(idx) as temporary, temporary.open("w", encoding="ascii", newline="\n") as file:
         with tqdm(total=size, desc=rec.name, unit="B", unit_scale=True, mininterval=1) as progress:
             for start, end in scan(rec):
                 file.write(f"{count}\t{start}\n")

@@ -115,7 +115,8 @@ class MXIndexedRecordIO(MXRecordIO):
         """Open both files; a reader reads the index."""
         super().open()
         self.idx, self.keys = {}, []
-        self.fidx: IO[str] | None = Path(self.idx_path).open(self.flag, buffering=1)  # noqa: SIM115
+        idx = Path(self.idx_path)
+        self.fidx: IO[str] | None = idx.open(self.flag, buffering=1, encoding="utf-8", newline="\n")
         if not self.writable:
             for line in self.fidx:
                 key, offset = line.strip().split("\t")[:2]

@@ -17,6 +17,7 @@ from typing import BinaryIO, NamedTuple, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet_v2.data.portable import open_binary, read_at
 from resnet_v2.files import ResnetError, replacing
 
 MAGIC = 0xCED7230A
@@ -116,7 +117,7 @@ def writing(path: Path) -> Iterator[RecordWriter]:
         replacing(index_path(path)) as idx_path,
         replacing(path) as rec_path,
         rec_path.open("wb") as rec,
-        idx_path.open("w", encoding="ascii") as idx,
+        idx_path.open("w", encoding="ascii", newline="\n") as idx,
     ):
         yield RecordWriter(rec, idx)
 
@@ -132,7 +133,7 @@ class RecordReader:
         self.path = path
         self.offsets = read_index(path)
         try:
-            self._descriptor = os.open(path, os.O_RDONLY)
+            self._descriptor = open_binary(path)
         except OSError as error:
             raise ResnetError(f"{path} cannot be opened ({error.strerror}); check the path.") from None
         self.file_bytes = os.fstat(self._descriptor).st_size
@@ -215,7 +216,7 @@ def read_record(descriptor: int, offset: int, expected_bytes: int = READ_AHEAD_B
 
 
 def _read_part(descriptor: int, offset: int, expected_bytes: int) -> tuple[int, memoryview, int]:
-    block = os.pread(descriptor, max(expected_bytes, PART_HEADER.size), offset)
+    block = read_at(descriptor, max(expected_bytes, PART_HEADER.size), offset)
     if len(block) < PART_HEADER.size:
         raise ValueError("the file ends here")
     magic, word = PART_HEADER.unpack_from(block)
@@ -228,7 +229,7 @@ def _read_part(descriptor: int, offset: int, expected_bytes: int) -> tuple[int, 
     if end > len(block):
         # A damaged length must not take memory that the file cannot fill.
         missing = min(end - len(block), os.fstat(descriptor).st_size - offset - len(block))
-        block += os.pread(descriptor, max(missing, 0), offset + len(block))
+        block += read_at(descriptor, max(missing, 0), offset + len(block))
     if end > len(block):
         raise ValueError("the file ends inside it")
     return place, memoryview(block)[PART_HEADER.size : end], offset + end + -length % 4
@@ -271,7 +272,7 @@ def scan(path: Path) -> Iterator[tuple[int, int]]:
     Where the bytes are damaged it goes on at the next aligned magic number that starts a record, so the gap between an
     end and the next start is what is lost.
     """
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = open_binary(path)
     try:
         size, offset = os.fstat(descriptor).st_size, 0
         while offset < size:
@@ -289,7 +290,7 @@ def scan(path: Path) -> Iterator[tuple[int, int]]:
 def _next_start(descriptor: int, offset: int, size: int) -> int:
     offset += -offset % 4
     while offset < size:
-        block = os.pread(descriptor, READ_AHEAD_BYTES, offset)
+        block = read_at(descriptor, READ_AHEAD_BYTES, offset)
         words = np.frombuffer(block[: len(block) // 4 * 4], dtype="<u4")
         for index in np.flatnonzero(words[:-1] == MAGIC):
             if int(words[index + 1]) >> LENGTH_BITS in (WHOLE, FIRST):

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from resnet_v2.data.portable import lock
 from resnet_v2.data.records import frame, index_path
 from resnet_v2.files import ResnetError
 
@@ -98,7 +99,9 @@ def resuming(out: Path, settings: Mapping[str, object] | None) -> Iterator[PartW
     finals = (out, index_path(out))
     parts = [path.with_name(f".{path.name}.part") for path in finals]
     out.parent.mkdir(parents=True, exist_ok=True)
-    with _opened_alone(out.with_name(f".{out.name}.journal"), out) as journal:
+    journal_path = out.with_name(f".{out.name}.journal")
+    # What is left to do when the journal is closed: Windows removes no open file.
+    with contextlib.ExitStack() as afterwards, _opened_alone(journal_path, out) as journal:
         progress = Progress()
         try:
             progress = _resumed(journal, parts, finals, settings)
@@ -115,7 +118,7 @@ def resuming(out: Path, settings: Mapping[str, object] | None) -> Iterator[PartW
             for part, final in zip(parts, finals, strict=True):
                 if part.exists():
                     part.replace(final)
-            Path(journal.name).unlink()
+            afterwards.callback(_remove, journal_path)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise ResnetError(
@@ -130,8 +133,9 @@ def resuming(out: Path, settings: Mapping[str, object] | None) -> Iterator[PartW
             ) from None
         finally:
             if settings is None or not progress.entries:
-                for path in (*parts, Path(journal.name)):
+                for path in parts:
                     path.unlink(missing_ok=True)
+                afterwards.callback(_remove, journal_path)
 
 
 class _NothingReadableError(Exception):
@@ -141,14 +145,14 @@ class _NothingReadableError(Exception):
 @contextlib.contextmanager
 def _opened_alone(path: Path, out: Path) -> Iterator[BinaryIO]:
     with path.open("a+b") as journal:
-        if sys.platform != "win32":
-            import fcntl
-
-            try:
-                fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ResnetError(f"{out} is being packed by another run; wait for its end or stop it.") from None
+        if not lock(journal):
+            raise ResnetError(f"{out} is being packed by another run; wait for its end or stop it.")
         yield journal
+
+
+def _remove(journal: Path) -> None:
+    with contextlib.suppress(PermissionError):  # on Windows: another run has opened it, whose it is now
+        journal.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from resnet_v2.networks import weights
 from resnet_v2.networks.header import Header
 from resnet_v2.networks.resnet import ResNet
 from resnet_v2.training.distributed import choose_device
-from resnet_v2.training.evaluate import Evaluation, to_input
+from resnet_v2.training.evaluate import Evaluation, array_to_input
 
 BATCH_SIZE = 32
 
@@ -75,7 +75,7 @@ class Classifier:
         was_training = self.network.training
         self.network.eval()
         with torch.inference_mode():
-            result: NDArray[np.float32] = forward(to_input(images, self.device)).float().cpu().numpy()
+            result: NDArray[np.float32] = forward(array_to_input(images, self.device)).float().cpu().numpy()
         self.network.train(was_training)
         return result
 

@@ -20,7 +20,7 @@ from resnet_v2.networks.finding import split_path
 from resnet_v2.networks.header import Header
 from resnet_v2.networks.resnet import ResNet
 from resnet_v2.training.distributed import choose_device
-from resnet_v2.training.evaluate import to_input
+from resnet_v2.training.evaluate import array_to_input
 
 TOP = 5
 LARGEST_UPLOAD = "20mb"
@@ -50,7 +50,7 @@ class Explainer:
         started = time.perf_counter()
         crop = prepare(picture, self.header.resize, self.header.crop)
         with torch.inference_mode():
-            logits = self.network(to_input(crop[None], self.device)).float().cpu().numpy()
+            logits = self.network(array_to_input(crop[None], self.device)).float().cpu().numpy()
         answers = best_answers(probabilities(logits)[0], self.header, TOP)
         answered = time.perf_counter()
         heat = overlay(crop, heat_map(self.network, crop, answers[0].class_index))

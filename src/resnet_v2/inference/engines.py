@@ -79,10 +79,10 @@ class TorchEngine:
         """n x H x W x 3 images (uint8, RGB) -> n x classes logits."""
         import torch
 
-        from resnet_v2.training.evaluate import to_input
+        from resnet_v2.training.evaluate import array_to_input
 
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
-            result: Logits = self.network(to_input(images, self.device)).float().cpu().numpy()
+            result: Logits = self.network(array_to_input(images, self.device)).float().cpu().numpy()
         return result
 
 

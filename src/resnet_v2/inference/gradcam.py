@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from resnet_v2.data.jpeg import Image
 from resnet_v2.networks.resnet import ResNet
-from resnet_v2.training.evaluate import to_input
+from resnet_v2.training.evaluate import array_to_input
 
 # The share of the heat in the mixture with the image.
 HEAT_SHARE = 0.5
@@ -24,7 +24,7 @@ def heat_map(network: ResNet, image: Image, class_index: int, other: int | None 
     the mean gradient of the logit (or of the difference of two) and summed; what is negative counts as 0.
     """
     device = next(network.parameters()).device
-    maps = network.maps(to_input(image[None], device))[0]
+    maps = network.maps(array_to_input(image[None], device))[0]
     # Behind a mean over all places and one dense layer, that layer's weights are the gradient but for a factor.
     weight = network.fc1.weight[class_index]
     if other is not None:

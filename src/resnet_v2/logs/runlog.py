@@ -59,7 +59,7 @@ class RunLog:
     ) -> None:
         Path(prefix).parent.mkdir(parents=True, exist_ok=True)
         mode = "a" if append else "w"
-        files = [Path(prefix + end).open(mode, encoding="utf-8") for end in LOG_ENDINGS]  # noqa: SIM115
+        files = [Path(prefix + end).open(mode, encoding="utf-8", newline="\n") for end in LOG_ENDINGS]  # noqa: SIM115
         self._text: IO[str] = files[0]
         self._events: IO[str] = files[1]
         self._echo = echo
@@ -108,16 +108,17 @@ class RunLog:
 
     def batch(
         self, epoch: int, batch: int, *, accuracy: float, samples_per_second: float, loss: float, step_ms: float,
-        data_wait: float, memory_mib: float, **values: float,
+        data_wait: float, memory_mib: float, gpu_idle: float | None = None, **values: float,
     ) -> None:  # fmt: skip
         """Since the last such line: training accuracy and share of time spent waiting for data (shares), speed, mean
-        loss, milliseconds per step; and the most memory so far in MiB. `values` go to the JSON line alone.
+        loss, milliseconds per step; the most memory so far in MiB; and, on a GPU, the share of time in which it had
+        nothing to do. `values` go to the JSON line alone.
         """
         line = (
             f"Epoch[{epoch}] Batch [{batch}]\tSpeed: {samples_per_second:.2f} samples/sec\tTrain-accuracy={accuracy:f}"
             f"\tLoss: {loss:.4f}\tStep: {step_ms:.1f} ms\tWaiting for data: {data_wait:.1%}"
             f"\tMemory: {memory_mib:.0f} MiB"
-        )
+        ) + ("" if gpu_idle is None else f"\tGPU idle: {gpu_idle:.1%}")
         measured = {
             "epoch": epoch,
             "batch": batch,
@@ -128,7 +129,8 @@ class RunLog:
             "data_wait": data_wait,
             "memory_mib": memory_mib,
         }
-        self._write([line], "batch", measured | values)
+        idle = {} if gpu_idle is None else {"gpu_idle": gpu_idle}
+        self._write([line], "batch", measured | idle | values)
 
     def trained(self, epoch: int, accuracy: float, seconds: float, **values: float) -> None:
         """Training accuracy (a share) over the whole epoch, and its time; `values` go to the JSON line alone."""

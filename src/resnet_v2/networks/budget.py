@@ -2,22 +2,27 @@
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import torch
 
 from resnet_v2.files import ResnetError
+from resnet_v2.networks import speeds
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.costs import LinkCost, link_costs
 from resnet_v2.networks.malloc import give_back_freed_memory
 from resnet_v2.networks.plan import Forecast, Plan, forecast, uniform_plan
 from resnet_v2.networks.resnet import ResNet
 from resnet_v2.networks.search import find_plan, several_plans, smallest_plan
+from resnet_v2.networks.speeds import Speeds
 
 # Python, torch and the other libraries: 310 MiB were measured on the CPU; the loader's memory comes on top.
 PROCESS_BYTES = 400 * 2**20
+# A GPU's context and the kernels of CUDA's libraries, where they cannot be told from what other processes have there.
+CONTEXT_BYTES = 800 * 2**20
+MOST_CONTEXT_BYTES = 2 * 2**30
 # What may be used of the memory that is free at the start.
 FREE_SHARE = 0.9
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
@@ -45,6 +50,23 @@ def free_bytes(device: torch.device) -> int:
     raise ResnetError(f"How much memory is free on {device} cannot be asked; give --memory-budget, like 12GB.")
 
 
+def process_bytes(device: torch.device) -> int:
+    """What this process takes of a device's memory besides tensors; of a GPU after its kernels are loaded."""
+    if device.type != "cuda":
+        return PROCESS_BYTES
+    free, total = torch.cuda.mem_get_info(device)
+    taken = total - free - torch.cuda.memory_reserved(device)
+    # More than a context takes belongs to another process, and what is left for ours cannot be told.
+    return taken if taken <= MOST_CONTEXT_BYTES else CONTEXT_BYTES
+
+
+def cap(device: torch.device, budget: int) -> None:
+    """Let a GPU's allocator refuse what goes beyond a budget for the whole process."""
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, (budget - process_bytes(device)) / total), device)
+
+
 @dataclass(frozen=True)
 class Choice:
     """A plan (None: plain autograd) with its name and what it costs per image."""
@@ -58,13 +80,17 @@ class Choice:
 class Workload:
     """A network in training: images of `image_size` pixels (0: its usual size), in bf16 autocast or not.
 
-    `fused`: gradients are used up as they come (`--fused-backward`).
+    `fused`: gradients are used up as they come (`--fused-backward`). `batch_size` images of a step run on a `device`
+    of which the process takes `process_bytes` besides tensors.
     """
 
     architecture: Architecture
     image_size: int = 0
     bf16: bool = False
     fused: bool = False
+    device: Speeds = speeds.CPU
+    batch_size: int = 128
+    process_bytes: int = PROCESS_BYTES
 
     @cached_property
     def network(self) -> ResNet:
@@ -76,7 +102,7 @@ class Workload:
     def costs(self) -> tuple[LinkCost, ...]:
         """Bytes and time of every link for one image."""
         size = self.image_size or self.architecture.image_size
-        return link_costs(self.network.links(), size, 2 if self.bf16 else 4)
+        return link_costs(self.network.links(), size, 2 if self.bf16 else 4, self.device, self.batch_size)
 
     @cached_property
     def fixed_bytes(self) -> int:
@@ -84,15 +110,33 @@ class Workload:
         weights = 4 * sum(parameter.numel() for parameter in self.network.parameters())
         largest = 4 * max(parameter.numel() for parameter in self.network.parameters())
         gradients = largest if self.fused else weights
-        return PROCESS_BYTES + 2 * weights + gradients + (weights // 2 if self.bf16 else 0)
+        return self.process_bytes + 2 * weights + gradients + (weights // 2 if self.bf16 else 0)
+
+    @property
+    def waits_for_launches(self) -> bool:
+        """Whether starting a step's kernels takes longer than what they do."""
+        busy = self.batch_size * sum(
+            cost.forward + cost.backward for cost in replace(self, device=self._tireless).costs
+        )
+        return self.device.launch * sum(cost.kernels for cost in self.costs) > busy
+
+    @property
+    def _tireless(self) -> Speeds:
+        return replace(self.device, launch=0.0)
+
+    @property
+    def input_bytes(self) -> int:
+        """Of an image on a GPU, as bytes: those of a step and of the one after it are there."""
+        size = self.image_size or self.architecture.image_size
+        return 0 if self.device == speeds.CPU else 2 * 3 * size**2
 
     def total_bytes(self, its: Forecast, batch_size: int) -> int:
         """The peak of a training step."""
-        return self.fixed_bytes + batch_size * its.peak_bytes
+        return self.fixed_bytes + batch_size * (its.peak_bytes + self.input_bytes)
 
     def largest_batch(self, its: Forecast, budget: int) -> int:
         """The largest batch whose step stays within a budget; 0 if none does."""
-        return max(0, (budget - self.fixed_bytes) // its.peak_bytes)
+        return max(0, (budget - self.fixed_bytes) // (its.peak_bytes + self.input_bytes))
 
     def plain(self) -> Choice:
         """No plan: autograd keeps what it wants."""
@@ -115,7 +159,8 @@ class Workload:
 
     def within(self, budget: int, batch_size: int) -> Choice:
         """The plan of least time within a budget for the whole process; ResnetError if there is none."""
-        plan = find_plan(self.network.links(), self.costs, (budget - self.fixed_bytes) / batch_size)
+        per_image = (budget - self.fixed_bytes) / batch_size - self.input_bytes
+        plan = find_plan(self.network.links(), self.costs, per_image)
         if plan is None:
             smallest = self.smallest().forecast
             largest = self.largest_batch(smallest, budget)
@@ -132,21 +177,21 @@ class Workload:
         return forecast(self.network.links(), self.costs, plan)
 
 
-def plan_for_training(
-    architecture: Architecture, batch_size: int, device: torch.device, budget: str, fused: bool = False,
-    bf16: bool = False,
-) -> Plan:  # fmt: skip
+def plan_for_training(workload: Workload, device: torch.device, budget: str) -> Plan:
     """The fastest plan within `budget` (such as 12GB), or within what is free on the device when it is empty.
 
-    On the CPU freed memory is given back from then on, so that the process keeps to the budget.
+    The process keeps to the budget from then on: a GPU's allocator refuses more, and on the CPU freed memory is given
+    back.
     """
-    if architecture.stem == "timm":
+    if workload.architecture.stem == "timm":
         raise ResnetError("There are no activation plans for timm's stem; leave --memonger and --memory-budget out.")
     if device.type == "cpu":
         give_back_freed_memory()
-    memory = parse_bytes(budget, "--memory-budget") if budget else int(FREE_SHARE * free_bytes(device))
-    plan = Workload(architecture, bf16=bf16, fused=fused).within(memory, batch_size).plan
+    taken = workload.process_bytes if device.type == "cuda" else 0  # and so not free any more
+    memory = parse_bytes(budget, "--memory-budget") if budget else int(FREE_SHARE * free_bytes(device)) + taken
+    plan = workload.within(memory, workload.batch_size).plan
     assert plan is not None
+    cap(device, memory)
     return plan
 
 
@@ -166,7 +211,7 @@ def row(workload: Workload, choice: Choice, batch_size: int, budget: int | None)
         "plan": choice.name,
         "activations_mib_per_image": round(its.peak_bytes / 2**20, 1),
         "total_bytes": workload.total_bytes(its, batch_size),
-        "extra_time_percent": round(100 * its.extra_time, 1),
+        "extra_time_percent": round(100 * its.extra_time, 1) + 0.0,  # no -0.0
         "largest_batch": None if budget is None else workload.largest_batch(its, budget),
         "segments": None if choice.plan is None else len(choice.plan.segments),
         "levels": None if choice.plan is None else choice.plan.levels,

@@ -1,17 +1,17 @@
 """Bytes and time of every link of a chain for one image, counted from its layers' shapes; nothing is computed.
 
-Time is in floating point operations of a convolution; moving a byte through memory counts as FLOPS_PER_BYTE of them.
+Time is in seconds of a device, whose `Speeds` are given.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from torch import nn
 
+from resnet_v2.networks import speeds
 from resnet_v2.networks.chain import KERNEL, PADDING, STRIDE, Link
+from resnet_v2.networks.speeds import Speeds
 
-# Measured on 2 CPU cores (330 GFLOP/s in convolutions, 45 GB/s elementwise); only the choice among plans depends on it.
-FLOPS_PER_BYTE = 7.0
 INDEX_BYTES = 8
 
 
@@ -22,7 +22,8 @@ class LinkCost:
     `points`: bytes of every point; `activations`: of every normalised tensor that plain autograd keeps; `again`: time
     to compute a point anew from the one before it, `output_again` the output from the last one. `forward_peak`: bytes
     of temporary tensors while it runs; `backward_peak`: the same in its backward pass, gradients included, its points
-    not; `plain_peak`: without recomputation. `renormalise`: time of computing its activations once more.
+    not; `plain_peak`: without recomputation. `renormalise`: time of computing its activations once more. `kernels`: how
+    many a step starts for it.
     """
 
     points: dict[int, int]
@@ -37,6 +38,7 @@ class LinkCost:
     forward_peak: int
     backward_peak: int
     plain_peak: int
+    kernels: int
 
     @property
     def whole(self) -> int:
@@ -62,15 +64,43 @@ class _Shapes:
     side: int = 0
 
 
-def link_costs(links: Sequence[Link], image_size: int, element_bytes: int = 4) -> tuple[LinkCost, ...]:
-    """The costs of a network's links for images of `image_size` pixels a side; `element_bytes` is 2 under bf16."""
+def link_costs(
+    links: Sequence[Link], image_size: int, element_bytes: int = 4, device: Speeds = speeds.CPU, batch_size: int = 128
+) -> tuple[LinkCost, ...]:
+    """The costs of a network's links for images of `image_size` pixels a side; `element_bytes` is 2 under bf16.
+
+    `batch_size` images share the start of a kernel.
+    """
     costs = []
     side = image_size
     for number, link in enumerate(links):
         shapes = _shapes(link, side)
-        costs.append(_cost(link, shapes, element_bytes, 4 if number == 0 else element_bytes))
+        clock = _Clock(device, element_bytes, device.launch / batch_size)
+        costs.append(_cost(link, shapes, element_bytes, 4 if number == 0 else element_bytes, clock))
         side = shapes.side
     return tuple(costs)
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """Seconds of single kernels for one image: no kernel takes less than its share of a start."""
+
+    device: Speeds
+    element: int
+    start: float
+
+    def moved(self, elements: float) -> float:
+        """Reading or writing so many elements in a kernel."""
+        return max(elements * self.element / self.device.bandwidth, self.start if elements else 0.0)
+
+    def convolution(self, flops: float, inputs: float, outputs: float) -> float:
+        """One convolution, in any direction."""
+        return max(flops / self.device.flops(self.element), self.moved(inputs + outputs)) if flops else 0.0
+
+    def passes(self, count: int, elements: Iterable[int]) -> float:
+        """So many passes over each of several BatchNorms' elements, in kernels of two or three."""
+        kernels = -(-count // 3)
+        return sum(kernels * self.moved(count * some / kernels) for some in elements if kernels)
 
 
 def _shapes(link: Link, side: int) -> _Shapes:
@@ -102,21 +132,25 @@ def _flops(convolution: nn.Conv2d, side: int) -> float:
     return 2.0 * convolution.weight.numel() * side**2
 
 
-def _cost(link: Link, shapes: _Shapes, element: int, input_element: int) -> LinkCost:
-    def moved(elements: float) -> float:
-        return elements * element * FLOPS_PER_BYTE
-
-    last = len(link.layers)
+def _cost(link: Link, shapes: _Shapes, element: int, input_element: int, clock: _Clock) -> LinkCost:
+    last, passes = len(link.layers), clock.device.passes
     sizes = {0: shapes.inputs[1], **shapes.outputs, link.last: shapes.shortcut}
     normed = {place: sizes[norm.point] for place, norm in link.norms.items()}
     # Plain autograd keeps what a convolution or a pooling takes in, not what is only added.
     saved = sum(size for place, size in normed.items() if place <= last or link.pooled)
-    flops = sum(shapes.flops.values()) + shapes.shortcut_flops
-    # Reading and writing for the BatchNorm's output and for the ReLU's.
-    again = {place: shapes.flops[place] + moved(4 * normed.get(place, 0)) for place in range(1, last + 1)}
-    again[link.last] = shapes.shortcut_flops + (moved(4 * normed.get(1, 0)) if link.shortcut == "activated" else 0)
-    tail = moved(4 * normed.get(link.last, 0) + 4 * normed.get(link.last + 1, 0) + 3 * shapes.output)
-    elementwise = sum(normed.values())
+    convolutions = {
+        place: clock.convolution(shapes.flops[place], shapes.inputs[place], shapes.outputs[place])
+        for place in range(1, last + 1)
+    }
+    shortcut = clock.convolution(shapes.shortcut_flops, shapes.inputs[1], shapes.shortcut)
+    forward = sum(convolutions.values()) + shortcut
+
+    def norm_again(*places: int) -> float:
+        return clock.passes(passes.again, [normed[place] for place in places if place in normed])
+
+    again = {place: time + norm_again(place) for place, time in convolutions.items()}
+    again[link.last] = shortcut + (norm_again(1) if link.shortcut == "activated" else 0.0)
+    summed = clock.moved(3 * shapes.output)
     points = {point: sizes[point] * (input_element if point == 0 else element) for point in link.points}
     return LinkCost(
         points=points,
@@ -124,14 +158,14 @@ def _cost(link: Link, shapes: _Shapes, element: int, input_element: int) -> Link
         indices=shapes.output * INDEX_BYTES if link.pooled else 0,
         output=shapes.output * element,
         again=again,
-        output_again=tail,
-        # Four again, less two that overwriting saves against plain autograd's new tensors.
-        renormalise=moved(2 * elementwise),
-        forward=flops + moved(6 * elementwise + 3 * shapes.output),
-        backward=2 * flops + moved(9 * elementwise + 3 * shapes.output),
+        output_again=norm_again(link.last, link.last + 1) + summed,
+        renormalise=clock.passes(passes.again - passes.spared, normed.values()),
+        forward=forward + clock.passes(passes.forward, normed.values()) + summed,
+        backward=2 * forward + clock.passes(passes.backward, normed.values()) + summed,
         forward_peak=_forward_peak(link, shapes, sizes) * element,
         backward_peak=max(_backward_peaks(link, shapes, sizes, plain=False)) * element,
         plain_peak=max(_backward_peaks(link, shapes, sizes, plain=True)) * element,
+        kernels=3 * (len(convolutions) + bool(shortcut)) + 6 * len(normed) + 2,
     )
 
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from resnet_v2.files import ResnetError
+from resnet_v2.networks import batch_norm
+from resnet_v2.networks.batch_norm import Kept
 from resnet_v2.networks.chain import Link, max_pool, max_pool_indices
 from resnet_v2.networks.plan import Plan, Segment
-
-Normalised = tuple[Tensor, Tensor, Tensor, Tensor, int]
 
 
 def run(links: Sequence[Link], plan: Plan, x: Tensor) -> Tensor:
@@ -50,11 +50,12 @@ class Tape:
         self.links, self.plan = links, plan
         self.points = [{point: _Slot() for point in link.points} for link in links]
         self.activations = [{place: _Slot() for place in link.norms} for link in links]
-        self.statistics: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self.statistics: dict[tuple[int, int], Kept] = {}
 
     def forward(self, x: Tensor) -> Tensor:
         device = x.device.type
         self.autocast = (device, torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
+        batch_norm.count_batch(norm.module for link in self.links for norm in link.norms.values())
         for segment in self.plan.segments:
             for number in range(segment.start, segment.stop):
                 kept = segment.kept(number, self.links[number])
@@ -83,8 +84,7 @@ class Tape:
     def normalised_again(self, number: int, place: int, x: Tensor) -> Tensor:
         """The same bits that the first forward pass got from a BatchNorm (and ReLU)."""
         norm = self.links[number].norms[place]
-        y = _normalise_again(norm.module, x, *self.statistics[number, place])
-        return y.relu_() if norm.relu else y
+        return batch_norm.normalise_again(norm.module, x, self.statistics[number, place], norm.relu)
 
     def _restore(self, number: int, point: int) -> None:
         """Compute a segment again, from the outer level to the inner one, until a point is there."""
@@ -166,7 +166,7 @@ class _Forward:
 
     def _convolve(self, convolution: nn.Conv2d, x: Tensor, source: _Slot, place: int) -> Tensor:
         """A convolution that finds its input by its place instead of holding it."""
-        tape, number, address = self.tape, self.number, x.data_ptr()
+        tape, number, storage = self.tape, self.number, _storage(x)
         normalised = source is not tape.points[number][0]
 
         def fetch() -> Tensor:
@@ -175,7 +175,7 @@ class _Forward:
             return tensor
 
         def pack(tensor: Tensor) -> Any:
-            if tensor.data_ptr() != address:
+            if _storage(tensor) != storage:
                 return tensor
             source.uses += 1
             return fetch
@@ -200,6 +200,11 @@ class _Forward:
 
         with torch.autograd.graph.saved_tensors_hooks(pack, _unpack):
             return max_pool(y)
+
+
+def _storage(tensor: Tensor) -> int:
+    """Which memory a tensor lies in."""
+    return int(tensor.untyped_storage()._cdata)
 
 
 def _rectified_sum(y: Tensor, shortcut: Tensor, tape: Tape, number: int) -> Tensor:
@@ -263,31 +268,26 @@ class _Normalise(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor, tape: Tape, number: int, place: int
     ) -> Tensor:
         norm = tape.links[number].norms[place]
-        y, mean, deviation, reserve, implementation = _normalise(norm.module, x, update=True)
-        tape.statistics[number, place] = mean, deviation
+        y, kept = batch_norm.normalise(norm.module, x, norm.relu)
+        tape.statistics[number, place] = kept
         tape.points[number][norm.point].uses += 1
-        tape.activations[number][place].uses += norm.relu
-        ctx.save_for_backward(weight)
-        ctx.place, ctx.rest = (tape, number, place), (mean, deviation, reserve, implementation)
-        return y.relu_() if norm.relu else y
+        # Our kernels find from their input where a ReLU passed.
+        tape.activations[number][place].uses += norm.relu and not kept.ours
+        ctx.place = tape, number, place
+        return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,), (weight,) = gradients, ctx.saved_tensors
-        tape, number, place = ctx.place
-        mean, deviation, reserve, implementation = ctx.rest
-        norm = tape.links[number].norms[place]
-        if norm.relu:
-            gradient = _through_relu(gradient, tape.activation(number, place))
+        (gradient,), (tape, number, place) = gradients, ctx.place
+        norm, kept = tape.links[number].norms[place], tape.statistics[number, place]
+        if norm.relu and not kept.ours:
+            gradient = batch_norm.through_relu(gradient, tape.activation(number, place))
             tape.activations[number][place].release()
-        module, x = norm.module, tape.point(number, norm.point)
-        results = torch.ops.aten._batch_norm_impl_index_backward(
-            implementation, x, gradient, weight, module.running_mean, module.running_var, mean, deviation,
-            module.training, module.eps, ctx.needs_input_grad[:3], reserve,
-        )  # fmt: skip
+        x = tape.point(number, norm.point)
+        results = batch_norm.backward(norm.module, x, kept, gradient, norm.relu, ctx.needs_input_grad[0])
         tape.points[number][norm.point].release()
-        return *(result if wanted else None for result, wanted in zip(results, ctx.needs_input_grad, strict=False)), \
-            None, None, None  # fmt: skip
+        wanted = zip(results, ctx.needs_input_grad, strict=False)
+        return *(result if want else None for result, want in wanted), None, None, None
 
 
 class _RectifiedSum(torch.autograd.Function):
@@ -306,34 +306,3 @@ class _RectifiedSum(torch.autograd.Function):
         output = _Again(tape, number, tape.point(number, 0), ()).output()
         gradient = torch.ops.aten.threshold_backward(gradients[0], output, 0)
         return gradient, gradient, None, None
-
-
-def _normalise(module: nn.BatchNorm2d, x: Tensor, update: bool) -> Normalised:
-    """What `F.batch_norm` computes, and what its backward pass wants; `update` moves the moving statistics."""
-    if update and module.training and module.num_batches_tracked is not None:
-        module.num_batches_tracked.add_(1)
-    statistics = (module.running_mean, module.running_var) if update or not module.training else (None, None)
-    return torch._batch_norm_impl_index(
-        x, module.weight, module.bias, *statistics, module.training, cast(float, module.momentum), module.eps,
-        torch.backends.cudnn.enabled,
-    )  # fmt: skip
-
-
-def _normalise_again(module: nn.BatchNorm2d, x: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
-    """The output of a BatchNorm once more, from the statistics that it had found; `deviation` is 1 over the root."""
-    dense = x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
-    if x.device.type != "cpu" or not dense or not module.training:
-        return _normalise(module, x, update=False)[0]
-    # torch's CPU kernel computes x * (weight * deviation) + (bias - mean * (weight * deviation)), rounded in this
-    # order. In evaluation form with variance 1 and eps 0 it does the very same to a weight that holds the deviation
-    # already.
-    weight = deviation if module.weight is None else module.weight.detach() * deviation
-    ones = torch.ones_like(mean)
-    return torch.native_batch_norm(x, weight, module.bias, mean, ones, False, 0.0, 0.0)[0]
-
-
-def _through_relu(gradient: Tensor, activation: Tensor) -> Tensor:
-    """The gradient where a ReLU passed; overwrites it if it is one plain block of memory, as a convolution's is."""
-    if gradient.stride() == activation.stride():
-        return cast(Tensor, torch.ops.aten.threshold_backward.grad_input(gradient, activation, 0, grad_input=gradient))
-    return cast(Tensor, torch.ops.aten.threshold_backward(gradient, activation, 0))

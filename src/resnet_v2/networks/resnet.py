@@ -13,29 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnet_v2.networks import recompute
+from resnet_v2.networks import kernels, recompute
 from resnet_v2.networks.architecture import EPSILON, IMAGENET_UNITS, Architecture, Stem, Version
+from resnet_v2.networks.batch_norm import FixedGammaBatchNorm
 from resnet_v2.networks.chain import Layer, Link, max_pool
-from resnet_v2.networks.plan import Plan
+from resnet_v2.networks.plan import Plan, uniform_plan
 
-
-class FixedGammaBatchNorm(nn.BatchNorm2d):
-    """BatchNorm with gamma fixed at 1 and a beta that is learned: MXNet's `fix_gamma=True`, used on the raw images."""
-
-    def __init__(self, channels: int, eps: float, momentum: float) -> None:
-        super().__init__(channels, eps=eps, momentum=momentum)
-        self.register_parameter("weight", None)
-
-    def reset_parameters(self) -> None:
-        self.reset_running_stats()
-        nn.init.zeros_(self.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training and self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
-        momentum = cast(float, self.momentum)
-        mean, variance = self.running_mean, self.running_var
-        return F.batch_norm(x, mean, variance, None, self.bias, self.training, momentum, self.eps)
+# Kinds of units and shapes of batches that torch.compile may meet, in training and evaluation.
+KINDS_OF_UNITS = 64
 
 
 def _batch_norm(channels: int, momentum: float) -> nn.BatchNorm2d:
@@ -158,6 +143,7 @@ class ResNet(nn.Module):
         super().__init__()
         self.architecture = architecture
         self.plan = plan
+        self.compiled, self._compiled_images = False, 0
         filters = architecture.filters
         v2, large = architecture.version == "v2", architecture.large_images
         self.bn_data = FixedGammaBatchNorm(3, EPSILON, batch_norm_momentum) if v2 else None
@@ -204,13 +190,43 @@ class ResNet(nn.Module):
 
     def maps(self, x: Tensor) -> Tensor:
         """N x 3 x H x W images -> N x filters x H/32 x W/32 (CIFAR: /4, pooled: /8), what is averaged at the end."""
-        if self.plan is not None and self.training and torch.is_grad_enabled():
-            x = recompute.run(self.links(), self.plan, x)
+        plan = self._plan_for(x)
+        if plan is not None and self.training and torch.is_grad_enabled():
+            x = recompute.run(self.links(), plan, x)
         else:
+            as_written = self.compiled and not self._takes_compiled(x)
             x = self.stem(x)
             for unit in self.residual_units():
-                x = unit(x)
+                x = unit.forward(x) if as_written else unit(x)
         return x if self.bn1 is None else _activated(self.bn1, x)
+
+    def _plan_for(self, x: Tensor) -> Plan | None:
+        """The plan; where there is none, on a GPU with kernels of our own, one that keeps all and so takes them too."""
+        if self.plan is not None or self.compiled or self._synchronized or self.architecture.stem == "timm":
+            return self.plan
+        return uniform_plan(self.links(), activated=True) if x.is_cuda and kernels.usable(x.device) else None
+
+    @property
+    def _synchronized(self) -> bool:
+        """Whether BatchNorms compute over several ranks, by a forward pass of their own."""
+        return self.bn0 is not None and type(self.bn0) is not nn.BatchNorm2d
+
+    def compile_units(self) -> None:
+        """Compile each kind of unit, once (torch.compile by regions): a deep network has a few kinds."""
+        torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, KINDS_OF_UNITS)
+        for unit in self.residual_units():
+            unit.compile()
+        self.compiled = True
+
+    def _takes_compiled(self, x: Tensor) -> bool:
+        """Whether compiled units are for this batch: one of training, of the usual number of images.
+
+        Evaluation and an epoch's last, smaller batch would be compiled anew, for longer than they take.
+        """
+        if not self.training:
+            return False
+        self._compiled_images = self._compiled_images or len(x)
+        return len(x) == self._compiled_images
 
     def features(self, x: Tensor) -> Tensor:
         """N x 3 x H x W images -> N x filters pooled features, the input of `fc1`."""

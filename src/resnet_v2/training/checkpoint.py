@@ -27,8 +27,9 @@ RAW = "raw."  # with --ema: the weights in training, the others being their aver
 
 # Settings that change no number of a run, so that it may go on with others.
 NEUTRAL = {
-    "checkpoint_steps", "device", "dry_run", "force", "frequent", "fused_backward", "gpus", "keep", "kv_store",
-    "max_restarts", "memonger", "memory_budget", "profile", "recipe", "resume", "tensorboard", "threads", "workspace",
+    "checkpoint_steps", "cuda_graphs", "device", "dry_run", "force", "frequent", "fused_backward", "gpus", "keep",
+    "kv_store", "max_restarts", "memonger", "memory_budget", "profile", "recipe", "resume", "tensorboard", "threads",
+    "workspace",
 }  # fmt: skip
 
 

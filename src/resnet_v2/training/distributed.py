@@ -165,11 +165,28 @@ def choose_device(gpus: str, device: str = "") -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         if local_rank == 0:
-            print("no GPU is available: running on the CPU", file=sys.stderr)
+            print(f"no GPU is available{_why_no_gpu()}: running on the CPU", file=sys.stderr)
         return torch.device("cpu")
     if len(numbers) <= local_rank:
         raise ResnetError(f"--gpus {gpus} names {len(numbers)} GPUs for more ranks than that; name one for each.")
+    there = torch.cuda.device_count()
+    if numbers[local_rank] >= there:
+        raise ResnetError(
+            f"--gpus {gpus} names GPU {numbers[local_rank]}, but there {'is' if there == 1 else 'are'} {there} here"
+            f"{_visible()}, counted from 0; give another number."
+        )
     return _checked(f"cuda:{numbers[local_rank]}")
+
+
+def _why_no_gpu() -> str:
+    if torch.version.cuda is None and torch.version.hip is None:
+        return " (this torch is built for the CPU alone)"
+    return _visible()
+
+
+def _visible() -> str:
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return "" if shown is None else f" (CUDA_VISIBLE_DEVICES={shown!r} shows no others)"
 
 
 def _gpu_numbers(gpus: str) -> list[int]:

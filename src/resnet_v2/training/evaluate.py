@@ -6,12 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from resnet_v2.data.loader import Reading, batches, centred, split
 from resnet_v2.data.records import RecordReader
 from resnet_v2.networks.resnet import ResNet
 from resnet_v2.training.distributed import Ranks
+from resnet_v2.training.feed import allocator, feed
 
 
 @dataclass(frozen=True)
@@ -24,20 +26,15 @@ class Evaluation:
     top5_error: float
 
 
-def pinned(shape: tuple[int, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """Page-locked memory for images, from which a GPU copies while the CPU goes on.
-
-    It goes back to torch's allocator, which waits for the copy before it gives the memory out again.
-    """
-    return torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
-
-
-def to_input(
-    images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], device: torch.device, memory_format: str = "channels-last"
-) -> torch.Tensor:
-    """n x H x W x 3 uint8 on the CPU -> n x 3 x H x W float32 on the device, 0-255, in this memory format."""
-    pixels = torch.from_numpy(images).to(device, non_blocking=True).permute(0, 3, 1, 2).float()
+def to_input(images: torch.Tensor, memory_format: str = "channels-last") -> torch.Tensor:
+    """n x H x W x 3 uint8 -> n x 3 x H x W float32 on the same device, 0-255, in this memory format."""
+    pixels = images.permute(0, 3, 1, 2).float()
     return pixels.contiguous() if memory_format == "contiguous" else pixels
+
+
+def array_to_input(images: NDArray[np.uint8], device: torch.device) -> torch.Tensor:
+    """n x H x W x 3 uint8 on the CPU -> n x 3 x H x W float32 on the device, 0-255, channels-last."""
+    return to_input(torch.from_numpy(images).to(device))
 
 
 def rank_of_label(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -67,29 +64,27 @@ def evaluate(
     """
     was_training = network.training
     network.eval()
-    loss = torch.zeros((), dtype=torch.float64, device=device)
-    top1 = torch.zeros((), dtype=torch.int64, device=device)
-    top5 = torch.zeros_like(top1)
     ranks = ranks or Ranks()
     steps = split(np.arange(len(reader)), batch_size, ranks.rank, ranks.world_size)
-    stream = batches(reader, steps, centred, size, network.architecture.classes, Reading(threads))
+    reading = Reading(threads, allocate=allocator(device))
+    stream = batches(reader, steps, centred, size, network.architecture.classes, reading)
+    found: list[torch.Tensor] = []  # per batch; the sums are made on the host, in float64, which not every GPU has
     with tqdm(total=len(reader), desc="evaluate", unit="img", leave=False, disable=None if ranks.main else True,
               mininterval=1) as progress:  # fmt: skip
-        for batch in stream:
+        for fed in feed(stream, device):
             if on_batch is not None:
                 on_batch()
-            if not len(batch.labels):
+            if not len(fed.labels):
                 continue
-            logits = network(to_input(batch.images, device)).float()
-            labels = torch.from_numpy(batch.labels).to(device)
-            loss += F.cross_entropy(logits, labels, reduction="sum")
+            logits = network(to_input(fed.images)).float()
+            loss = F.cross_entropy(logits, fed.labels, reduction="sum")
             finite = logits.isfinite().all(1)
-            rank = rank_of_label(logits, labels)
-            top1 += ((rank < 1) & finite).sum()
-            top5 += ((rank < 5) & finite).sum()
-            progress.update(len(labels))
+            rank = rank_of_label(logits, fed.labels)
+            found.append(torch.stack([loss, ((rank < 1) & finite).sum(), ((rank < 5) & finite).sum()]))
+            progress.update(len(fed.labels))
     network.train(was_training)
-    total_loss, *right = ranks.total([loss.item(), float(top1), float(top5)])
+    sums = torch.stack(found).tolist() if found else []
+    total_loss, *right = ranks.total([sum(one[place] for one in sums) for place in range(3)])
     count = len(reader)
     return Evaluation(
         images=count,

@@ -113,7 +113,24 @@ def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
 def nesterov_sgd(network: nn.Module, learning_rate: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
     """MXNet's NAG: m = mom m + (g + wd w); w -= lr (g + wd w + mom m), on the gradient of the mean loss."""
     groups = parameter_groups(network, weight_decay)
-    return torch.optim.SGD(groups, **_checked(learning_rate, momentum, weight_decay))
+    # One kernel for all weights of a GPU; on the CPU torch's ordinary form, with its rounding.
+    fused = next(network.parameters()).is_cuda
+    return torch.optim.SGD(groups, fused=fused or None, **_checked(learning_rate, momentum, weight_decay))
+
+
+def set_learning_rate(optimizer: torch.optim.SGD, learning_rate: float) -> None:
+    """The rate of the steps that follow; where it is a tensor, for a CUDA graph, its value changes in place."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(learning_rate)
+        else:
+            group["lr"] = learning_rate
+
+
+def keep_rate_on(device: torch.device, optimizer: torch.optim.SGD) -> None:
+    """Hold the learning rate in a tensor, which recorded steps read anew."""
+    for group in optimizer.param_groups:
+        group["lr"] = torch.tensor(float(group["lr"]), device=device)
 
 
 def muon(network: ResNet, learning_rate: float, momentum: float, weight_decay: float) -> Muon:
@@ -148,7 +165,8 @@ def fuse_into_backward(optimizer: torch.optim.SGD) -> None:
         momentum: list[torch.Tensor | None] = [state.get("momentum_buffer")]
         assert parameter.grad is not None
         sgd(
-            [parameter], [parameter.grad], momentum, has_sparse_grad=False, foreach=False, fused=False, grad_scale=None,
+            [parameter], [parameter.grad], momentum, has_sparse_grad=False, foreach=False,
+            fused=bool(group["fused"]), grad_scale=None,
             found_inf=None, weight_decay=group["weight_decay"], momentum=group["momentum"], lr=group["lr"],
             dampening=group["dampening"], nesterov=group["nesterov"], maximize=group["maximize"],
         )  # fmt: skip

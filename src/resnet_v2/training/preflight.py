@@ -15,6 +15,7 @@ from resnet_v2.data.loader import Loader, class_label
 from resnet_v2.data.records import RecordReader
 from resnet_v2.data.rows import Rows, find_segments, sidecar_path
 from resnet_v2.files import ResnetError
+from resnet_v2.training.feed import feed
 from resnet_v2.training.settings import RunSettings
 from resnet_v2.training.step import Trainer
 
@@ -75,8 +76,8 @@ def timed(trainer: Trainer, loader: Loader, learning_rate: float) -> list[str]:
     network, device = trainer.network, trainer.device
     parameters = sum(parameter.numel() for parameter in network.parameters())
     started, seconds = time.perf_counter(), []
-    for number, batch in enumerate(itertools.islice(loader, TIMED_STEPS)):
-        trainer.step(batch, loader.images_of(number), 0.0)[0].item()
+    for number, fed in enumerate(itertools.islice(feed(iter(loader), device), TIMED_STEPS)):
+        trainer.step(fed.images, fed.labels, loader.images_of(number), 0.0).tolist()
         seconds.append(time.perf_counter() - started)
         started = time.perf_counter()
     step = min(seconds)  # the first ones prepare memory and kernels

@@ -19,10 +19,11 @@ from resnet_v2.training.checkpoint import Start
 from resnet_v2.training.distributed import Ranks, launched
 from resnet_v2.training.evaluate import Evaluation
 from resnet_v2.training.interruption import Interruption
+from resnet_v2.training.meter import Meter, Watch
 from resnet_v2.training.optim import Schedule
 from resnet_v2.training.profile import Profiler
 from resnet_v2.training.settings import RunSettings
-from resnet_v2.training.step import Meter, Trainer, Watch
+from resnet_v2.training.step import Trainer
 
 
 @dataclass
@@ -174,6 +175,7 @@ def save(run: Run, progress: Progress, path: Path, result: Evaluation | None) ->
         "meters": meters,
         "best": progress.best,
         "spent": [progress.seconds, progress.waited],
+        "amp": run.trainer.amp,
         "scaler": run.trainer.scaler.state_dict(),
         "log": run.log.position(),
         "evaluation": dataclasses.asdict(result) if result is not None else None,

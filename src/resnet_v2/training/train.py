@@ -3,8 +3,7 @@
 import dataclasses
 import os
 import sys
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +11,24 @@ import torch
 from tqdm import tqdm
 
 from resnet_v2.config import TrainConfig, arguments_of
-from resnet_v2.data.loader import Batch, Loader, Reading, unpinned
+from resnet_v2.data.loader import Loader, Reading
 from resnet_v2.data.records import RecordReader
 from resnet_v2.files import ResnetError
 from resnet_v2.logs.runlog import RunLog
 from resnet_v2.networks import weights
-from resnet_v2.networks.budget import plan_for_training
+from resnet_v2.networks.budget import Workload, plan_for_training
 from resnet_v2.networks.finding import checkpoint_path
 from resnet_v2.networks.malloc import keep_freed_memory
 from resnet_v2.networks.plan import Plan
 from resnet_v2.networks.resnet import ResNet, initialize
-from resnet_v2.training import checkpoint, preflight
+from resnet_v2.training import checkpoint, gpu, preflight
+from resnet_v2.training.checkpoint import Start
 from resnet_v2.training.distributed import Ranks, choose_device, joined, launch, launched, restarted, wanted_processes
-from resnet_v2.training.evaluate import Evaluation, evaluate, pinned
+from resnet_v2.training.evaluate import Evaluation, evaluate
+from resnet_v2.training.feed import IdleClock, allocator, feed
 from resnet_v2.training.interruption import Interruption, Stopped
-from resnet_v2.training.optim import muon, nesterov_sgd
+from resnet_v2.training.meter import Meter, Watch
+from resnet_v2.training.optim import Schedule, muon, nesterov_sgd
 from resnet_v2.training.profile import Profiler
 from resnet_v2.training.settings import RunSettings, resolve
 from resnet_v2.training.state import (
@@ -40,7 +42,7 @@ from resnet_v2.training.state import (
     saved_evaluation,
     schedule_of,
 )
-from resnet_v2.training.step import Meter, Trainer, Watch
+from resnet_v2.training.step import Trainer
 
 
 def fit(config: TrainConfig) -> Evaluation | None:
@@ -74,43 +76,68 @@ def _fit(config: TrainConfig, ranks: Ranks, device: torch.device, interruption: 
     validation = _open(settings.validation_records)
     wanted = {settings.records_of(epoch) for epoch in range(first_epoch, settings.epochs)}
     readers = {path: _open(path, config.num_examples) for path in wanted}
+    if device.type == "cuda":
+        gpu.set_numerics(config.deterministic, config.tf32)
+    images = -(-settings.batch_size // (ranks.world_size * config.accumulate))
+    work = gpu.workload(settings.architecture, images, config, device)
+    with gpu.own_stream(device), gpu.memory_told(work, config.memory_budget):
+        schedule, weight_decay = schedule_of(config, settings, start)
+        trainer = _trainer(config, settings, ranks, device, start, schedule.base, weight_decay, work)
+        progress = Progress(first_epoch, Meter(device), Meter(device))
+        if start is not None:
+            checkpoint.restore(start, trainer)
+            progress = progress_of(start, ranks, device) if start.resumed else progress
+        if _preflight(config, settings, trainer, [*readers.values(), validation], progress, schedule):
+            return None
+        log = open_log(settings.prefix, ranks, start, tqdm.write, config.tensorboard)
+        run = Run(config, settings, ranks, interruption, trainer, schedule, weight_decay, log,
+                  Watch(settings.prefix, ranks), Profiler(settings.prefix, config.profile and ranks.main))  # fmt: skip
+        try:
+            if start is None or not start.resumed:
+                log.start(_all_settings(config, settings), str(device))
+            with run.profiler:
+                return _train(run, progress, readers, validation)
+        finally:
+            log.close()
 
-    schedule, weight_decay = schedule_of(config, settings, start)
-    plan = _plan(config, settings, ranks, device)
+
+def _trainer(
+    config: TrainConfig, settings: RunSettings, ranks: Ranks, device: torch.device, start: Start | None,
+    learning_rate: float, weight_decay: float, work: Workload,
+) -> Trainer:  # fmt: skip
+    """The network on its device, with new or fine-tuned weights, and what moves it."""
+    plan = _plan(config, ranks, device, work)
     network = initialize(ResNet(settings.architecture, 1 - config.bn_mom, plan), config.seed, config.zero_init_residual)
     if config.finetune and start is None:
         path, header, tensors = weights.read_checkpoint(config.finetune)
         weights.fill_body(path, network, header, tensors)
     memory_format = torch.channels_last if config.memory_format == "channels-last" else torch.contiguous_format
     network = network.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
+    saved = start.header.training.get("amp") if start is not None and start.resumed else None
+    graph = gpu.choose_graph(work, config, ranks, device, planned=plan is not None)
+    precision = gpu.choose_precision(network, work.batch_size, config, ranks, device, saved)
     make_optimizer = muon if config.optimizer == "muon" else nesterov_sgd
-    optimizer = make_optimizer(network, schedule.base, config.mom, weight_decay)
-    trainer = Trainer.of(network, optimizer, config, ranks, device)
-    progress = Progress(first_epoch, Meter(device), Meter(device))
-    if start is not None:
-        checkpoint.restore(start, trainer)
-        progress = progress_of(start, ranks, device) if start.resumed else progress
+    optimizer = make_optimizer(network, learning_rate, config.mom, weight_decay)
+    for sentence in (precision.reason, gpu.said_of_graph(graph)):
+        if sentence and ranks.main:
+            print(sentence, file=sys.stderr)
+    return gpu.with_graph(Trainer.of(network, optimizer, config, ranks, device, precision.amp), graph)
 
-    first_loader = _loader(config, settings, ranks, device, progress, readers[settings.records_of(first_epoch)], None)
-    findings = preflight.check(settings, trainer, [*readers.values(), validation], config)
+
+def _preflight(
+    config: TrainConfig, settings: RunSettings, trainer: Trainer, readers: Sequence[RecordReader], progress: Progress,
+    schedule: Schedule,
+) -> bool:  # fmt: skip
+    """Say what is odd before the first step; whether that was all, as in a dry run."""
+    findings = preflight.check(settings, trainer, readers, config)
     if config.dry_run:
-        position = first_epoch + progress.step / first_loader.steps
-        findings += preflight.timed(trainer, first_loader, schedule.learning_rate(position))
-    if ranks.main:
+        reader = next(one for one in readers if one.path == settings.records_of(progress.epoch))
+        loader = _loader(config, settings, trainer.ranks, trainer.device, progress, reader, None)
+        position = progress.epoch + progress.step / loader.steps
+        findings += preflight.timed(trainer, loader, schedule.learning_rate(position))
+    if trainer.ranks.main:
         print("".join(f"{finding}\n" for finding in findings), end="", file=sys.stderr)
-    if config.dry_run:
-        return None
-
-    log = open_log(settings.prefix, ranks, start, tqdm.write, config.tensorboard)
-    run = Run(config, settings, ranks, interruption, trainer, schedule, weight_decay, log,
-              Watch(settings.prefix, ranks), Profiler(settings.prefix, config.profile and ranks.main))  # fmt: skip
-    try:
-        if start is None or not start.resumed:
-            log.start(_all_settings(config, settings), str(device))
-        with run.profiler:
-            return _train(run, progress, readers, validation)
-    finally:
-        log.close()
+    return config.dry_run
 
 
 def _train(run: Run, progress: Progress, readers: Mapping[Path, RecordReader], validation: RecordReader) -> Evaluation:
@@ -134,33 +161,40 @@ def train_epoch(run: Run, progress: Progress, reader: RecordReader) -> None:
     """What is left of a pass over a record in the epoch's order, with log lines every `--frequent` batches and at the
     end.
     """
-    config, epoch = run.config, progress.epoch
-    loader = _loader(config, run.settings, run.ranks, run.trainer.device, progress, reader, run.log)
+    config, epoch, device = run.config, progress.epoch, run.trainer.device
+    loader = _loader(config, run.settings, run.ranks, device, progress, reader, run.log)
     run.trainer.model.train()
+    clock = IdleClock(device)
     seen = min(progress.step * run.settings.batch_size, loader.images)
     with tqdm(total=loader.images, initial=seen, desc=f"epoch {epoch + 1}/{run.settings.epochs}", unit="img",
               leave=False, disable=None if run.ranks.main else True, mininterval=0.5) as bar:  # fmt: skip
-        for batch, waited in _timed(iter(loader)):
-            progress.step, progress.loader = loader.step, loader.state_dict()
-            images = loader.images_of(loader.step - 1)
-            learning_rate = run.schedule.learning_rate(epoch + (loader.step - 0.5) / loader.steps)
-            loss, correct = run.trainer.step(batch, images, learning_rate)
-            run.watch.add(loader.step, batch.ordinals, loss)
+        for fed in feed(iter(loader), device, loader.state_dict):
+            progress.step, progress.loader = fed.place["step"], fed.place
+            images = loader.images_of(progress.step - 1)
+            learning_rate = run.schedule.learning_rate(epoch + (progress.step - 0.5) / loader.steps)
+            clock.step_begins()
+            result = run.trainer.step(fed.images, fed.labels, images, learning_rate)
+            clock.step_ends()
+            run.watch.add(progress.step, fed.ordinals, result)
             for meter in (progress.whole, progress.recent):
-                meter.add(loss, correct, len(batch.labels), waited)
+                meter.add(result, len(fed.labels), fed.waited)
             run.profiler.step()
             bar.update(images)
-            if loader.step % config.frequent == 0:
+            if progress.step % config.frequent == 0:
                 run.watch.check(epoch)
+                _count_idle(progress, clock)
                 measured = progress.recent.read(run.ranks)
-                progress.recent = Meter(run.trainer.device)
+                progress.recent = Meter(device)
                 bar.set_postfix_str(f"loss {measured['loss']:.3f}, waiting for data {measured['data_wait']:.1%}")
-                run.log.batch(epoch, loader.step, learning_rate=learning_rate, **measured)
+                run.log.batch(epoch, progress.step, learning_rate=learning_rate, **measured)
             if run.stopping():
+                _count_idle(progress, clock)
                 save_latest(run, progress)
                 raise Stopped(run.interruption.received or 0)
-            if config.checkpoint_steps and loader.step % config.checkpoint_steps == 0 and loader.step < loader.steps:
+            if config.checkpoint_steps and progress.step % config.checkpoint_steps == 0 < loader.steps - progress.step:
+                _count_idle(progress, clock)
                 save_latest(run, progress)
+    _count_idle(progress, clock)
     run.watch.check(epoch)
     measured = progress.whole.read(run.ranks)
     learning_rate = run.schedule.learning_rate(epoch + (loader.steps - 0.5) / loader.steps)
@@ -168,6 +202,12 @@ def train_epoch(run: Run, progress: Progress, reader: RecordReader) -> None:
     progress.seconds += measured["seconds"]
     progress.waited += progress.whole.waited
     progress.trained = True
+
+
+def _count_idle(progress: Progress, clock: IdleClock) -> None:
+    idle = clock.seconds()
+    for meter in (progress.whole, progress.recent):
+        meter.idle += idle
 
 
 def _validate(run: Run, validation: RecordReader) -> Evaluation:
@@ -219,16 +259,14 @@ def _open(path: Path, images_needed: int = 0) -> RecordReader:
     return reader
 
 
-def _plan(config: TrainConfig, settings: RunSettings, ranks: Ranks, device: torch.device) -> Plan | None:
+def _plan(config: TrainConfig, ranks: Ranks, device: torch.device, work: Workload) -> Plan | None:
     if not (config.memonger or config.memory_budget):
         if device.type == "cpu":
             keep_freed_memory()
         return None
     if config.sync_bn and ranks.world_size > 1:
         raise ResnetError("--sync-bn and an activation plan do not go together; leave one of them out.")
-    images = -(-settings.batch_size // (ranks.world_size * config.accumulate))
-    bf16 = config.amp != "off"  # float16 takes as much
-    return plan_for_training(settings.architecture, images, device, config.memory_budget, config.fused_backward, bf16)
+    return plan_for_training(work, device, config.memory_budget)
 
 
 def _threads(config: TrainConfig, ranks: Ranks) -> int:
@@ -243,8 +281,7 @@ def _loader(
     skip = None
     if config.on_error == "skip":
         skip = log.skipped if log is not None and ranks.main else lambda sentence: print(sentence, file=sys.stderr)
-    allocate = pinned if device.type == "cuda" else unpinned
-    reading = Reading(_threads(config, ranks), config.max_pixels, config.fast_decode, skip, allocate)
+    reading = Reading(_threads(config, ranks), config.max_pixels, config.fast_decode, skip, allocator(device))
     loader = Loader(
         reader,
         settings.augmentation(progress.epoch),
@@ -260,13 +297,3 @@ def _loader(
     if progress.loader:
         loader.load_state_dict(progress.loader)
     return loader
-
-
-def _timed(stream: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
-    """The batches, each with the seconds that were spent waiting for it."""
-    while True:
-        begun = time.perf_counter()
-        batch = next(stream, None)
-        if batch is None:
-            return
-        yield batch, time.perf_counter() - begun

@@ -1,0 +1,54 @@
+"""What Windows does in another way: opening for raw bytes, reading at a position, keeping a file to one process.
+
+A memory map would read at a position everywhere. But a file that becomes shorter under it ends the process (SIGBUS),
+and a page that is still on the disk holds up all threads of Python.
+"""
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+# Windows locks bytes, not files, and nobody else may read them then: one where what is locked here never reaches.
+_LOCKED_BYTE = 1 << 30
+
+_turn = threading.Lock()
+
+
+def open_binary(path: Path) -> int:
+    """A descriptor to read a file with; Windows would otherwise change line ends and stop at the byte 26."""
+    return os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+
+
+def seek_and_read(descriptor: int, count: int, offset: int) -> bytes:
+    """What `os.pread` does, where threads take turns; forked processes, which Windows has not, could not share it."""
+    with _turn:
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        return os.read(descriptor, count)
+
+
+# At most `count` bytes of a file from `offset` on, safe for threads; fewer where the file ends, also when it became
+# shorter after it was opened.
+read_at: Callable[[int, int, int], bytes] = getattr(os, "pread", seek_and_read)
+
+
+def lock(file: BinaryIO) -> bool:
+    """Keep an open file to this process until it is closed; False when another one has it."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            file.seek(_LOCKED_BYTE)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            file.seek(0, os.SEEK_END)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except ImportError:
+        pass  # a system with neither; two runs at once are then the user's to avoid
+    return True

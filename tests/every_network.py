@@ -1,0 +1,26 @@
+"""Networks and activation plans of every kind, for the tests of devices."""
+
+from collections.abc import Callable
+
+from resnet_v2.networks.architecture import Architecture
+from resnet_v2.networks.costs import link_costs
+from resnet_v2.networks.plan import Plan, uniform_plan
+from resnet_v2.networks.resnet import ResNet
+from resnet_v2.networks.search import smallest_plan
+
+NETWORKS = [
+    (Architecture(20, 10, "cifar"), 32),
+    (Architecture(29, 10, "cifar"), 32),
+    (Architecture(29, 10, "cifar", "v1"), 32),
+    (Architecture(14, 10, "pooled", width=2), 32),
+    (Architecture(18, 10, "imagenet"), 64),
+    (Architecture(50, 10, "imagenet"), 64),
+    (Architecture(50, 10, "imagenet", "v1"), 64),
+    (Architecture(50, 10, "timm"), 64),
+]
+PLANS: dict[str, Callable[[ResNet, int], Plan | None]] = {
+    "plain": lambda network, size: None,
+    "all kept": lambda network, size: uniform_plan(network.links(), activated=True),
+    "norms again": lambda network, size: uniform_plan(network.links(), activated=False),
+    "smallest": lambda network, size: smallest_plan(network.links(), link_costs(network.links(), size))[0],
+}

@@ -1,0 +1,97 @@
+"""What GPUs and other people's computers need, shown on a CPU: no call that a kernel of theirs refuses.
+
+Fake tensors know devices, shapes and dtypes and compute nothing. They hide what only a real kernel does: a gradient
+that comes back empty, another rounding. So the rule behind the fault of bn_data has a test of its own, on real tensors.
+"""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from every_network import NETWORKS, PLANS
+from resnet_v2.config import TrainConfig
+from resnet_v2.networks.architecture import Architecture
+from resnet_v2.networks.resnet import ResNet, initialize
+from resnet_v2.training.distributed import Ranks
+from resnet_v2.training.evaluate import to_input
+from resnet_v2.training.optim import nesterov_sgd
+from resnet_v2.training.step import Trainer
+
+FAKES = Path(__file__).parent / "fakes"
+
+
+class GammaWithBeta(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Refuses a normalisation that has a beta and no gamma: CUDA's kernels give the beta no gradient then."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = dict(zip((one.name for one in func._schema.arguments), args, strict=False)) | (kwargs or {})
+        if "norm" in func._schema.name and "weight" in given:
+            self.seen += 1
+            beta = given.get("bias") is not None or list(given.get("output_mask", [False]))[-1]
+            assert not (beta and given["weight"] is None), f"{func} has a beta and no gamma"
+        return func(*args, **(kwargs or {}))
+
+
+def on_cpu(architecture: Architecture, **settings: object) -> Trainer:
+    network = initialize(ResNet(architecture), 0)
+    config = TrainConfig(**settings)  # type: ignore[arg-type]
+    optimizer = nesterov_sgd(network, 0.1, 0.9, 1e-4)
+    made = Trainer.of(network, optimizer, config, Ranks(), torch.device("cpu"))
+    made.model.train()
+    return made
+
+
+@pytest.mark.parametrize(("architecture", "size"), NETWORKS, ids=str)
+def test_no_beta_without_a_gamma(architecture: Architecture, size: int) -> None:
+    made = on_cpu(architecture)
+    images, labels = torch.zeros(3, size, size, 3, dtype=torch.uint8), torch.tensor([0, 1, 2])
+    for plan in PLANS.values():
+        if architecture.stem == "timm" and plan is not PLANS["plain"]:
+            continue
+        made.network.plan = plan(made.network, size)
+        with GammaWithBeta() as rule:
+            made.step(images, labels, 3, 0.0)
+        assert rule.seen > 2 * len(list(made.network.residual_units()))
+    made.network.eval()
+    with GammaWithBeta() as rule, torch.no_grad():
+        made.network(to_input(images))
+    assert rule.seen
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="a torch with CUDA: run the tests marked gpu on a GPU")
+def test_steps_on_a_gpu_of_fake_tensors(tmp_path: Path) -> None:
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("NOT TESTED: training steps on fake tensors of a GPU; install g++")
+    package = Path(torch.__file__).parent
+    library = tmp_path / "gpu.so"
+    folders = [f"-I{package / 'include'}", f"-L{package / 'lib'}", f"-Wl,-rpath,{package / 'lib'}"]
+    files = [str(FAKES / "gpu.cpp"), "-o", str(library)]
+    build = [compiler, "-std=c++20", "-shared", "-fPIC", *folders, *files, "-lc10", "-ltorch_cpu"]
+    subprocess.run(build, check=True)
+    # Before torch is imported, since it asks for its devices then.
+    program = "import ctypes, sys; ctypes.CDLL(sys.argv[1]); import pytest; sys.exit(pytest.main(sys.argv[2:]))"
+    command = [
+        sys.executable,
+        "-c",
+        program,
+        str(library),
+        str(FAKES),
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]

@@ -1,0 +1,209 @@
+"""What a run decides for its GPU, shown without one; and, marked gpu, what only a GPU shows."""
+
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import Run
+from resnet_v2.config import TrainConfig, arguments_of
+from resnet_v2.files import ResnetError
+from resnet_v2.networks import budget, speeds
+from resnet_v2.networks.architecture import Architecture
+from resnet_v2.networks.budget import CONTEXT_BYTES, MOST_CONTEXT_BYTES, Workload, cap, process_bytes
+from resnet_v2.networks.resnet import resnet
+from resnet_v2.training import gpu
+from resnet_v2.training.distributed import Ranks, choose_device
+from resnet_v2.training.gpu import Precision
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+H100 = speeds.CARDS["H100"]
+SMALL = Workload(Architecture(164, 10, "cifar"), device=H100, batch_size=128)
+LARGE = Workload(Architecture(50, 1000, "imagenet"), device=H100, batch_size=256)
+
+
+def test_small_networks_wait_for_launches_and_large_ones_compute() -> None:
+    assert SMALL.waits_for_launches
+    assert Workload(Architecture(20, 10, "cifar"), device=H100, batch_size=128).waits_for_launches
+    assert not LARGE.waits_for_launches
+    assert not replace(SMALL, device=speeds.CPU).waits_for_launches
+
+
+@pytest.mark.parametrize(
+    ("work", "settings", "ranks", "planned", "recorded"),
+    [
+        (SMALL, {}, Ranks(), False, True),
+        (LARGE, {}, Ranks(), False, False),
+        (LARGE, {"cuda_graphs": "on"}, Ranks(), False, True),
+        (SMALL, {"cuda_graphs": "off"}, Ranks(), False, False),
+        (SMALL, {}, Ranks(), True, False),
+        (SMALL, {}, Ranks(world_size=2), False, False),
+        (SMALL, {"optimizer": "muon"}, Ranks(), False, False),
+    ],
+)
+def test_which_steps_are_recorded(
+    work: Workload, settings: dict[str, str], ranks: Ranks, planned: bool, recorded: bool
+) -> None:
+    config = TrainConfig(**settings)  # type: ignore[arg-type]
+    assert (gpu.choose_graph(work, config, ranks, GPU, planned) is not None) == recorded
+    assert gpu.choose_graph(work, replace(config, cuda_graphs="auto"), ranks, CPU, planned) is None
+
+
+@pytest.mark.parametrize(
+    ("device", "settings", "ranks", "words"),
+    [
+        (CPU, {}, Ranks(), "only a GPU has them"),
+        (GPU, {}, Ranks(world_size=2), "several ranks"),
+        (GPU, {"optimizer": "muon"}, Ranks(), "--optimizer muon"),
+    ],
+)
+def test_recorded_steps_that_cannot_be_had_are_refused(
+    device: torch.device, settings: dict[str, str], ranks: Ranks, words: str
+) -> None:
+    config = TrainConfig(cuda_graphs="on", **settings)  # type: ignore[arg-type]
+    with pytest.raises(ResnetError, match=words):
+        gpu.choose_graph(SMALL, config, ranks, device, planned=False)
+
+
+def test_16_bits_are_the_faster_ones_and_stay_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, config = resnet(8, classes=10), TrainConfig(amp="auto", device="cpu")
+    times = {"bf16": 0.002, "fp16": 0.001}
+    monkeypatch.setattr(gpu, "_seconds_per_step", lambda *arguments: times[arguments[-1]])
+    chosen = gpu.choose_precision(network, 4, config, Ranks(), CPU, None)
+    assert chosen == Precision("fp16", "--amp auto is fp16: a step takes bf16 2.0 ms, fp16 1.0 ms")
+    times["fp16"] = 0.003
+    assert gpu.choose_precision(network, 4, config, Ranks(), CPU, None).amp == "bf16"
+    assert gpu.choose_precision(network, 4, config, Ranks(), CPU, "fp16").amp == "fp16"
+    assert gpu.choose_precision(network, 4, replace(config, amp="off"), Ranks(), CPU, None) == Precision("off")
+
+
+def test_the_trial_of_16_bits_leaves_the_network_alone() -> None:
+    network = resnet(8, classes=10)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    config = TrainConfig(amp="auto", device="cpu", ema=0.9)
+    assert gpu._seconds_per_step(network, 2, config, CPU, "bf16") > 0
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_numerics_are_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    try:
+        gpu.set_numerics(deterministic=True, tf32=False)
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.backends.cudnn.deterministic
+        assert not torch.backends.cudnn.benchmark
+        assert not torch.backends.cudnn.allow_tf32
+        assert not torch.backends.cuda.matmul.allow_tf32
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        gpu.set_numerics(deterministic=False, tf32=True)
+        assert not torch.are_deterministic_algorithms_enabled()
+        assert torch.backends.cudnn.benchmark
+        assert torch.backends.cudnn.allow_tf32
+    finally:
+        gpu.set_numerics(deterministic=False, tf32=True)
+        torch.backends.cudnn.benchmark = False
+
+
+def test_flags_that_are_on_reach_the_ranks_when_they_are_off() -> None:
+    assert arguments_of(TrainConfig(tf32=False, deterministic=False)) == ["--no-deterministic", "--no-tf32"]
+
+
+class Card:
+    """A GPU of 80 GB with so much free and so much held by torch."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, free: int, reserved: int) -> None:
+        self.fractions: list[float] = []
+        self.total_memory = 80 * 10**9
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, self.total_memory))
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: reserved)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: self)
+        keep = lambda fraction, device: self.fractions.append(fraction)  # noqa: E731
+        monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", keep)
+
+
+def test_a_budget_caps_the_allocator(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = Card(monkeypatch, free=80 * 10**9 - 700 * 10**6 - 10**8, reserved=10**8)
+    assert process_bytes(GPU) == 700 * 10**6
+    cap(GPU, 12 * 10**9)
+    assert card.fractions == [pytest.approx((12 - 0.7) / 80)]
+    work = replace(LARGE, batch_size=64, process_bytes=process_bytes(GPU))
+    assert budget.plan_for_training(work, GPU, "12GB").segments
+    assert card.fractions[1:] == [pytest.approx((12 - 0.7) / 80)]
+    # --memonger: nine tenths of what is free, and the context is taken already.
+    budget.plan_for_training(work, GPU, "")
+    assert card.fractions[2] == pytest.approx(0.9 * (80 - 0.8) / 80)
+    cap(CPU, 12 * 10**9)
+    assert len(card.fractions) == 3
+
+
+def test_a_card_that_others_use_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    Card(monkeypatch, free=80 * 10**9 - MOST_CONTEXT_BYTES - 1, reserved=0)
+    assert process_bytes(GPU) == CONTEXT_BYTES
+
+
+@pytest.mark.parametrize(
+    ("set_budget", "words"),
+    [
+        ("", r"256 images per step; --memory-budget \d+GB would fit, or --batch-size \d+"),
+        ("5GB", "256 .*larger budget"),
+    ],
+)
+def test_memory_that_runs_out_is_one_sentence(set_budget: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "_memory_of", lambda name: 16 * 10**9)
+    with (
+        pytest.raises(ResnetError, match=f"The memory of H100 ran out at {words}") as caught,
+        gpu.memory_told(LARGE, set_budget),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nmore")
+    said = str(caught.value)
+    if not set_budget:
+        found = re.search(r"--batch-size (\d+)", said)
+        assert found is not None
+        assert LARGE.total_bytes(LARGE.plain().forecast, int(found[1])) <= 0.9 * 16e9
+    with pytest.raises(RuntimeError, match="another"), gpu.memory_told(LARGE, ""):
+        raise RuntimeError("another fault")
+
+
+def test_gpus_that_are_not_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert choose_device("0") == CPU
+    built = "no GPU is available (this torch is built for the CPU alone): running on the CPU\n"
+    assert capsys.readouterr().err == built
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert choose_device("0") == CPU
+    assert "CUDA_VISIBLE_DEVICES='' shows no others" in capsys.readouterr().err
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    with pytest.raises(
+        ResnetError, match=r"--gpus 3 names GPU 3, but there is 1 here \(CUDA_VISIBLE_DEVICES='3' shows"
+    ):
+        choose_device("3")
+
+
+def test_the_forecast_for_a_card(run: Run) -> None:
+    status, out, _ = run("plan", "--depth", 200, "--budget", "12GB", "--gpu", "h100")
+    assert status == 0
+    assert "budget" in out
+    status, _, err = run("plan", "--gpu", "Voodoo 2")
+    assert status == 2
+    assert "--gpu 'Voodoo 2' is not known here; give one of H200, H100" in err
+
+
+def test_auto_precision_is_saved_and_kept(digits: Path, tmp_path: Path, run: Run) -> None:
+    words = ["train", "--data-dir", digits, "--data-type", "digits", "--depth", 8, "--batch-size", 32,
+             "--device", "cpu", "--num-examples", 64, "--amp", "auto", "--model-prefix", tmp_path / "m"]  # fmt: skip
+    status, _, err = run(*words, "--epochs", 2)
+    assert status == 0, err
+    first = re.search(r"--amp auto is (\w+): a step takes bf16 [\d.]+ ms, fp16 [\d.]+ ms", err)
+    assert first is not None
+    status, _, err = run(*words, "--epochs", 3, "--resume", "--force")
+    assert status == 0, err
+    assert f"--amp auto is {first[1]}, as when the run began" in err

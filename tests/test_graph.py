@@ -1,0 +1,116 @@
+"""Recorded steps, with a recorder that remembers the work and does it again, as a GPU would."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from resnet_v2.config import TrainConfig
+from resnet_v2.networks.resnet import resnet
+from resnet_v2.training.distributed import Ranks
+from resnet_v2.training.graph import STEPS_BEFORE, Graph, Recorder
+from resnet_v2.training.optim import keep_rate_on, nesterov_sgd
+from resnet_v2.training.step import Trainer
+
+CPU = torch.device("cpu")
+
+
+class Again:
+    """Does the recorded work anew at every play."""
+
+    def __init__(self) -> None:
+        self.plays = 0
+        self._work: Callable[[], None] = lambda: None
+
+    def record(self, work: Callable[[], None]) -> None:
+        self._work = work
+
+    def play(self) -> None:
+        self.plays += 1
+        self._work()
+
+
+class Refusing:
+    """Cannot record."""
+
+    def record(self, work: Callable[[], None]) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing\nlines that follow")
+
+    def play(self) -> None:
+        raise AssertionError("nothing was recorded")
+
+
+def trainer(graph: Graph | None, **settings: object) -> Trainer:
+    network = resnet(8, classes=10)
+    optimizer = nesterov_sgd(network, 0.05, 0.9, 1e-4)
+    optimizer.param_groups[0]["foreach"] = optimizer.param_groups[1]["foreach"] = False
+    if graph is not None:
+        keep_rate_on(CPU, optimizer)
+    config = TrainConfig(device="cpu", **settings)  # type: ignore[arg-type]
+    made = Trainer.of(network, optimizer, config, Ranks(), CPU, graph=graph)
+    made.model.train()
+    return made
+
+
+def train(made: Trainer, sizes: list[int]) -> list[Tensor]:
+    """What steps of these sizes give, with a rate that falls, and the weights and statistics after them."""
+    results = []
+    for number, size in enumerate(sizes):
+        generator = torch.Generator().manual_seed(number)
+        images = torch.randint(0, 256, (size, 32, 32, 3), dtype=torch.uint8, generator=generator)
+        labels = torch.randint(0, 10, (size,), generator=generator)
+        results.append(made.step(images, labels, size, 0.1 / (number + 1)))
+    return [*results, *made.network.state_dict().values()]
+
+
+@pytest.mark.parametrize("settings", [{}, {"amp": "fp16"}, {"accumulate": 2, "clip_norm": 1.0}, {"ema": 0.5}])
+def test_recorded_steps_change_no_bit(settings: dict[str, object]) -> None:
+    sizes = [8, 8, 8, 8, 5, 8, 8]
+    recorders: list[Again] = []
+
+    def make() -> Recorder:
+        recorders.append(Again())
+        return recorders[-1]
+
+    expected = train(trainer(None, **settings), sizes)
+    found = train(trainer(Graph(8, make), **settings), sizes)
+    assert all(map(torch.equal, expected, found))
+    assert [recorder.plays for recorder in recorders] == [sizes.count(8) - STEPS_BEFORE]
+
+
+def test_images_of_another_size_are_recorded_anew() -> None:
+    recorders: list[Again] = []
+
+    def make() -> Recorder:
+        recorders.append(Again())
+        return recorders[-1]
+
+    graph = Graph(4, make)
+    labels = torch.zeros(4, dtype=torch.int64)
+    for side in (8, 8, 8, 12, 12, 12):
+        images = torch.full((4, side, side, 3), side, dtype=torch.uint8)
+        result = graph(lambda pixels, labels, share: pixels.float().sum() * share, images, labels, 0.5)
+        assert result == 0.5 * 4 * 3 * side**3
+    assert [recorder.plays for recorder in recorders] == [1, 1]
+
+
+def test_the_result_of_a_step_outlives_the_next_one() -> None:
+    graph = Graph(1, Again)
+    results = []
+    for value in range(5):
+        image, label = torch.full((1, 1, 1, 3), value, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64)
+        results.append(graph(lambda pixels, labels, share: pixels.float().max(), image, label, 1.0))
+    assert torch.stack(results).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_what_cannot_be_recorded_runs_as_ever_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = [8, 8, 8, 8]
+    expected = train(trainer(None), sizes)
+    found = train(trainer(Graph(8, Refusing)), sizes)
+    assert all(map(torch.equal, expected, found))
+    said = capsys.readouterr().err
+    assert said == (
+        "the training step cannot be recorded as a CUDA graph (operation not permitted when stream is capturing); "
+        "it runs as ever\n"
+    )
