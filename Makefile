@@ -3,7 +3,7 @@ BIN := $(VENV)/bin
 PREFIX := model/resnet-digits-14
 EPOCHS := 20
 
-.PHONY: demo page test lint docs parity bench bench-peers latency clean
+.PHONY: demo page test lint docs parity bench bench-peers latency gpu clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
@@ -55,6 +55,13 @@ IMAGENET := data/imagenet
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/loader.py --train-480 $(IMAGENET)/train_480_q90.rec --train-256 $(IMAGENET)/train_256_q90.rec
 	$(BIN)/python benchmarks/pack.py --root $(IMAGENET)
+
+# On a machine with a GPU: its tests, then speeds, memory and waits, in 8 minutes at most; `make gpu SMALL=--small` tries
+# the script on a CPU. PYTHON is one that has PyTorch with CUDA; gpu.py says which packages it needs.
+PYTHON := python3
+SMALL :=
+gpu:
+	PYTHONPATH=src $(PYTHON) benchmarks/gpu.py $(SMALL)
 
 # The others, each in an environment of its own (6 GB).
 bench-peers: .venv-mxnet/.installed .venv-dali/.installed .venv-torchvision/.installed

@@ -1,11 +1,11 @@
 """Small real data for the tests: class folders of generated pictures, the packed digits, one trained checkpoint."""
 
+import contextlib
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import cv2
-import hypothesis
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -13,9 +13,12 @@ from numpy.typing import NDArray
 from resnet_v2 import cli
 from resnet_v2.data.sources import make_data
 
-# How long one example takes depends on the tests beside it.
-hypothesis.settings.register_profile("any machine", deadline=None)
-hypothesis.settings.load_profile("any machine")
+with contextlib.suppress(ImportError):  # `make gpu` does without
+    import hypothesis
+
+    # How long one example takes depends on the tests beside it.
+    hypothesis.settings.register_profile("any machine", deadline=None)
+    hypothesis.settings.load_profile("any machine")
 
 # A shell lets what it starts in the background ignore Ctrl-C, and so would the commands that tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

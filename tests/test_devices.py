@@ -68,6 +68,32 @@ def test_no_beta_without_a_gamma(architecture: Architecture, size: int) -> None:
     assert rule.seen
 
 
+class WeightsCast(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the casts of a network's weights."""
+
+    def __init__(self, network: ResNet) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.casts = 0
+        self._weights = {parameter.data_ptr() for parameter in network.parameters() if parameter.ndim > 1}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.casts += func is torch.ops.aten._to_copy.default and args[0].data_ptr() in self._weights
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_weights_are_cast_once_a_step(plan: str) -> None:
+    architecture = Architecture(29, 10, "cifar")
+    made = on_cpu(architecture, amp="bf16", accumulate=2)
+    made.network.plan = PLANS[plan](made.network, 32)
+    images, labels = torch.zeros(4, 32, 32, 3, dtype=torch.uint8), torch.tensor([0, 1, 2, 3])
+    weights = sum(parameter.ndim > 1 for parameter in made.network.parameters())
+    for _ in range(2):
+        with WeightsCast(made.network) as counted:
+            made.step(images, labels, 4, 0.0)
+        assert counted.casts == weights
+
+
 @pytest.mark.skipif(torch.version.cuda is not None, reason="a torch with CUDA: run the tests marked gpu on a GPU")
 def test_steps_on_a_gpu_of_fake_tensors(tmp_path: Path) -> None:
     compiler = shutil.which("g++")

@@ -1,6 +1,6 @@
 """Batches on their way to the device, with a GPU's streams and events played by stand-ins that keep a diary."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -83,7 +83,7 @@ def diary(monkeypatch: pytest.MonkeyPatch) -> Diary:
     stream = Stream(book)
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: stream)
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: feeding.torch.no_grad())
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: torch.no_grad())
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: None)
@@ -128,15 +128,17 @@ def test_the_host_is_a_few_steps_ahead_at_most_and_holds_what_is_copied(diary: D
     assert diary[: waits[0]].count("step") == STEPS_BEHIND
 
 
+def holds(entries: Iterable[tuple[Any, Any]], batch: Batch) -> bool:
+    return any(held[0] is batch for _, held in entries)
+
+
 def test_pinned_memory_is_held_until_its_step_begins(diary: Diary) -> None:
     copies = feeding._Copies(GPU)
     for number, batch in enumerate(batches(3)):
         images, labels = copies.start(batch)
-        held = [one for _, (one, _) in (*copies._coming, *copies._begun)]  # type: ignore[misc]
-        assert any(one is batch for one in held), number
+        assert holds(copies._coming, batch), number
         copies.arrived(Fed(images, labels, batch.ordinals))
-        held = [one for _, (one, _) in copies._begun]  # type: ignore[misc]
-        assert any(one is batch for one in held), number
+        assert holds(copies._begun, batch), number
 
 
 def test_the_clock_counts_what_lies_between_steps(diary: Diary) -> None:

@@ -14,15 +14,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import simplejpeg
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from conftest import Run
+from conftest import Run, picture
 from every_network import NETWORKS, PLANS
 from resnet_v2.config import TrainConfig
 from resnet_v2.data.loader import Batch
-from resnet_v2.data.records import RecordReader
+from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
 from resnet_v2.networks import budget, kernels, weights
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.plan import Plan
@@ -42,7 +43,8 @@ pytestmark = [
 ]
 DEVICE = torch.device("cpu") if ON_CPU else torch.device("cuda", 0)
 CPU = torch.device("cpu")
-WORKS = [NETWORKS[0], NETWORKS[3]] if ON_CPU else NETWORKS[:-1]  # the last one has timm's stem, and no plans
+EPOCHS = 2
+WORKS = NETWORKS[:1] if ON_CPU else NETWORKS[:-1]  # the last one has timm's stem, and no plans
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +57,20 @@ def numerics() -> Iterator[None]:
     with gpu.own_stream(DEVICE):
         yield
     torch.cuda.empty_cache()
+
+
+@pytest.fixture(scope="session")
+def made_up(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of records of generated pictures, one for each class and a hundred more that resemble it."""
+    folder = tmp_path_factory.mktemp("made-up")
+    for name, count in (("train", 320), ("val", 60)):
+        with writing(folder / f"made-up_{name}.rec") as writer:
+            for number in range(count):
+                noise = np.random.default_rng(number).integers(0, 20, (32, 32, 3), dtype=np.uint8)
+                image = np.maximum(picture(number % 10, 32, 32), noise)
+                header = IRHeader(0, float(number % 10), number, 0)
+                writer.write(number, pack(header, simplejpeg.encode_jpeg(image, 95)))
+    return folder
 
 
 def made(
@@ -92,7 +108,7 @@ def test_our_kernels_run_here() -> None:
     assert kernels.usable(DEVICE) != ON_CPU
 
 
-@pytest.mark.parametrize(("architecture", "size"), NETWORKS[:4] if ON_CPU else NETWORKS, ids=str)
+@pytest.mark.parametrize(("architecture", "size"), NETWORKS[:1] if ON_CPU else NETWORKS, ids=str)
 def test_gradients_are_those_of_the_cpu(architecture: Architecture, size: int) -> None:
     found = []
     for device in (DEVICE, CPU):
@@ -159,9 +175,9 @@ def test_every_batch_arrives_whole(device: torch.device) -> None:
         assert int(total) == expected
 
 
-def test_evaluation_gives_what_the_cpu_gives(digits: Path, trained: str) -> None:
-    network, _ = weights.load(trained)
-    reader = RecordReader(digits / "digits_val.rec")
+def test_evaluation_gives_what_the_cpu_gives(made_up: Path) -> None:
+    network, _ = weights.load("")
+    reader = RecordReader(made_up / "made-up_val.rec")
     results = []
     for device in (CPU, DEVICE):
         network.to(device)
@@ -170,39 +186,40 @@ def test_evaluation_gives_what_the_cpu_gives(digits: Path, trained: str) -> None
     assert results[0].loss == pytest.approx(results[1].loss, rel=1e-3)
 
 
-def words(digits: Path, prefix: Path, *more: object) -> list[str]:
-    given = ["train", "--data-dir", digits, "--data-type", "digits", "--depth", 8, "--epochs", 3, "--batch-size", 32,
-             "--num-examples", 320, "--device", DEVICE.type, "--model-prefix", prefix, *more]  # fmt: skip
+def words(made_up: Path, prefix: Path, *more: object) -> list[str]:
+    given = ["train", "--data-dir", made_up, "--data-type", "made-up", "--num-classes", 10, "--depth", 8]
+    given += ["--epochs", EPOCHS, "--batch-size", 32, "--num-examples", 96 if ON_CPU else 320]
+    given += ["--device", DEVICE.type, "--model-prefix", prefix, *more]
     return [str(word) for word in given]
 
 
-def saved(prefix: Path, epoch: int = 3) -> list[Tensor]:
+def saved(prefix: Path, epoch: int = EPOCHS) -> list[Tensor]:
     return list(weights.read(Path(f"{prefix}-{epoch:04d}.safetensors"))[1].values())
 
 
-@pytest.mark.parametrize("more", [(), ("--amp", "bf16"), ("--memory-budget", "4GB")], ids=str)
-def test_the_same_command_gives_the_same_file(digits: Path, tmp_path: Path, run: Run, more: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("more", [(), ("--amp", "bf16"), ("--memory-budget", "4GB")][: 1 if ON_CPU else None])
+def test_the_same_command_gives_the_same_file(made_up: Path, tmp_path: Path, run: Run, more: tuple[str, ...]) -> None:
     for name in ("a", "b"):
-        status, _, err = run(*words(digits, tmp_path / name, *more))
+        status, _, err = run(*words(made_up, tmp_path / name, *more))
         assert status == 0, err
     assert same(saved(tmp_path / "a"), saved(tmp_path / "b"))
 
 
-def test_a_run_that_was_killed_gives_the_same_file(digits: Path, tmp_path: Path, run: Run) -> None:
-    assert run(*words(digits, tmp_path / "whole"))[0] == 0
-    command = [sys.executable, "-m", "resnet_v2", *words(digits, tmp_path / "killed", "--checkpoint-steps", 2)]
-    process = subprocess.Popen([*command, "--epochs", "3"], stderr=subprocess.DEVNULL)
+def test_a_run_that_was_killed_gives_the_same_file(made_up: Path, tmp_path: Path, run: Run) -> None:
+    assert run(*words(made_up, tmp_path / "whole"))[0] == 0
+    command = [sys.executable, "-m", "resnet_v2", *words(made_up, tmp_path / "killed", "--checkpoint-steps", 2)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     latest = tmp_path / "killed-latest.safetensors"
     while not latest.is_file() and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert run(*words(digits, tmp_path / "killed", "--resume"))[0] == 0
+    assert run(*words(made_up, tmp_path / "killed", "--resume"))[0] == 0
     assert same(saved(tmp_path / "whole"), saved(tmp_path / "killed"))
 
 
-def test_the_log_tells_how_long_the_gpu_had_nothing_to_do(digits: Path, tmp_path: Path, run: Run) -> None:
-    status, _, err = run(*words(digits, tmp_path / "m", "--frequent", 4))
+def test_the_log_tells_how_long_the_gpu_had_nothing_to_do(made_up: Path, tmp_path: Path, run: Run) -> None:
+    status, _, err = run(*words(made_up, tmp_path / "m", "--frequent", 4))
     assert status == 0, err
     assert ("GPU idle: " in (tmp_path / "m.log").read_text()) != ON_CPU
 
@@ -229,18 +246,18 @@ def test_a_budget_holds() -> None:
 
 
 @pytest.mark.skipif(ON_CPU, reason="a CPU's memory has no cap")
-def test_memory_that_runs_out_is_one_sentence(digits: Path, tmp_path: Path, run: Run) -> None:
+def test_memory_that_runs_out_is_one_sentence(made_up: Path, tmp_path: Path, run: Run) -> None:
     try:
         torch.cuda.set_per_process_memory_fraction(0.002, DEVICE)
-        status, _, err = run(*words(digits, tmp_path / "m", "--depth", 164, "--batch-size", 1024))
+        status, _, err = run(*words(made_up, tmp_path / "m", "--depth", 164, "--batch-size", 1024))
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0, DEVICE)
     assert status == 2
     assert "ran out at 1024 images per step" in err.splitlines()[-1]
 
 
-def test_16_bits_are_chosen_here(digits: Path, tmp_path: Path, run: Run) -> None:
-    status, _, err = run(*words(digits, tmp_path / "m", "--amp", "auto"))
+def test_16_bits_are_chosen_here(made_up: Path, tmp_path: Path, run: Run) -> None:
+    status, _, err = run(*words(made_up, tmp_path / "m", "--amp", "auto"))
     assert status == 0, err
     assert "--amp auto is " in err
 
@@ -259,8 +276,8 @@ def test_ranks_that_speak_by_nccl(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="NOT TESTED: several GPUs; one or none is here")
-def test_several_gpus_train(digits: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "resnet_v2", *words(digits, tmp_path / "m")]
+def test_several_gpus_train(made_up: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "resnet_v2", *words(made_up, tmp_path / "m")]
     command[command.index("--device") : command.index("--device") + 2] = ["--gpus", "0,1"]
     assert subprocess.run(command, check=False).returncode == 0
     assert saved(tmp_path / "m")

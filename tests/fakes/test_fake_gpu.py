@@ -118,7 +118,7 @@ def test_the_forecast_of_memory(
         labels = torch.empty(batch_size, dtype=torch.int64, device=device)
         made.step(images, labels, batch_size, 0.1)
         optimizer.zero_grad()
-        tracker = MemTracker()  # type: ignore[no-untyped-call]
+        tracker = MemTracker()
         tracker.track_external(network, optimizer, images)
         with tracker:
             made.step(images, labels, batch_size, 0.1)

@@ -51,6 +51,7 @@ class Tape:
         self.points = [{point: _Slot() for point in link.points} for link in links]
         self.activations = [{place: _Slot() for place in link.norms} for link in links]
         self.statistics: dict[tuple[int, int], Kept] = {}
+        self.cast_weights: dict[nn.Conv2d, Tensor] = {}  # by autocast, which keeps them for the backward pass anyway
 
     def forward(self, x: Tensor) -> Tensor:
         device = x.device.type
@@ -176,6 +177,8 @@ class _Forward:
 
         def pack(tensor: Tensor) -> Any:
             if _storage(tensor) != storage:
+                if tensor.dtype != convolution.weight.dtype and tensor.shape == convolution.weight.shape:
+                    tape.cast_weights[convolution] = tensor.detach()
                 return tensor
             source.uses += 1
             return fetch
@@ -239,8 +242,15 @@ class _Again:
             return slot.tensor
         if point == self.link.last:
             source = self._input(1) if self.link.shortcut == "activated" else self.x
-            return cast(Tensor, cast(nn.Conv2d, self.link.shortcut_convolution)(source))
-        return cast(Tensor, self.link.layers[point - 1].convolution(self._input(point)))
+            return self._convolve(cast(nn.Conv2d, self.link.shortcut_convolution), source)
+        return self._convolve(self.link.layers[point - 1].convolution, self._input(point))
+
+    def _convolve(self, convolution: nn.Conv2d, x: Tensor) -> Tensor:
+        """A convolution with the weights that autocast had cast in the forward pass."""
+        weight = self.tape.cast_weights.get(convolution)
+        if weight is None:
+            return cast(Tensor, convolution(x))
+        return cast(Tensor, torch.func.functional_call(convolution, {"weight": weight}, (x,)))
 
     def _input(self, place: int) -> Tensor:
         """The input of the convolution at a place."""
