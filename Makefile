@@ -80,6 +80,7 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
+	$(BIN)/mypy --platform win32 src
 	$(BIN)/lint-imports --no-logo
 
 # The documentation as pages in site/; warnings are errors, but with --quiet mkdocs would not count them. The variable

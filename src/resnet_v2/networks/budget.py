@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -42,10 +43,10 @@ def free_bytes(device: torch.device) -> int:
         return int(torch.cuda.mem_get_info(device)[0])
     meminfo = Path("/proc/meminfo")
     if device.type == "cpu" and meminfo.is_file():
-        match = re.search(r"MemAvailable:\s*(\d+) kB", meminfo.read_text())
+        match = re.search(r"MemAvailable:\s*(\d+) kB", meminfo.read_text(encoding="ascii"))
         if match:
             return 1024 * int(match[1])
-    if device.type == "cpu" and "SC_PHYS_PAGES" in os.sysconf_names:
+    if sys.platform != "win32" and device.type == "cpu" and "SC_PHYS_PAGES" in getattr(os, "sysconf_names", ()):
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     raise ResnetError(f"How much memory is free on {device} cannot be asked; give --memory-budget, like 12GB.")
 

@@ -27,7 +27,7 @@ def give_back_freed_memory() -> None:
 
 
 def _set(*options: tuple[int, int]) -> None:
-    with contextlib.suppress(OSError, AttributeError):
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # a TypeError on Windows
         library = ctypes.CDLL(None)
         for name, value in options:
             library.mallopt(name, value)

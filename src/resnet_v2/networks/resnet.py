@@ -169,7 +169,7 @@ class ResNet(nn.Module):
     def residual_units(self) -> Iterator[nn.Module]:
         """The units of all stages, from the input on."""
         for name in self.stages:
-            yield from cast(nn.Sequential, self.get_submodule(name))
+            yield from cast(nn.Sequential, getattr(self, name))
 
     def stem(self, x: Tensor) -> Tensor:
         """N x 3 x H x W images -> the first unit's input: N x 64 x H/4 x W/4, N x 16 x H x W (CIFAR; pooled: half)."""

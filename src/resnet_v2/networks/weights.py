@@ -63,7 +63,8 @@ def read(path: Path) -> tuple[Header, dict[str, Tensor]]:
     """Header and all tensors of a file, on the CPU; a ResnetError says what is wrong with a file that is not ours."""
     header = read_header(path)
     with safetensors.safe_open(path, framework="pt") as file:
-        return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a mapping)
+        # Copies: what safetensors gives are views of the file, which Windows could then not replace.
+        return header, {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (no mapping)
 
 
 def fill(path: Path, network: ResNet, tensors: Mapping[str, Tensor]) -> None:

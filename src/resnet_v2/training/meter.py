@@ -76,9 +76,11 @@ def peak_memory_mib(device: torch.device) -> float:
     """The most memory taken so far: of a GPU by torch's allocator, else of the process; 0 where that is not told."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_reserved(device) / 2**20)
+    if sys.platform == "win32":
+        return 0.0
     try:
         import resource
-    except ImportError:  # Windows
+    except ImportError:
         return 0.0
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

@@ -57,7 +57,8 @@ class Trainer:
         model: nn.Module = network
         if ranks.world_size > 1:
             places = [device] if device.type == "cuda" else None
-            model = DistributedDataParallel(model, device_ids=places, forward_sync_buffers=not config.sync_bn)
+            model = DistributedDataParallel(model, device_ids=places)
+            model.broadcast_buffers = not config.sync_bn  # the argument has another name in newer releases of torch
         averaged = None
         if config.ema:
             averaging = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
