@@ -8,7 +8,8 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -16,12 +17,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from every_network import NETWORKS, PLANS
 from resnet_v2.config import TrainConfig
+from resnet_v2.networks import kernels
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.resnet import ResNet, initialize
 from resnet_v2.training.distributed import Ranks
 from resnet_v2.training.evaluate import to_input
 from resnet_v2.training.optim import nesterov_sgd
 from resnet_v2.training.step import Trainer
+from resnet_v2.training.sync_batch_norm import synchronize
 
 FAKES = Path(__file__).parent / "fakes"
 
@@ -66,6 +69,25 @@ def test_no_beta_without_a_gamma(architecture: Architecture, size: int) -> None:
     with GammaWithBeta() as rule, torch.no_grad():
         made.network(to_input(images))
     assert rule.seen
+
+
+def test_which_networks_take_our_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "usable", lambda device: True)
+    there = cast(torch.Tensor, SimpleNamespace(is_cuda=True, device=torch.device("cuda")))
+    for architecture, _ in NETWORKS:
+        network = ResNet(architecture)
+        assert (network._plan_for(there) is None) == (architecture.stem == "timm")
+        assert network._plan_for(torch.empty(0)) is None
+        chosen = PLANS["norms again"](network, 32)
+        network.plan = chosen
+        assert network._plan_for(there) is chosen
+        # Statistics over several ranks are made by another module, and torch.compile makes its own kernels.
+        network.plan = None
+        network.compiled = True
+        assert network._plan_for(there) is None
+        network.compiled = False
+        synchronize(network)
+        assert network._plan_for(there) is None
 
 
 class WeightsCast(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -14,6 +14,7 @@ from resnet_v2.files import ResnetError
 from resnet_v2.networks import budget, speeds
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.budget import CONTEXT_BYTES, MOST_CONTEXT_BYTES, Workload, cap, process_bytes
+from resnet_v2.networks.header import read_header
 from resnet_v2.networks.resnet import resnet
 from resnet_v2.training import gpu
 from resnet_v2.training.distributed import Ranks, choose_device
@@ -204,6 +205,11 @@ def test_auto_precision_is_saved_and_kept(digits: Path, tmp_path: Path, run: Run
     assert status == 0, err
     first = re.search(r"--amp auto is (\w+): a step takes bf16 [\d.]+ ms, fp16 [\d.]+ ms", err)
     assert first is not None
+    settings = read_header(tmp_path / "m-0001.safetensors").training["settings"]
+    assert (settings["tf32"], settings["deterministic"]) == (True, True)
+    status, _, err = run(*words, "--epochs", 3, "--resume", "--no-tf32")
+    assert status == 2
+    assert "--tf32 off, was on" in err
     status, _, err = run(*words, "--epochs", 3, "--resume", "--force")
     assert status == 0, err
     assert f"--amp auto is {first[1]}, as when the run began" in err

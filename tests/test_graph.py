@@ -1,5 +1,6 @@
 """Recorded steps, with a recorder that remembers the work and does it again, as a GPU would."""
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -8,27 +9,50 @@ from torch import Tensor
 
 from resnet_v2.config import TrainConfig
 from resnet_v2.networks.resnet import resnet
+from resnet_v2.training import gpu
 from resnet_v2.training.distributed import Ranks
 from resnet_v2.training.graph import STEPS_BEFORE, Graph, Recorder
-from resnet_v2.training.optim import keep_rate_on, nesterov_sgd
+from resnet_v2.training.optim import parameter_groups
 from resnet_v2.training.step import Trainer
 
 CPU = torch.device("cpu")
 
 
 class Again:
-    """Does the recorded work anew at every play."""
+    """Does the recorded work anew at every play, in the memory of the recording, and shows Python nothing of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, trainer: Trainer | None = None) -> None:
         self.plays = 0
+        self._trainer = trainer
         self._work: Callable[[], None] = lambda: None
+        self._gradients: list[Tensor | None] = []
 
     def record(self, work: Callable[[], None]) -> None:
-        self._work = work
+        state = copy.deepcopy(self._state())
+        work()
+        self._work, self._gradients = work, [leaf.grad for leaf in self._leaves()]
+        for tensor, before in zip(self._state(), state, strict=True):
+            tensor.copy_(before)
 
     def play(self) -> None:
         self.plays += 1
+        shown = [leaf.grad for leaf in self._leaves()]
         self._work()
+        for leaf, own, before in zip(self._leaves(), self._gradients, shown, strict=True):
+            if own is not None and leaf.grad is not None:
+                own.copy_(leaf.grad)
+            leaf.grad = before
+
+    def _leaves(self) -> list[Tensor]:
+        return [] if self._trainer is None else list(self._trainer.network.parameters())
+
+    def _state(self) -> list[Tensor]:
+        """What a step moves."""
+        if self._trainer is None:
+            return []
+        averaged, momenta = self._trainer.averaged, self._trainer.optimizer.state.values()
+        moved = [*self._trainer.network.state_dict().values(), *(one["momentum_buffer"] for one in momenta)]
+        return moved + ([] if averaged is None else list(averaged.state_dict().values()))
 
 
 class Refusing:
@@ -41,14 +65,13 @@ class Refusing:
         raise AssertionError("nothing was recorded")
 
 
-def trainer(graph: Graph | None, **settings: object) -> Trainer:
+def trainer(**settings: object) -> Trainer:
+    """With an update in one kernel and its rate in a tensor, as on a GPU."""
     network = resnet(8, classes=10)
-    optimizer = nesterov_sgd(network, 0.05, 0.9, 1e-4)
-    optimizer.param_groups[0]["foreach"] = optimizer.param_groups[1]["foreach"] = False
-    if graph is not None:
-        keep_rate_on(CPU, optimizer)
+    groups = parameter_groups(network, 1e-4)
+    optimizer = torch.optim.SGD(groups, lr=0.05, momentum=0.9, nesterov=True, fused=True)
     config = TrainConfig(device="cpu", **settings)  # type: ignore[arg-type]
-    made = Trainer.of(network, optimizer, config, Ranks(), CPU, graph=graph)
+    made = Trainer.of(network, optimizer, config, Ranks(), CPU)
     made.model.train()
     return made
 
@@ -64,17 +87,21 @@ def train(made: Trainer, sizes: list[int]) -> list[Tensor]:
     return [*results, *made.network.state_dict().values()]
 
 
-@pytest.mark.parametrize("settings", [{}, {"amp": "fp16"}, {"accumulate": 2, "clip_norm": 1.0}, {"ema": 0.5}])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"amp": "fp16"}, {"accumulate": 2, "clip_norm": 1.0}, {"amp": "fp16", "clip_norm": 1.0}, {"ema": 0.5}],
+)
 def test_recorded_steps_change_no_bit(settings: dict[str, object]) -> None:
     sizes = [8, 8, 8, 8, 5, 8, 8]
     recorders: list[Again] = []
 
     def make() -> Recorder:
-        recorders.append(Again())
+        recorders.append(Again(recorded))
         return recorders[-1]
 
-    expected = train(trainer(None, **settings), sizes)
-    found = train(trainer(Graph(8, make), **settings), sizes)
+    expected = train(gpu.with_graph(trainer(**settings), None), sizes)
+    recorded = gpu.with_graph(trainer(**settings), Graph(8, make))
+    found = train(recorded, sizes)
     assert all(map(torch.equal, expected, found))
     assert [recorder.plays for recorder in recorders] == [sizes.count(8) - STEPS_BEFORE]
 
@@ -106,8 +133,8 @@ def test_the_result_of_a_step_outlives_the_next_one() -> None:
 
 def test_what_cannot_be_recorded_runs_as_ever_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     sizes = [8, 8, 8, 8]
-    expected = train(trainer(None), sizes)
-    found = train(trainer(Graph(8, Refusing)), sizes)
+    expected = train(gpu.with_graph(trainer(), None), sizes)
+    found = train(gpu.with_graph(trainer(), Graph(8, Refusing)), sizes)
     assert all(map(torch.equal, expected, found))
     said = capsys.readouterr().err
     assert said == (

@@ -209,7 +209,7 @@ class ResNet(nn.Module):
     @property
     def _synchronized(self) -> bool:
         """Whether BatchNorms compute over several ranks, by a forward pass of their own."""
-        return self.bn0 is not None and type(self.bn0) is not nn.BatchNorm2d
+        return type(next(self.residual_units()).bn1) is not nn.BatchNorm2d
 
     def compile_units(self) -> None:
         """Compile each kind of unit, once (torch.compile by regions): a deep network has a few kinds."""

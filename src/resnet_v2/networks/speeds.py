@@ -99,12 +99,18 @@ def measure(device: torch.device) -> Speeds:
     """
     if device.type != "cuda":
         return replace(CPU, name=device.type)
-    elements = torch.ones(2**26, device=device)
-    copying = _seconds(device, lambda: elements.add_(1.0), 10)
+    bandwidth = _bandwidth(device)
     flops_32, flops_16 = (_convolution_rate(device, kind) for kind in (torch.float32, torch.float16))
+    launch = _launch_seconds(device)
     passes = BY_OUR_KERNELS if kernels.usable(device) else BY_TORCH
-    name = torch.cuda.get_device_name(device)
-    return Speeds(name, flops_32, flops_16, 2 * 4 * elements.numel() / copying, _launch_seconds(device), passes)
+    torch.cuda.empty_cache()
+    return Speeds(torch.cuda.get_device_name(device), flops_32, flops_16, bandwidth, launch, passes)
+
+
+def _bandwidth(device: torch.device) -> float:
+    """Bytes per second of reading and writing 256 MiB in place."""
+    elements = torch.ones(2**26, device=device)
+    return 2 * 4 * elements.numel() / _seconds(device, lambda: elements.add_(1.0), 10)
 
 
 def _convolution_rate(device: torch.device, kind: torch.dtype) -> float:

@@ -79,8 +79,12 @@ def differences(start: Start, config: TrainConfig) -> list[str]:
     phrases = []
     for name, mine in settings_of(config).items():
         if name not in NEUTRAL and name in saved and saved[name] != mine:
-            phrases.append(f"--{name.replace('_', '-')} {mine}, was {saved[name]}")
+            phrases.append(f"--{name.replace('_', '-')} {_told(mine)}, was {_told(saved[name])}")
     return phrases
+
+
+def _told(value: Any) -> Any:
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
 def settings_of(config: TrainConfig) -> dict[str, Any]:

@@ -131,9 +131,11 @@ def _seconds_per_step(network: ResNet, images: int, config: TrainConfig, device:
 
 
 def with_graph(trainer: Trainer, graph: Graph | None) -> Trainer:
-    """The trainer that records its steps."""
-    if graph is not None:
+    """The trainer that records its steps, if there is a graph; its update is the same kernel if there is none."""
+    if trainer.optimizer.defaults["fused"]:
         keep_rate_on(trainer.device, trainer.optimizer)
+    if graph is not None:
+        graph.leaves = list(trainer.network.parameters())
     return replace(trainer, graph=graph)
 
 

@@ -5,7 +5,7 @@ kernels at the same addresses, and so the same bits.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -55,6 +55,9 @@ class Graph:
         self._steps_made, self._given_up = 0, False
         self._inputs: tuple[Tensor, Tensor] | None = None
         self._result = torch.empty(0)
+        self.leaves: Sequence[Tensor] = ()
+        """Tensors whose gradients a step makes; what comes after a played step finds those that it made."""
+        self._gradients: list[Tensor | None] = []
 
     def __call__(self, work: Work, images: Tensor, labels: Tensor, share: float) -> Tensor:
         """What `work(images, labels, share)` returns; `share` is always the same for a full batch."""
@@ -72,6 +75,9 @@ class Graph:
             return work(images, labels, share)
         assert self._recorder is not None
         self._recorder.play()
+        # Playing runs no Python: after a step made as ever the gradients would still be that one's.
+        for leaf, gradient in zip(self.leaves, self._gradients, strict=True):
+            leaf.grad = gradient
         return self._result.clone()  # the next step overwrites it
 
     def _record(self, work: Work, share: float) -> bool:
@@ -90,4 +96,5 @@ class Graph:
             self._given_up = True
             return False
         self._recorder = recorder
+        self._gradients = [leaf.grad for leaf in self.leaves]
         return True

@@ -1,6 +1,7 @@
 """The optimiser's parameter groups, and the learning rate as a pure function of the step."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim.sgd import sgd
+from torch.optim.swa_utils import AveragedModel
 
 from resnet_v2.files import ResnetError
 from resnet_v2.networks.resnet import ResNet
@@ -125,6 +127,28 @@ def set_learning_rate(optimizer: torch.optim.SGD, learning_rate: float) -> None:
             group["lr"].fill_(learning_rate)
         else:
             group["lr"] = learning_rate
+
+
+@torch.no_grad()
+def update_average(averaged: AveragedModel, network: nn.Module, kept: float) -> None:
+    """Move the average of weights and statistics a step on; the first step is the average so far.
+
+    torch's own `update_parameters` with an exponential average, but for a copy to the GPU that every step waits for.
+    """
+    first = int(averaged.n_averaged) == 0  # it lies on the host
+    averaged.n_averaged += 1
+    pairs = list(zip(_moving(averaged.module), _moving(network), strict=True))
+    floats = [pair for pair in pairs if pair[0].is_floating_point() and not first]
+    for average, tensor in pairs:
+        if first or not average.is_floating_point():
+            average.copy_(tensor)
+    if floats:
+        torch._foreach_lerp_([average for average, _ in floats], [tensor for _, tensor in floats], 1 - kept)
+
+
+def _moving(network: nn.Module) -> Iterator[torch.Tensor]:
+    yield from network.parameters()
+    yield from network.buffers()
 
 
 def keep_rate_on(device: torch.device, optimizer: torch.optim.SGD) -> None:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from resnet_v2.config import TrainConfig
 from resnet_v2.files import ResnetError
@@ -16,7 +16,7 @@ from resnet_v2.networks.resnet import ResNet
 from resnet_v2.training.distributed import Ranks
 from resnet_v2.training.evaluate import to_input
 from resnet_v2.training.graph import Graph
-from resnet_v2.training.optim import fuse_into_backward, set_learning_rate
+from resnet_v2.training.optim import fuse_into_backward, set_learning_rate, update_average
 from resnet_v2.training.sync_batch_norm import synchronize
 
 Part = tuple[Tensor, Tensor]
@@ -61,8 +61,7 @@ class Trainer:
             model.broadcast_buffers = not config.sync_bn  # the argument has another name in newer releases of torch
         averaged = None
         if config.ema:
-            averaging = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
-            averaged = AveragedModel(network, multi_avg_fn=averaging, use_buffers=True)
+            averaged = AveragedModel(network, use_buffers=True)
         precision = _PRECISIONS[amp or config.amp]
         if config.fused_backward:
             several = ranks.world_size > 1 or config.accumulate > 1
@@ -156,4 +155,4 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.averaged is not None:
-            self.averaged.update_parameters(self.network)
+            update_average(self.averaged, self.network, self.config.ema)
