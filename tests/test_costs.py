@@ -1,13 +1,18 @@
 """Costs of links against what autograd really keeps."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
+from resnet_v2.networks import speeds
 from resnet_v2.networks.architecture import Architecture
+from resnet_v2.networks.chain import Link
 from resnet_v2.networks.costs import link_costs
 from resnet_v2.networks.plan import forecast
 from resnet_v2.networks.resnet import ResNet, initialize
+from resnet_v2.networks.speeds import Passes, Speeds
 
 MIB = 2**20
 
@@ -63,3 +68,32 @@ def test_bf16_halves_what_is_kept_but_for_the_images() -> None:
     whole, half = (link_costs(links, 224, size) for size in (4, 2))
     assert all(2 * half[i].points[p] == whole[i].points[p] for i in range(1, len(links)) for p in whole[i].points)
     assert half[0].points[0] == whole[0].points[0] == 3 * 224 * 224 * 4
+
+
+def test_a_kernel_takes_its_arithmetic_its_traffic_or_its_start() -> None:
+    with torch.device("meta"):
+        small = ResNet(Architecture(20, 10, "cifar")).links()
+        large = ResNet(Architecture(50, 1000, "imagenet")).links()
+    card = speeds.CARDS["H100"]
+
+    def seconds(links: tuple[Link, ...], side: int, element: int, device: Speeds) -> float:
+        return sum(cost.forward + cost.backward for cost in link_costs(links, side, element, device, batch_size=1))
+
+    # One small image: as long as its kernels take to start, however fast the card is.
+    starts = card.launch * sum(cost.kernels for cost in link_costs(small, 32, 4, card, batch_size=1))
+    assert seconds(small, 32, 4, card) == pytest.approx(starts, rel=0.3)
+    assert seconds(small, 32, 4, replace(card, bandwidth=1e20, flops_32=1e20)) == pytest.approx(starts, rel=0.3)
+    tireless = replace(card, launch=0.0)
+    both = seconds(large, 224, 2, tireless)
+    for name in ("bandwidth", "flops_16"):
+        assert both < seconds(large, 224, 2, replace(tireless, **{name: getattr(card, name) / 10}))
+    # Half the bytes and twice the rate.
+    assert both == pytest.approx(seconds(large, 224, 4, tireless) / 2, rel=0.01)
+    # What was measured of an earlier version, whose BatchNorms and ReLUs were five passes forward and eight back.
+    measured = replace(card, passes=Passes(forward=5, backward=8, again=5))
+    for depth, batch_size, milliseconds in ((50, 256, 108), (200, 128, 165)):
+        with torch.device("meta"):
+            links = ResNet(Architecture(depth, 1000, "imagenet")).links()
+        assert 1000 * batch_size * seconds(links, 224, 4, replace(measured, launch=0.0)) == pytest.approx(
+            milliseconds, rel=0.15
+        )

@@ -17,11 +17,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from every_network import NETWORKS, PLANS
 from resnet_v2.config import TrainConfig
+from resnet_v2.data.records import RecordReader
 from resnet_v2.networks import kernels
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.resnet import ResNet, initialize
 from resnet_v2.training.distributed import Ranks
-from resnet_v2.training.evaluate import to_input
+from resnet_v2.training.evaluate import evaluate, to_input
+from resnet_v2.training.meter import Meter, Watch
 from resnet_v2.training.optim import nesterov_sgd
 from resnet_v2.training.step import Trainer
 from resnet_v2.training.sync_batch_norm import synchronize
@@ -88,6 +90,33 @@ def test_which_networks_take_our_kernels(monkeypatch: pytest.MonkeyPatch) -> Non
         network.compiled = False
         synchronize(network)
         assert network._plan_for(there) is None
+
+
+class NoFloat64(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Refuses float64, which Apple's GPUs do not have."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        results = func(*args, **(kwargs or {}))
+        for result in results if isinstance(results, tuple | list) else (results,):
+            assert not isinstance(result, torch.Tensor) or result.dtype != torch.float64, f"{func} gives float64"
+        return results
+
+
+def test_nothing_on_a_device_is_float64(digits: Path) -> None:
+    reader = RecordReader(digits / "digits_val.rec")
+    made = on_cpu(Architecture(8, 10, "cifar"), ema=0.9, clip_norm=1.0, label_smoothing=0.1)
+    images, labels = torch.zeros(4, 32, 32, 3, dtype=torch.uint8), torch.tensor([0, 1, 2, 3])
+    meter, watch = Meter(torch.device("cpu")), Watch("m", Ranks())
+    with NoFloat64():  # type: ignore[no-untyped-call]
+        for step in (1, 2):
+            result = made.step(images, labels, 4, 0.1)
+            meter.add(result, 4, 0.0)
+            watch.add(step, labels.numpy(), result)
+        watch.check(0)
+        assert meter.read(Ranks())["loss"] > 0
+        assert evaluate(made.evaluated, reader, size=32, batch_size=100, device=torch.device("cpu")).images == len(
+            reader
+        )
 
 
 class WeightsCast(TorchDispatchMode):  # type: ignore[no-untyped-call]

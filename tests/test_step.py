@@ -146,6 +146,8 @@ def test_a_meter_goes_on_where_another_stopped() -> None:
         meter.add(torch.tensor([0.7, 1]), 4, 0.25)
     ours, theirs = first.read(Ranks()), second.read(Ranks())
     assert (ours["loss"], ours["accuracy"]) == (theirs["loss"], theirs["accuracy"])
+    assert ours["accuracy"] == 3 / 8
+    assert ours["loss"] == pytest.approx((1 / 3 + 0.7) / 8)
     assert theirs["memory_mib"] > 10
 
 

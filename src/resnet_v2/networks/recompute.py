@@ -90,7 +90,9 @@ class Tape:
     def _restore(self, number: int, point: int) -> None:
         """Compute a segment again, from the outer level to the inner one, until a point is there."""
         segments: Sequence[Segment] = self.plan.segments
-        with torch.no_grad(), torch.autocast(self.autocast[0], enabled=self.autocast[1], dtype=self.autocast[2]):
+        device, enabled, kind = self.autocast
+        # No cache: it would hold weights that were cast without a gradient, and those of the forward pass are kept.
+        with torch.no_grad(), torch.autocast(device, enabled=enabled, dtype=kind, cache_enabled=False):
             while self.points[number][point].tensor is None:
                 segment = _segment_of(segments, number)
                 if self.points[segment.start][0].tensor is None:
