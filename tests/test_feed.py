@@ -78,6 +78,7 @@ class Stream:
 def diary(monkeypatch: pytest.MonkeyPatch) -> Diary:
     """torch.cuda, played; tensors stay on the CPU."""
     book = Diary()
+    feeding._stream_of_copies.cache_clear()
     monkeypatch.setattr(Event, "diary", book, raising=False)
     monkeypatch.setattr(Event, "count", 0)
     stream = Stream(book)

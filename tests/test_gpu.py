@@ -11,7 +11,7 @@ import torch
 from conftest import Run
 from resnet_v2.config import TrainConfig, arguments_of
 from resnet_v2.files import ResnetError
-from resnet_v2.networks import budget, speeds
+from resnet_v2.networks import budget, kernels, speeds
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.budget import CONTEXT_BYTES, MOST_CONTEXT_BYTES, Workload, cap, process_bytes
 from resnet_v2.networks.header import read_header
@@ -49,8 +49,8 @@ def test_which_steps_are_recorded(
     work: Workload, settings: dict[str, str], ranks: Ranks, planned: bool, recorded: bool
 ) -> None:
     config = TrainConfig(**settings)  # type: ignore[arg-type]
-    assert (gpu.choose_graph(work, config, ranks, GPU, planned) is not None) == recorded
-    assert gpu.choose_graph(work, replace(config, cuda_graphs="auto"), ranks, CPU, planned) is None
+    assert (gpu.choose_graph(work, 128, config, ranks, GPU, planned) is not None) == recorded
+    assert gpu.choose_graph(work, 128, replace(config, cuda_graphs="auto"), ranks, CPU, planned) is None
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_recorded_steps_that_cannot_be_had_are_refused(
 ) -> None:
     config = TrainConfig(cuda_graphs="on", **settings)  # type: ignore[arg-type]
     with pytest.raises(ResnetError, match=words):
-        gpu.choose_graph(SMALL, config, ranks, device, planned=False)
+        gpu.choose_graph(SMALL, 128, config, ranks, device, planned=False)
 
 
 def test_16_bits_are_the_faster_ones_and_stay_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,3 +213,26 @@ def test_auto_precision_is_saved_and_kept(digits: Path, tmp_path: Path, run: Run
     status, _, err = run(*words, "--epochs", 3, "--resume", "--force")
     assert status == 0, err
     assert f"--amp auto is {first[1]}, as when the run began" in err
+
+
+def test_a_device_has_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    current: list[torch.device] = []
+    monkeypatch.setattr(torch, "empty", lambda count, device: None)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    assert choose_device("", "cuda") == torch.device("cuda", 1)
+    assert choose_device("", "cuda:0") == torch.device("cuda", 0)
+    assert current == [torch.device("cuda", 1), torch.device("cuda", 0)]
+
+
+def test_our_kernels_are_tried_with_gradients_whatever_mode_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def trial(device: torch.device) -> None:
+        x = torch.ones(1, requires_grad=True)
+        torch.autograd.grad((x * x).sum(), x)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(kernels, "_try_out", trial)
+    with torch.inference_mode():
+        assert kernels.usable.__wrapped__(GPU)
+    with torch.no_grad():
+        assert kernels.usable.__wrapped__(GPU)

@@ -12,7 +12,7 @@ from resnet_v2.networks.resnet import resnet
 from resnet_v2.training import gpu
 from resnet_v2.training.distributed import Ranks
 from resnet_v2.training.graph import STEPS_BEFORE, Graph, Recorder
-from resnet_v2.training.optim import parameter_groups
+from resnet_v2.training.optim import nesterov_sgd
 from resnet_v2.training.step import Trainer
 
 CPU = torch.device("cpu")
@@ -43,6 +43,9 @@ class Again:
                 own.copy_(leaf.grad)
             leaf.grad = before
 
+    def forget(self) -> None:
+        raise AssertionError("the recording did not fail")
+
     def _leaves(self) -> list[Tensor]:
         return [] if self._trainer is None else list(self._trainer.network.parameters())
 
@@ -58,18 +61,25 @@ class Again:
 class Refusing:
     """Cannot record."""
 
+    forgotten = 0
+
     def record(self, work: Callable[[], None]) -> None:
-        raise RuntimeError("operation not permitted when stream is capturing\nlines that follow")
+        try:
+            raise RuntimeError("operation not permitted when stream is capturing\nlines that follow")
+        except RuntimeError:
+            raise RuntimeError("the end of a recording that failed")  # noqa: B904
 
     def play(self) -> None:
         raise AssertionError("nothing was recorded")
+
+    def forget(self) -> None:
+        Refusing.forgotten += 1
 
 
 def trainer(**settings: object) -> Trainer:
     """With an update in one kernel and its rate in a tensor, as on a GPU."""
     network = resnet(8, classes=10)
-    groups = parameter_groups(network, 1e-4)
-    optimizer = torch.optim.SGD(groups, lr=0.05, momentum=0.9, nesterov=True, fused=True)
+    optimizer = nesterov_sgd(network, 0.05, 0.9, 1e-4, fused=True)
     config = TrainConfig(device="cpu", **settings)  # type: ignore[arg-type]
     made = Trainer.of(network, optimizer, config, Ranks(), CPU)
     made.model.train()
@@ -143,6 +153,7 @@ def test_what_cannot_be_recorded_runs_as_ever_and_says_so(capsys: pytest.Capture
     expected = train(gpu.with_graph(trainer(), None), sizes)
     found = train(gpu.with_graph(trainer(), Graph(8, Refusing)), sizes)
     assert all(map(torch.equal, expected, found))
+    assert Refusing.forgotten == 1
     said = capsys.readouterr().err
     assert said == (
         "the training step cannot be recorded as a CUDA graph (operation not permitted when stream is capturing); "

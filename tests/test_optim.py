@@ -128,3 +128,17 @@ def test_muon_is_torchs_but_for_its_precision() -> None:
     assert torch.equal(dense, alone)
     moved = convolution.detach().flatten(1) - begun
     assert (moved - (matrix.detach() - begun)).norm() < 0.02 * moved.norm()
+
+
+def test_a_first_step_that_fp16_skips_leaves_no_momentum() -> None:
+    network = torch.nn.Linear(64, 64)
+    before = network.weight.detach().clone()
+    optimizer = nesterov_sgd(network, 0.1, 0.9, 0.0, fused=True)
+    for found_inf in (1.0, 0.0):  # as the scaler of the loss sets it
+        optimizer.found_inf = torch.tensor(found_inf)  # type: ignore[attr-defined]
+        network.weight.grad = torch.full((64, 64), float("inf") if found_inf else 1.0)
+        optimizer.step()
+        if found_inf:
+            assert torch.equal(network.weight, before)
+            assert not optimizer.state[network.weight]["momentum_buffer"].any()
+    assert torch.allclose(network.weight, before - 0.1 * 1.9)

@@ -121,7 +121,7 @@ def _takes_our_kernels(module: nn.BatchNorm2d, x: Tensor) -> bool:
         and x.numel() >= 2 * x.shape[1]
         and x.is_contiguous(memory_format=torch.channels_last)
     )
-    return fitting and kernels.usable(x.device)
+    return fitting and kernels.usable(x.device) and (x.dtype != torch.bfloat16 or kernels.has_bfloat16(x.device))
 
 
 def _by_our_kernel(module: nn.BatchNorm2d, x: Tensor, kept: Kept, relu: bool) -> Tensor:

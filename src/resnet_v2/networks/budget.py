@@ -26,6 +26,8 @@ CONTEXT_BYTES = 800 * 2**20
 MOST_CONTEXT_BYTES = 2 * 2**30
 # What may be used of the memory that is free at the start.
 FREE_SHARE = 0.9
+# What tensors may take of a GPU's budget: the allocator loses the rest in pieces that do not fit.
+TENSORS_SHARE = 0.93
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
@@ -190,7 +192,11 @@ def plan_for_training(workload: Workload, device: torch.device, budget: str) -> 
         give_back_freed_memory()
     taken = workload.process_bytes if device.type == "cuda" else 0  # and so not free any more
     memory = parse_bytes(budget, "--memory-budget") if budget else int(FREE_SHARE * free_bytes(device)) + taken
-    plan = workload.within(memory, workload.batch_size).plan
+    if device.type == "cuda":
+        memory_of_tensors = int(TENSORS_SHARE * (memory - workload.process_bytes))
+        plan = workload.within(workload.process_bytes + memory_of_tensors, workload.batch_size).plan
+    else:
+        plan = workload.within(memory, workload.batch_size).plan
     assert plan is not None
     cap(device, memory)
     return plan

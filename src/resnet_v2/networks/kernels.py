@@ -75,7 +75,7 @@ def usable(device: torch.device) -> bool:
     if device.type != "cuda" or not torch.cuda.is_available():
         return False
     try:
-        with unset_fake_temporarily(), torch.enable_grad():
+        with unset_fake_temporarily(), torch.inference_mode(False), torch.enable_grad():
             _try_out(device)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -85,6 +85,12 @@ def usable(device: torch.device) -> bool:
         )
         return False
     return True
+
+
+@cache
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a GPU computes in bfloat16 by itself, as Triton's compiler wants it: from Ampere on."""
+    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _try_out(device: torch.device) -> None:
@@ -99,7 +105,8 @@ def _try_out(device: torch.device) -> None:
     y = F.batch_norm(x, mean, variance, weight, bias, True, 0.1, 1e-5).relu()
     expected = y, *torch.autograd.grad(y, leaves, gradient), mean, variance
 
-    x, gradient = x.detach().to(device, torch.bfloat16), gradient.to(device, torch.bfloat16)
+    kind = torch.bfloat16 if has_bfloat16(device) else torch.float16
+    x, gradient = x.detach().to(device, kind), gradient.to(device, kind)
     found = _statistics(x, moved, spread, 0.1, 1e-5)
     y = _normalise(x, *found, gamma, beta, True)
     results = y, *_backward(gradient, x, *found, gamma, beta, True, True), moved, spread

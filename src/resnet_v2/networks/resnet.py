@@ -190,8 +190,8 @@ class ResNet(nn.Module):
 
     def maps(self, x: Tensor) -> Tensor:
         """N x 3 x H x W images -> N x filters x H/32 x W/32 (CIFAR: /4, pooled: /8), what is averaged at the end."""
-        plan = self._plan_for(x)
-        if plan is not None and self.training and torch.is_grad_enabled():
+        plan = self._plan_for(x) if self.training and torch.is_grad_enabled() else None
+        if plan is not None:
             x = recompute.run(self.links(), plan, x)
         else:
             as_written = self.compiled and not self._takes_compiled(x)

@@ -200,6 +200,8 @@ def _checked(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", torch.cuda.current_device())  # which much of torch.cuda wants to be told
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ResnetError(f"The device {name} cannot be used ({reason}); give --device cpu or another one.") from None

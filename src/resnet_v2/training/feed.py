@@ -4,6 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 import torch
@@ -71,13 +72,19 @@ def on_device(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(batch.images).to(device), torch.from_numpy(batch.labels).to(device)
 
 
+@cache
+def _stream_of_copies(device: torch.device) -> torch.cuda.Stream:
+    """One for all passes: torch keeps the memory of each stream for itself."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
 class _Copies:
     """The stream of copies. What is copied from is held until the step that takes the copy begins on the GPU: numpy's
     arrays do not tell torch's allocator of pinned memory that they are in use.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._device, self._stream = device, torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._device, self._stream = device, _stream_of_copies(device)
         self._coming: deque[tuple[torch.cuda.Event, object]] = deque()
         self._begun: deque[tuple[torch.cuda.Event, object]] = deque()
 

@@ -59,16 +59,23 @@ def own_stream(device: torch.device) -> Iterator[None]:
 def workload(architecture: Architecture, images: int, config: TrainConfig, device: torch.device) -> Workload:
     """What a step of `images` images on this rank takes, on the device in hand."""
     sixteen = config.amp != "off"
+    try:
+        measured = speeds.measure(device)
+    except torch.OutOfMemoryError:
+        raise ResnetError(
+            f"{device} has too little free memory to begin; stop what else runs on it, or give another --gpus."
+        ) from None
     return Workload(
-        architecture, bf16=sixteen, fused=config.fused_backward, device=speeds.measure(device),
+        architecture, bf16=sixteen, fused=config.fused_backward, device=measured,
         batch_size=max(1, images), process_bytes=process_bytes(device),
     )  # fmt: skip
 
 
 def choose_graph(
-    work: Workload, config: TrainConfig, ranks: Ranks, device: torch.device, planned: bool
+    work: Workload, images: int, config: TrainConfig, ranks: Ranks, device: torch.device, planned: bool
 ) -> Graph | None:
-    """Recorded steps where they are asked for, or on a GPU where a step's kernels take longer to start than to run.
+    """Recorded steps of `images` images where they are asked for, or on a GPU where kernels take longer to start than
+    to run.
 
     A ResnetError says why they are not to be had.
     """
@@ -81,7 +88,7 @@ def choose_graph(
     if config.cuda_graphs == "on" and against is not None:
         raise ResnetError(f"--cuda-graphs on does not go with {against}; leave it or --cuda-graphs out.")
     wanted = config.cuda_graphs == "on" or (config.cuda_graphs == "auto" and not planned and work.waits_for_launches)
-    return Graph(work.batch_size) if wanted and against is None else None
+    return Graph(images) if wanted and against is None else None
 
 
 def said_of_graph(graph: Graph | None) -> str:
@@ -115,7 +122,7 @@ def choose_precision(
 
 def _seconds_per_step(network: ResNet, images: int, config: TrainConfig, device: torch.device, amp: str) -> float:
     """The shortest of some steps with grey images, of a copy that is thrown away."""
-    alone = replace(config, sync_bn=False, ema=0.0, fused_backward=False)
+    alone = replace(config, sync_bn=False, ema=0.0, fused_backward=False, accumulate=1)
     twin = copy.deepcopy(network)
     trainer = Trainer.of(twin, nesterov_sgd(twin, 0.1, 0.9, 0.0), alone, Ranks(), device, amp)
     trainer.model.train()

@@ -4,6 +4,7 @@ See https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs. What is pl
 kernels at the same addresses, and so the same bits.
 """
 
+import contextlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -26,21 +27,37 @@ class Recorder(Protocol):
     def play(self) -> None:
         """Do the work."""
 
+    def forget(self) -> None:
+        """Clear up after a recording that failed."""
+
 
 class CudaRecorder:
     """torch's CUDA graph, recorded on the current stream; other threads may use the GPU meanwhile."""
 
     def __init__(self) -> None:
         self._graph = torch.cuda.CUDAGraph()
+        self._pool = torch.cuda.graph_pool_handle()
 
     def record(self, work: Callable[[], None]) -> None:
         """Record the work without doing it; what it allocates stays its own."""
-        with torch.cuda.graph(self._graph, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"):
+        stream = torch.cuda.current_stream()
+        with torch.cuda.graph(self._graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
             work()
 
     def play(self) -> None:
         """Do the work."""
         self._graph.replay()
+
+    def forget(self) -> None:
+        """Clear up after a recording that failed: torch's allocator would else take it for one that goes on.
+
+        It would then keep the memory of every batch. The function has had two names, and no public one.
+        """
+        names = ("_cuda_endAllocateToPool", "_cuda_endAllocateCurrentStreamToPool")
+        end = next((getattr(torch._C, name) for name in names if hasattr(torch._C, name)), None)
+        if end is not None:
+            with contextlib.suppress(RuntimeError):
+                end(torch.cuda.current_device(), self._pool)
 
 
 class Graph:
@@ -91,7 +108,9 @@ class Graph:
         try:
             recorder.record(recorded)
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[0]
+            recorder.forget()
+            # The end of a failed recording fails too, and hides why.
+            reason = str(error.__context__ or error).strip().splitlines()[0]
             print(f"the training step cannot be recorded as a CUDA graph ({reason}); it runs as ever", file=sys.stderr)
             self._given_up = True
             return False

@@ -112,12 +112,22 @@ def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
     return wide if len(matrix) <= matrix.shape[1] else wide.T
 
 
-def nesterov_sgd(network: nn.Module, learning_rate: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
-    """MXNet's NAG: m = mom m + (g + wd w); w -= lr (g + wd w + mom m), on the gradient of the mean loss."""
+def nesterov_sgd(
+    network: nn.Module, learning_rate: float, momentum: float, weight_decay: float, fused: bool | None = None
+) -> torch.optim.SGD:
+    """MXNet's NAG: m = mom m + (g + wd w); w -= lr (g + wd w + mom m), on the gradient of the mean loss.
+
+    `fused`: by one kernel for all weights; None: on a GPU. The CPU takes torch's ordinary form, with its rounding.
+    """
     groups = parameter_groups(network, weight_decay)
-    # One kernel for all weights of a GPU; on the CPU torch's ordinary form, with its rounding.
-    fused = next(network.parameters()).is_cuda
-    return torch.optim.SGD(groups, fused=fused or None, **_checked(learning_rate, momentum, weight_decay))
+    if fused is None:
+        fused = next(network.parameters()).is_cuda
+    optimizer = torch.optim.SGD(groups, fused=fused or None, **_checked(learning_rate, momentum, weight_decay))
+    if fused and momentum:
+        # torch would begin with whatever memory holds, and keep it where fp16 skips the first step.
+        for parameter in network.parameters():
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def set_learning_rate(optimizer: torch.optim.SGD, learning_rate: float) -> None:

@@ -114,7 +114,8 @@ def _trainer(
     memory_format = torch.channels_last if config.memory_format == "channels-last" else torch.contiguous_format
     network = network.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
     saved = start.header.training.get("amp") if start is not None and start.resumed else None
-    graph = gpu.choose_graph(work, config, ranks, device, planned=plan is not None)
+    images = -(-settings.batch_size // ranks.world_size)
+    graph = gpu.choose_graph(work, images, config, ranks, device, planned=plan is not None)
     precision = gpu.choose_precision(network, work.batch_size, config, ranks, device, saved)
     make_optimizer = muon if config.optimizer == "muon" else nesterov_sgd
     optimizer = make_optimizer(network, learning_rate, config.mom, weight_decay)
