@@ -49,7 +49,9 @@ def test_which_steps_are_recorded(
     work: Workload, settings: dict[str, str], ranks: Ranks, planned: bool, recorded: bool
 ) -> None:
     config = TrainConfig(**settings)  # type: ignore[arg-type]
-    assert (gpu.choose_graph(work, 128, config, ranks, GPU, planned) is not None) == recorded
+    graph = gpu.choose_graph(work, 64, config, ranks, GPU, planned)
+    assert (graph is not None) == recorded
+    assert graph is None or graph._batch_size == 64  # of the whole step, where `work` is of a part
     assert gpu.choose_graph(work, 128, replace(config, cuda_graphs="auto"), ranks, CPU, planned) is None
 
 
@@ -131,8 +133,10 @@ def test_a_budget_caps_the_allocator(monkeypatch: pytest.MonkeyPatch) -> None:
     assert process_bytes(GPU) == 700 * 10**6
     cap(GPU, 12 * 10**9)
     assert card.fractions == [pytest.approx((12 - 0.7) / 80)]
-    work = replace(LARGE, batch_size=64, process_bytes=process_bytes(GPU))
-    assert budget.plan_for_training(work, GPU, "12GB").segments
+    work = replace(LARGE, process_bytes=process_bytes(GPU))
+    plan = budget.plan_for_training(work, GPU, "12GB")
+    # The allocator loses some of it in pieces.
+    assert 0.9 * 11.3e9 < work.total_bytes(work.forecast(plan), 256) - 0.7e9 <= 0.93 * 11.3e9
     assert card.fractions[1:] == [pytest.approx((12 - 0.7) / 80)]
     # --memonger: nine tenths of what is free, and the context is taken already.
     budget.plan_for_training(work, GPU, "")

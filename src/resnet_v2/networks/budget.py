@@ -139,7 +139,12 @@ class Workload:
 
     def largest_batch(self, its: Forecast, budget: int) -> int:
         """The largest batch whose step stays within a budget; 0 if none does."""
-        return max(0, (budget - self.fixed_bytes) // (its.peak_bytes + self.input_bytes))
+        return max(0, (self._usable(budget) - self.fixed_bytes) // (its.peak_bytes + self.input_bytes))
+
+    def _usable(self, budget: int) -> int:
+        """What of a budget the process and its tensors may take."""
+        share = 1.0 if self.device == speeds.CPU else TENSORS_SHARE
+        return self.process_bytes + int(share * (budget - self.process_bytes))
 
     def plain(self) -> Choice:
         """No plan: autograd keeps what it wants."""
@@ -162,7 +167,7 @@ class Workload:
 
     def within(self, budget: int, batch_size: int) -> Choice:
         """The plan of least time within a budget for the whole process; ResnetError if there is none."""
-        per_image = (budget - self.fixed_bytes) / batch_size - self.input_bytes
+        per_image = (self._usable(budget) - self.fixed_bytes) / batch_size - self.input_bytes
         plan = find_plan(self.network.links(), self.costs, per_image)
         if plan is None:
             smallest = self.smallest().forecast
@@ -192,11 +197,7 @@ def plan_for_training(workload: Workload, device: torch.device, budget: str) -> 
         give_back_freed_memory()
     taken = workload.process_bytes if device.type == "cuda" else 0  # and so not free any more
     memory = parse_bytes(budget, "--memory-budget") if budget else int(FREE_SHARE * free_bytes(device)) + taken
-    if device.type == "cuda":
-        memory_of_tensors = int(TENSORS_SHARE * (memory - workload.process_bytes))
-        plan = workload.within(workload.process_bytes + memory_of_tensors, workload.batch_size).plan
-    else:
-        plan = workload.within(memory, workload.batch_size).plan
+    plan = workload.within(memory, workload.batch_size).plan
     assert plan is not None
     cap(device, memory)
     return plan
