@@ -81,6 +81,8 @@ def test_16_bits_are_the_faster_ones_and_stay_so(monkeypatch: pytest.MonkeyPatch
     assert gpu.choose_precision(network, 4, config, Ranks(), CPU, None).amp == "bf16"
     assert gpu.choose_precision(network, 4, config, Ranks(), CPU, "fp16").amp == "fp16"
     assert gpu.choose_precision(network, 4, replace(config, amp="off"), Ranks(), CPU, None) == Precision("off")
+    times["fp16"] = 0.001
+    assert gpu.choose_precision(network, 4, replace(config, fused_backward=True), Ranks(), CPU, None).amp == "bf16"
 
 
 def test_the_trial_of_16_bits_leaves_the_network_alone() -> None:

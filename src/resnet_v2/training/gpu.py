@@ -112,6 +112,8 @@ def choose_precision(
         return Precision(config.amp)
     if saved is not None:
         return Precision(saved, f"--amp auto is {saved}, as when the run began")
+    if config.fused_backward:
+        return Precision("bf16", "--amp auto is bf16, since fp16 does not go with --fused-backward")
     times = {amp: _seconds_per_step(network, images, config, device, amp) for amp in ("bf16", "fp16")}
     # The ranks must agree, and hear rank 0.
     fp16 = ranks.any(ranks.main and times["fp16"] < times["bf16"])
