@@ -297,7 +297,7 @@ def inference(sizes: Sizes) -> Iterator[Line]:
 
 def tests(sizes: Sizes) -> Iterator[Line]:
     """The tests marked gpu."""
-    environment = os.environ | ({"RESNET_V2_GPU_TESTS": "cpu"} if sizes.small else {})
+    environment = os.environ | {"RESNET_V2_GPU_TESTS": "cpu" if sizes.small else "cuda"}
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "tests/test_on_gpu.py", "-p", "no:cacheprovider", "-x"]
     command += ["-W", "default"]  # other people's warnings differ from machine to machine
     command.remove("-x") if not sizes.small else None

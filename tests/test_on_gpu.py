@@ -36,10 +36,11 @@ from resnet_v2.training.graph import Graph
 from resnet_v2.training.optim import nesterov_sgd
 from resnet_v2.training.step import Trainer
 
-ON_CPU = os.environ.get("RESNET_V2_GPU_TESTS") == "cpu"
+WANTED = os.environ.get("RESNET_V2_GPU_TESTS", "")
+ON_CPU = WANTED == "cpu"
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not (ON_CPU or torch.cuda.is_available()), reason="NOT TESTED: what only a GPU shows"),
+    pytest.mark.skipif(not WANTED, reason="NOT TESTED: what only a GPU shows; `make gpu` on a machine that has one"),
 ]
 DEVICE = torch.device("cpu") if ON_CPU else torch.device("cuda", 0)
 CPU = torch.device("cpu")
