@@ -89,8 +89,8 @@ def usable(device: torch.device) -> bool:
 
 @cache
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether a GPU computes in bfloat16 by itself, as Triton's compiler wants it: from Ampere on."""
-    return torch.cuda.get_device_capability(device) >= (8, 0)
+    """Whether a device computes in bfloat16 by itself, as Triton's compiler wants it: from Ampere on."""
+    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _try_out(device: torch.device) -> None:
