@@ -72,6 +72,11 @@ class Sizes:
         return Workload(Architecture(depth, 1000 if stem == "imagenet" else 10, stem), batch_size=batch_size)
 
 
+def named(sizes: Sizes, name: str) -> str:
+    """The name of a line; the small sizes say that they are no such network."""
+    return f"8 layers for {name}" if sizes.small else name
+
+
 def trainer(
     sizes: Sizes, work: Workload, amp: str = "off", plan: Plan | None = None, graph: bool = False,
     compiled: bool = False, tf32: bool = True, layout: str = "channels-last", deterministic: bool = True,
@@ -123,7 +128,12 @@ def speed(sizes: Sizes, name: str, work: Workload, steps: int = 6, **settings: o
     """Images per second of a training step."""
     made = trainer(sizes, work, **settings)  # type: ignore[arg-type]
     its = seconds(sizes, step_of(sizes, made, work), steps)
-    return Line(f"{name}, batch {work.batch_size}", round(work.batch_size / its, 1), "images/s", f"{1000 * its:.2f} ms")
+    return Line(
+        f"{named(sizes, name)}, batch {work.batch_size}",
+        round(work.batch_size / its, 1),
+        "images/s",
+        f"{1000 * its:.2f} ms",
+    )
 
 
 def steps_50(sizes: Sizes) -> Iterator[Line]:
@@ -173,7 +183,9 @@ def compiled(sizes: Sizes) -> Iterator[Line]:
     deep = sizes.work(164, 128, "cifar")
     step_of(sizes, trainer(sizes, deep, amp="bf16", compiled=True), deep)()
     synchronize(sizes.device)
-    yield Line("CIFAR-164, bf16, compiled: to the first step", round(time.perf_counter() - started, 1), "s")
+    yield Line(
+        named(sizes, "CIFAR-164, bf16, compiled: to the first step"), round(time.perf_counter() - started, 1), "s"
+    )
     yield speed(sizes, "ResNet-50, bf16, compiled", sizes.work(50, 256), amp="bf16", compiled=True)
 
 
@@ -196,7 +208,7 @@ def plans(sizes: Sizes) -> Iterator[Line]:
     for amp in ("off", "bf16"):
         base = sizes.work(200, 128)
         made = gpu.workload(base.architecture, base.batch_size, TrainConfig(amp=amp), sizes.device)
-        name = f"ResNet-200, {'TF32' if amp == 'off' else amp}, batch {made.batch_size}"
+        name = named(sizes, f"ResNet-200, {'TF32' if amp == 'off' else amp}, batch {made.batch_size}")
         plain = seconds(sizes, step_of(sizes, trainer(sizes, made, amp), made), steps=3)
         yield Line(f"{name}, no plan", round(1000 * plain, 1), "ms")
         if sizes.device.type == "cuda":
@@ -273,7 +285,10 @@ def training(sizes: Sizes) -> Iterator[Line]:
         median = {key: statistics.median(one.get(key, 0.0) for one in batches)
                   for key in ("samples_per_second", "step_ms", "data_wait", "gpu_idle")}  # fmt: skip
         note = f"waits for data {median['data_wait']:.1%}, GPU idle {median['gpu_idle']:.1%}"
-        yield Line("train, ResNet-50 from 480 pixels, level 2, bf16", median["samples_per_second"], "images/s", note)
+        depth = 18 if sizes.small else 50
+        yield Line(
+            f"train, ResNet-{depth} from 480 pixels, level 2, bf16", median["samples_per_second"], "images/s", note
+        )
 
 
 def inference(sizes: Sizes) -> Iterator[Line]:
@@ -288,7 +303,12 @@ def inference(sizes: Sizes) -> Iterator[Line]:
         result = evaluate(network, reader, size=work.architecture.image_size, batch_size=work.batch_size,
                           device=sizes.device)  # fmt: skip
         its = time.perf_counter() - started
-        yield Line("evaluate, ResNet-50, from 256 pixels", round(result.images / its, 1), "images/s", "made pictures")
+        yield Line(
+            named(sizes, "evaluate, ResNet-50, from 256 pixels"),
+            round(result.images / its, 1),
+            "images/s",
+            "made pictures",
+        )
     classifier = resnet_v2.load(device=sizes.device.type)
     picture = photo(0, 64)
     its = seconds(sizes, lambda: classifier.classify(picture))

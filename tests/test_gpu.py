@@ -2,6 +2,8 @@
 
 import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,25 +36,31 @@ def test_small_networks_wait_for_launches_and_large_ones_compute() -> None:
 
 
 @pytest.mark.parametrize(
-    ("work", "settings", "ranks", "planned", "recorded"),
+    ("work", "settings", "ranks", "planned", "recorded", "why"),
     [
-        (SMALL, {}, Ranks(), False, True),
-        (LARGE, {}, Ranks(), False, False),
-        (LARGE, {"cuda_graphs": "on"}, Ranks(), False, True),
-        (SMALL, {"cuda_graphs": "off"}, Ranks(), False, False),
-        (SMALL, {}, Ranks(), True, False),
-        (SMALL, {}, Ranks(world_size=2), False, False),
-        (SMALL, {"optimizer": "muon"}, Ranks(), False, False),
+        (SMALL, {}, Ranks(), False, True, ""),
+        (LARGE, {}, Ranks(), False, False, ""),
+        (LARGE, {"cuda_graphs": "on"}, Ranks(), False, True, ""),
+        (SMALL, {"cuda_graphs": "on"}, Ranks(), True, True, ""),
+        (SMALL, {"cuda_graphs": "off"}, Ranks(), False, False, ""),
+        (SMALL, {}, Ranks(), True, False, "an activation plan"),
+        (SMALL, {}, Ranks(world_size=2), False, False, "several ranks"),
+        (SMALL, {"optimizer": "muon"}, Ranks(), False, False, "--optimizer muon"),
     ],
 )
 def test_which_steps_are_recorded(
-    work: Workload, settings: dict[str, str], ranks: Ranks, planned: bool, recorded: bool
+    work: Workload, settings: dict[str, str], ranks: Ranks, planned: bool, recorded: bool, why: str
 ) -> None:
     config = TrainConfig(**settings)  # type: ignore[arg-type]
-    graph = gpu.choose_graph(work, 64, config, ranks, GPU, planned)
+    graph, said = gpu.choose_graph(work, 64, config, ranks, GPU, planned)
     assert (graph is not None) == recorded
+    # Where it would matter it is said.
+    assert said.startswith("training steps are recorded" if recorded else "training steps are not" if why else "")
+    assert why in said
+    assert bool(said) == (recorded or bool(why))
     assert graph is None or graph._batch_size == 64  # of the whole step, where `work` is of a part
-    assert gpu.choose_graph(work, 128, replace(config, cuda_graphs="auto"), ranks, CPU, planned) is None
+    on_cpu = replace(work, device=speeds.CPU)
+    assert gpu.choose_graph(on_cpu, 64, replace(config, cuda_graphs="auto"), ranks, CPU, planned) == (None, "")
 
 
 @pytest.mark.parametrize(
@@ -153,26 +161,53 @@ def test_a_card_that_others_use_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("set_budget", "words"),
+    ("given", "words", "allowed"),
     [
-        ("", r"256 images per step; --memory-budget \d+GB would fit, or --batch-size \d+"),
-        ("5GB", "256 .*larger budget"),
+        ("", r"; --memory-budget 14\.4GB would fit, or --batch-size (\d+)\.", 14.4e9),
+        ("5GB", r" and --memory-budget 5GB; --batch-size (\d+) would fit, or give a larger budget\.", 4.5e9),
     ],
 )
-def test_memory_that_runs_out_is_one_sentence(set_budget: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "_memory_of", lambda name: 16 * 10**9)
-    with (
-        pytest.raises(ResnetError, match=f"The memory of H100 ran out at {words}") as caught,
-        gpu.memory_told(LARGE, set_budget),
-    ):
+def test_memory_that_runs_out_is_one_sentence(
+    given: str, words: str, allowed: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "free_bytes", lambda device: 16 * 10**9 - LARGE.process_bytes)
+    config = TrainConfig(memory_budget=given)
+    expected = f"The memory of H100 ran out at 256 images at once{words}"
+    with pytest.raises(ResnetError, match=expected) as caught, gpu.failures_told(LARGE, GPU, config, parts=4):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nmore")
-    said = str(caught.value)
-    if not set_budget:
-        found = re.search(r"--batch-size (\d+)", said)
-        assert found is not None
-        assert LARGE.total_bytes(LARGE.plain().forecast, int(found[1])) <= 0.9 * 16e9
-    with pytest.raises(RuntimeError, match="another"), gpu.memory_told(LARGE, ""):
+    found = re.search(words, str(caught.value))
+    assert found is not None
+    # --batch-size counts the images of two ranks in two parts each, say; the memory is that of one.
+    each, its = int(found[1]) // 4, (LARGE.smallest() if given else LARGE.plain()).forecast
+    assert int(found[1]) % 4 == 0
+    assert LARGE.total_bytes(its, each) <= allowed < LARGE.total_bytes(its, int(1.2 * each))
+    with pytest.raises(RuntimeError, match="another"), gpu.failures_told(LARGE, GPU, config, parts=1):
         raise RuntimeError("another fault")
+
+
+def test_memory_whose_size_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody_knows(device: torch.device) -> int:
+        raise ResnetError("How much memory is free on mps cannot be asked.")
+
+    monkeypatch.setattr(gpu, "free_bytes", nobody_knows)
+    mps = torch.device("mps")
+    with (
+        pytest.raises(ResnetError, match=r"which take about \d+\.\d GB; give a smaller --batch-size\."),
+        gpu.failures_told(LARGE, mps, TrainConfig(), parts=1),
+    ):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+
+def test_a_compiler_that_is_missing_is_one_sentence(digits: Path, tmp_path: Path) -> None:
+    words = ["--data-dir", digits, "--data-type", "digits", "--depth", 8, "--num-examples", 32, "--batch-size", 32,
+             "--epochs", 1, "--device", "cpu", "--compile", "--model-prefix", tmp_path / "m"]  # fmt: skip
+    nowhere = os.environ | {"PATH": "/nowhere", "CXX": "", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    command = [sys.executable, "-m", "resnet_v2", "train", *map(str, words)]
+    result = subprocess.run(command, capture_output=True, text=True, env=nowhere, check=False)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert "--compile fails here (" in result.stderr
+    assert "install a C++ compiler, or leave it out." in result.stderr
 
 
 def test_gpus_that_are_not_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

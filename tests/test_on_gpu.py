@@ -153,26 +153,22 @@ def test_recorded_steps_change_no_bit(depth: int, amp: str, capsys: pytest.Captu
     assert graph._recorder is not None, capsys.readouterr().err
 
 
-@pytest.mark.parametrize("device", [DEVICE], ids=str)
-def test_every_batch_arrives_whole(device: torch.device) -> None:
-    total = torch.zeros((), dtype=torch.int64, device=device)
-    allocate, expected = allocator(device), 0
+def test_every_batch_arrives_whole() -> None:
+    sums: list[Tensor] = []
+    allocate, expected = allocator(DEVICE), []
 
     def batches() -> Iterator[Batch]:
-        nonlocal expected
         for seed in range(60):
             made = batch(64, 96, seed)
             images = allocate(made.images.shape)
             images[:] = made.images
-            expected += int(images.sum(dtype=np.int64)) + int(made.labels.sum())
+            expected.append(int(images.sum(dtype=np.int64)) + int(made.labels.sum()))
+            # Nobody but the feed holds the memory from here on; the next batches want some of the same size.
             yield Batch(images, made.labels, made.ordinals)
-            images[:] = 0 if ON_CPU else images  # the loader itself writes no batch again
-            del images
 
-    for fed in feed(batches(), device):
-        total += fed.images.sum(dtype=torch.int64) + fed.labels.sum()
-    if not ON_CPU:
-        assert int(total) == expected
+    for fed in feed(batches(), DEVICE):
+        sums.append(fed.images.sum(dtype=torch.int64) + fed.labels.sum())
+    assert [int(one) for one in sums] == expected
 
 
 def test_evaluation_gives_what_the_cpu_gives(made_up: Path) -> None:

@@ -1,5 +1,6 @@
 """Networks: shapes, parameter counts from the papers' tables, gradients, the chain of links."""
 
+import copy
 from typing import cast
 
 import pytest
@@ -163,3 +164,27 @@ def test_links_are_the_network(depth: int, stem: Stem, version: Version) -> None
     # The last BatchNorm of v2 stands behind the chain.
     assert {id(module) for module in wanted} - {id(network.bn1)} == {id(module) for module in modules}
     assert len(modules) == len({id(module) for module in modules})
+
+
+def test_a_fixed_gamma_is_one_whatever_the_network_was_built_on() -> None:
+    x = torch.rand(4, 3, 8, 8) * 255
+    expected = torch.nn.functional.batch_norm(x, None, None, training=True, eps=2e-5)
+    ordinary = initialize(ResNet(Architecture(8, 10, "cifar")), 0)
+    with torch.device("meta"):
+        bare = ResNet(Architecture(8, 10, "cifar"))
+    from_meta = bare.to_empty(device="cpu")
+    for tensor in (*from_meta.parameters(), *from_meta.buffers()):
+        tensor.data.fill_(float("nan") if tensor.is_floating_point() else 7)  # what memory may hold
+    from_meta.load_state_dict(ordinary.state_dict())
+    for network in (ordinary, from_meta, copy.deepcopy(from_meta), copy.deepcopy(ordinary).double().float()):
+        assert network.bn_data is not None
+        assert "bn_data.weight" not in network.state_dict()
+        assert {name for name, _ in network.bn_data.named_buffers()} == {
+            "running_mean", "running_var", "num_batches_tracked"
+        }  # fmt: skip
+        norm = network.bn_data.train()
+        assert torch.allclose(norm(x), expected, atol=1e-5)
+        norm(x).sum().backward()
+        assert norm.bias.grad is not None
+        assert torch.allclose(norm.bias.grad, torch.tensor(4.0 * 8 * 8))
+        norm.bias.grad = None

@@ -84,7 +84,7 @@ class Workload:
     """A network in training: images of `image_size` pixels (0: its usual size), in bf16 autocast or not.
 
     `fused`: gradients are used up as they come (`--fused-backward`). `batch_size` images of a step run on a `device`
-    of which the process takes `process_bytes` besides tensors.
+    of which the process takes `process_bytes` besides tensors; `free_bytes` (0: unknown) were there at the start.
     """
 
     architecture: Architecture
@@ -94,6 +94,7 @@ class Workload:
     device: Speeds = speeds.CPU
     batch_size: int = 128
     process_bytes: int = PROCESS_BYTES
+    free_bytes: int = 0
 
     @cached_property
     def network(self) -> ResNet:

@@ -14,7 +14,7 @@ from resnet_v2.config import TrainConfig
 from resnet_v2.files import ResnetError
 from resnet_v2.networks import speeds
 from resnet_v2.networks.architecture import Architecture
-from resnet_v2.networks.budget import Workload, process_bytes
+from resnet_v2.networks.budget import FREE_SHARE, Workload, free_bytes, parse_bytes, process_bytes
 from resnet_v2.networks.resnet import ResNet
 from resnet_v2.training.distributed import Ranks
 from resnet_v2.training.graph import Graph
@@ -66,18 +66,22 @@ def workload(architecture: Architecture, images: int, config: TrainConfig, devic
             f"{device} has too little free memory to begin; stop what else runs on it, or give another --gpus."
         ) from None
     return Workload(
-        architecture, bf16=sixteen, fused=config.fused_backward, device=measured,
-        batch_size=max(1, images), process_bytes=process_bytes(device),
-    )  # fmt: skip
+        architecture,
+        bf16=sixteen,
+        fused=config.fused_backward,
+        device=measured,
+        batch_size=max(1, images),
+        process_bytes=process_bytes(device),
+    )
 
 
 def choose_graph(
     work: Workload, images: int, config: TrainConfig, ranks: Ranks, device: torch.device, planned: bool
-) -> Graph | None:
+) -> tuple[Graph | None, str]:
     """Recorded steps of `images` images where they are asked for, or on a GPU where kernels take longer to start than
-    to run.
+    to run; and a sentence for the user where that matters.
 
-    A ResnetError says why they are not to be had.
+    A ResnetError says why steps that are asked for are not to be had.
     """
     reasons = {
         "--device cpu, since only a GPU has them": device.type != "cuda",
@@ -87,13 +91,13 @@ def choose_graph(
     against = next((reason for reason, holds in reasons.items() if holds), None)
     if config.cuda_graphs == "on" and against is not None:
         raise ResnetError(f"--cuda-graphs on does not go with {against}; leave it or --cuda-graphs out.")
-    wanted = config.cuda_graphs == "on" or (config.cuda_graphs == "auto" and not planned and work.waits_for_launches)
-    return Graph(images) if wanted and against is None else None
-
-
-def said_of_graph(graph: Graph | None) -> str:
-    """A sentence for the user where steps are recorded."""
-    return "" if graph is None else "training steps are recorded as a CUDA graph and played (--cuda-graphs off: not)"
+    if config.cuda_graphs == "off" or (config.cuda_graphs == "auto" and not work.waits_for_launches):
+        return None, ""
+    if config.cuda_graphs == "auto" and planned:
+        against = "an activation plan, whose memory a recording would hold twice (--cuda-graphs on: all the same)"
+    if against is not None:
+        return None, f"training steps are not recorded as a CUDA graph, because of {against}"
+    return Graph(images), "training steps are recorded as a CUDA graph and played (--cuda-graphs off: not)"
 
 
 @dataclass(frozen=True)
@@ -149,31 +153,36 @@ def with_graph(trainer: Trainer, graph: Graph | None) -> Trainer:
 
 
 @contextlib.contextmanager
-def memory_told(work: Workload, budget: str) -> Iterator[None]:
-    """Turn torch's error about missing memory into one sentence with a batch size that would fit."""
+def failures_told(work: Workload, device: torch.device, config: TrainConfig, parts: int) -> Iterator[None]:
+    """Turn torch's errors about missing memory and missing compilers into one sentence each.
+
+    `parts`: how many times `work`, of one rank and at once, is in what `--batch-size` counts.
+    """
+    with contextlib.suppress(ResnetError):
+        work = replace(work, free_bytes=free_bytes(device) + (work.process_bytes if device.type == "cuda" else 0))
     try:
         yield
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
-            raise
-        raise ResnetError(_out_of_memory(work, budget, _memory_of(work.device.name))) from None
+    except torch.OutOfMemoryError:
+        raise ResnetError(_out_of_memory(work, config.memory_budget, parts)) from None
+    except RuntimeError as error:
+        if "can't allocate memory" in str(error):
+            raise ResnetError(_out_of_memory(work, config.memory_budget, parts)) from None
+        if config.compile and type(error).__module__.startswith("torch._"):  # of torch.compile and what it calls
+            reason = str(error).strip().splitlines()[0]
+            raise ResnetError(f"--compile fails here ({reason}); install a C++ compiler, or leave it out.") from None
+        raise
 
 
-def _memory_of(name: str) -> int:
-    if name not in ("cpu", "mps"):
-        return int(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
-    return 0
-
-
-def _out_of_memory(work: Workload, budget: str, total: int) -> str:
-    said = f"The memory of {work.device.name} ran out at {work.batch_size} images per step"
-    plain, smallest = work.plain().forecast, work.smallest().forecast
-    fits = work.largest_batch(plain, int(0.9 * total))
+def _out_of_memory(work: Workload, budget: str, parts: int) -> str:
+    said = f"The memory of {work.device.name} ran out at {work.batch_size} images at once"
+    allowed = int(FREE_SHARE * (parse_bytes(budget, "--memory-budget") if budget else work.free_bytes))
+    if not allowed:
+        needed = work.total_bytes(work.plain().forecast, work.batch_size)
+        return f"{said}, which take about {needed / 1e9:.1f} GB; give a smaller --batch-size."
+    its = (work.smallest() if budget else work.plain()).forecast
+    fits = max(1, min(work.batch_size - 1, work.largest_batch(its, allowed)))
     if budget:
-        return f"{said} and --memory-budget {budget}; give a smaller --batch-size or a larger budget."
-    if not total:
-        return f"{said}, which takes about {work.total_bytes(plain, work.batch_size) / 1e9:.1f} GB; give a smaller " \
-            "--batch-size, or --memory-budget."  # fmt: skip
-    if work.total_bytes(smallest, work.batch_size) < 0.9 * total:
-        return f"{said}; --memory-budget {0.9 * total / 1e9:.0f}GB would fit, or --batch-size {max(1, fits)}."
-    return f"{said}; --batch-size {max(1, fits)} would fit."
+        return f"{said} and --memory-budget {budget}; --batch-size {parts * fits} would fit, or give a larger budget."
+    if work.largest_batch(work.smallest().forecast, allowed) >= work.batch_size:
+        return f"{said}; --memory-budget {allowed / 1e9:.1f}GB would fit, or --batch-size {parts * fits}."
+    return f"{said}; --batch-size {parts * fits} would fit."

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -88,10 +88,7 @@ class Muon(torch.optim.SGD):
 
     def _move(self, weight: torch.Tensor, learning_rate: float, momentum: float, weight_decay: float) -> None:
         assert weight.grad is not None
-        state = self.state[weight]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(weight)
-        mean = state["momentum_buffer"].mul_(momentum).add_(weight.grad)
+        mean = self.state[weight]["momentum_buffer"].mul_(momentum).add_(weight.grad)
         matrix = orthogonal(weight.grad.add(mean, alpha=momentum).flatten(1))
         length = MUON_SHARE * learning_rate * math.sqrt(max(1, matrix.shape[0] / matrix.shape[1]))
         weight.mul_(1 - learning_rate * weight_decay / (1 - momentum))
@@ -122,12 +119,7 @@ def nesterov_sgd(
     groups = parameter_groups(network, weight_decay)
     if fused is None:
         fused = next(network.parameters()).is_cuda
-    optimizer = torch.optim.SGD(groups, fused=fused or None, **_checked(learning_rate, momentum, weight_decay))
-    if fused and momentum:
-        # torch would begin with whatever memory holds, and keep it where fp16 skips the first step.
-        for parameter in network.parameters():
-            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-    return optimizer
+    return _at_rest(torch.optim.SGD(groups, fused=fused or None, **_checked(learning_rate, momentum, weight_decay)))
 
 
 def set_learning_rate(optimizer: torch.optim.SGD, learning_rate: float) -> None:
@@ -175,7 +167,23 @@ def muon(network: ResNet, learning_rate: float, momentum: float, weight_decay: f
         for is_orthogonal in (False, True):
             chosen = [parameter for parameter in group["params"] if (parameter in inner) == is_orthogonal]
             groups.append(group | {"params": chosen, "orthogonal": is_orthogonal})
-    return Muon([group for group in groups if group["params"]], **_checked(learning_rate, momentum, weight_decay))
+    chosen = [group for group in groups if group["params"]]
+    return _at_rest(Muon(chosen, **_checked(learning_rate, momentum, weight_decay)))
+
+
+Optimizer = TypeVar("Optimizer", bound=torch.optim.SGD)
+
+
+def _at_rest(optimizer: Optimizer) -> Optimizer:
+    """The optimiser with momentum 0, which gives the bits of torch's own first step.
+
+    torch makes momentum in the first step. Where fp16 skips that one there is none to save, and the form for GPUs goes
+    on with whatever memory held.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group["momentum"] or group.get("orthogonal") else ():
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def _checked(learning_rate: float, momentum: float, weight_decay: float) -> dict[str, Any]:

@@ -80,7 +80,8 @@ def _fit(config: TrainConfig, ranks: Ranks, device: torch.device, interruption: 
         gpu.set_numerics(config.deterministic, config.tf32)
     images = -(-settings.batch_size // (ranks.world_size * config.accumulate))
     work = gpu.workload(settings.architecture, images, config, device)
-    with gpu.own_stream(device), gpu.memory_told(work, config.memory_budget):
+    parts = ranks.local_world_size * config.accumulate
+    with gpu.own_stream(device), gpu.failures_told(work, device, config, parts):
         schedule, weight_decay = schedule_of(config, settings, start)
         trainer = _trainer(config, settings, ranks, device, start, schedule.base, weight_decay, work)
         progress = Progress(first_epoch, Meter(device), Meter(device))
@@ -115,11 +116,11 @@ def _trainer(
     network = network.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
     saved = start.header.training.get("amp") if start is not None and start.resumed else None
     images = -(-settings.batch_size // ranks.world_size)
-    graph = gpu.choose_graph(work, images, config, ranks, device, planned=plan is not None)
+    graph, said = gpu.choose_graph(work, images, config, ranks, device, planned=plan is not None)
     precision = gpu.choose_precision(network, work.batch_size, config, ranks, device, saved)
     make_optimizer = muon if config.optimizer == "muon" else nesterov_sgd
     optimizer = make_optimizer(network, learning_rate, config.mom, weight_decay)
-    for sentence in (precision.reason, gpu.said_of_graph(graph)):
+    for sentence in (precision.reason, said):
         if sentence and ranks.main:
             print(sentence, file=sys.stderr)
     return gpu.with_graph(Trainer.of(network, optimizer, config, ranks, device, precision.amp), graph)
