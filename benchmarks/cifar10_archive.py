@@ -20,8 +20,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_v2.data.sources import CIFAR10_CLASSES
 from resnet_v2.files import replacing
+from resnet_v2.packing.sources import CIFAR10_CLASSES
 
 MD5 = {
     "data_batch_1": "5dd7e06a14cb22eb9f671a540d1b7c25",

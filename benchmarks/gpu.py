@@ -33,9 +33,10 @@ from resnet_v2.data.augment import augmentation
 from resnet_v2.data.loader import Loader, Reading
 from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
 from resnet_v2.networks.architecture import Architecture, Stem
-from resnet_v2.networks.budget import Workload, plan_for_training
-from resnet_v2.networks.plan import Plan
 from resnet_v2.networks.resnet import ResNet, initialize
+from resnet_v2.recompute.budget import Workload, plan_for_training
+from resnet_v2.recompute.plan import Plan
+from resnet_v2.recompute.tape import follow
 from resnet_v2.training import gpu
 from resnet_v2.training.distributed import Ranks
 from resnet_v2.training.evaluate import evaluate
@@ -84,7 +85,7 @@ def trainer(
     """As `train` makes it."""
     if sizes.device.type == "cuda":
         gpu.set_numerics(deterministic, tf32)
-    network = initialize(ResNet(work.architecture, plan=plan), 0)
+    network = follow(initialize(ResNet(work.architecture), 0), plan)
     memory_format = torch.channels_last if layout == "channels-last" else torch.contiguous_format
     network = network.to(device=sizes.device, memory_format=memory_format)  # type: ignore[call-overload]
     config = TrainConfig(amp=amp, compile=compiled, memory_format=layout)  # type: ignore[arg-type]

@@ -29,10 +29,11 @@ import torch
 import torch.nn.functional as F
 
 from resnet_v2.networks.architecture import Architecture
-from resnet_v2.networks.budget import Choice, Workload, parse_bytes
-from resnet_v2.networks.malloc import give_back_freed_memory
 from resnet_v2.networks.resnet import ResNet, default_stem, initialize
-from resnet_v2.networks.search import find_plan
+from resnet_v2.recompute.budget import Choice, Workload, parse_bytes
+from resnet_v2.recompute.malloc import give_back_freed_memory
+from resnet_v2.recompute.search import find_plan
+from resnet_v2.recompute.tape import follow
 from resnet_v2.training.optim import fuse_into_backward, nesterov_sgd
 
 MIB = 2**20
@@ -78,7 +79,7 @@ def peak_mib() -> float:
 def measure_peak(workload: Workload, options: argparse.Namespace) -> list[Row]:
     """The inside of one process of `memory`."""
     network, step = stepper(workload, options.batch_size, fused=True)
-    network.plan = choice(workload, options.plans, options.budget).plan
+    follow(network, choice(workload, options.plans, options.budget).plan)
     for _ in range(2):
         step()
     return [{"peak_mib": peak_mib()}]
@@ -114,7 +115,7 @@ def measure_time(workload: Workload, options: argparse.Namespace) -> list[Row]:
     seconds: dict[str, list[float]] = {its.name: [] for its in choices}
     for number in range(options.rounds + 1):
         for its in choices:
-            network.plan = its.plan
+            follow(network, its.plan)
             begun = time.perf_counter()
             step()
             # The first round warms up.
@@ -137,7 +138,7 @@ def check_exactness(workload: Workload, options: argparse.Namespace) -> list[Row
 
     def results(its: Choice) -> list[torch.Tensor]:
         network, step = stepper(workload, options.batch_size, fused=False)
-        network.plan = its.plan
+        follow(network, its.plan)
         found = [torch.tensor([step(), step()])]
         gradients = [parameter.grad for parameter in network.parameters()]
         return [*found, *(one for one in gradients if one is not None), *network.state_dict().values()]
@@ -156,7 +157,7 @@ def measure_step(workload: Workload, options: argparse.Namespace) -> list[Row]:
     chosen = workload.within(budget, options.batch_size)
     give_back_freed_memory()
     network, step = stepper(workload, options.batch_size, fused=workload.fused)
-    network.plan = chosen.plan
+    follow(network, chosen.plan)
     for _ in range(options.steps):
         begun = time.perf_counter()
         loss = step()

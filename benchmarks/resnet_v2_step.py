@@ -16,8 +16,8 @@ from resnet_v2.data.augment import augmentation
 from resnet_v2.data.loader import Batch, Loader, Reading
 from resnet_v2.data.records import RecordReader
 from resnet_v2.networks.architecture import Architecture
-from resnet_v2.networks.malloc import keep_freed_memory
 from resnet_v2.networks.resnet import ResNet, initialize
+from resnet_v2.recompute.malloc import keep_freed_memory
 from resnet_v2.training.distributed import Ranks
 from resnet_v2.training.feed import on_device
 from resnet_v2.training.optim import nesterov_sgd

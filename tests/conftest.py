@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from resnet_v2 import cli
-from resnet_v2.data.sources import make_data
+from resnet_v2.packing.sources import make_data
 
 with contextlib.suppress(ImportError):  # `make gpu` does without
     import hypothesis

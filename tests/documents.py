@@ -9,14 +9,14 @@ from pathlib import Path
 import cv2
 
 from conftest import picture
-from resnet_v2.data.lists import make_lists
-from resnet_v2.data.pack import pack_list
-from resnet_v2.data.sources import CIFAR10_CLASSES, make_data
-from resnet_v2.networks import mxnet, weights
+from resnet_v2.interchange import mxnet, weights
+from resnet_v2.interchange.finding import checkpoint_path, saved_epochs, split_path
+from resnet_v2.interchange.header import Header
 from resnet_v2.networks.architecture import Architecture, Stem, Version
-from resnet_v2.networks.finding import checkpoint_path, saved_epochs, split_path
-from resnet_v2.networks.header import Header
 from resnet_v2.networks.resnet import ResNet, initialize
+from resnet_v2.packing.class_folders import make_lists
+from resnet_v2.packing.pack import pack_list
+from resnet_v2.packing.sources import CIFAR10_CLASSES, make_data
 from test_archives import tar_of, tar_of_tars
 from test_sources import cifar_archive
 

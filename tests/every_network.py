@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 from resnet_v2.networks.architecture import Architecture
-from resnet_v2.networks.costs import link_costs
-from resnet_v2.networks.plan import Plan, uniform_plan
 from resnet_v2.networks.resnet import ResNet
-from resnet_v2.networks.search import smallest_plan
+from resnet_v2.recompute.costs import link_costs
+from resnet_v2.recompute.plan import Plan, uniform_plan
+from resnet_v2.recompute.search import smallest_plan
 
 NETWORKS = [
     (Architecture(20, 10, "cifar"), 32),

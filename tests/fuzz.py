@@ -20,8 +20,8 @@ import numpy as np
 from tqdm import tqdm
 
 from resnet_v2.data.records import MAGIC_BYTES, IRHeader, frame, pack, read_record, scan, unpack
-from resnet_v2.files import ResnetError
-from resnet_v2.networks.mxnet import parse_params
+from resnet_v2.errors import ResnetError
+from resnet_v2.interchange.mxnet import parse_params
 
 SECONDS_PER_INPUT = 2.0
 MEASURE_EVERY = 10

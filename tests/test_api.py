@@ -11,7 +11,7 @@ import torch
 
 import resnet_v2
 from conftest import Run, picture
-from resnet_v2.data.photos import read_image
+from resnet_v2.packing.photos import read_image
 
 
 def test_the_public_names() -> None:

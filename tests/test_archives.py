@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from conftest import Run
-from resnet_v2.data.archives import Folder, Names, Tar, open_images
-from resnet_v2.files import ResnetError
+from resnet_v2.errors import ResnetError
+from resnet_v2.packing.archives import Folder, Names, Tar, open_images
 
 
 def tar_of(files: dict[str, bytes], path: Path, mode: str = "w") -> Path:

@@ -22,7 +22,7 @@ from resnet_v2.data.augment import (
     random_resized_crop,
 )
 from resnet_v2.data.rows import Box
-from resnet_v2.files import ResnetError
+from resnet_v2.errors import ResnetError
 
 Pixels = NDArray[np.uint8]
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from conftest import Run
-from resnet_v2.files import ResnetError
+from resnet_v2.errors import ResnetError
 from resnet_v2.networks.architecture import Architecture
-from resnet_v2.networks.budget import Workload, free_bytes, parse_bytes, plan_for_training
+from resnet_v2.recompute.budget import Workload, free_bytes, parse_bytes, plan_for_training
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_what_makes_no_plan_is_said(run: Run, flags: list[str | int], words: str
 def test_freed_memory_leaves_the_process() -> None:
     program = """
 import sys, torch
-from resnet_v2.networks.malloc import give_back_freed_memory
+from resnet_v2.recompute.malloc import give_back_freed_memory
 if sys.argv[1] == "give back":
     give_back_freed_memory()
 del_me = torch.ones(2**21)

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from conftest import Run
-from resnet_v2.data.photos import read_image
 from resnet_v2.inference.pictures import prepare
-from resnet_v2.networks import weights
+from resnet_v2.interchange import weights
+from resnet_v2.packing.photos import read_image
 
 
 @pytest.mark.alone

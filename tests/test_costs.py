@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from resnet_v2.networks import speeds
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.chain import Link
-from resnet_v2.networks.costs import link_costs
-from resnet_v2.networks.plan import forecast
 from resnet_v2.networks.resnet import ResNet, initialize
-from resnet_v2.networks.speeds import Passes, Speeds
+from resnet_v2.recompute import speeds
+from resnet_v2.recompute.costs import link_costs
+from resnet_v2.recompute.plan import forecast
+from resnet_v2.recompute.speeds import Passes, Speeds
 
 MIB = 2**20
 

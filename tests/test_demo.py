@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import torch
 
-from resnet_v2.data.photos import read_image
 from resnet_v2.inference.demo import Explainer, training_curve
 from resnet_v2.inference.gradcam import heat_map, overlay
-from resnet_v2.networks import weights
+from resnet_v2.interchange import weights
 from resnet_v2.networks.resnet import resnet
+from resnet_v2.packing.photos import read_image
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PATIENCE_MS = 30_000

@@ -8,8 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +20,7 @@ from resnet_v2.data.records import RecordReader
 from resnet_v2.networks import kernels
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.resnet import ResNet, initialize
+from resnet_v2.recompute.tape import follow, take_our_kernels
 from resnet_v2.training.distributed import Ranks
 from resnet_v2.training.evaluate import evaluate, to_input
 from resnet_v2.training.meter import Meter, Watch
@@ -63,7 +63,7 @@ def test_no_beta_without_a_gamma(architecture: Architecture, size: int) -> None:
     for plan in PLANS.values():
         if architecture.stem == "timm" and plan is not PLANS["plain"]:
             continue
-        made.network.plan = plan(made.network, size)
+        follow(made.network, plan(made.network, size))
         with GammaWithBeta() as rule:
             made.step(images, labels, 3, 0.0)
         assert rule.seen > 2 * len(list(made.network.residual_units()))
@@ -75,21 +75,26 @@ def test_no_beta_without_a_gamma(architecture: Architecture, size: int) -> None:
 
 def test_which_networks_take_our_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "usable", lambda device: True)
-    there = cast(torch.Tensor, SimpleNamespace(is_cuda=True, device=torch.device("cuda")))
+    gpu = torch.device("cuda")
     for architecture, _ in NETWORKS:
         network = ResNet(architecture)
-        assert (network._plan_for(there) is None) == (architecture.stem == "timm")
-        assert network._plan_for(torch.empty(0)) is None
-        chosen = PLANS["norms again"](network, 32)
-        network.plan = chosen
-        assert network._plan_for(there) is chosen
+        take_our_kernels(network, torch.device("cpu"))
+        assert network.pass_by_plan is None
+        take_our_kernels(network, gpu)
+        assert (network.pass_by_plan is None) == (architecture.stem == "timm")
+        follow(network, PLANS["norms again"](network, 32))
+        chosen = network.pass_by_plan
+        take_our_kernels(network, gpu)
+        assert network.pass_by_plan is chosen
         # Statistics over several ranks are made by another module, and torch.compile makes its own kernels.
-        network.plan = None
+        follow(network, None)
         network.compiled = True
-        assert network._plan_for(there) is None
+        take_our_kernels(network, gpu)
+        assert network.pass_by_plan is None
         network.compiled = False
         synchronize(network)
-        assert network._plan_for(there) is None
+        take_our_kernels(network, gpu)
+        assert network.pass_by_plan is None
 
 
 class NoFloat64(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -136,7 +141,7 @@ class WeightsCast(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def test_weights_are_cast_once_a_step(plan: str) -> None:
     architecture = Architecture(29, 10, "cifar")
     made = on_cpu(architecture, amp="bf16", accumulate=2)
-    made.network.plan = PLANS[plan](made.network, 32)
+    follow(made.network, PLANS[plan](made.network, 32))
     images, labels = torch.zeros(4, 32, 32, 3, dtype=torch.uint8), torch.tensor([0, 1, 2, 3])
     weights = sum(parameter.ndim > 1 for parameter in made.network.parameters())
     for _ in range(2):

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from conftest import Run, picture
 from resnet_v2.data.jpeg import encode
 from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
-from resnet_v2.files import ResnetError
+from resnet_v2.errors import ResnetError
 from resnet_v2.inference import report
 from resnet_v2.inference.engines import open_engine
 from resnet_v2.inference.evaluate import NOWHERE, Verdicts, View, judge, plan_view
-from resnet_v2.networks import weights
+from resnet_v2.interchange import weights
+from resnet_v2.interchange.header import Header
 from resnet_v2.networks.architecture import Architecture
-from resnet_v2.networks.header import Header
 from resnet_v2.training.evaluate import evaluate
 
 

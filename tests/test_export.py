@@ -13,14 +13,14 @@ import torch
 from torch import nn
 
 from conftest import Run
-from resnet_v2.files import ResnetError
+from resnet_v2.errors import ResnetError
 from resnet_v2.inference.engines import open_engine
 from resnet_v2.inference.export import export
-from resnet_v2.inference.folding import folded
-from resnet_v2.networks import weights
+from resnet_v2.interchange import weights
+from resnet_v2.interchange.finding import checkpoint_path
+from resnet_v2.interchange.folding import folded
+from resnet_v2.interchange.header import Header
 from resnet_v2.networks.architecture import Architecture
-from resnet_v2.networks.finding import checkpoint_path
-from resnet_v2.networks.header import Header
 from resnet_v2.networks.resnet import ResNet, initialize
 
 needs_onnx = pytest.mark.skipif(
@@ -179,7 +179,7 @@ def test_precisions(tmp_path: Path) -> None:
 
 def test_a_missing_engine_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prefix = saved(random_network(Architecture(20, 10, "cifar")), tmp_path / "net")
-    for module in ("onnx", "onnxruntime", "openvino", "resnet_v2.inference.onnx_graph"):
+    for module in ("onnx", "onnxruntime", "openvino", "resnet_v2.interchange.onnx_graph"):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ResnetError, match=r"pip install 'resnet-v2\[onnx\]'"):
         open_engine("onnx", prefix, 1)

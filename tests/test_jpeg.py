@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from conftest import picture
 from resnet_v2.data.jpeg import decode, encode, resize_shorter_side
-from resnet_v2.data.photos import read_image
-from resnet_v2.files import ResnetError
+from resnet_v2.errors import ResnetError
+from resnet_v2.packing.photos import read_image
 
 
 def saved(image: PIL.Image.Image, kind: str, **options: object) -> bytes:

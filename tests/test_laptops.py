@@ -21,9 +21,9 @@ import torch
 
 from resnet_v2.data import portable, records
 from resnet_v2.data.records import RecordReader, writing
-from resnet_v2.data.resume import resuming
-from resnet_v2.files import ResnetError
-from resnet_v2.networks.budget import free_bytes
+from resnet_v2.errors import ResnetError
+from resnet_v2.packing.resume import resuming
+from resnet_v2.recompute.budget import free_bytes
 
 SOURCES = Path(__file__).parents[1] / "src" / "resnet_v2"
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from resnet_v2.data.lists import ListEntry, is_sorted_by_class, make_lists, read_list, read_synset, write_list
-from resnet_v2.files import ResnetError
+from resnet_v2.data.lists import ListEntry, is_sorted_by_class, read_list, read_synset, write_list
+from resnet_v2.errors import ResnetError
+from resnet_v2.packing.class_folders import make_lists
 
 
 def test_labels_follow_the_sorted_class_folders(class_folder: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from resnet_v2.data.augment import augmentation
 from resnet_v2.data.jpeg import decode, encode
 from resnet_v2.data.loader import Batch, Loader, Reading, batches, centred, epoch_order, split
 from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
-from resnet_v2.files import ResnetError
+from resnet_v2.errors import ResnetError
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import cv2
 import pytest
 
 from conftest import Run
-from resnet_v2.files import ResnetError
+from resnet_v2.errors import ResnetError
 from resnet_v2.logs.plot import follow, read_curves, table
 from resnet_v2.logs.runlog import RunLog, read_curve
 

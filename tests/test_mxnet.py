@@ -15,10 +15,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resnet_v2.files import ResnetError
-from resnet_v2.networks.architecture import IMAGENET_UNITS, Architecture, Version
-from resnet_v2.networks.finding import params_path
-from resnet_v2.networks.mxnet import (
+from resnet_v2.errors import ResnetError
+from resnet_v2.interchange.finding import params_path
+from resnet_v2.interchange.mxnet import (
     _depth,
     from_network,
     load_checkpoint,
@@ -29,8 +28,9 @@ from resnet_v2.networks.mxnet import (
     to_state,
     write_params,
 )
+from resnet_v2.interchange.symbol import fixed_gammas, symbol_json
+from resnet_v2.networks.architecture import IMAGENET_UNITS, Architecture, Version
 from resnet_v2.networks.resnet import ResNet, resnet
-from resnet_v2.networks.symbol import fixed_gammas, symbol_json
 
 V1, V2, V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
 TYPES = ["f4", "f8", "f2", "u1", "i4", "i1", "i8", "?", "i2", "u2", "u4", "u8"]

@@ -24,10 +24,13 @@ from every_network import NETWORKS, PLANS
 from resnet_v2.config import TrainConfig
 from resnet_v2.data.loader import Batch
 from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
-from resnet_v2.networks import budget, kernels, weights
+from resnet_v2.interchange import weights
+from resnet_v2.networks import kernels
 from resnet_v2.networks.architecture import Architecture
-from resnet_v2.networks.plan import Plan
 from resnet_v2.networks.resnet import ResNet, initialize
+from resnet_v2.recompute import budget
+from resnet_v2.recompute.plan import Plan
+from resnet_v2.recompute.tape import follow
 from resnet_v2.training import gpu
 from resnet_v2.training.distributed import Ranks
 from resnet_v2.training.evaluate import evaluate
@@ -79,7 +82,7 @@ def made(
     architecture: Architecture, plan: Plan | None = None, graph: Graph | None = None, device: torch.device = DEVICE,
     **settings: object,
 ) -> Trainer:  # fmt: skip
-    network = initialize(ResNet(architecture, plan=plan), 0)
+    network = follow(initialize(ResNet(architecture), 0), plan)
     network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     config = TrainConfig(**settings)  # type: ignore[arg-type]
     trainer = Trainer.of(network, nesterov_sgd(network, 0.05, 0.9, 1e-4), config, Ranks(), device)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from resnet_v2.files import ResnetError
+from resnet_v2.errors import ResnetError
 from resnet_v2.networks.resnet import resnet
 from resnet_v2.training.optim import (
     MUON_SHARE,

@@ -9,7 +9,7 @@ import pytest
 
 from conftest import picture
 from resnet_v2.data.jpeg import decode, resize_shorter_side
-from resnet_v2.data.photos import check_image, read_upright
+from resnet_v2.packing.photos import check_image, read_upright
 
 
 def test_large_jpegs_are_decoded_small_and_look_the_same() -> None:

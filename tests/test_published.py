@@ -15,11 +15,11 @@ import safetensors.torch
 import torch
 
 from conftest import Run
-from resnet_v2.files import ResnetError
-from resnet_v2.networks import mxnet, published, weights
+from resnet_v2.errors import ResnetError
+from resnet_v2.interchange import mxnet, published, weights
+from resnet_v2.interchange.timm import our_name, read_timm
 from resnet_v2.networks.architecture import EPSILON, Architecture
 from resnet_v2.networks.resnet import ResNet, initialize
-from resnet_v2.networks.timm import our_name, read_timm
 
 NAME = "timm/resnetv2_50.a1h_in1k"
 

@@ -15,10 +15,10 @@ import safetensors.torch
 import torch
 
 from resnet_v2.config import TrainConfig, arguments_of
-from resnet_v2.files import ResnetError
-from resnet_v2.networks import weights
-from resnet_v2.networks.finding import checkpoint_path
-from resnet_v2.networks.header import Header
+from resnet_v2.errors import ResnetError
+from resnet_v2.interchange import weights
+from resnet_v2.interchange.finding import checkpoint_path
+from resnet_v2.interchange.header import Header
 from resnet_v2.training.distributed import choose_device, wanted_processes
 from resnet_v2.training.sync_batch_norm import SyncBatchNorm
 

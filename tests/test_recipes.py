@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from conftest import Run
 from resnet_v2.config import TrainConfig
-from resnet_v2.files import ResnetError
+from resnet_v2.errors import ResnetError
 from resnet_v2.logs.runlog import read_curve
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.resnet import ResNet

@@ -7,15 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from resnet_v2.files import ResnetError
+from resnet_v2.errors import ResnetError
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.batch_norm import FixedGammaBatchNorm, normalise, normalise_again
 from resnet_v2.networks.chain import Link
-from resnet_v2.networks.costs import LinkCost, link_costs
-from resnet_v2.networks.plan import Plan, Segment, forecast, uniform_plan
-from resnet_v2.networks.recompute import Tape
 from resnet_v2.networks.resnet import ResNet, initialize
-from resnet_v2.networks.search import find_plan, smallest_plan
+from resnet_v2.recompute.costs import LinkCost, link_costs
+from resnet_v2.recompute.plan import Plan, Segment, forecast, uniform_plan
+from resnet_v2.recompute.search import find_plan, smallest_plan
+from resnet_v2.recompute.tape import Tape, follow
 from resnet_v2.training.optim import fuse_into_backward, nesterov_sgd
 
 Links = tuple[Link, ...]
@@ -32,7 +32,7 @@ def images(count: int, size: int, seed: int) -> Tensor:
 def network_of(
     architecture: Architecture, plan: Plan | None = None, layout: torch.memory_format | None = None
 ) -> ResNet:
-    network = initialize(ResNet(architecture, plan=plan), 0)
+    network = follow(initialize(ResNet(architecture), 0), plan)
     return network.to(memory_format=layout or torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 

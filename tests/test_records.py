@@ -24,7 +24,7 @@ from resnet_v2.data.records import (
     unpack,
     writing,
 )
-from resnet_v2.files import ResnetError
+from resnet_v2.errors import ResnetError
 
 # Payloads in which the magic number stands at multiples of 4 and elsewhere.
 payloads = st.lists(st.one_of(st.just(MAGIC_BYTES), st.binary(max_size=9)), max_size=8).map(b"".join)

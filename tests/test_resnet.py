@@ -6,7 +6,7 @@ from typing import cast
 import pytest
 import torch
 
-from resnet_v2.files import ResnetError
+from resnet_v2.errors import ResnetError
 from resnet_v2.networks.architecture import IMAGENET_UNITS, Architecture, Stem, Version
 from resnet_v2.networks.resnet import ResNet, default_stem, initialize, resnet
 

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from conftest import Run
-from resnet_v2.data import resume
 from resnet_v2.data.lists import read_list
 from resnet_v2.data.records import index_path
+from resnet_v2.packing import resume
 
 # `pack` in a process that notes its progress often and kills itself at the given call of write, checkpoint or replace.
 KILLED = """
 import os, pathlib, signal, sys
-from resnet_v2.data import resume
+from resnet_v2.packing import resume
 from resnet_v2.cli import main
 
 place, count = sys.argv[1].split(":")

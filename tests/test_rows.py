@@ -21,7 +21,7 @@ from resnet_v2.data.jpeg import Encoded, decode, encode, resize_shorter_side
 from resnet_v2.data.loader import MAX_PIXELS, Reading, augmented, batches, centred, split
 from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
 from resnet_v2.data.rows import Box, Rows, cut, find_segments, read_header, sidecar_path, write_rows
-from resnet_v2.files import ResnetError
+from resnet_v2.errors import ResnetError
 
 SAMPLE = (
     Path(os.environ.get("RESNET_V2_SHARED", Path(__file__).parents[2] / "shared")) / "data" / "imagenet-sample-400.tar"

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from resnet_v2.networks.architecture import Architecture
-from resnet_v2.networks.costs import link_costs
-from resnet_v2.networks.plan import Plan, Segment, forecast
 from resnet_v2.networks.resnet import ResNet
-from resnet_v2.networks.search import _options, find_plan, several_plans, smallest_plan
+from resnet_v2.recompute.costs import link_costs
+from resnet_v2.recompute.plan import Plan, Segment, forecast
+from resnet_v2.recompute.search import _options, find_plan, several_plans, smallest_plan
 
 
 def every_plan(count: int, keeps: tuple[tuple[int, ...], ...], points: tuple[tuple[int, ...], ...]) -> Iterator[Plan]:

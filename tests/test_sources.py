@@ -15,11 +15,11 @@ import pytest
 from numpy.typing import NDArray
 
 from conftest import Run, picture
-from resnet_v2.data import sources
 from resnet_v2.data.jpeg import decode
 from resnet_v2.data.lists import read_list, read_synset
-from resnet_v2.data.photos import read_image
 from resnet_v2.data.records import RecordReader
+from resnet_v2.packing import sources
+from resnet_v2.packing.photos import read_image
 
 
 def test_digits(digits: Path) -> None:

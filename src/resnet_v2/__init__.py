@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from resnet_v2.files import ResnetError
+    from resnet_v2.errors import ResnetError
     from resnet_v2.inference.classifier import Classifier, load
     from resnet_v2.inference.predict import Answer
     from resnet_v2.networks.resnet import resnet
@@ -22,7 +22,7 @@ __all__ = ["Answer", "Classifier", "ResnetError", "__version__", "load", "resnet
 _HOMES = {
     "Answer": "resnet_v2.inference.predict",
     "Classifier": "resnet_v2.inference.classifier",
-    "ResnetError": "resnet_v2.files",
+    "ResnetError": "resnet_v2.errors",
     "load": "resnet_v2.inference.classifier",
     "resnet": "resnet_v2.networks.resnet",
 }

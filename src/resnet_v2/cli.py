@@ -14,7 +14,7 @@ from typing import Any
 import tyro
 
 from resnet_v2 import config
-from resnet_v2.files import ResnetError
+from resnet_v2.errors import ResnetError
 
 # `plot --follow`: how often it looks at the logs, and how often its page loads itself again.
 LOOK_SECONDS, PAGE_SECONDS = 1.0, 15
@@ -22,7 +22,7 @@ IM2REC_WORD = re.compile(r"([a-z_]+)=(.*)")
 
 
 def data(settings: config.DataConfig) -> None:
-    from resnet_v2.data.sources import make_data
+    from resnet_v2.packing.sources import make_data
 
     folder = make_data(
         settings.source,
@@ -39,8 +39,8 @@ def data(settings: config.DataConfig) -> None:
 
 
 def make_list(settings: config.ListConfig) -> None:
-    from resnet_v2.data.groundtruth import make_validation_list
-    from resnet_v2.data.lists import make_lists
+    from resnet_v2.packing.class_folders import make_lists
+    from resnet_v2.packing.groundtruth import make_validation_list
 
     if settings.val_labels is not None:
         if settings.val_per_class or settings.val_ratio or settings.min_images:
@@ -66,7 +66,7 @@ def make_list(settings: config.ListConfig) -> None:
 
 
 def pack(settings: config.PackConfig) -> None:
-    from resnet_v2.data.pack import pack_list
+    from resnet_v2.packing.pack import pack_list
 
     report = pack_list(
         settings.lst,
@@ -83,8 +83,8 @@ def pack(settings: config.PackConfig) -> None:
 
 
 def index(settings: config.IndexConfig) -> None:
-    from resnet_v2.data.pack import write_index
     from resnet_v2.data.records import index_path
+    from resnet_v2.packing.pack import write_index
 
     count, lost = write_index(settings.rec, index_path(settings.rec))
     damage = f"; {lost} bytes are damaged and left out" if lost else ""
@@ -187,7 +187,7 @@ def export(settings: config.ExportConfig) -> None:
 
 
 def fetch(settings: config.FetchConfig) -> None:
-    from resnet_v2.networks.published import fetch as get
+    from resnet_v2.interchange.published import fetch as get
 
     print(get(settings.name, settings.file, settings.out, settings.synset))
 
@@ -230,10 +230,10 @@ def plot(settings: config.PlotConfig) -> None:
 
 def plan(settings: config.PlanConfig) -> None:
     from resnet_v2.logs import memory
-    from resnet_v2.networks import budget as budgets
-    from resnet_v2.networks import speeds
     from resnet_v2.networks.architecture import Architecture
     from resnet_v2.networks.resnet import default_stem
+    from resnet_v2.recompute import budget as budgets
+    from resnet_v2.recompute import speeds
 
     if settings.batch_size < 1 or settings.image < 0 or settings.num_classes < 1:
         raise ResnetError("--batch-size and --num-classes must be 1 or more, --image 0 or more.")

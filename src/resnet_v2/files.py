@@ -1,4 +1,4 @@
-"""The two habits every file of the package shares: one clear sentence when it is bad, and no half-written file."""
+"""No file is ever seen half-written."""
 
 import contextlib
 import errno
@@ -7,9 +7,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-
-class ResnetError(Exception):
-    """Something the user can mend: one sentence that says which file, what is wrong and what to do."""
+from resnet_v2.errors import ResnetError
 
 
 @contextlib.contextmanager

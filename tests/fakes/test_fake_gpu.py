@@ -16,10 +16,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from every_network import NETWORKS, PLANS
 from resnet_v2.config import TrainConfig
-from resnet_v2.networks import kernels, speeds
+from resnet_v2.networks import kernels
 from resnet_v2.networks.architecture import Architecture
-from resnet_v2.networks.budget import Workload
 from resnet_v2.networks.resnet import ResNet
+from resnet_v2.recompute import speeds
+from resnet_v2.recompute.budget import Workload
+from resnet_v2.recompute.tape import follow
 from resnet_v2.training.distributed import Ranks
 from resnet_v2.training.evaluate import rank_of_label, to_input
 from resnet_v2.training.optim import muon, nesterov_sgd
@@ -79,7 +81,7 @@ def test_a_step_on_a_gpu(
             continue
         with torch.device("meta"):
             network = ResNet(architecture)
-        network.plan = plan(network, size)
+        follow(network, plan(network, size))
         with fake_gpu(monkeypatch, ours) as device:
             optimizer = nesterov_sgd(moved(network, device), 0.1, 0.9, 1e-4)
             config = TrainConfig(amp=amp, accumulate=2, clip_norm=1.0)  # type: ignore[arg-type]
@@ -109,7 +111,7 @@ def test_the_forecast_of_memory(
     if share < 1:
         choice = work.within(int(share * work.total_bytes(choice.forecast, batch_size)), batch_size)
     with torch.device("meta"):
-        network = ResNet(architecture, plan=choice.plan)
+        network = follow(ResNet(architecture), choice.plan)
     with fake_gpu(monkeypatch, ours=True) as device:
         optimizer = nesterov_sgd(moved(network, device), 0.1, 0.9, 1e-4)
         made = Trainer.of(network, optimizer, TrainConfig(amp=amp), Ranks(), device)  # type: ignore[arg-type]

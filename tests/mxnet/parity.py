@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from resnet_v2.networks import mxnet
+from resnet_v2.interchange import mxnet
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.resnet import ResNet, initialize
 

@@ -1,6 +1,6 @@
 """The networks as MXNet symbols, built from the published description; runs inside MXNet's Python.
 
-Written apart from `resnet_v2.networks.symbol`, so that one checks the other: pre-activation units (arXiv 1603.05027)
+Written apart from `resnet_v2.interchange.symbol`, so that one checks the other: pre-activation units (arXiv 1603.05027)
 and post-activation units (arXiv 1512.03385) with MXNet's stride and naming.
 """
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from parity import Arrays, MXNet, difference, random_images, random_network, settings_of, weights_of
 
-from resnet_v2.files import ResnetError
+from resnet_v2.errors import ResnetError
+from resnet_v2.interchange.mxnet import load_checkpoint, read_params, save_checkpoint, write_params
 from resnet_v2.networks.architecture import Architecture
-from resnet_v2.networks.mxnet import load_checkpoint, read_params, save_checkpoint, write_params
 from resnet_v2.networks.resnet import ResNet
 
 pytest_plugins = ["mxnet_process"]

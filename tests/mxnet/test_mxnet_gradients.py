@@ -17,7 +17,7 @@ import torch
 from parity import Arrays, MXNet, difference, random_images, random_network, settings_of, weights_of
 from torch import Tensor
 
-from resnet_v2.networks import mxnet as formats
+from resnet_v2.interchange import mxnet as formats
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.resnet import ResNet
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from parity import MXNet, difference, random_images, random_network, settings_of, weights_of
 
+from resnet_v2.interchange.symbol import symbol_json
 from resnet_v2.networks.architecture import IMAGENET_UNITS, Architecture
 from resnet_v2.networks.resnet import ResNet
-from resnet_v2.networks.symbol import symbol_json
 
 pytest_plugins = ["mxnet_process"]
 

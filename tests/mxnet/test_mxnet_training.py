@@ -19,8 +19,8 @@ import pytest
 import torch
 from parity import Arrays, MXNet, difference, settings_of, weights_of
 
+from resnet_v2.interchange.mxnet import parameter_names
 from resnet_v2.networks.architecture import Architecture
-from resnet_v2.networks.mxnet import parameter_names
 from resnet_v2.networks.resnet import ResNet, initialize
 
 pytest_plugins = ["mxnet_process"]

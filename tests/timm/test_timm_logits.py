@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from resnet_v2.inference.engines import open_engine
-from resnet_v2.networks import published
-from resnet_v2.networks.weights import load
+from resnet_v2.interchange import published
+from resnet_v2.interchange.weights import load
 
 FOLDER = Path(__file__).parent
 LARGEST_DIFFERENCE = 1e-4

@@ -4,7 +4,7 @@ from typing import Annotated, TypeVar
 
 from tyro.conf import arg
 
-from resnet_v2.files import ResnetError
+from resnet_v2.errors import ResnetError
 
 Number = TypeVar("Number", int, float)
 Value = TypeVar("Value")

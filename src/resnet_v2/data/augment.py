@@ -14,7 +14,7 @@ import numpy as np
 
 from resnet_v2.data.jpeg import Image, scratch
 from resnet_v2.data.rows import Box
-from resnet_v2.files import ResnetError
+from resnet_v2.errors import ResnetError
 
 FILL = 127  # grey around the image, as the 2016 script sets it
 

@@ -15,7 +15,7 @@ from resnet_v2.data import augment
 from resnet_v2.data.jpeg import Encoded, Image
 from resnet_v2.data.records import IRHeader, RecordReader
 from resnet_v2.data.rows import NOTHING, Offsets, Rows, sidecar_path
-from resnet_v2.files import ResnetError
+from resnet_v2.errors import ResnetError
 
 BATCHES_AHEAD = 3
 # Tasks per thread and batch: enough that no thread idles at the end of a batch, few enough to cost nothing.

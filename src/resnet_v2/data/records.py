@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_v2.data.portable import open_binary, read_at
-from resnet_v2.files import ResnetError, replacing
+from resnet_v2.errors import ResnetError
+from resnet_v2.files import replacing
 
 MAGIC = 0xCED7230A
 MAGIC_BYTES = struct.pack("<I", MAGIC)

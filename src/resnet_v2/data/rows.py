@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from resnet_v2.data.records import RecordReader, unpack
-from resnet_v2.files import ResnetError, replacing
+from resnet_v2.errors import ResnetError
+from resnet_v2.files import replacing
 
 Data = bytes | bytearray | memoryview
 Offsets = NDArray[np.uint32]

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import torch
 
-from resnet_v2.files import ResnetError, write_text
+from resnet_v2.errors import ResnetError
+from resnet_v2.files import write_text
 from resnet_v2.inference import report
 from resnet_v2.inference.engines import TorchEngine
+from resnet_v2.interchange import weights
+from resnet_v2.interchange.finding import FOLDER_WEIGHTS, split_path
+from resnet_v2.interchange.header import Header
 from resnet_v2.logs.runlog import Curve, read_curve
-from resnet_v2.networks import weights
-from resnet_v2.networks.finding import FOLDER_WEIGHTS, split_path
-from resnet_v2.networks.header import Header
 from resnet_v2.networks.resnet import ResNet
 
 PAPERS = {"v2": "[Identity Mappings in Deep Residual Networks](https://arxiv.org/abs/1603.05027)",

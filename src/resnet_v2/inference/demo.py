@@ -10,14 +10,14 @@ from typing import Any
 import torch
 
 from resnet_v2.data.jpeg import Image, decode
-from resnet_v2.files import ResnetError
+from resnet_v2.errors import ResnetError
 from resnet_v2.inference.gradcam import heat_map, overlay
 from resnet_v2.inference.pictures import Picture, prepare
 from resnet_v2.inference.predict import Answer, best_answers, probabilities
+from resnet_v2.interchange import weights
+from resnet_v2.interchange.finding import split_path
+from resnet_v2.interchange.header import Header
 from resnet_v2.logs.plot import draw, read_curves, table
-from resnet_v2.networks import weights
-from resnet_v2.networks.finding import split_path
-from resnet_v2.networks.header import Header
 from resnet_v2.networks.resnet import ResNet
 from resnet_v2.training.distributed import choose_device
 from resnet_v2.training.evaluate import array_to_input

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_v2.config import EngineName, Precision
-from resnet_v2.files import ResnetError
-from resnet_v2.networks.finding import find_checkpoint
-from resnet_v2.networks.header import Header, read_header
+from resnet_v2.errors import ResnetError
+from resnet_v2.interchange.finding import find_checkpoint
+from resnet_v2.interchange.header import Header, read_header
 
 if TYPE_CHECKING:
     import torch
@@ -58,8 +58,8 @@ def open_engine(
 
 
 def _torch_engine(prefix: str, epoch: int | None, device: str, gpus: str, precision: Precision) -> Engine:
-    from resnet_v2.inference.folding import folded
-    from resnet_v2.networks import weights
+    from resnet_v2.interchange import weights
+    from resnet_v2.interchange.folding import folded
     from resnet_v2.training.distributed import choose_device
 
     network, header = weights.load(prefix, epoch)

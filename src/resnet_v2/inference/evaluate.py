@@ -13,10 +13,10 @@ from resnet_v2.data.jpeg import Encoded, Image, resize_shorter_side
 from resnet_v2.data.loader import Preprocess, Reading, batches, centred, split
 from resnet_v2.data.records import RecordReader
 from resnet_v2.data.rows import Box
-from resnet_v2.files import ResnetError
+from resnet_v2.errors import ResnetError
 from resnet_v2.inference.engines import Engine
 from resnet_v2.inference.predict import probabilities
-from resnet_v2.networks.header import Header
+from resnet_v2.interchange.header import Header
 
 NOWHERE = 1 << 62
 TOP, MIDDLE, BOTTOM = 0.0, 0.5, 1.0

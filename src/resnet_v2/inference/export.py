@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from resnet_v2.files import ResnetError, replacing
+from resnet_v2.errors import ResnetError
+from resnet_v2.files import replacing
 from resnet_v2.inference.engines import OnnxEngine, TorchEngine
-from resnet_v2.inference.folding import folded
-from resnet_v2.networks import mxnet, weights
-from resnet_v2.networks.finding import checkpoint_path, params_path, split_path
-from resnet_v2.networks.header import METADATA_KEY, Header
+from resnet_v2.interchange import mxnet, weights
+from resnet_v2.interchange.finding import checkpoint_path, params_path, split_path
+from resnet_v2.interchange.folding import folded
+from resnet_v2.interchange.header import METADATA_KEY, Header
 from resnet_v2.networks.resnet import ResNet
 
 Format = Literal["onnx", "torch", "mxnet", "safetensors"]
@@ -68,7 +69,7 @@ def onnx_of(prefix: str, epoch: int | None) -> tuple[bytes, Header]:
 
 def _onnx_model(network: ResNet, header: Header) -> bytes:
     try:
-        from resnet_v2.inference.onnx_graph import onnx_model
+        from resnet_v2.interchange.onnx_graph import onnx_model
     except ImportError:
         raise ResnetError("onnx is not installed; install it with pip install 'resnet-v2[onnx]'.") from None
     return onnx_model(folded(network), header)

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from resnet_v2.data.augment import centre_crop
 from resnet_v2.data.jpeg import Image, claimed_size, resize_shorter_side
 from resnet_v2.data.loader import MAX_PIXELS
-from resnet_v2.data.photos import read_upright
-from resnet_v2.files import ResnetError
+from resnet_v2.errors import ResnetError
+from resnet_v2.packing.photos import read_upright
 
 # A path, the bytes of an image file, an array (H x W, H x W x 1, 3 or 4, uint8, RGB), or a PIL image.
 Picture = Any

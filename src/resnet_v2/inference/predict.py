@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_v2.data.jpeg import Image
-from resnet_v2.data.lists import IMAGE_ENDINGS
 from resnet_v2.data.records import RecordReader
-from resnet_v2.files import ResnetError
+from resnet_v2.errors import ResnetError
 from resnet_v2.inference.engines import Engine
 from resnet_v2.inference.pictures import Picture, prepare
-from resnet_v2.networks.header import Header
+from resnet_v2.interchange.header import Header
+from resnet_v2.packing.class_folders import IMAGE_ENDINGS
 
 STANDARD_INPUT = "-"
 Item = TypeVar("Item")

@@ -9,10 +9,11 @@ import numpy as np
 
 from resnet_v2.config import parse_numbers
 from resnet_v2.data.records import RecordReader
-from resnet_v2.files import ResnetError, replacing
+from resnet_v2.errors import ResnetError
+from resnet_v2.files import replacing
 from resnet_v2.inference.engines import Engine
 from resnet_v2.inference.evaluate import Verdicts, View, judge, plan_view
-from resnet_v2.networks.header import Header
+from resnet_v2.interchange.header import Header
 
 # Above this many classes their names would be too small to read.
 MOST_NAMES = 60

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from resnet_v2.files import ResnetError, replacing
+from resnet_v2.errors import ResnetError
+from resnet_v2.files import replacing
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -4,7 +4,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from resnet_v2.files import ResnetError, replacing
+from resnet_v2.errors import ResnetError
+from resnet_v2.files import replacing
 from resnet_v2.logs.runlog import Curve, read_curve
 
 METRIC_NAMES = {"top1": "top-1", "top5": "top-5"}

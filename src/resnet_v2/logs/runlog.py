@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from resnet_v2.files import ResnetError
+from resnet_v2.errors import ResnetError
 
 # `Epoch[3] Batch [50]\tSpeed: ...\tTrain-accuracy=0.5`, `Epoch[3] Validation-top_k_accuracy_5=0.8`: MXNet of 2016 wrote
 # one line per metric, 1.x several metrics on a line and batches as [0-50].

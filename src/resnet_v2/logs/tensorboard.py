@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from resnet_v2.files import ResnetError
+from resnet_v2.errors import ResnetError
 
 # The tag of every figure of an event; its step is the epoch that the event tells, counted from 0.
 TAGS = {

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from resnet_v2.files import ResnetError
+from resnet_v2.errors import ResnetError
 
 Version = Literal["v1", "v2"]
 # timm: that of timm's resnetv2_50 and their like, imagenet without a BatchNorm and ReLU behind the first convolution.

@@ -5,7 +5,7 @@ for Image Recognition", arXiv 1512.03385 (v1). Modules carry the parameter names
 `stage1.unit1.conv2.weight` is `stage1_unit1_conv2_weight`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -13,11 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnet_v2.networks import kernels, recompute
 from resnet_v2.networks.architecture import EPSILON, IMAGENET_UNITS, Architecture, Stem, Version
 from resnet_v2.networks.batch_norm import FixedGammaBatchNorm
 from resnet_v2.networks.chain import Layer, Link, max_pool
-from resnet_v2.networks.plan import Plan, uniform_plan
 
 # Kinds of units and shapes of batches that torch.compile may meet, in training and evaluation.
 KINDS_OF_UNITS = 64
@@ -133,16 +131,17 @@ class ResNet(nn.Module):
     Input: N x 3 x H x W, values 0-255, any floating type; v2 normalises them by its own first BatchNorm, v1 by the one
     behind its first convolution. Output: N x classes logits.
 
-    `plan` says what a training step keeps for the backward pass (None: everything); it changes no bit of the results.
+    `pass_by_plan` runs the chain of links in training where it keeps less than autograd for the backward pass (see
+    `recompute.tape`); it changes no bit of the results.
 
     >>> ResNet(Architecture(depth=20, classes=10, stem="cifar"))(torch.zeros(2, 3, 32, 32)).shape
     torch.Size([2, 10])
     """
 
-    def __init__(self, architecture: Architecture, batch_norm_momentum: float = 0.1, plan: Plan | None = None) -> None:
+    def __init__(self, architecture: Architecture, batch_norm_momentum: float = 0.1) -> None:
         super().__init__()
         self.architecture = architecture
-        self.plan = plan
+        self.pass_by_plan: Callable[[Sequence[Link], Tensor], Tensor] | None = None
         self.compiled, self._compiled_images = False, 0
         filters = architecture.filters
         v2, large = architecture.version == "v2", architecture.large_images
@@ -190,26 +189,14 @@ class ResNet(nn.Module):
 
     def maps(self, x: Tensor) -> Tensor:
         """N x 3 x H x W images -> N x filters x H/32 x W/32 (CIFAR: /4, pooled: /8), what is averaged at the end."""
-        plan = self._plan_for(x) if self.training and torch.is_grad_enabled() else None
-        if plan is not None:
-            x = recompute.run(self.links(), plan, x)
+        if self.pass_by_plan is not None and self.training and torch.is_grad_enabled():
+            x = self.pass_by_plan(self.links(), x)
         else:
             as_written = self.compiled and not self._takes_compiled(x)
             x = self.stem(x)
             for unit in self.residual_units():
                 x = unit.forward(x) if as_written else unit(x)
         return x if self.bn1 is None else _activated(self.bn1, x)
-
-    def _plan_for(self, x: Tensor) -> Plan | None:
-        """The plan; where there is none, on a GPU with kernels of our own, one that keeps all and so takes them too."""
-        if self.plan is not None or self.compiled or self._synchronized or self.architecture.stem == "timm":
-            return self.plan
-        return uniform_plan(self.links(), activated=True) if x.is_cuda and kernels.usable(x.device) else None
-
-    @property
-    def _synchronized(self) -> bool:
-        """Whether BatchNorms compute over several ranks, by a forward pass of their own."""
-        return type(next(self.residual_units()).bn1) is not nn.BatchNorm2d
 
     def compile_units(self) -> None:
         """Compile each kind of unit, once (torch.compile by regions): a deep network has a few kinds."""

@@ -16,10 +16,11 @@ import safetensors
 import torch
 
 from resnet_v2.config import TrainConfig
-from resnet_v2.files import ResnetError, replacing
-from resnet_v2.networks import weights
-from resnet_v2.networks.finding import checkpoint_path, saved_epochs
-from resnet_v2.networks.header import Header, read_header
+from resnet_v2.errors import ResnetError
+from resnet_v2.files import replacing
+from resnet_v2.interchange import weights
+from resnet_v2.interchange.finding import checkpoint_path, saved_epochs
+from resnet_v2.interchange.header import Header, read_header
 from resnet_v2.training.optim import momentum_tensors, restore_momentum
 from resnet_v2.training.step import Trainer
 

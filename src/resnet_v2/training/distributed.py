@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from resnet_v2.files import ResnetError
+from resnet_v2.errors import ResnetError
 
 # Longer than the slowest step or evaluation of a rank that others wait for.
 PATIENCE = timedelta(hours=2)

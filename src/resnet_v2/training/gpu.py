@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 import torch
 
 from resnet_v2.config import TrainConfig
-from resnet_v2.files import ResnetError
-from resnet_v2.networks import speeds
+from resnet_v2.errors import ResnetError
 from resnet_v2.networks.architecture import Architecture
-from resnet_v2.networks.budget import FREE_SHARE, Workload, free_bytes, parse_bytes, process_bytes
 from resnet_v2.networks.resnet import ResNet
+from resnet_v2.recompute import speeds
+from resnet_v2.recompute.budget import FREE_SHARE, Workload, free_bytes, parse_bytes, process_bytes
 from resnet_v2.training.distributed import Ranks
 from resnet_v2.training.graph import Graph
 from resnet_v2.training.optim import keep_rate_on, nesterov_sgd

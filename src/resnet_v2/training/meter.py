@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from resnet_v2.files import ResnetError
+from resnet_v2.errors import ResnetError
 from resnet_v2.training.distributed import Ranks
 
 NAMED_RECORDS = 8  # of a step whose loss is no number

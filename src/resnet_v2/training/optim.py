@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim.sgd import sgd
 from torch.optim.swa_utils import AveragedModel
 
-from resnet_v2.files import ResnetError
+from resnet_v2.errors import ResnetError
 from resnet_v2.networks.resnet import ResNet
 
 # How far an orthogonal step goes, in the spectral norm, as a share of the rate. With mom 0.9 and wd 0.0005 weights then

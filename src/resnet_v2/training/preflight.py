@@ -14,7 +14,7 @@ from resnet_v2.data.lists import is_sorted_by_class
 from resnet_v2.data.loader import Loader, class_label
 from resnet_v2.data.records import RecordReader
 from resnet_v2.data.rows import Rows, find_segments, sidecar_path
-from resnet_v2.files import ResnetError
+from resnet_v2.errors import ResnetError
 from resnet_v2.training.feed import feed
 from resnet_v2.training.settings import RunSettings
 from resnet_v2.training.step import Trainer

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from resnet_v2.config import TrainConfig
-from resnet_v2.files import ResnetError
+from resnet_v2.errors import ResnetError
 from resnet_v2.networks.architecture import Architecture
 
 IMAGENET_1K, IMAGENET_11K, CIFAR_10 = 1_281_167, 11_797_630, 50_000

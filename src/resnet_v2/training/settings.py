@@ -6,8 +6,8 @@ from pathlib import Path
 from resnet_v2.config import TrainConfig, parse_numbers
 from resnet_v2.data.augment import Augmentation, augmentation, random_resized_crop
 from resnet_v2.data.lists import read_synset
-from resnet_v2.files import ResnetError
-from resnet_v2.networks import weights
+from resnet_v2.errors import ResnetError
+from resnet_v2.interchange import weights
 from resnet_v2.networks.architecture import Architecture
 
 # Of the whole run: 30, 60, 90 of 120 epochs on ImageNet, 120 and 160 of 200 on CIFAR.

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from resnet_v2.config import TrainConfig
-from resnet_v2.files import ResnetError
+from resnet_v2.errors import ResnetError
+from resnet_v2.interchange.header import Header, read_header
 from resnet_v2.logs.runlog import RunLog
 from resnet_v2.logs.tensorboard import open_writer
-from resnet_v2.networks.header import Header, read_header
 from resnet_v2.training import checkpoint
 from resnet_v2.training.checkpoint import Start
 from resnet_v2.training.distributed import Ranks, launched

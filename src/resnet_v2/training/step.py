@@ -11,8 +11,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from resnet_v2.config import TrainConfig
-from resnet_v2.files import ResnetError
+from resnet_v2.errors import ResnetError
 from resnet_v2.networks.resnet import ResNet
+from resnet_v2.recompute.tape import take_our_kernels
 from resnet_v2.training.distributed import Ranks
 from resnet_v2.training.evaluate import to_input
 from resnet_v2.training.graph import Graph
@@ -54,6 +55,7 @@ class Trainer:
             synchronize(network)
         if config.compile:
             network.compile_units()
+        take_our_kernels(network, device)
         model: nn.Module = network
         if ranks.world_size > 1:
             places = [device] if device.type == "cuda" else None

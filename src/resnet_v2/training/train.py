@@ -13,14 +13,15 @@ from tqdm import tqdm
 from resnet_v2.config import TrainConfig, arguments_of
 from resnet_v2.data.loader import Loader, Reading
 from resnet_v2.data.records import RecordReader
-from resnet_v2.files import ResnetError
+from resnet_v2.errors import ResnetError
+from resnet_v2.interchange import weights
+from resnet_v2.interchange.finding import checkpoint_path
 from resnet_v2.logs.runlog import RunLog
-from resnet_v2.networks import weights
-from resnet_v2.networks.budget import Workload, plan_for_training
-from resnet_v2.networks.finding import checkpoint_path
-from resnet_v2.networks.malloc import keep_freed_memory
-from resnet_v2.networks.plan import Plan
 from resnet_v2.networks.resnet import ResNet, initialize
+from resnet_v2.recompute.budget import Workload, plan_for_training
+from resnet_v2.recompute.malloc import keep_freed_memory
+from resnet_v2.recompute.plan import Plan
+from resnet_v2.recompute.tape import follow
 from resnet_v2.training import checkpoint, gpu, preflight
 from resnet_v2.training.checkpoint import Start
 from resnet_v2.training.distributed import Ranks, choose_device, joined, launch, launched, restarted, wanted_processes
@@ -108,7 +109,8 @@ def _trainer(
 ) -> Trainer:  # fmt: skip
     """The network on its device, with new or fine-tuned weights, and what moves it."""
     plan = _plan(config, ranks, device, work)
-    network = initialize(ResNet(settings.architecture, 1 - config.bn_mom, plan), config.seed, config.zero_init_residual)
+    network = follow(ResNet(settings.architecture, 1 - config.bn_mom), plan)
+    network = initialize(network, config.seed, config.zero_init_residual)
     if config.finetune and start is None:
         path, header, tensors = weights.read_checkpoint(config.finetune)
         weights.fill_body(path, network, header, tensors)

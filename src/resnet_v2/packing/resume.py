@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 from resnet_v2.data.portable import lock
 from resnet_v2.data.records import frame, index_path
-from resnet_v2.files import ResnetError
+from resnet_v2.errors import ResnetError
 
 CHECKPOINT_SECONDS = 5.0
 

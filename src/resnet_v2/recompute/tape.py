@@ -7,19 +7,38 @@ whole segment. Moving statistics move in the forward pass alone.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from resnet_v2.files import ResnetError
-from resnet_v2.networks import batch_norm
+from resnet_v2.errors import ResnetError
+from resnet_v2.networks import batch_norm, kernels
 from resnet_v2.networks.batch_norm import Kept
 from resnet_v2.networks.chain import Link, max_pool, max_pool_indices
-from resnet_v2.networks.plan import Plan, Segment
+from resnet_v2.networks.resnet import ResNet
+from resnet_v2.recompute.plan import Plan, Segment, uniform_plan
 
 
-def run(links: Sequence[Link], plan: Plan, x: Tensor) -> Tensor:
+def follow(network: ResNet, plan: Plan | None) -> ResNet:
+    """Let a network's training steps keep what a plan says, or (None) what autograd keeps; returns the network."""
+    network.pass_by_plan = None if plan is None else partial(run, plan)
+    return network
+
+
+def take_our_kernels(network: ResNet, device: torch.device) -> None:
+    """Let a network without a plan follow one that keeps all, where that takes kernels of our own: on a GPU.
+
+    torch.compile makes its own kernels, and BatchNorms over several ranks are modules of their own.
+    """
+    ordinary = all(type(norm.module) is nn.BatchNorm2d for norm in network.links()[1].norms.values())
+    wanted = network.pass_by_plan is None and not network.compiled and network.architecture.stem != "timm"
+    if wanted and ordinary and device.type == "cuda" and kernels.usable(device):
+        follow(network, uniform_plan(network.links(), activated=True))
+
+
+def run(plan: Plan, links: Sequence[Link], x: Tensor) -> Tensor:
     """The output of the last link for the first one's input, ready for a backward pass (one only) by the plan."""
     return Tape(links, plan).forward(x)
 

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import torch
 
-from resnet_v2.files import ResnetError
-from resnet_v2.networks import speeds
+from resnet_v2.errors import ResnetError
 from resnet_v2.networks.architecture import Architecture
-from resnet_v2.networks.costs import LinkCost, link_costs
-from resnet_v2.networks.malloc import give_back_freed_memory
-from resnet_v2.networks.plan import Forecast, Plan, forecast, uniform_plan
 from resnet_v2.networks.resnet import ResNet
-from resnet_v2.networks.search import find_plan, several_plans, smallest_plan
-from resnet_v2.networks.speeds import Speeds
+from resnet_v2.recompute import speeds
+from resnet_v2.recompute.costs import LinkCost, link_costs
+from resnet_v2.recompute.malloc import give_back_freed_memory
+from resnet_v2.recompute.plan import Forecast, Plan, forecast, uniform_plan
+from resnet_v2.recompute.search import find_plan, several_plans, smallest_plan
+from resnet_v2.recompute.speeds import Speeds
 
 # Python, torch and the other libraries: 310 MiB were measured on the CPU; the loader's memory comes on top.
 PROCESS_BYTES = 400 * 2**20

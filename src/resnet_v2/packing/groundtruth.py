@@ -5,9 +5,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from resnet_v2.data.archives import Tar
-from resnet_v2.data.lists import ListEntry, is_image, read_synset, write_list, write_synset
-from resnet_v2.files import ResnetError
+from resnet_v2.data.lists import ListEntry, read_synset, write_list, write_synset
+from resnet_v2.errors import ResnetError
+from resnet_v2.packing.archives import Tar
+from resnet_v2.packing.class_folders import is_image
 
 WNID = re.compile(r"n\d{8}\b")
 

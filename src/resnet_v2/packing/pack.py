@@ -18,14 +18,15 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from resnet_v2 import __version__
-from resnet_v2.data.archives import ImageFiles, open_images
 from resnet_v2.data.jpeg import Image, encode
 from resnet_v2.data.lists import ListEntry, is_sorted_by_class, read_list
-from resnet_v2.data.photos import check_image, read_upright
 from resnet_v2.data.records import IRHeader, pack, scan
-from resnet_v2.data.resume import PartWriter, resuming
 from resnet_v2.data.rows import write_rows
-from resnet_v2.files import ResnetError, replacing
+from resnet_v2.errors import ResnetError
+from resnet_v2.files import replacing
+from resnet_v2.packing.archives import ImageFiles, open_images
+from resnet_v2.packing.photos import check_image, read_upright
+from resnet_v2.packing.resume import PartWriter, resuming
 
 WAITING_PER_THREAD = 16
 

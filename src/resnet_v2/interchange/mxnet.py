@@ -20,11 +20,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from resnet_v2.files import ResnetError, replacing, write_text
+from resnet_v2.errors import ResnetError
+from resnet_v2.files import replacing, write_text
+from resnet_v2.interchange.finding import params_path
+from resnet_v2.interchange.symbol import fixed_gammas, symbol_json
 from resnet_v2.networks.architecture import DEEPER_UNITS, IMAGENET_UNITS, Architecture, Stem
-from resnet_v2.networks.finding import params_path
 from resnet_v2.networks.resnet import ResNet
-from resnet_v2.networks.symbol import fixed_gammas, symbol_json
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 

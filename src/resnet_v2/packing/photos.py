@@ -9,7 +9,7 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from resnet_v2.data.jpeg import JPEG_START, Image, decode, scratch
-from resnet_v2.files import ResnetError
+from resnet_v2.errors import ResnetError
 
 EXIF_START = b"Exif\0\0"
 SEARCHED_BYTES = 1 << 16

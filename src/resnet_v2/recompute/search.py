@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_v2.networks.chain import Link
-from resnet_v2.networks.costs import LinkCost
-from resnet_v2.networks.plan import Forecast, Plan, Segment, again_time, convolutions_again, forecast
+from resnet_v2.recompute.costs import LinkCost
+from resnet_v2.recompute.plan import Forecast, Plan, Segment, again_time, convolutions_again, forecast
 
 Floats = NDArray[np.float64]
 Keep = tuple[int, ...]

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from resnet_v2.files import ResnetError, replacing
-from resnet_v2.networks import timm, weights
-from resnet_v2.networks.finding import checkpoint_path
-from resnet_v2.networks.header import Header
+from resnet_v2.errors import ResnetError
+from resnet_v2.files import replacing
+from resnet_v2.interchange import timm, weights
+from resnet_v2.interchange.finding import checkpoint_path
+from resnet_v2.interchange.header import Header
 
 CHUNK_BYTES = 1 << 20
 # More than any of these networks; a longer answer is none of them.

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from resnet_v2.networks import speeds
 from resnet_v2.networks.chain import KERNEL, PADDING, STRIDE, Link
-from resnet_v2.networks.speeds import Speeds
+from resnet_v2.recompute import speeds
+from resnet_v2.recompute.speeds import Speeds
 
 INDEX_BYTES = 8
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from resnet_v2.networks.chain import Link
-from resnet_v2.networks.costs import LinkCost
+from resnet_v2.recompute.costs import LinkCost
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from resnet_v2.files import ResnetError
+from resnet_v2.errors import ResnetError
 from resnet_v2.networks import kernels
 
 

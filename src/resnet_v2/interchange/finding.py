@@ -7,7 +7,7 @@ import re
 from importlib import resources
 from pathlib import Path
 
-from resnet_v2.files import ResnetError
+from resnet_v2.errors import ResnetError
 
 ENDINGS = (".safetensors", ".params")
 NUMBERED = re.compile(r"(.+)-(\d{4,})\.(safetensors|params|onnx|pt2)")

@@ -9,7 +9,7 @@ from typing import Any
 import safetensors
 
 from resnet_v2.data.lists import read_synset
-from resnet_v2.files import ResnetError
+from resnet_v2.errors import ResnetError
 from resnet_v2.networks.architecture import Architecture
 
 METADATA_KEY = "resnet_v2"

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
-from resnet_v2.files import ResnetError
+from resnet_v2.errors import ResnetError
 from resnet_v2.networks.architecture import EPSILON, Architecture
 
 _MXNET_VERSION = 10901

@@ -10,10 +10,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from resnet_v2.files import ResnetError, replacing
-from resnet_v2.networks import mxnet
-from resnet_v2.networks.finding import find_checkpoint, split_path
-from resnet_v2.networks.header import METADATA_KEY, Header, read_header
+from resnet_v2.errors import ResnetError
+from resnet_v2.files import replacing
+from resnet_v2.interchange import mxnet
+from resnet_v2.interchange.finding import find_checkpoint, split_path
+from resnet_v2.interchange.header import METADATA_KEY, Header, read_header
 from resnet_v2.networks.resnet import ResNet
 
 

@@ -13,7 +13,7 @@ import safetensors
 import torch
 from torch import Tensor
 
-from resnet_v2.files import ResnetError
+from resnet_v2.errors import ResnetError
 from resnet_v2.networks.architecture import EPSILON, IMAGENET_UNITS, Architecture
 from resnet_v2.networks.resnet import ResNet
 

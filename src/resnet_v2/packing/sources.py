@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from resnet_v2.data.jpeg import Image, encode
-from resnet_v2.data.lists import ListEntry, make_lists, ready_split, shuffled, write_list, write_synset
-from resnet_v2.data.pack import PackReport, pack_entries, pack_list
-from resnet_v2.files import ResnetError, replacing
+from resnet_v2.data.lists import ListEntry, write_list, write_synset
+from resnet_v2.errors import ResnetError
+from resnet_v2.files import replacing
+from resnet_v2.packing.class_folders import make_lists, ready_split, shuffled
+from resnet_v2.packing.pack import PackReport, pack_entries, pack_list
 
 PNG_COMPRESSION = 6
 SIDE = 32

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from resnet_v2.data.portable import open_binary, read_at
-from resnet_v2.files import ResnetError
+from resnet_v2.errors import ResnetError
 
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 NO_SUCH_MEMBER = -1

@@ -8,9 +8,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from resnet_v2.networks.header import METADATA_KEY, Header
+from resnet_v2.interchange.header import METADATA_KEY, Header
+from resnet_v2.interchange.symbol import Node, layers
 from resnet_v2.networks.resnet import ResNet
-from resnet_v2.networks.symbol import Node, layers
 
 # The oldest that has everything used here, for the oldest runtimes.
 OPSET, IR_VERSION = 13, 8

@@ -1,0 +1,1 @@
+"""Our networks in files, and in other people's: safetensors, MXNet, timm, ONNX."""

@@ -1,0 +1,213 @@
+"""Folders and tars with a folder per class, and the lists that are made of them.
+
+Images on their way into a list are numbers in flat arrays, with their paths in one buffer: 12.4 million of them, the
+11K classes of ImageNet, take less than 2 GB.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from resnet_v2.data.lists import ListEntry, write_list, write_synset
+from resnet_v2.errors import ResnetError
+from resnet_v2.packing.archives import Names, Tar
+
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+VALIDATION_FOLDERS = ("val", "test", "valid", "validation")
+
+
+@dataclass(frozen=True)
+class ClassFolders:
+    """Class names in label order, the numbers of each class's images in the order of their paths, and what turns a
+    number into its path below the root."""
+
+    names: tuple[str, ...]
+    images: tuple[NDArray[np.uint32], ...]
+    path: Callable[[int], str]
+
+
+@dataclass(frozen=True)
+class Lines:
+    """The lines of a list to be: labels (int32) and the numbers of the images (uint32), both N."""
+
+    labels: NDArray[np.int32]
+    images: NDArray[np.uint32]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def entries(self, path: Callable[[int], str]) -> Iterator[ListEntry]:
+        """The list's entries one by one, indexed from 0."""
+        for index, (label, image) in enumerate(zip(self.labels, self.images, strict=True)):
+            yield ListEntry(index, (float(label),), path(int(image)))
+
+
+def is_image(name: str) -> bool:
+    """Whether a file's name says that it is an image, and not one that is hidden."""
+    return name.lower().endswith(IMAGE_ENDINGS) and not name.rpartition("/")[2].startswith(".")
+
+
+def find_classes(root: Path) -> ClassFolders:
+    """The classes below a folder or in a tar: every folder (or inner tar) with images, in sorted order, as
+    im2rec.py --recursive labels them.
+
+    A class is named by its path below the root (`cats`, or `cats/siamese`). Raises ResnetError when there are none.
+    """
+    if not root.exists():
+        raise ResnetError(f"{root} is no folder and no tar; give a folder that holds one folder of images per class.")
+    classes = _classes_of_tar(Tar(root)) if root.is_file() else _classes_of_folder(root)
+    if not classes.names:
+        raise ResnetError(
+            f"{root} has no class folders with images ({', '.join(IMAGE_ENDINGS)}); images that are not in folders "
+            "need --val-labels."
+        )
+    return classes
+
+
+def _classes_of_folder(root: Path) -> ClassFolders:
+    # os.walk with sorted folders comes to them in the order of the labels, so paths are added class after class.
+    paths = Names()
+    names: list[str] = []
+    images: list[NDArray[np.uint32]] = []
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        subfolders.sort()
+        name, first = Path(folder).relative_to(root).as_posix(), len(paths)
+        for file in sorted(filter(is_image, files)) if name != "." else ():
+            paths.append(f"{name}/{file}")
+        if len(paths) > first:
+            names.append(name)
+            images.append(np.arange(first, len(paths), dtype=np.uint32))
+    return ClassFolders(tuple(names), tuple(images), paths.__getitem__)
+
+
+def _classes_of_tar(tar: Tar) -> ClassFolders:
+    folder_of = np.asarray(tar.folder_of, np.uint32)
+    by_folder = np.split(folder_of.argsort(kind="stable").astype(np.uint32), np.bincount(folder_of).cumsum()[:-1])
+    found: dict[str, NDArray[np.uint32]] = {}
+    for folder, members in zip(tar.folders, by_folder, strict=True):
+        # A tar may hold a path twice; the last one counts.
+        numbers = {name: int(member) for member in members if is_image(name := tar.names[int(member)])}
+        if folder and numbers:
+            found[folder] = np.array([numbers[name] for name in sorted(numbers)], np.uint32)
+    names = tuple(sorted(found, key=lambda name: PurePosixPath(name).parts))
+    return ClassFolders(names, tuple(found[name] for name in names), tar.member)
+
+
+def ready_split(root: Path) -> tuple[str, str] | None:
+    """The names of the train and validation folders when a folder is laid out as such, else None."""
+    return _split_folders({path.name for path in root.iterdir() if path.is_dir()}) if root.is_dir() else None
+
+
+def _split_folders(folders: set[str]) -> tuple[str, str] | None:
+    validation = next((name for name in VALIDATION_FOLDERS if name in folders), None)
+    return ("train", validation) if "train" in folders and validation and len(folders) == 2 else None
+
+
+def large_enough(classes: ClassFolders, min_images: int) -> ClassFolders:
+    """The classes that have at least `min_images` images; labels close up. Raises ResnetError when none is left."""
+    kept = [pair for pair in zip(classes.names, classes.images, strict=True) if len(pair[1]) >= min_images]
+    if not kept:
+        largest = max(map(len, classes.images))
+        raise ResnetError(f"No class has {min_images} images (the largest has {largest}); lower --min-images.")
+    return ClassFolders(tuple(name for name, _ in kept), tuple(images for _, images in kept), classes.path)
+
+
+def split(classes: ClassFolders, val_per_class: int, val_ratio: float, seed: int) -> tuple[Lines, Lines]:
+    """Shuffled lines for training and validation; from every class `val_per_class` images, or the share `val_ratio`,
+    are held out. The same seed gives the same lists. Raises ResnetError when a class would have no image to train on.
+    """
+    generator = np.random.default_rng(seed)
+    train: list[tuple[int, NDArray[np.uint32]]] = []
+    validation: list[tuple[int, NDArray[np.uint32]]] = []
+    for label, (name, images) in enumerate(zip(classes.names, classes.images, strict=True)):
+        held_out = val_per_class or round(val_ratio * len(images))
+        if held_out >= len(images):
+            raise ResnetError(
+                f"Class {name} has {len(images)} images, too few to hold out {held_out} for validation; "
+                f"give a smaller share or --min-images {held_out + 1}."
+            )
+        order = generator.permutation(len(images))
+        validation.append((label, images[order[:held_out]]))
+        train.append((label, images[order[held_out:]]))
+    return _shuffled_lines(train, generator), _shuffled_lines(validation, generator)
+
+
+def _shuffled_lines(classes: list[tuple[int, NDArray[np.uint32]]], generator: np.random.Generator) -> Lines:
+    all_labels = np.concatenate([np.full(len(images), label, np.int32) for label, images in classes])
+    all_images = np.concatenate([images for _, images in classes])
+    order = generator.permutation(len(all_labels))
+    return Lines(all_labels[order], all_images[order])
+
+
+def shuffled(pairs: list[tuple[int, str]], generator: np.random.Generator) -> list[ListEntry]:
+    """(label, path) pairs in a random order, indexed by it."""
+    order = generator.permutation(len(pairs))
+    return [ListEntry(index, (float(pairs[at][0]),), pairs[at][1]) for index, at in enumerate(order)]
+
+
+def make_lists(
+    root: Path, prefix: Path, *, val_per_class: int = 0, val_ratio: float = 0.0, min_images: int = 0, seed: int = 0
+) -> tuple[int, int, int]:
+    """Write PREFIX_train.lst, PREFIX_val.lst (when anything is held out) and synset.txt beside them.
+
+    The root is a folder, a tar, or a tar of tars. One with folders train and val (or test) keeps that split; else
+    images are held out from every class. Returns the counts of classes, training and validation images.
+    """
+    if not 0 <= val_ratio < 1:
+        raise ResnetError(f"--val-ratio {val_ratio} is no share; give a number from 0 to 1, such as 0.1.")
+    classes = find_classes(root)
+    folders = ready_split(root) if root.is_dir() else _split_folders({name.split("/")[0] for name in classes.names})
+    if folders is not None and (val_per_class or val_ratio):
+        raise ResnetError(
+            f"{root} is split already, into {folders[0]} and {folders[1]}; give no --val-per-class or --val-ratio, or "
+            f"give {root / folders[0]}."
+        )
+    if folders is None:
+        classes = large_enough(classes, min_images)
+        train, validation = split(classes, val_per_class, val_ratio, seed)
+    else:
+        classes, train, validation = _lines_of_ready_split(root, classes, folders, min_images, seed)
+    for part, lines in (("train", train), ("val", validation)):
+        if len(lines):
+            lst = prefix.with_name(f"{prefix.name}_{part}.lst")
+            write_list(lst, tqdm(lines.entries(classes.path), lst.name, len(lines), unit="img", mininterval=1, delay=1))
+    write_synset(prefix.parent / "synset.txt", classes.names)
+    return len(classes.names), len(train), len(validation)
+
+
+def _lines_of_ready_split(
+    root: Path, classes: ClassFolders, folders: tuple[str, str], min_images: int, seed: int
+) -> tuple[ClassFolders, Lines, Lines]:
+    train, validation = (_within(classes, root, folder) for folder in folders)
+    if unknown := sorted(set(validation.names) - set(train.names)):
+        raise ResnetError(
+            f"{root / folders[1]} has a class {unknown[0]} that {root / folders[0]} has not; add or remove it."
+        )
+    train = large_enough(train, min_images)
+    label_of = {name: label for label, name in enumerate(train.names)}
+    held_out = [
+        (label_of[name], images)
+        for name, images in zip(validation.names, validation.images, strict=True)
+        if name in label_of
+    ]
+    if not held_out:
+        raise ResnetError(f"{root / folders[1]} has no class with {min_images} training images; lower --min-images.")
+    generator = np.random.default_rng(seed)
+    lines = _shuffled_lines(list(enumerate(train.images)), generator)
+    return train, lines, _shuffled_lines(held_out, generator)
+
+
+def _within(classes: ClassFolders, root: Path, folder: str) -> ClassFolders:
+    kept = [
+        (name.removeprefix(f"{folder}/"), images)
+        for name, images in zip(classes.names, classes.images, strict=True)
+        if name.startswith(f"{folder}/")
+    ]
+    if not kept:
+        raise ResnetError(f"{root / folder} has no class folders with images ({', '.join(IMAGE_ENDINGS)}).")
+    return ClassFolders(tuple(name for name, _ in kept), tuple(images for _, images in kept), classes.path)
