@@ -77,7 +77,8 @@ def test_the_python_api(site: Path) -> None:
     page = (site / "api.html").read_text()
     for name in (
         "inference.classifier.load", "inference.classifier.Classifier.classify", "inference.predict.Answer",
-        "errors.ResnetError", "networks.resnet.resnet", "networks.architecture.Architecture", "interchange.weights.save",
+        "errors.ResnetError", "networks.resnet.resnet", "networks.architecture.Architecture",
+        "interchange.weights.save",
         "data.recordio.MXIndexedRecordIO", "data.loader.Loader", "data.records.RecordReader", "logs.runlog.read_curve",
     ):  # fmt: skip
         assert f'id="resnet_v2.{name}"' in page
