@@ -88,7 +88,7 @@ def trainer(
     network = follow(initialize(ResNet(work.architecture), 0), plan)
     memory_format = torch.channels_last if layout == "channels-last" else torch.contiguous_format
     network = network.to(device=sizes.device, memory_format=memory_format)  # type: ignore[call-overload]
-    config = TrainConfig(amp=amp, compile=compiled, memory_format=layout)  # type: ignore[arg-type]
+    config = TrainConfig.of(amp=amp, compile=compiled, memory_format=layout)
     made = Trainer.of(network, nesterov_sgd(network, 0.01, 0.9, 1e-4), config, Ranks(), sizes.device)
     made.model.train()
     recorded = Graph(work.batch_size) if graph and sizes.device.type == "cuda" else None
@@ -208,14 +208,14 @@ def plans(sizes: Sizes) -> Iterator[Line]:
         gpu.set_numerics(deterministic=True, tf32=True)
     for amp in ("off", "bf16"):
         base = sizes.work(200, 128)
-        made = gpu.workload(base.architecture, base.batch_size, TrainConfig(amp=amp), sizes.device)
+        made = gpu.workload(base.architecture, base.batch_size, TrainConfig.of(amp=amp), sizes.device)
         name = named(sizes, f"ResNet-200, {'TF32' if amp == 'off' else amp}, batch {made.batch_size}")
         plain = seconds(sizes, step_of(sizes, trainer(sizes, made, amp), made), steps=3)
         yield Line(f"{name}, no plan", round(1000 * plain, 1), "ms")
         if sizes.device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-        plan = plan_for_training(made, sizes.device, "2GB" if sizes.small else "12GB")
+        plan = plan_for_training(made, sizes.device, (2 if sizes.small else 12) * 10**9)
         its = made.forecast(plan)
         planned = seconds(sizes, step_of(sizes, trainer(sizes, made, amp, plan), made), steps=3)
         yield Line(f"{name}, in 12 GB", round(1000 * planned, 1), "ms",

@@ -28,9 +28,10 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
+from resnet_v2.config import parse_bytes
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.resnet import ResNet, default_stem, initialize
-from resnet_v2.recompute.budget import Choice, Workload, parse_bytes
+from resnet_v2.recompute.budget import Choice, Workload
 from resnet_v2.recompute.malloc import give_back_freed_memory
 from resnet_v2.recompute.search import find_plan
 from resnet_v2.recompute.tape import follow
@@ -44,7 +45,7 @@ def choice(workload: Workload, name: str, budget: str = "12GB") -> Choice:
     if name in ("plain", "norms", "smallest"):
         return {"plain": workload.plain, "norms": workload.norms, "smallest": workload.smallest}[name]()
     if name == "budget":
-        return workload.within(parse_bytes(budget, "--budget"), 128)
+        return workload.within(parse_bytes(budget, "budget"), 128)
     plan = find_plan(workload.network.links(), workload.costs, float(name) * MIB)
     if plan is None:
         raise SystemExit(f"no plan keeps ResNet-{workload.architecture.depth} within {name} MiB per image")
@@ -153,7 +154,7 @@ def check_exactness(workload: Workload, options: argparse.Namespace) -> list[Row
 
 
 def measure_step(workload: Workload, options: argparse.Namespace) -> list[Row]:
-    budget = parse_bytes(options.budget, "--budget")
+    budget = parse_bytes(options.budget, "budget")
     chosen = workload.within(budget, options.batch_size)
     give_back_freed_memory()
     network, step = stepper(workload, options.batch_size, fused=workload.fused)

@@ -57,7 +57,7 @@ def main() -> None:
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = nesterov_sgd(network, 0.01, 0.9, 0.0001)
     keep_freed_memory()  # as fit() does on the CPU
-    trainer = Trainer.of(network, optimizer, TrainConfig(compile=options.compiled), Ranks(), device)
+    trainer = Trainer.of(network, optimizer, TrainConfig.of(compile=options.compiled), Ranks(), device)
     trainer.model.train()
     if options.rec is None:
         batches = random_batches(architecture.image_size, options.batch_size, options.classes)

@@ -26,9 +26,9 @@ def main() -> None:
     torch.set_num_threads(1)
     device = torch.device("cpu")
     setattr(step, "to_input", lambda *arguments: to_input(*arguments).double())  # noqa: B010
-    with joined(device, "device") as ranks:
+    with joined(device) as ranks:
         network = resnet(8, classes=10).double()
-        config = TrainConfig(sync_bn=True, accumulate=accumulate)
+        config = TrainConfig.of(sync_bn=True, accumulate=accumulate)
         trainer = step.Trainer.of(network, nesterov_sgd(network, 0.1, 0.9, 0.0), config, ranks, device)
         loader = Loader(RecordReader(rec), augmentation(1, 32, imagenet=False), seed=0, batch_size=images, classes=10,
                         rank=ranks.rank, world_size=ranks.world_size)  # fmt: skip

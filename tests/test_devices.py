@@ -49,7 +49,7 @@ class GammaWithBeta(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def on_cpu(architecture: Architecture, **settings: object) -> Trainer:
     network = initialize(ResNet(architecture), 0)
-    config = TrainConfig(**settings)  # type: ignore[arg-type]
+    config = TrainConfig.of(**settings)
     optimizer = nesterov_sgd(network, 0.1, 0.9, 1e-4)
     made = Trainer.of(network, optimizer, config, Ranks(), torch.device("cpu"))
     made.model.train()
@@ -111,14 +111,14 @@ def test_nothing_on_a_device_is_float64(digits: Path) -> None:
     reader = RecordReader(digits / "digits_val.rec")
     made = on_cpu(Architecture(8, 10, "cifar"), ema=0.9, clip_norm=1.0, label_smoothing=0.1)
     images, labels = torch.zeros(4, 32, 32, 3, dtype=torch.uint8), torch.tensor([0, 1, 2, 3])
-    meter, watch = Meter(torch.device("cpu")), Watch("m", Ranks())
+    meter, watch = Meter(), Watch("m", Ranks())
     with NoFloat64():  # type: ignore[no-untyped-call]
         for step in (1, 2):
             result = made.step(images, labels, 4, 0.1)
             meter.add(result, 4, 0.0)
             watch.add(step, labels.numpy(), result)
         watch.check(0)
-        assert meter.read(Ranks())["loss"] > 0
+        assert meter.read(Ranks(), torch.device("cpu"))["loss"] > 0
         assert evaluate(made.evaluated, reader, size=32, batch_size=100, device=torch.device("cpu")).images == len(
             reader
         )

@@ -52,7 +52,7 @@ def test_small_networks_wait_for_launches_and_large_ones_compute() -> None:
 def test_which_steps_are_recorded(
     work: Workload, settings: dict[str, str], ranks: Ranks, planned: bool, recorded: bool, why: str
 ) -> None:
-    config = TrainConfig(**settings)  # type: ignore[arg-type]
+    config = TrainConfig.of(**settings)
     graph, said = gpu.choose_graph(work, 64, config, ranks, GPU, planned)
     assert (graph is not None) == recorded
     # Where it would matter it is said.
@@ -61,7 +61,7 @@ def test_which_steps_are_recorded(
     assert bool(said) == (recorded or bool(why))
     assert graph is None or graph._batch_size == 64  # of the whole step, where `work` is of a part
     on_cpu = replace(work, device=speeds.CPU)
-    assert gpu.choose_graph(on_cpu, 64, replace(config, cuda_graphs="auto"), ranks, CPU, planned) == (None, "")
+    assert gpu.choose_graph(on_cpu, 64, config.changed(cuda_graphs="auto"), ranks, CPU, planned) == (None, "")
 
 
 @pytest.mark.parametrize(
@@ -75,29 +75,29 @@ def test_which_steps_are_recorded(
 def test_recorded_steps_that_cannot_be_had_are_refused(
     device: torch.device, settings: dict[str, str], ranks: Ranks, words: str
 ) -> None:
-    config = TrainConfig(cuda_graphs="on", **settings)  # type: ignore[arg-type]
+    config = TrainConfig.of(cuda_graphs="on", **settings)
     with pytest.raises(ResnetError, match=words):
         gpu.choose_graph(SMALL, 128, config, ranks, device, planned=False)
 
 
 def test_16_bits_are_the_faster_ones_and_stay_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    network, config = resnet(8, classes=10), TrainConfig(amp="auto", device="cpu")
+    network, config = resnet(8, classes=10), TrainConfig.of(amp="auto", device="cpu")
     times = {"bf16": 0.002, "fp16": 0.001}
     monkeypatch.setattr(gpu, "_seconds_per_step", lambda *arguments: times[arguments[-1]])
     chosen = gpu.choose_precision(network, 4, config, Ranks(), CPU, None)
-    assert chosen == Precision("fp16", "--amp auto is fp16: a step takes bf16 2.0 ms, fp16 1.0 ms")
+    assert chosen == Precision("fp16", "`amp` auto is fp16: a step takes bf16 2.0 ms, fp16 1.0 ms")
     times["fp16"] = 0.003
     assert gpu.choose_precision(network, 4, config, Ranks(), CPU, None).amp == "bf16"
     assert gpu.choose_precision(network, 4, config, Ranks(), CPU, "fp16").amp == "fp16"
-    assert gpu.choose_precision(network, 4, replace(config, amp="off"), Ranks(), CPU, None) == Precision("off")
+    assert gpu.choose_precision(network, 4, config.changed(amp="off"), Ranks(), CPU, None) == Precision("off")
     times["fp16"] = 0.001
-    assert gpu.choose_precision(network, 4, replace(config, fused_backward=True), Ranks(), CPU, None).amp == "bf16"
+    assert gpu.choose_precision(network, 4, config.changed(fused_backward=True), Ranks(), CPU, None).amp == "bf16"
 
 
 def test_the_trial_of_16_bits_leaves_the_network_alone() -> None:
     network = resnet(8, classes=10)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    config = TrainConfig(amp="auto", device="cpu", ema=0.9)
+    config = TrainConfig.of(amp="auto", device="cpu", ema=0.9)
     assert gpu._seconds_per_step(network, 2, config, CPU, "bf16") > 0
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
     assert all(parameter.grad is None for parameter in network.parameters())
@@ -123,7 +123,7 @@ def test_numerics_are_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_flags_that_are_on_reach_the_ranks_when_they_are_off() -> None:
-    assert arguments_of(TrainConfig(tf32=False, deterministic=False)) == ["--no-deterministic", "--no-tf32"]
+    assert arguments_of({"deterministic": False, "tf32": False}) == ["--no-deterministic", "--no-tf32"]
 
 
 class Card:
@@ -145,12 +145,12 @@ def test_a_budget_caps_the_allocator(monkeypatch: pytest.MonkeyPatch) -> None:
     cap(GPU, 12 * 10**9)
     assert card.fractions == [pytest.approx((12 - 0.7) / 80)]
     work = replace(LARGE, process_bytes=process_bytes(GPU))
-    plan = budget.plan_for_training(work, GPU, "12GB")
+    plan = budget.plan_for_training(work, GPU, 12 * 10**9)
     # The allocator loses some of it in pieces.
     assert 0.9 * 11.3e9 < work.total_bytes(work.forecast(plan), 256) - 0.7e9 <= 0.93 * 11.3e9
     assert card.fractions[1:] == [pytest.approx((12 - 0.7) / 80)]
     # --memonger: nine tenths of what is free, and the context is taken already.
-    budget.plan_for_training(work, GPU, "")
+    budget.plan_for_training(work, GPU, 0)
     assert card.fractions[2] == pytest.approx(0.9 * (80 - 0.8) / 80)
     cap(CPU, 12 * 10**9)
     assert len(card.fractions) == 3
@@ -172,7 +172,7 @@ def test_memory_that_runs_out_is_one_sentence(
     given: str, words: str, allowed: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gpu, "free_bytes", lambda device: 16 * 10**9 - LARGE.process_bytes)
-    config = TrainConfig(memory_budget=given)
+    config = TrainConfig.of(memory_budget=given)
     expected = f"The memory of H100 ran out at 256 images at once{words}"
     with pytest.raises(ResnetError, match=expected) as caught, gpu.failures_told(LARGE, GPU, config, parts=4):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nmore")

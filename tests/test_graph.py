@@ -80,7 +80,7 @@ def trainer(**settings: object) -> Trainer:
     """With an update in one kernel and its rate in a tensor, as on a GPU."""
     network = resnet(8, classes=10)
     optimizer = nesterov_sgd(network, 0.05, 0.9, 1e-4, fused=True)
-    config = TrainConfig(device="cpu", **settings)  # type: ignore[arg-type]
+    config = TrainConfig.of(device="cpu", **settings)
     made = Trainer.of(network, optimizer, config, Ranks(), CPU)
     made.model.train()
     return made

@@ -84,7 +84,7 @@ def made(
 ) -> Trainer:  # fmt: skip
     network = follow(initialize(ResNet(architecture), 0), plan)
     network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    config = TrainConfig(**settings)  # type: ignore[arg-type]
+    config = TrainConfig.of(**settings)
     trainer = Trainer.of(network, nesterov_sgd(network, 0.05, 0.9, 1e-4), config, Ranks(), device)
     trainer.model.train()
     return gpu.with_graph(trainer, graph)
@@ -226,10 +226,10 @@ def test_the_log_tells_how_long_the_gpu_had_nothing_to_do(made_up: Path, tmp_pat
 @pytest.mark.skipif(ON_CPU, reason="a CPU's memory has no cap")
 def test_a_budget_holds() -> None:
     before = torch.cuda.get_device_properties(DEVICE).total_memory
-    config = TrainConfig(memory_budget="4GB")
+    config = TrainConfig.of(memory_budget="4GB")
     work = gpu.workload(Architecture(50, 1000, "imagenet"), 48, config, DEVICE)
     try:
-        plan = budget.plan_for_training(work, DEVICE, "4GB")
+        plan = budget.plan_for_training(work, DEVICE, 4 * 10**9)
         torch.cuda.reset_peak_memory_stats(DEVICE)
         trainer = made(work.architecture, plan)
         for seed in range(3):

@@ -14,12 +14,11 @@ import pytest
 import safetensors.torch
 import torch
 
-from resnet_v2.config import TrainConfig, arguments_of
-from resnet_v2.errors import ResnetError
+from resnet_v2.config import arguments_of
 from resnet_v2.interchange import weights
 from resnet_v2.interchange.finding import checkpoint_path
 from resnet_v2.interchange.header import Header
-from resnet_v2.training.distributed import choose_device, wanted_processes
+from resnet_v2.training.distributed import choose_device
 from resnet_v2.training.sync_batch_norm import SyncBatchNorm
 
 Tensors = dict[str, torch.Tensor]
@@ -30,7 +29,7 @@ def flags(digits: Path, prefix: Path, **changes: object) -> list[str]:
         "data_dir": digits, "data_type": "digits", "depth": 8, "device": "cpu", "batch_size": 32, "num_examples": 96,
         "epochs": 1, "frequent": 2, "wd": 0.0, "threads": 1, "model_prefix": str(prefix), "aug_level": 2,
     }  # fmt: skip
-    return ["train", *arguments_of(TrainConfig(**(settings | changes)))]  # type: ignore[arg-type]
+    return ["train", *arguments_of(settings | changes)]
 
 
 def begin(words: list[str]) -> subprocess.Popen[str]:
@@ -215,12 +214,5 @@ def test_sync_batch_norm_alone_is_batch_norm(tmp_path: Path) -> None:
         torch.distributed.destroy_process_group()
 
 
-def test_how_many_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert wanted_processes("0,1,2,3", "cpu", 1) == 1
-    assert wanted_processes("", "cpu", 2) == 2
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert wanted_processes("0,1,2,3", "", 1) == 4
-    for gpus, processes in (("0,1", 3), ("0", 0), ("x", 1)):
-        with pytest.raises(ResnetError):
-            wanted_processes(gpus, "", processes)
+def test_the_cpu_is_asked_for_in_two_ways() -> None:
     assert choose_device("", "cpu").type == "cpu"

@@ -9,46 +9,18 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from conftest import Run
-from resnet_v2.config import TrainConfig
 from resnet_v2.errors import ResnetError
 from resnet_v2.logs.runlog import read_curve
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.resnet import ResNet
 from resnet_v2.training import recipe_table, recipes
-from resnet_v2.training.settings import resolve
+from resnet_v2.training.plan import decide, departures
 from test_logs import REAL_LOGS
-
-
-def test_no_recipe_changes_nothing() -> None:
-    config = TrainConfig(depth=20, lr=0.3)
-    assert recipes.apply(config) == (config, [])
-
-
-def test_defaults_are_filled_and_departures_told() -> None:
-    config = TrainConfig(recipe="imagenet-resnet-101", batch_size=256, lr=0.05, data_dir=Path("/data/in"), seed=3)
-    filled, differences = recipes.apply(config)
-    assert (filled.depth, filled.batch_size, filled.lr, filled.wd) == (101, 256, 0.05, 0.0001)
-    assert (filled.milestones, filled.aug_schedule, filled.epochs) == ("60,90,120", "0:2,120:1", 127)
-    assert (filled.data_dir, filled.seed) == (Path("/data/in"), 3)
-    assert len(differences) == 2
-    assert differences[0] == "--batch-size 256 is not the recipe's: imagenet-resnet-101 has --batch-size 480."
-    assert "--lr 0.05" in differences[1]
-    again, none = recipes.apply(TrainConfig(recipe="imagenet-resnet-101", batch_size=480))
-    assert again.batch_size == 480
-    assert not none
-
-
-def test_retraining_keeps_the_checkpoints_rate() -> None:
-    config = TrainConfig(recipe="cifar10-resnet-164", retrain=True, model_load_epoch=5)
-    filled, _ = recipes.apply(config)
-    assert filled.lr is None
-    assert filled.wd is None
-    assert filled.depth == 164
 
 
 def test_an_unknown_recipe_names_those_that_exist(run: Run) -> None:
     with pytest.raises(ResnetError, match=r"imagenet-resnet-18, .*, cifar10-hour\.$"):
-        recipes.apply(TrainConfig(recipe="imagenet-50"))
+        decide({"recipe": "imagenet-50"})
     status, _, err = run("train", "--recipe", "imagenet-50")
     assert status == 2
     assert "There is no recipe 'imagenet-50'" in err
@@ -56,12 +28,12 @@ def test_an_unknown_recipe_names_those_that_exist(run: Run) -> None:
 
 @pytest.mark.parametrize("recipe", recipes.ALL, ids=lambda recipe: recipe.name)
 def test_every_recipe_is_a_run(recipe: recipes.Recipe) -> None:
-    config, differences = recipes.apply(TrainConfig(recipe=recipe.name))
-    settings = resolve(config)
-    assert not differences
-    assert settings.architecture == recipe.architecture
-    assert all(milestone < settings.epochs for milestone in settings.milestones)
-    assert settings.prefix == f"model/resnet-{'v1-' if config.version == 'v1' else ''}{config.data_type}-{config.depth}"
+    plan, _ = decide({"recipe": recipe.name})
+    assert not departures(plan)
+    assert plan.architecture == recipe.architecture
+    assert all(milestone < plan.epochs for milestone in plan.schedule.milestones)
+    version, kind = plan.architecture.version, plan.config.data.data_type
+    assert plan.prefix == f"model/resnet-{'v1-' if version == 'v1' else ''}{kind}-{plan.architecture.depth}"
     assert recipe.source
 
 

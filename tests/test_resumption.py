@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 
 from conftest import Run
-from resnet_v2.config import TrainConfig, arguments_of
+from resnet_v2.config import arguments_of
 from resnet_v2.errors import ResnetError
 from resnet_v2.interchange import weights
 from resnet_v2.interchange.finding import checkpoint_path, saved_epochs
@@ -39,8 +39,7 @@ def command(digits: Path, **changes: Any) -> list[str]:
         "epochs": EPOCHS, "milestones": "6,8", "frequent": 3, "checkpoint_steps": 2, "threads": 2, "resume": "auto",
         "model_prefix": "m", "aug_level": 3, "ema": 0.9, "clip_norm": 5.0,
     }  # fmt: skip
-    config = TrainConfig(**(settings | changes))  # type: ignore[arg-type]
-    return [sys.executable, "-m", "resnet_v2", "train", *arguments_of(config)]
+    return [sys.executable, "-m", "resnet_v2", "train", *arguments_of(settings | changes)]
 
 
 def start(words: list[str], folder: Path) -> subprocess.Popen[str]:

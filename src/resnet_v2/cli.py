@@ -8,7 +8,8 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import tyro
@@ -91,17 +92,19 @@ def index(settings: config.IndexConfig) -> None:
     print(f"{index_path(settings.rec)}: {count} records{damage}")
 
 
-def train(settings: config.TrainConfig) -> None:
-    from resnet_v2.training import recipes
+def train(given: Mapping[str, Any]) -> None:
+    from resnet_v2.training.fit import fit
     from resnet_v2.training.interruption import Stopped
-    from resnet_v2.training.train import fit
+    from resnet_v2.training.plan import decide
 
-    settings, differences = recipes.apply(settings)
-    for sentence in differences:
-        print(sentence, file=sys.stderr)
+    if given.get("explain"):
+        print(decide(given)[0].explained())
+        return
     try:
-        result = fit(settings)
+        result = fit(given, lambda sentence: print(with_flags(sentence), file=sys.stderr))
     except Stopped as stopped:
+        if sentence := str(stopped):
+            print(f"\n{with_flags(sentence)}", file=sys.stderr)
         raise SystemExit(stopped.status) from None
     if result is None or int(os.environ.get("RANK", "0")):
         return  # a dry run, or not the rank that talks
@@ -235,8 +238,6 @@ def plan(settings: config.PlanConfig) -> None:
     from resnet_v2.recompute import budget as budgets
     from resnet_v2.recompute import speeds
 
-    if settings.batch_size < 1 or settings.image < 0 or settings.num_classes < 1:
-        raise ResnetError("--batch-size and --num-classes must be 1 or more, --image 0 or more.")
     stem = settings.stem or default_stem(settings.depth)
     architecture = Architecture(settings.depth, settings.num_classes, stem, settings.version, settings.width)
     device = speeds.named(settings.gpu)
@@ -250,7 +251,7 @@ def plan(settings: config.PlanConfig) -> None:
         settings.batch_size,
         taken,
     )
-    budget = budgets.parse_bytes(settings.budget, "--budget") if settings.budget else None
+    budget = settings.budget_bytes or None
     choices = budgets.choices(workload, budget, settings.batch_size)
     rows = [budgets.row(workload, choice, settings.batch_size, budget) for choice in choices]
     print(json.dumps(rows) if settings.json else memory.table(rows))
@@ -291,18 +292,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         words = [IM2REC_WORD.sub(r"--\1=\2", word) if IM2REC_WORD.fullmatch(word) else word for word in words]
     if words[:1] == ["train"]:
         words = [word for one, after in itertools.pairwise([*words, "--"]) for word in _whole_flag(one, after)]
-    types: dict[str, Callable[..., Any]] = {name: kind for name, (kind, _) in COMMANDS.items()}
-    settings = tyro.extras.subcommand_cli_from_dict(
-        types, prog="resnet-v2", args=words, description="ResNet-v2: pack, train, evaluate, predict.",
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )  # fmt: skip
-    run = next(function for kind, function in COMMANDS.values() if isinstance(settings, kind))
     try:
-        status: int = run(settings) or 0  # type: ignore[operator]
+        status: int = _run(words) or 0
         sys.stdout.flush()
         return status
     except ResnetError as error:
-        return _fail(str(error))
+        return _fail(with_flags(error))
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         return 130
@@ -318,9 +313,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"{error.filename}: {error.strerror}; check the path and its permissions.")
 
 
+def _run(words: list[str]) -> Any:
+    kinds: dict[str, Any] = {
+        name: kind if kind is config.TrainConfig else tyro.conf.configure(tyro.conf.FlagCreatePairsOff)(kind)
+        for name, (kind, _) in COMMANDS.items()
+    }
+    settings = tyro.extras.subcommand_cli_from_dict(
+        kinds,
+        prog="resnet-v2",
+        args=words,
+        description="ResNet-v2: pack, train, evaluate, predict.",
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+    _refuse_empty_paths(settings, words)
+    run: Any = COMMANDS[words[0]][1]
+    return run(_typed(settings, words) if isinstance(settings, config.TrainConfig) else settings)
+
+
+def _typed(settings: config.TrainConfig, words: Sequence[str]) -> dict[str, Any]:
+    """The settings whose flags were typed: a default that is typed out counts as much as any other value."""
+    names = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words if word.startswith("--")}
+    return {name: value for name, value in settings.flat().items() if name in names or f"no_{name}" in names}
+
+
+def _refuse_empty_paths(settings: Any, words: Sequence[str]) -> None:
+    """'' as a path is a mistake, such as a variable of the shell that is not set; pathlib takes it for this folder."""
+    if "" in words or any(word.startswith("--") and word.endswith("=") for word in words):
+        for name, value in config.flat(settings):
+            if value == Path() and "." not in words:
+                raise ResnetError(f"`{name}` is empty; give a path.")
+
+
 def _whole_flag(word: str, after: str) -> tuple[str, ...]:
     """`--resume` alone says yes."""
     return (word, "yes") if word == "--resume" and after.startswith("-") else (word,)
+
+
+def with_flags(sentence: object) -> str:
+    """A sentence with settings spelled as flags: `batch_size` -> --batch-size."""
+    return ResnetError(sentence).spelled(lambda name: f"--{name.replace('_', '-')}")
 
 
 def _fail(sentence: str) -> int:

@@ -84,7 +84,7 @@ def test_a_step_on_a_gpu(
         follow(network, plan(network, size))
         with fake_gpu(monkeypatch, ours) as device:
             optimizer = nesterov_sgd(moved(network, device), 0.1, 0.9, 1e-4)
-            config = TrainConfig(amp=amp, accumulate=2, clip_norm=1.0)  # type: ignore[arg-type]
+            config = TrainConfig.of(amp=amp, accumulate=2, clip_norm=1.0)
             made = Trainer.of(network, optimizer, config, Ranks(), device)
             made.model.train()
             images = torch.empty(6, size, size, 3, dtype=torch.uint8, device=device)
@@ -114,7 +114,7 @@ def test_the_forecast_of_memory(
         network = follow(ResNet(architecture), choice.plan)
     with fake_gpu(monkeypatch, ours=True) as device:
         optimizer = nesterov_sgd(moved(network, device), 0.1, 0.9, 1e-4)
-        made = Trainer.of(network, optimizer, TrainConfig(amp=amp), Ranks(), device)  # type: ignore[arg-type]
+        made = Trainer.of(network, optimizer, TrainConfig.of(amp=amp), Ranks(), device)
         made.model.train()
         images = torch.empty(batch_size, 224, 224, 3, dtype=torch.uint8, device=device)
         labels = torch.empty(batch_size, dtype=torch.int64, device=device)

@@ -3,9 +3,17 @@
 One frozen dataclass per command. The line below a field is its help text in `resnet-v2 COMMAND --help`.
 """
 
-from resnet_v2.config.common import Chosen, parse_numbers
+from resnet_v2.config.fields import Range, flat, parse_bytes, parse_gpus, parse_numbers
 from resnet_v2.config.packing import DataConfig, IndexConfig, ListConfig, PackConfig
-from resnet_v2.config.training import PlanConfig, RecipesConfig, TrainConfig, arguments_of
+from resnet_v2.config.training import (
+    NEUTRAL,
+    TRAIN_DEFAULTS,
+    Memory,
+    PlanConfig,
+    RecipesConfig,
+    TrainConfig,
+    arguments_of,
+)
 from resnet_v2.config.using import (
     CardConfig,
     CompareConfig,
@@ -20,8 +28,9 @@ from resnet_v2.config.using import (
 )
 
 __all__ = [
+    "NEUTRAL",
+    "TRAIN_DEFAULTS",
     "CardConfig",
-    "Chosen",
     "CompareConfig",
     "DataConfig",
     "DemoConfig",
@@ -31,13 +40,18 @@ __all__ = [
     "FetchConfig",
     "IndexConfig",
     "ListConfig",
+    "Memory",
     "PackConfig",
     "PlanConfig",
     "PlotConfig",
     "Precision",
     "PredictConfig",
+    "Range",
     "RecipesConfig",
     "TrainConfig",
     "arguments_of",
+    "flat",
+    "parse_bytes",
+    "parse_gpus",
     "parse_numbers",
 ]

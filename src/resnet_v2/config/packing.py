@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from resnet_v2.config.common import Chosen
+from resnet_v2.config.fields import Chosen
 
 
 @dataclass(frozen=True)

@@ -1,113 +1,204 @@
 """Settings of training and of what is known before it."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from resnet_v2.config.common import Chosen
+from resnet_v2.config.fields import (
+    MOST,
+    Amount,
+    Count,
+    CountOrNone,
+    Range,
+    Share,
+    ShareBelowOne,
+    Side,
+    Threads,
+    Usual,
+    flat,
+    nested,
+    parse_bytes,
+    parse_gpus,
+    parse_numbers,
+    parse_steps,
+    settings,
+)
+
+EpochValues = tuple[tuple[int, int], ...]  # pairs of an epoch and the value from there on
 
 
-@dataclass(frozen=True)
-class TrainConfig:
-    """Train a network; the flags of the 2016 script keep their names, defaults and meaning."""
+@settings
+class Data:
+    """What is read."""
 
-    gpus: str = "0"
-    """GPUs, as 0,1,2,3: a rank for each; '' is the CPU, which is also taken, with a message, when no GPU is there"""
     data_dir: Path = Path("data/imagenet")
     """folder of the records"""
     data_type: str = "imagenet"
     """imagenet: its stem, train_480_q90.rec, val_256_q90.rec; any NAME: CIFAR stem, NAME_train.rec, NAME_val.rec"""
-    list_dir: Chosen[Path] = None
-    """folder of synset.txt and of the .lst files (default: --data-dir)"""
-    lr: Chosen[float] = None
-    """learning rate; with --retrain, from here on (default: 0.1, or the checkpoint's)"""
-    optimizer: Literal["nag", "muon"] = "nag"
-    """nag: Nesterov's SGD, as in 2016; muon: orthogonal steps for convolutions, far better in a short run"""
-    mom: float = 0.9
-    """momentum (Nesterov)"""
-    bn_mom: float = 0.9
-    """BatchNorm momentum as MXNet counts it: the share of the old moving statistics that is kept"""
-    wd: Chosen[float] = None
-    """weight decay, on weights and gammas only (default: 0.0001, or the checkpoint's)"""
-    batch_size: Chosen[int] = None
-    """images per step on this machine, all its ranks together (default: 256, CIFAR stem 128)"""
-    workspace: int = 512
-    """accepted and without effect: cuDNN chooses its own workspace today"""
-    depth: Chosen[int] = None
-    """number of layers (default: 50, CIFAR stem 20)"""
-    stem: Chosen[Literal["imagenet", "cifar", "pooled"]] = None
-    """layers before the first stage; pooled: cifar and max pooling, much faster (default: by --data-type)"""
-    width: int = 1
-    """multiplies the channels of every layer"""
-    num_classes: int = 0
+    list_dir: Annotated[Path, Usual("--data-dir")] = Path("data/imagenet")
+    """folder of synset.txt and of the .lst files"""
+    num_classes: Annotated[int, Range(0, 10**6), Usual("0")] = 1000
     """number of classes, 0: the lines of synset.txt, or 1000 for imagenet"""
-    aug_level: Chosen[Literal[1, 2, 3]] = None
-    """1: crop and mirror; 2: and scale, aspect, colour; 3: and rotation, shear (default: 2, CIFAR stem 1)"""
-    num_examples: int = 0
+    num_examples: CountOrNone = 0
     """images of one epoch, 0: all of the record"""
-    kv_store: Literal["device", "local", "dist_sync"] = "device"
-    """device or local: one machine; dist_sync: as many as torchrun starts (docs/training.md)"""
-    model_load_epoch: int = 0
-    """with --retrain: the epoch to go on from"""
-    frequent: int = 50
-    """batches between two log lines"""
-    memonger: bool = False
-    """train by the fastest activation plan for the memory that is free: what does not fit is computed again"""
-    memory_budget: str = ""
-    """the same for a stated amount, such as 12GB: all that the training process may take"""
-    fused_backward: bool = False
-    """update each weight inside the backward pass: gradients take no memory, the results are the same"""
-    retrain: bool = False
-    """go on from --model-load-epoch: weights, momentum and position in the schedule"""
-    resume: Literal["no", "yes", "auto"] = "no"
-    """--resume: go on where the run was stopped, amid an epoch too; auto: or start when there is nothing yet"""
-    force: bool = False
-    """resume with other settings; start anew over an unfinished run"""
-    checkpoint_steps: int = 0
-    """steps between two savings of PREFIX-latest within an epoch, 0: only at its end and when the run is stopped"""
-    keep: int = 0
-    """how many epochs' checkpoints to keep beside the best and the latest, 0: all"""
+    on_error: Literal["stop", "skip"] = "stop"
+    """a damaged record: stop the run, or log it and take the next one instead (up to one in a hundred)"""
+    max_pixels: Annotated[int, Range(1, 2**40)] = 178_956_970
+    """images that claim more pixels are refused before memory is taken"""
+    fast_decode: bool = False
+    """decode JPEG faster and less exactly: 1.3 grey levels on average, far more at coloured edges"""
 
-    epochs: Chosen[int] = None
-    """epochs in all (default: 120, CIFAR stem 200)"""
-    milestones: Chosen[str] = None
-    """epochs of drops to a tenth (default: 30,60,90 of 120, CIFAR stem 120,160 of 200, the same shares of others)"""
-    schedule: Literal["step", "cosine", "linear"] = "step"
-    """how the learning rate falls; linear with --warmup-epochs is one cycle"""
-    warmup_epochs: float = 0.0
-    """epochs over which the rate grows linearly from 0"""
-    label_smoothing: float = 0.0
-    """share of the target spread over all classes, 0 to 1"""
+
+@settings
+class Network:
+    """What is trained, and from what it starts."""
+
+    depth: Annotated[int, Range(1, 10**6), Usual("50, CIFAR stem 20")] = 50
+    """number of layers"""
+    stem: Annotated[Literal["imagenet", "cifar", "pooled", "timm"], Usual("by --data-type")] = "imagenet"
+    """layers before the first stage; pooled: cifar and max pooling, much faster; timm: that of timm's networks"""
+    width: Annotated[int, Range(1, 64)] = 1
+    """multiplies the channels of every layer"""
+    version: Literal["v2", "v1"] = "v2"
+    """v2: pre-activation units; v1: the units of the first ResNet paper"""
+    bn_mom: Share = 0.9
+    """BatchNorm momentum as MXNet counts it: the share of the old moving statistics that is kept"""
     zero_init_residual: bool = False
     """let every unit begin as its shortcut: faster in the first epochs"""
     finetune: str = ""
     """start from all weights but the last layer's of this checkpoint (prefix, file or folder), with its architecture"""
+
+
+@settings
+class Schedule:
+    """How long it trains, and how fast."""
+
+    epochs: Annotated[int, Range(1, 10**6), Usual("120, CIFAR stem 200")] = 120
+    """epochs in all"""
+    lr: Annotated[float, Range(0), Usual("0.1, or the checkpoint's")] = 0.1
+    """learning rate; with --retrain, from here on"""
+    schedule: Literal["step", "cosine", "linear"] = "step"
+    """how the learning rate falls; linear with --warmup-epochs is one cycle"""
+    milestones: Annotated[str, Usual("30,60,90 of 120, CIFAR stem 120,160 of 200, the same shares of others")] = (
+        "30,60,90"
+    )
+    """epochs of drops to a tenth"""
+    warmup_epochs: Annotated[float, Range(0, 10**6)] = 0.0
+    """epochs over which the rate grows linearly from 0"""
+
+    def __post_init__(self) -> None:
+        """Refuse milestones that are no epochs."""
+        _ = self.drops
+
+    @property
+    def drops(self) -> tuple[int, ...]:
+        """The epochs at which the rate drops to a tenth."""
+        return parse_numbers(self.milestones, int, "milestones", Range(1))
+
+
+@settings
+class Optimisation:
+    """What a step does with a batch."""
+
+    batch_size: Annotated[int, Range(1, 10**6), Usual("256, CIFAR stem 128")] = 256
+    """images per step on this machine, all its ranks together"""
+    optimizer: Literal["nag", "muon"] = "nag"
+    """nag: Nesterov's SGD, as in 2016; muon: orthogonal steps for convolutions, far better in a short run"""
+    mom: ShareBelowOne = 0.9
+    """momentum (Nesterov)"""
+    wd: Annotated[float, Range(0), Usual("0.0001, or the checkpoint's")] = 0.0001
+    """weight decay, on weights and gammas only"""
+    label_smoothing: Share = 0.0
+    """share of the target spread over all classes"""
+    amp: Literal["off", "bf16", "fp16", "auto"] = "off"
+    """compute in bfloat16, or in float16 with a scaled loss; auto: the faster one here; weights stay float32"""
+    accumulate: Annotated[int, Range(1, 10**6)] = 1
+    """work through the images of a step in so many parts: less memory, the same step but for BatchNorm"""
+    clip_norm: Amount = 0.0
+    """shorten the gradient to this length when it is longer, 0: never"""
+    ema: ShareBelowOne = 0.0
+    """share of the old average kept per step in a moving average of the weights, as 0.999; 0: none"""
+    sync_bn: bool = False
+    """BatchNorm over the images of all ranks"""
+    seed: Annotated[int, Range(0, 2**63 - 1)] = 0
+    """seed of weights, order and augmentation"""
+
+
+@settings
+class Augmentation:
+    """How training images are varied."""
+
+    aug_level: Annotated[Literal[1, 2, 3], Usual("2, CIFAR stem 1")] = 2
+    """1: crop and mirror; 2: and scale, aspect, colour; 3: and rotation, shear"""
     aug_schedule: str = ""
     """augmentation level from an epoch on, as 0:2,95:1; comes before --aug-level"""
     size_schedule: str = ""
     """side of the training images from an epoch on, as 0:24,6:32: small images first make the first epochs faster"""
     augment: Literal["levels", "rrc"] = "levels"
     """levels: what --aug-level says; rrc: random resized crop of 8 to 100 % of the area, and mirror"""
-    pad: Chosen[int] = None
-    """pixels of grey around an image before it is cropped at random (default: 0, CIFAR stem 4)"""
+    pad: Annotated[Side, Usual("0, CIFAR stem 4")] = 0
+    """pixels of grey around an image before it is cropped at random"""
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "area"] = "bilinear"
     """how images are resized and warped; area averages where rrc shrinks and is bilinear elsewhere"""
-    fast_decode: bool = False
-    """decode JPEG faster and less exactly: 1.3 grey levels on average, far more at coloured edges"""
-    version: Literal["v2", "v1"] = "v2"
-    """v2: pre-activation units; v1: the units of the first ResNet paper"""
-    seed: int = 0
-    """seed of weights, order and augmentation"""
+
+    def __post_init__(self) -> None:
+        """Refuse schedules that are none."""
+        _ = self.levels, self.sizes(MOST)
+
+    @property
+    def levels(self) -> EpochValues:
+        """The level from an epoch on."""
+        return parse_steps(self.aug_schedule, "aug_schedule", self.aug_level, Range(1, 3), "0:2,95:1")
+
+    def sizes(self, largest: int) -> EpochValues:
+        """The side of the training images from an epoch on, for a network of `largest` pixels."""
+        example = f"0:{largest * 3 // 4},6:{largest}" if largest < MOST else "0:24,6:32"
+        return parse_steps(self.size_schedule, "size_schedule", largest, Range(8, largest), example)
+
+
+@settings
+class Memory:
+    """What the backward pass keeps."""
+
+    memonger: bool = False
+    """train by the fastest activation plan for the memory that is free: what does not fit is computed again"""
+    memory_budget: str = ""
+    """the same for a stated amount, such as 12GB: all that the training process may take"""
+    fused_backward: bool = False
+    """update each weight inside the backward pass: gradients take no memory, the results are the same"""
+
+    def __post_init__(self) -> None:
+        """Refuse a budget that is none."""
+        _ = self.budget_bytes
+
+    @property
+    def budget_bytes(self) -> int:
+        """The budget in bytes, 0: none is stated."""
+        return parse_bytes(self.memory_budget, "memory_budget")
+
+    @property
+    def planned(self) -> bool:
+        """Whether an activation plan is asked for."""
+        return self.memonger or bool(self.memory_budget)
+
+
+@settings
+class Devices:
+    """What it runs on."""
+
+    gpus: str = "0"
+    """GPUs, as 0,1,2,3: a rank for each; '' is the CPU, which is also taken, with a message, when no GPU is there"""
     device: str = ""
     """torch device, such as cpu, cuda:1, mps; comes before --gpus"""
-    nproc: int = 1
+    nproc: Annotated[int, Range(1, 1024)] = 1
     """ranks on this machine, as --nproc 2 --device cpu; --gpus 0,1 says the same for GPUs"""
-    max_restarts: int = 0
+    max_restarts: Annotated[int, Range(0, 10**6)] = 0
     """how often to start all ranks again, from the last checkpoint, when one has died"""
-    sync_bn: bool = False
-    """BatchNorm over the images of all ranks"""
-    amp: Literal["off", "bf16", "fp16", "auto"] = "off"
-    """compute in bfloat16, or in float16 with a scaled loss; auto: the faster one here; weights stay float32"""
+    kv_store: Literal["device", "local", "dist_sync"] = "device"
+    """device or local: one machine; dist_sync: as many as torchrun starts (docs/training.md)"""
+    threads: Threads = 0
+    """threads that read and augment images, 0: one per core (divided among the ranks)"""
     deterministic: bool = True
     """on a GPU: the same command gives the same file; --no-deterministic may be faster"""
     tf32: bool = True
@@ -118,65 +209,117 @@ class TrainConfig:
     """compile each kind of unit (torch.compile): half a minute at the start; made for GPUs, no gain on a CPU"""
     memory_format: Literal["channels-last", "contiguous"] = "channels-last"
     """how images lie in memory; which is faster depends on the device"""
-    accumulate: int = 1
-    """work through the images of a step in so many parts: less memory, the same step but for BatchNorm"""
-    clip_norm: float = 0.0
-    """shorten the gradient to this length when it is longer, 0: never"""
-    ema: float = 0.0
-    """share of the old average kept per step in a moving average of the weights, as 0.999; 0: none"""
+    workspace: CountOrNone = 512
+    """accepted and without effect: cuDNN chooses its own workspace today"""
+
+    def __post_init__(self) -> None:
+        """Refuse a list of GPUs that is none."""
+        _ = self.gpu_numbers
+
+    @property
+    def gpu_numbers(self) -> tuple[int, ...]:
+        """The numbers of the GPUs, none: the CPU."""
+        return parse_gpus(self.gpus)
+
+
+@settings
+class Output:
+    """What it writes and where it goes on."""
+
+    model_prefix: Annotated[str, Usual("model/resnet-TYPE-DEPTH")] = "model/resnet-imagenet-50"
+    """path and start of the names of checkpoints and logs"""
+    recipe: str = ""
+    """a named run (resnet-v2 recipes): every setting that is not given is the recipe's"""
+    resume: Literal["no", "yes", "auto"] = "no"
+    """--resume: go on where the run was stopped, amid an epoch too; auto: or start when there is nothing yet"""
+    retrain: bool = False
+    """go on from --model-load-epoch: weights, momentum and position in the schedule"""
+    model_load_epoch: CountOrNone = 0
+    """with --retrain: the epoch to go on from"""
+    force: bool = False
+    """resume with other settings; start anew over an unfinished run"""
+    keep: CountOrNone = 0
+    """how many epochs' checkpoints to keep beside the best and the latest, 0: all"""
+    checkpoint_steps: CountOrNone = 0
+    """steps between two savings of PREFIX-latest within an epoch, 0: only at its end and when the run is stopped"""
+    frequent: Count = 50
+    """batches between two log lines"""
+    tensorboard: bool = False
+    """write the log's figures for TensorBoard too, into the folder PREFIX.tensorboard (needs resnet-v2[tensorboard])"""
     profile: bool = False
     """write a torch profiler trace of ten steps, PREFIX-trace.json"""
     dry_run: bool = False
     """check data, settings and disk, time three steps, and end"""
-    threads: int = 0
-    """threads that read and augment images, 0: one per core (divided among the ranks)"""
-    on_error: Literal["stop", "skip"] = "stop"
-    """a damaged record: stop the run, or log it and take the next one instead (up to one in a hundred)"""
-    max_pixels: int = 178_956_970
-    """images that claim more pixels are refused before memory is taken"""
-    model_prefix: str = ""
-    """path and start of the names of checkpoints and logs (default: model/resnet-TYPE-DEPTH)"""
-
-    recipe: str = ""
-    """a named run (resnet-v2 recipes): every setting that is not given, or has its default, is the recipe's"""
-    tensorboard: bool = False
-    """write the log's figures for TensorBoard too, into the folder PREFIX.tensorboard (needs resnet-v2[tensorboard])"""
-
-    def is_imagenet(self) -> bool:
-        """Whether the records have ImageNet's names, and the network its stem where --stem says nothing else."""
-        return self.data_type == "imagenet"
+    explain: bool = False
+    """print every setting with where it comes from, and end"""
 
 
-def arguments_of(config: TrainConfig) -> list[str]:
-    """The command line flags that say what a config says."""
-    arguments = []
-    for field in fields(config):
-        value, flag = getattr(config, field.name), f"--{field.name.replace('_', '-')}"
-        if value != field.default:
-            no = f"--no-{field.name.replace('_', '-')}"
-            arguments.append(flag if value is True else no if value is False else f"{flag}={value}")
-    return arguments
+# What changes no number of a run, so that it may go on with others and no checkpoint names them.
+NEUTRAL = frozenset({
+    "checkpoint_steps", "cuda_graphs", "device", "dry_run", "explain", "force", "frequent", "fused_backward", "gpus",
+    "keep", "kv_store", "max_restarts", "memonger", "memory_budget", "model_prefix", "profile", "recipe", "resume",
+    "tensorboard", "threads", "workspace",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
+class TrainConfig:
+    """Train a network; the flags of the 2016 script keep their names, defaults and meaning."""
+
+    data: Data = field(default_factory=Data)
+    network: Network = field(default_factory=Network)
+    schedule: Schedule = field(default_factory=Schedule)
+    optimisation: Optimisation = field(default_factory=Optimisation)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    memory: Memory = field(default_factory=Memory)
+    devices: Devices = field(default_factory=Devices)
+    output: Output = field(default_factory=Output)
+
+    @classmethod
+    def of(cls, **values: Any) -> "TrainConfig":
+        """A config from some settings by name, the others by default; SettingError says which one cannot be."""
+        return nested(cls, values)
+
+    def changed(self, **values: Any) -> "TrainConfig":
+        """The same with other values of some settings."""
+        return nested(TrainConfig, self.flat() | values)
+
+    def flat(self) -> dict[str, Any]:
+        """All settings by name."""
+        return dict(flat(self))
+
+
+TRAIN_DEFAULTS: Mapping[str, Any] = TrainConfig().flat()
+
+
+def arguments_of(given: Mapping[str, Any]) -> list[str]:
+    """The command line flags that give these settings."""
+    arguments = []
+    for name, value in given.items():
+        flag = name.replace("_", "-")
+        arguments.append(f"--{flag}" if value is True else f"--no-{flag}" if value is False else f"--{flag}={value}")
+    return arguments
+
+
+@settings
 class PlanConfig:
     """How much memory and time training takes, plain and by activation plans; nothing is computed, no GPU is needed."""
 
-    depth: int = 200
+    depth: Annotated[int, Range(1, 10**6)] = 200
     """number of layers"""
-    batch_size: int = 128
+    batch_size: Annotated[int, Range(1, 10**6)] = 128
     """images per step"""
     budget: str = ""
     """memory of the whole process, such as 12GB: shows its plan, and every plan's largest batch in it"""
-    image: int = 0
+    image: Side = 0
     """side of the images in pixels, 0: 224, CIFAR stem 32"""
-    stem: Chosen[Literal["imagenet", "cifar", "pooled"]] = None
-    """the network's kind (default: imagenet for the depths that it was published with)"""
-    width: int = 1
+    stem: Annotated[Literal["", "imagenet", "cifar", "pooled"], Usual("the one that depths were published with")] = ""
+    """the network's kind"""
+    width: Annotated[int, Range(1, 64)] = 1
     """multiplies the channels of every layer"""
     version: Literal["v2", "v1"] = "v2"
     """v2: pre-activation units; v1: the units of the first ResNet paper"""
-    num_classes: int = 1000
+    num_classes: Annotated[int, Range(1, 10**6)] = 1000
     """number of classes"""
     amp: Literal["none", "bf16"] = "none"
     """bf16: activations in bfloat16 under autocast"""
@@ -189,8 +332,17 @@ class PlanConfig:
     out: Path | None = None
     """picture of the memory over one step; the ending chooses the format (.png, .svg, .pdf)"""
 
+    def __post_init__(self) -> None:
+        """Refuse a budget that is none."""
+        _ = self.budget_bytes
 
-@dataclass(frozen=True)
+    @property
+    def budget_bytes(self) -> int:
+        """The budget in bytes, 0: none."""
+        return parse_bytes(self.budget, "budget")
+
+
+@settings
 class RecipesConfig:
     """List the runs that `train --recipe` knows: settings, hardware, errors published and measured, their sources."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from resnet_v2.config import parse_numbers
+from resnet_v2.config import Range, parse_numbers
 from resnet_v2.data.records import RecordReader
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import replacing
@@ -58,8 +58,8 @@ def evaluate_all(
 
     `resize` is one number for all crops or one for each.
     """
-    crops = parse_numbers(crop, int, "--crop") or (0,)
-    sides = parse_numbers(resize, int, "--resize") or (0,)
+    crops = parse_numbers(crop, int, "crop", Range(1)) or (0,)
+    sides = parse_numbers(resize, int, "resize", Range(1)) or (0,)
     sides = sides * len(crops) if len(sides) == 1 else sides
     if len(sides) != len(crops):
         raise ResnetError(f"--resize {resize} has {len(sides)} sizes for {len(crops)} crops; give one for each.")

@@ -1,5 +1,6 @@
 """Weight files: safetensors whose header says what the network is, how to feed it and what its classes are called."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -40,9 +41,19 @@ def save(path: Path, tensors: Mapping[str, Tensor], header: Header, check: bool 
     metadata = {"format": "pt", METADATA_KEY: header.to_json()}
     with replacing(path) as temporary:
         # Not save_file: it writes through a file of its own, which a kill would leave behind under a random name.
-        temporary.write_bytes(safetensors.torch.save(dict(tensors), metadata))
+        temporary.write_bytes(_with_sorted_metadata(safetensors.torch.save(dict(tensors), metadata)))
         if check:
             _check_written(temporary, path, tensors)
+
+
+def _with_sorted_metadata(data: bytes) -> bytes:
+    """A safetensors file whose header is in one order; safetensors writes the metadata now in this one, now in that."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at multiples of 8
+    return b"".join((len(text).to_bytes(8, "little"), text, memoryview(data)[8 + size :]))
 
 
 def _check_written(written: Path, path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -4,6 +4,7 @@ Epochs count from 0, as in MXNet's lines: `Epoch[3]` ends with checkpoint 4. `re
 MXNet's own logs, packed by gzip too.
 """
 
+import contextlib
 import gzip
 import io
 import json
@@ -35,7 +36,7 @@ class Listener(Protocol):
     """Hears every event of a run as the JSON lines tell it."""
 
     def event(self, kind: str, values: dict[str, Any]) -> None:
-        """`kind` is start, batch, train, validation, saved or skipped."""
+        """`kind` is start, batch, train, validation, saved, skipped, mark or finished."""
 
     def close(self) -> None:
         """No event comes any more."""
@@ -44,44 +45,66 @@ class Listener(Protocol):
 class RunLog:
     """The two log files of a run. A run that starts anew replaces them, one that goes on appends to them.
 
-    `echo` is called with every text line too, without MXNet's `INFO:root:`; `listener` hears the events. `cut_at`, the
-    `position` of an earlier time, removes what was written after it: what a killed run did after its last checkpoint is
-    done again.
+    `echo` is called with every text line too, without MXNet's `INFO:root:`; `listener` hears the events.
     """
 
     def __init__(
-        self,
-        prefix: str,
-        append: bool,
-        echo: Callable[[str], object],
-        cut_at: Mapping[str, int] | None = None,
-        listener: Listener | None = None,
+        self, prefix: str, append: bool, echo: Callable[[str], object], listener: Listener | None = None
     ) -> None:
         Path(prefix).parent.mkdir(parents=True, exist_ok=True)
         mode = "a" if append else "w"
-        files = [Path(prefix + end).open(mode, encoding="utf-8", newline="\n") for end in LOG_ENDINGS]  # noqa: SIM115
-        self._text: IO[str] = files[0]
-        self._events: IO[str] = files[1]
+        self._paths = tuple(Path(prefix + end) for end in LOG_ENDINGS)
+        self._text, self._events = (path.open(mode, encoding="utf-8", newline="\n") for path in self._paths)
         self._echo = echo
         self._listener = listener
-        for end, file in zip(LOG_ENDINGS, (self._text, self._events), strict=True):
-            if cut_at is not None and os.fstat(file.fileno()).st_size > cut_at[end]:
-                file.truncate(cut_at[end])
 
     @classmethod
     def nowhere(cls) -> "RunLog":
         """A log that keeps nothing, for the ranks that do not write."""
         log = cls.__new__(cls)
-        log._text, log._events, log._echo, log._listener = io.StringIO(), io.StringIO(), _say_nothing, None
+        log._paths, log._text, log._events = (), io.StringIO(), io.StringIO()
+        log._echo, log._listener = _say_nothing, None
         return log
 
-    def position(self) -> dict[str, int]:
-        """How long the files are, after what was written is on the disk."""
-        for file in (self._text, self._events):
-            file.flush()
-            os.fsync(file.fileno())
-        files = zip(LOG_ENDINGS, (self._text, self._events), strict=True)
-        return {end: os.fstat(file.fileno()).st_size for end, file in files}
+    def mark(self, place: Mapping[str, Any], clock: Mapping[str, Any]) -> None:
+        """Note that the run is at a place, and what the clock says there; on the disk when this returns.
+
+        A checkpoint that is then written names the place, by which `go_back` finds the mark again.
+        """
+        if not self._paths:
+            return
+        self._text.flush()
+        os.fsync(self._text.fileno())
+        size = os.fstat(self._text.fileno()).st_size
+        self._write([], "mark", {"place": dict(place), "text_bytes": size, "clock": dict(clock)})
+        os.fsync(self._events.fileno())
+
+    def go_back(self, place: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Remove what was written after the last mark of a place, which a killed run did after its last checkpoint and
+        does again; returns what the clock said there. A log without the mark stays as it is: None.
+        """
+        found, end = None, 0
+        with self._paths[1].open("rb") as file:
+            for line in file:
+                end += len(line)
+                event = _marked(line)
+                if event is not None and event["place"] == place:
+                    found, sizes = event, (event["text_bytes"], end)
+        if found is None:
+            return None
+        for file_of, size in zip((self._text, self._events), sizes, strict=True):
+            self._cut(file_of, size)
+        return dict(found["clock"])
+
+    def cut(self, sizes: Mapping[str, int]) -> None:
+        """Remove what stands behind these sizes in bytes, by ending: so the first version of checkpoints had it."""
+        for end, file in zip(LOG_ENDINGS, (self._text, self._events), strict=True):
+            self._cut(file, sizes[end])
+
+    @staticmethod
+    def _cut(file: IO[str], size: int) -> None:
+        if os.fstat(file.fileno()).st_size > size:
+            file.truncate(size)
 
     def close(self) -> None:
         """Close both files and the listener."""
@@ -159,6 +182,17 @@ class RunLog:
         ]
         measured = {"epoch": epoch, "top1_error": top1_error, "top5_error": top5_error}
         self._write(lines, "validation", measured | values)
+
+
+def _marked(line: bytes) -> dict[str, Any] | None:
+    """The event of a line that is a whole mark."""
+    if b'"event": "mark"' not in line:
+        return None
+    with contextlib.suppress(ValueError):
+        event: dict[str, Any] = json.loads(line)
+        if event.get("event") == "mark" and event.keys() >= {"place", "text_bytes", "clock"}:
+            return event
+    return None
 
 
 def _say_nothing(line: str) -> None:

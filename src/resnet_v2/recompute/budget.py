@@ -28,15 +28,6 @@ MOST_CONTEXT_BYTES = 2 * 2**30
 FREE_SHARE = 0.9
 # What tensors may take of a GPU's budget: the allocator loses the rest in pieces that do not fit.
 TENSORS_SHARE = 0.93
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
-
-
-def parse_bytes(text: str, flag: str) -> int:
-    """`"12GB"` -> 12 000 000 000, `"12GiB"` -> 12 * 2^30; ResnetError for anything else."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?|)b?\s*", text.lower())
-    if not match or not float(match[1]):
-        raise ResnetError(f"{flag} {text!r} is no amount of memory; write it like 12GB or 11.5GiB.")
-    return int(float(match[1]) * _UNITS[match[2]])
 
 
 def free_bytes(device: torch.device) -> int:
@@ -186,18 +177,16 @@ class Workload:
         return forecast(self.network.links(), self.costs, plan)
 
 
-def plan_for_training(workload: Workload, device: torch.device, budget: str) -> Plan:
-    """The fastest plan within `budget` (such as 12GB), or within what is free on the device when it is empty.
+def plan_for_training(workload: Workload, device: torch.device, budget: int) -> Plan:
+    """The fastest plan within `budget` bytes, or within what is free on the device when it is 0.
 
     The process keeps to the budget from then on: a GPU's allocator refuses more, and on the CPU freed memory is given
     back.
     """
-    if workload.architecture.stem == "timm":
-        raise ResnetError("There are no activation plans for timm's stem; leave --memonger and --memory-budget out.")
     if device.type == "cpu":
         give_back_freed_memory()
     taken = workload.process_bytes if device.type == "cuda" else 0  # and so not free any more
-    memory = parse_bytes(budget, "--memory-budget") if budget else int(FREE_SHARE * free_bytes(device)) + taken
+    memory = budget or int(FREE_SHARE * free_bytes(device)) + taken
     plan = workload.within(memory, workload.batch_size).plan
     assert plan is not None
     cap(device, memory)

@@ -1,37 +1,24 @@
 """Checkpoints: one file each, the network as `weights` reads it, and with it all that a run needs to go on.
 
 PREFIX-0030.safetensors is the end of epoch 30, PREFIX-best.safetensors the epoch with the lowest top-1 error, and
-PREFIX-latest.safetensors the last state of the run, which may be amid an epoch; `--resume` goes on there.
+PREFIX-latest.safetensors the last state of the run, which may be amid an epoch; `resume` goes on there.
 """
 
 import contextlib
 import os
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors
-import torch
+from torch import Tensor
 
-from resnet_v2.config import TrainConfig
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import replacing
 from resnet_v2.interchange import weights
 from resnet_v2.interchange.finding import checkpoint_path, saved_epochs
 from resnet_v2.interchange.header import Header, read_header
-from resnet_v2.training.optim import momentum_tensors, restore_momentum
-from resnet_v2.training.step import Trainer
-
-RAW = "raw."  # with --ema: the weights in training, the others being their average
-
-# Settings that change no number of a run, so that it may go on with others.
-NEUTRAL = {
-    "checkpoint_steps", "cuda_graphs", "device", "dry_run", "force", "frequent", "fused_backward", "gpus", "keep",
-    "kv_store", "max_restarts", "memonger", "memory_budget", "profile", "recipe", "resume", "tensorboard", "threads",
-    "workspace",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,17 +27,36 @@ class Start:
 
     path: Path
     header: Header
-    tensors: dict[str, torch.Tensor]
+    tensors: dict[str, Tensor]
     resumed: bool = False
-
-    def setting(self, name: str, otherwise: float) -> float:
-        """A number that the earlier run saved, such as its learning rate."""
-        return float(self.header.training.get(name, otherwise))
 
     @property
     def epoch(self) -> int:
         """The epoch it is in, counted from 0."""
         return int(self.header.training["position"]["epoch"])
+
+    def given(self) -> dict[str, Any]:
+        """The settings that somebody gave when the run began; those of the first version of the header are all that
+        have a value.
+        """
+        training = self.header.training
+        settings = {name: value for name, value in training.get("settings", {}).items() if value is not None}
+        if "given" in training:
+            return {name: settings[name] for name in training["given"]}
+        return {name: value for name, value in settings.items() if name not in OLD_PLACES}
+
+    def began_with(self, retrain: bool, model_load_epoch: int) -> bool:
+        """Whether its run began by going on from this epoch."""
+        saved = self.header.training["settings"]
+        return (saved["retrain"], saved["model_load_epoch"]) == (retrain, model_load_epoch)
+
+
+# The first version of the header also held what changes no number.
+OLD_PLACES = frozenset({
+    "checkpoint_steps", "cuda_graphs", "device", "dry_run", "force", "frequent", "fused_backward", "gpus", "keep",
+    "kv_store", "max_restarts", "memonger", "memory_budget", "model_prefix", "nproc", "profile", "recipe", "resume",
+    "tensorboard", "threads", "workspace",
+})  # fmt: skip
 
 
 def latest_path(prefix: str) -> Path:
@@ -74,34 +80,6 @@ def find_latest(prefix: str) -> Start | None:
     return Start(path, *weights.read(path), resumed=True) if path.is_file() else None
 
 
-def differences(start: Start, config: TrainConfig) -> list[str]:
-    """One phrase for every setting that would change the numbers of a run that goes on: `--lr 0.1, was 0.05`."""
-    saved = start.header.training["settings"]
-    phrases = []
-    for name, mine in settings_of(config).items():
-        if name not in NEUTRAL and name in saved and saved[name] != mine:
-            phrases.append(f"--{name.replace('_', '-')} {_told(mine)}, was {_told(saved[name])}")
-    return phrases
-
-
-def _told(value: Any) -> Any:
-    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
-
-
-def settings_of(config: TrainConfig) -> dict[str, Any]:
-    """The flags as JSON holds them."""
-    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(config).items()}
-
-
-def save(path: Path, trainer: Trainer, header: Header) -> None:
-    """Write all that moves in a run, whole or not at all, and read it back before it takes its name."""
-    evaluated = weights.network_tensors(trainer.evaluated)
-    tensors = evaluated | momentum_tensors(trainer.network, trainer.optimizer)
-    if trainer.averaged is not None:
-        tensors |= {RAW + name: tensor for name, tensor in weights.network_tensors(trainer.network).items()}
-    weights.save(path, tensors, header, check=True)
-
-
 def name_also(path: Path, other: Path) -> None:
     """Give a file a second name, by a hard link where the file system has them, in place of an old file's."""
     with replacing(other) as temporary:
@@ -122,32 +100,6 @@ def tidy(prefix: str, epoch: int, keep: int) -> None:
     for old in saved_epochs(prefix) if keep else ():
         if old <= epoch - keep:
             checkpoint_path(prefix, old).unlink(missing_ok=True)  # MXNet's files, which are not ours, stay
-
-
-def restore(start: Start, trainer: Trainer) -> None:
-    """Put a checkpoint into a trainer: weights, their average, momentum, loss scale.
-
-    Raises ResnetError when they do not fit. A file of weights alone leaves the momentum at 0.
-    """
-    network, training = trainer.network, start.header.training
-    if start.header.architecture != network.architecture:
-        raise ResnetError(
-            f"{start.path} holds {start.header.architecture}, but the flags ask for {network.architecture}; give the "
-            "same --depth, --version, --data-type and --num-classes."
-        )
-    weights.fill(start.path, network, _without_prefix(start.tensors) or start.tensors)
-    if trainer.averaged is not None:
-        weights.fill(start.path, trainer.evaluated, start.tensors)
-        trainer.averaged.n_averaged.fill_(1)  # anything but 0, at which it would begin anew
-    begun = training.get("position", {"epoch": 1})
-    if training and trainer.optimizer.defaults["momentum"] and (begun["epoch"] or begun["step"]):
-        restore_momentum(network, trainer.optimizer, start.tensors, start.path)
-    if training.get("scaler"):
-        trainer.scaler.load_state_dict(dict(training["scaler"]))
-
-
-def _without_prefix(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name.removeprefix(RAW): tensor for name, tensor in tensors.items() if name.startswith(RAW)}
 
 
 def unfinished(prefix: str) -> str | None:

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
+from resnet_v2.config import parse_gpus
 from resnet_v2.errors import ResnetError
 
 # Longer than the slowest step or evaluation of a rank that others wait for.
@@ -81,19 +82,22 @@ def restarted() -> bool:
     return int(os.environ.get(RESTARTS, "0")) > 0
 
 
-@contextlib.contextmanager
-def joined(device: torch.device, kv_store: str) -> Iterator[Ranks]:
-    """The ranks of this run, able to speak to each other while the block is open. Numbers travel by gloo, GPUs by NCCL.
-
-    Raises ResnetError when there are several machines without `dist_sync`.
-    """
-    if not launched():
-        yield Ranks()
-        return
+def ranks_of_environment() -> Ranks:
+    """The place of this process as torch's launcher tells it."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-    ranks = Ranks(*(int(os.environ[name]) for name in names))
-    if ranks.machines > 1 and kv_store != "dist_sync":
-        raise ResnetError(f"{ranks.machines} machines take part; give --kv-store dist_sync, so that they know it.")
+    return Ranks(*(int(os.environ[name]) for name in names)) if launched() else Ranks()
+
+
+@contextlib.contextmanager
+def joined(device: torch.device) -> Iterator[Ranks]:
+    """The ranks of this run, able to speak to each other while the block is open.
+
+    Numbers travel by gloo, what lies on GPUs by NCCL.
+    """
+    ranks = ranks_of_environment()
+    if ranks.world_size == 1:
+        yield ranks
+        return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     store, rank, world_size = next(rendezvous("env://", timeout=PATIENCE))
     # The launcher's store outlives the ranks: those started again must not find the addresses of the dead.
@@ -142,25 +146,15 @@ def launch(arguments: Sequence[str], processes: int, max_restarts: int) -> None:
         raise SystemExit(130 if stop.sigval == signal.SIGINT else 0) from None
 
 
-def wanted_processes(gpus: str, device: str, processes: int) -> int:
-    """How many ranks the flags ask for on this machine: `--nproc`, or one for each of several GPUs of `--gpus`."""
-    if processes < 1:
-        raise ResnetError(f"--nproc {processes} makes no sense; give 1 or more.")
-    found = len(_gpu_numbers(gpus)) if not device and torch.cuda.is_available() else 1
-    if processes > 1 and found > 1 and processes != found:
-        raise ResnetError(f"--gpus {gpus} names {found} GPUs, but --nproc says {processes}; give one of them.")
-    return max(processes, found, 1)
-
-
 def choose_device(gpus: str, device: str = "") -> torch.device:
-    """The device of `--device`, else of `--gpus` ('' is the CPU, and so is a machine without a GPU).
+    """The device of `device`, else of `gpus` ('' is the CPU, and so is a machine without a GPU).
 
     Of several GPUs each local rank takes its own. Raises ResnetError for a device that does not exist here.
     """
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if device:
         return _checked(f"cuda:{local_rank}" if device == "cuda" and launched() else device)
-    numbers = _gpu_numbers(gpus)
+    numbers = parse_gpus(gpus)
     if not numbers:
         return torch.device("cpu")
     if not torch.cuda.is_available():
@@ -168,11 +162,11 @@ def choose_device(gpus: str, device: str = "") -> torch.device:
             print(f"no GPU is available{_why_no_gpu()}: running on the CPU", file=sys.stderr)
         return torch.device("cpu")
     if len(numbers) <= local_rank:
-        raise ResnetError(f"--gpus {gpus} names {len(numbers)} GPUs for more ranks than that; name one for each.")
+        raise ResnetError(f"`gpus` {gpus} names {len(numbers)} GPUs for more ranks than that; name one for each.")
     there = torch.cuda.device_count()
     if numbers[local_rank] >= there:
         raise ResnetError(
-            f"--gpus {gpus} names GPU {numbers[local_rank]}, but there {'is' if there == 1 else 'are'} {there} here"
+            f"`gpus` {gpus} names GPU {numbers[local_rank]}, but there {'is' if there == 1 else 'are'} {there} here"
             f"{_visible()}, counted from 0; give another number."
         )
     return _checked(f"cuda:{numbers[local_rank]}")
@@ -189,13 +183,6 @@ def _visible() -> str:
     return "" if shown is None else f" (CUDA_VISIBLE_DEVICES={shown!r} shows no others)"
 
 
-def _gpu_numbers(gpus: str) -> list[int]:
-    wanted = [part.strip() for part in gpus.split(",") if part.strip()]
-    if not all(part.isdigit() for part in wanted):
-        raise ResnetError(f"--gpus {gpus!r} is no list of GPU numbers; write it like 0 or '' for the CPU.")
-    return [int(part) for part in wanted]
-
-
 def _checked(name: str) -> torch.device:
     try:
         device = torch.device(name)
@@ -204,7 +191,7 @@ def _checked(name: str) -> torch.device:
             device = torch.device("cuda", torch.cuda.current_device())  # which much of torch.cuda wants to be told
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ResnetError(f"The device {name} cannot be used ({reason}); give --device cpu or another one.") from None
+        raise ResnetError(f"The device {name} cannot be used ({reason}); give `device` cpu or another one.") from None
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return device

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from resnet_v2.config import TrainConfig
-from resnet_v2.errors import ResnetError
+from resnet_v2.config import Memory, TrainConfig
+from resnet_v2.errors import ResnetError, SettingError
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.resnet import ResNet
 from resnet_v2.recompute import speeds
-from resnet_v2.recompute.budget import FREE_SHARE, Workload, free_bytes, parse_bytes, process_bytes
+from resnet_v2.recompute.budget import FREE_SHARE, Workload, free_bytes, process_bytes
 from resnet_v2.training.distributed import Ranks
 from resnet_v2.training.graph import Graph
 from resnet_v2.training.optim import keep_rate_on, nesterov_sgd
@@ -58,17 +58,16 @@ def own_stream(device: torch.device) -> Iterator[None]:
 
 def workload(architecture: Architecture, images: int, config: TrainConfig, device: torch.device) -> Workload:
     """What a step of `images` images on this rank takes, on the device in hand."""
-    sixteen = config.amp != "off"
     try:
         measured = speeds.measure(device)
     except torch.OutOfMemoryError:
         raise ResnetError(
-            f"{device} has too little free memory to begin; stop what else runs on it, or give another --gpus."
+            f"{device} has too little free memory to begin; stop what else runs on it, or give another `gpus`."
         ) from None
     return Workload(
         architecture,
-        bf16=sixteen,
-        fused=config.fused_backward,
+        bf16=config.optimisation.amp != "off",
+        fused=config.memory.fused_backward,
         device=measured,
         batch_size=max(1, images),
         process_bytes=process_bytes(device),
@@ -84,20 +83,21 @@ def choose_graph(
     A ResnetError says why steps that are asked for are not to be had.
     """
     reasons = {
-        "--device cpu, since only a GPU has them": device.type != "cuda",
+        "`device` cpu, since only a GPU has them": device.type != "cuda",
         "several ranks": ranks.world_size > 1,
-        "--optimizer muon": config.optimizer == "muon",
+        "`optimizer` muon": config.optimisation.optimizer == "muon",
     }
     against = next((reason for reason, holds in reasons.items() if holds), None)
-    if config.cuda_graphs == "on" and against is not None:
-        raise ResnetError(f"--cuda-graphs on does not go with {against}; leave it or --cuda-graphs out.")
-    if config.cuda_graphs == "off" or (config.cuda_graphs == "auto" and not work.waits_for_launches):
+    asked = config.devices.cuda_graphs
+    if asked == "on" and against is not None:
+        raise SettingError(f"`cuda_graphs` on does not go with {against}; leave it or `cuda_graphs` out.")
+    if asked == "off" or (asked == "auto" and not work.waits_for_launches):
         return None, ""
-    if config.cuda_graphs == "auto" and planned:
-        against = "an activation plan, whose memory a recording would hold twice (--cuda-graphs on: all the same)"
+    if asked == "auto" and planned:
+        against = "an activation plan, whose memory a recording would hold twice (`cuda_graphs` on: all the same)"
     if against is not None:
         return None, f"training steps are not recorded as a CUDA graph, because of {against}"
-    return Graph(images), "training steps are recorded as a CUDA graph and played (--cuda-graphs off: not)"
+    return Graph(images), "training steps are recorded as a CUDA graph and played (`cuda_graphs` off: not)"
 
 
 @dataclass(frozen=True)
@@ -111,24 +111,25 @@ class Precision:
 def choose_precision(
     network: ResNet, images: int, config: TrainConfig, ranks: Ranks, device: torch.device, saved: str | None
 ) -> Precision:
-    """`--amp auto`: bf16 or fp16, whichever makes the faster steps here; what the run began with (`saved`) stays."""
-    if config.amp != "auto":
-        return Precision(config.amp)
+    """`amp` auto: bf16 or fp16, whichever makes the faster steps here; what the run began with (`saved`) stays."""
+    amp = config.optimisation.amp
+    if amp != "auto":
+        return Precision(amp)
     if saved is not None:
-        return Precision(saved, f"--amp auto is {saved}, as when the run began")
-    if config.fused_backward:
-        return Precision("bf16", "--amp auto is bf16, since fp16 does not go with --fused-backward")
+        return Precision(saved, f"`amp` auto is {saved}, as when the run began")
+    if config.memory.fused_backward:
+        return Precision("bf16", "`amp` auto is bf16, since fp16 does not go with `fused_backward`")
     times = {amp: _seconds_per_step(network, images, config, device, amp) for amp in ("bf16", "fp16")}
     # The ranks must agree, and hear rank 0.
     fp16 = ranks.any(ranks.main and times["fp16"] < times["bf16"])
     told = ", ".join(f"{amp} {1000 * seconds:.1f} ms" for amp, seconds in times.items())
     chosen = "fp16" if fp16 else "bf16"
-    return Precision(chosen, f"--amp auto is {chosen}: a step takes {told}")
+    return Precision(chosen, f"`amp` auto is {chosen}: a step takes {told}")
 
 
 def _seconds_per_step(network: ResNet, images: int, config: TrainConfig, device: torch.device, amp: str) -> float:
     """The shortest of some steps with grey images, of a copy that is thrown away."""
-    alone = replace(config, sync_bn=False, ema=0.0, fused_backward=False, accumulate=1)
+    alone = config.changed(sync_bn=False, ema=0.0, fused_backward=False, accumulate=1)
     twin = copy.deepcopy(network)
     trainer = Trainer.of(twin, nesterov_sgd(twin, 0.1, 0.9, 0.0), alone, Ranks(), device, amp)
     trainer.model.train()
@@ -156,33 +157,36 @@ def with_graph(trainer: Trainer, graph: Graph | None) -> Trainer:
 def failures_told(work: Workload, device: torch.device, config: TrainConfig, parts: int) -> Iterator[None]:
     """Turn torch's errors about missing memory and missing compilers into one sentence each.
 
-    `parts`: how many times `work`, of one rank and at once, is in what `--batch-size` counts.
+    `parts`: how many times `work`, of one rank and at once, is in what `batch_size` counts.
     """
     with contextlib.suppress(ResnetError):
         work = replace(work, free_bytes=free_bytes(device) + (work.process_bytes if device.type == "cuda" else 0))
     try:
         yield
     except torch.OutOfMemoryError:
-        raise ResnetError(_out_of_memory(work, config.memory_budget, parts)) from None
+        raise ResnetError(_out_of_memory(work, config.memory, parts)) from None
     except RuntimeError as error:
         if "can't allocate memory" in str(error):
-            raise ResnetError(_out_of_memory(work, config.memory_budget, parts)) from None
-        if config.compile and type(error).__module__.startswith("torch._"):  # of torch.compile and what it calls
+            raise ResnetError(_out_of_memory(work, config.memory, parts)) from None
+        if config.devices.compile and type(error).__module__.startswith(
+            "torch._"
+        ):  # of torch.compile and what it calls
             reason = str(error).strip().splitlines()[0]
-            raise ResnetError(f"--compile fails here ({reason}); install a C++ compiler, or leave it out.") from None
+            raise ResnetError(f"`compile` fails here ({reason}); install a C++ compiler, or leave it out.") from None
         raise
 
 
-def _out_of_memory(work: Workload, budget: str, parts: int) -> str:
+def _out_of_memory(work: Workload, memory: Memory, parts: int) -> str:
     said = f"The memory of {work.device.name} ran out at {work.batch_size} images at once"
-    allowed = int(FREE_SHARE * (parse_bytes(budget, "--memory-budget") if budget else work.free_bytes))
+    budget = memory.memory_budget
+    allowed = int(FREE_SHARE * (memory.budget_bytes or work.free_bytes))
     if not allowed:
         needed = work.total_bytes(work.plain().forecast, work.batch_size)
-        return f"{said}, which take about {needed / 1e9:.1f} GB; give a smaller --batch-size."
+        return f"{said}, which take about {needed / 1e9:.1f} GB; give a smaller `batch_size`."
     its = (work.smallest() if budget else work.plain()).forecast
     fits = max(1, min(work.batch_size - 1, work.largest_batch(its, allowed)))
     if budget:
-        return f"{said} and --memory-budget {budget}; --batch-size {parts * fits} would fit, or give a larger budget."
+        return f"{said} and `memory_budget` {budget}; `batch_size` {parts * fits} would fit, or give a larger budget."
     if work.largest_batch(work.smallest().forecast, allowed) >= work.batch_size:
-        return f"{said}; --memory-budget {allowed / 1e9:.1f}GB would fit, or --batch-size {parts * fits}."
-    return f"{said}; --batch-size {parts * fits} would fit."
+        return f"{said}; `memory_budget` {allowed / 1e9:.1f}GB would fit, or `batch_size` {parts * fits}."
+    return f"{said}; `batch_size` {parts * fits} would fit."

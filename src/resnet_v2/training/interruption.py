@@ -11,10 +11,10 @@ SAME_PRESS_SECONDS = 2.0
 
 
 class Stopped(Exception):  # noqa: N818 (nothing is wrong)
-    """The run was told to stop and has saved where it is; `status` is the exit status."""
+    """The run was told to stop and has saved where it is, as the sentence says; `status` is the exit status."""
 
-    def __init__(self, received: int) -> None:
-        super().__init__()
+    def __init__(self, received: int, sentence: str = "") -> None:
+        super().__init__(sentence)
         self.status = 130 if received == signal.SIGINT else 0
 
 

@@ -20,17 +20,16 @@ class Meter:
     """Sums over some steps of this rank; what a step gave stays on the device until it is read, so that no step waits.
 
     The sums are made on the host, in float64, which Apple's GPUs do not have. They start at 0 or where `state` of an
-    earlier meter left off.
+    earlier meter left off; the times start at 0 or where `set_clock` says.
     """
 
-    def __init__(self, device: torch.device, state: Mapping[str, float] | None = None) -> None:
+    def __init__(self, state: Mapping[str, float] | None = None) -> None:
         state = state or {}
-        self._device = device
         self._loss, self._correct = state.get("loss", 0.0), int(state.get("correct", 0))
         self.images, self.steps = int(state.get("images", 0)), int(state.get("steps", 0))
-        self.waited, self.idle = state.get("waited", 0.0), state.get("idle", 0.0)
+        self.waited = self.idle = 0.0
         self._unread: list[Tensor] = []
-        self._started = time.perf_counter() - state.get("seconds", 0.0)
+        self._started = time.perf_counter()
 
     def add(self, result: Tensor, images: int, waited: float) -> None:
         """Count a step of so many images that waited so many seconds for them; `result` is what `Trainer.step` gave."""
@@ -47,12 +46,20 @@ class Meter:
         return self._loss, self._correct
 
     def state(self) -> dict[str, float]:
-        """What another meter needs to go on, as JSON holds it without loss."""
+        """The sums, from which another meter goes on, as JSON holds them without loss."""
         loss, correct = self._sums()
-        sums = {"loss": loss, "correct": correct, "images": self.images, "steps": self.steps}
-        return {**sums, "waited": self.waited, "idle": self.idle, "seconds": time.perf_counter() - self._started}
+        return {"loss": loss, "correct": correct, "images": self.images, "steps": self.steps}
 
-    def read(self, ranks: Ranks) -> dict[str, float]:
+    def clock(self) -> dict[str, float]:
+        """The times in seconds: in all, waiting for data, and of a GPU that had nothing to do."""
+        return {"seconds": time.perf_counter() - self._started, "waited": self.waited, "idle": self.idle}
+
+    def set_clock(self, clock: Mapping[str, float]) -> None:
+        """Go on from what `clock` of an earlier meter gave."""
+        self._started = time.perf_counter() - clock["seconds"]
+        self.waited, self.idle = clock["waited"], clock["idle"]
+
+    def read(self, ranks: Ranks, device: torch.device) -> dict[str, float]:
         """Over all ranks: mean loss, accuracy (a share) and images per second. Of this one: seconds, milliseconds per
         step, the share of time spent waiting for data and the most memory so far in MiB (of the GPU, if there is one);
         of a GPU also the share of time in which it had nothing to do.
@@ -67,9 +74,9 @@ class Meter:
             "samples_per_second": round(images / seconds, 2),
             "step_ms": round(1000 * seconds / max(1, self.steps), 2),
             "data_wait": round(self.waited / seconds, 4),
-            "memory_mib": round(peak_memory_mib(self._device), 1),
+            "memory_mib": round(peak_memory_mib(device), 1),
         }
-        return measured | ({"gpu_idle": round(self.idle / seconds, 4)} if self._device.type == "cuda" else {})
+        return measured | ({"gpu_idle": round(self.idle / seconds, 4)} if device.type == "cuda" else {})
 
 
 def peak_memory_mib(device: torch.device) -> float:
@@ -110,5 +117,5 @@ class Watch:
         records = ", ".join(map(str, ordinals[:NAMED_RECORDS])) + (", ..." if len(ordinals) > NAMED_RECORDS else "")
         raise ResnetError(
             f"The loss is {losses[bad]} in epoch {epoch}, batch {step} (records {records}): the run has diverged; go "
-            f"on from the last checkpoint of {self._prefix} with a lower --lr, or with --clip-norm 1."
+            f"on from the last checkpoint of {self._prefix} with a lower `lr`, or with `clip_norm` 1."
         )

@@ -119,7 +119,7 @@ def nesterov_sgd(
     groups = parameter_groups(network, weight_decay)
     if fused is None:
         fused = next(network.parameters()).is_cuda
-    return _at_rest(torch.optim.SGD(groups, fused=fused or None, **_checked(learning_rate, momentum, weight_decay)))
+    return _at_rest(torch.optim.SGD(groups, fused=fused or None, **_nesterov(learning_rate, momentum)))
 
 
 def set_learning_rate(optimizer: torch.optim.SGD, learning_rate: float) -> None:
@@ -168,7 +168,7 @@ def muon(network: ResNet, learning_rate: float, momentum: float, weight_decay: f
             chosen = [parameter for parameter in group["params"] if (parameter in inner) == is_orthogonal]
             groups.append(group | {"params": chosen, "orthogonal": is_orthogonal})
     chosen = [group for group in groups if group["params"]]
-    return _at_rest(Muon(chosen, **_checked(learning_rate, momentum, weight_decay)))
+    return _at_rest(Muon(chosen, **_nesterov(learning_rate, momentum)))
 
 
 Optimizer = TypeVar("Optimizer", bound=torch.optim.SGD)
@@ -186,12 +186,7 @@ def _at_rest(optimizer: Optimizer) -> Optimizer:
     return optimizer
 
 
-def _checked(learning_rate: float, momentum: float, weight_decay: float) -> dict[str, Any]:
-    if learning_rate < 0 or not 0 <= momentum < 1 or weight_decay < 0:
-        raise ResnetError(
-            f"--lr {learning_rate:g} --mom {momentum:g} --wd {weight_decay:g} is no optimiser; lr and wd are 0 or "
-            "more, mom is 0 or more and below 1."
-        )
+def _nesterov(learning_rate: float, momentum: float) -> dict[str, Any]:
     return {"lr": learning_rate, "momentum": momentum, "nesterov": momentum > 0}
 
 

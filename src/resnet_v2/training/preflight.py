@@ -9,14 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from resnet_v2.config import TrainConfig
 from resnet_v2.data.lists import is_sorted_by_class
 from resnet_v2.data.loader import Loader, class_label
 from resnet_v2.data.records import RecordReader
 from resnet_v2.data.rows import Rows, find_segments, sidecar_path
 from resnet_v2.errors import ResnetError
 from resnet_v2.training.feed import feed
-from resnet_v2.training.settings import RunSettings
+from resnet_v2.training.plan import RunPlan
 from resnet_v2.training.step import Trainer
 
 LABELS_READ = 2000
@@ -24,15 +23,15 @@ BYTES_PER_PARAMETER = 8  # a weight and its momentum
 TIMED_STEPS = 3
 
 
-def check(settings: RunSettings, trainer: Trainer, readers: Sequence[RecordReader], config: TrainConfig) -> list[str]:
+def check(plan: RunPlan, trainer: Trainer, readers: Sequence[RecordReader]) -> list[str]:
     """One sentence for everything that is odd; a ResnetError for what would stop the run."""
     findings = []
     for reader in readers:
-        findings += _check_record(reader, settings.architecture.classes)
-    findings += _check_disk(settings, trainer, config)
-    cores = os.cpu_count() or 1
-    if config.threads > cores:
-        findings.append(f"warning: --threads {config.threads} on {cores} cores; more threads than cores gain nothing")
+        findings += _check_record(reader, plan.architecture.classes)
+    findings += _check_disk(plan, trainer)
+    cores, threads = os.cpu_count() or 1, plan.config.devices.threads
+    if threads > cores:
+        findings.append(f"warning: `threads` {threads} on {cores} cores; more threads than cores gain nothing")
     return findings
 
 
@@ -52,21 +51,21 @@ def _check_record(reader: RecordReader, classes: int) -> list[str]:
     return findings
 
 
-def _check_disk(settings: RunSettings, trainer: Trainer, config: TrainConfig) -> list[str]:
-    folder = next(path for path in Path(settings.prefix).absolute().parents if path.is_dir())
+def _check_disk(plan: RunPlan, trainer: Trainer) -> list[str]:
+    folder = next(path for path in Path(plan.prefix).absolute().parents if path.is_dir())
     parameters = sum(parameter.numel() for parameter in trainer.network.parameters())
     one = BYTES_PER_PARAMETER * parameters + (4 * parameters if trainer.averaged is not None else 0)
     free = shutil.disk_usage(folder).free
     if free < 2 * one:
         raise ResnetError(
             f"{folder} has {free / 2**20:.0f} MiB free, but a checkpoint takes {one / 2**20:.0f} and the old one stays "
-            "until the new one is written; free some space or give another --model-prefix."
+            "until the new one is written; free some space or give another `model_prefix`."
         )
-    files = (config.keep or settings.epochs - settings.start_epoch) + 3
+    files = (plan.config.output.keep or plan.epochs - plan.first_epoch) + 3
     if free < files * one:
         return [
             f"warning: {folder} has {free / 2**30:.1f} GiB free, but the checkpoints of all epochs take "
-            f"{files * one / 2**30:.1f}; --keep 3 keeps the last three"
+            f"{files * one / 2**30:.1f}; `keep` 3 keeps the last three"
         ]
     return []
 

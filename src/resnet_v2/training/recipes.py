@@ -5,20 +5,16 @@ runs in log/README.md, the first lines of log/resnet-NN.log, and the defaults of
 is not made up here: `notes` says what is missing. Our own figures are those of the logs in docs/runs.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from resnet_v2.config import TrainConfig
 from resnet_v2.errors import ResnetError
 from resnet_v2.networks.architecture import Architecture
 
 IMAGENET_1K, IMAGENET_11K, CIFAR_10 = 1_281_167, 11_797_630, 50_000
-# Found elsewhere on every machine, so that another value is no departure from the recipe.
-PLACES = ("data_dir",)
 
 
 @dataclass(frozen=True)
@@ -193,27 +189,3 @@ def find(name: str) -> Recipe:
         if recipe.name == name:
             return recipe
     raise ResnetError(f"There is no recipe {name!r}; recipes are {', '.join(recipe.name for recipe in ALL)}.")
-
-
-def apply(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
-    """The config with its recipe filled in, and one sentence for every setting in which the user departs from it.
-
-    A field that has TrainConfig's default takes the recipe's value: a default that was typed out cannot be told from
-    one that was not. With `retrain` learning rate and weight decay stay the checkpoint's. Without a recipe the config
-    comes back as it is.
-    """
-    if not config.recipe:
-        return config, []
-    recipe = find(config.recipe)
-    defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
-    taken: dict[str, Any] = {}
-    differences = []
-    for name, value in recipe.settings.items():
-        given = getattr(config, name)
-        if given == defaults[name]:
-            if not (config.retrain and name in ("lr", "wd")):
-                taken[name] = value
-        elif given != value and name not in PLACES:
-            flag = f"--{name.replace('_', '-')}"
-            differences.append(f"{flag} {given} is not the recipe's: {recipe.name} has {flag} {value}.")
-    return dataclasses.replace(config, **taken), differences

@@ -11,7 +11,6 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from resnet_v2.config import TrainConfig
-from resnet_v2.errors import ResnetError
 from resnet_v2.networks.resnet import ResNet
 from resnet_v2.recompute.tape import take_our_kernels
 from resnet_v2.training.distributed import Ranks
@@ -51,27 +50,23 @@ class Trainer:
         amp: str = "", graph: Graph | None = None,
     ) -> "Trainer":  # fmt: skip
         """A trainer of a network that is on its device already; `amp` is the config's where it is not given."""
-        if config.sync_bn and ranks.world_size > 1:
+        if config.optimisation.sync_bn and ranks.world_size > 1:
             synchronize(network)
-        if config.compile:
+        if config.devices.compile:
             network.compile_units()
         take_our_kernels(network, device)
         model: nn.Module = network
         if ranks.world_size > 1:
             places = [device] if device.type == "cuda" else None
             model = DistributedDataParallel(model, device_ids=places)
-            model.broadcast_buffers = not config.sync_bn  # the argument has another name in newer releases of torch
+            model.broadcast_buffers = (
+                not config.optimisation.sync_bn
+            )  # the argument has another name in newer releases of torch
         averaged = None
-        if config.ema:
+        if config.optimisation.ema:
             averaged = AveragedModel(network, use_buffers=True)
-        precision = _PRECISIONS[amp or config.amp]
-        if config.fused_backward:
-            several = ranks.world_size > 1 or config.accumulate > 1
-            if several or config.clip_norm or precision == torch.float16 or config.optimizer != "nag":
-                raise ResnetError(
-                    "--fused-backward updates each weight by NAG as its gradient comes, and so does not go with "
-                    "several ranks, --clip-norm, --accumulate, --amp fp16 or --optimizer muon; leave it or them out."
-                )
+        precision = _PRECISIONS[amp or config.optimisation.amp]
+        if config.memory.fused_backward:
             fuse_into_backward(optimizer)
         scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
         return cls(config, ranks, device, network, model, optimizer, scaler, averaged, precision, graph)
@@ -109,7 +104,7 @@ class Trainer:
         return result
 
     def _gradients(self, images: Tensor, labels: Tensor, share: float) -> Tensor:
-        pixels = to_input(images, self.config.memory_format)
+        pixels = to_input(images, self.config.devices.memory_format)
         self.optimizer.zero_grad()
         result = torch.zeros(2, device=self.device)
         parts = self._parts(pixels, labels)
@@ -123,14 +118,14 @@ class Trainer:
     def _part(self, pixels: Tensor, labels: Tensor, share: float) -> Tensor:
         logits = self._logits(pixels)
         with torch.autocast(self.device.type, enabled=False):
-            logits, smoothing = logits.float(), self.config.label_smoothing
+            logits, smoothing = logits.float(), self.config.optimisation.label_smoothing
             loss = F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum")
             self.scaler.scale(loss * share).backward()  # type: ignore[no-untyped-call]
             correct = (logits.detach().argmax(1) == labels).sum()
         return torch.stack([loss.detach(), correct.float()])
 
     def _parts(self, images: Tensor, labels: Tensor) -> list[Part]:
-        count = self.config.accumulate
+        count = self.config.optimisation.accumulate
         parts = list(zip(images.tensor_split(count), labels.tensor_split(count), strict=True))
         # Alone one may leave out the empty parts of a small batch; ranks must all take part in all of them.
         return parts if self.ranks.world_size > 1 else [part for part in parts if len(part[1])]
@@ -141,7 +136,7 @@ class Trainer:
         return self.model.no_sync()
 
     def _logits(self, images: Tensor) -> Tensor:
-        if len(images) or self.config.sync_bn:
+        if len(images) or self.config.optimisation.sync_bn:
             return cast(Tensor, self.model(images))
         # This rank has no image in the epoch's last step: it takes part with zero gradients, and its BatchNorms, which
         # cannot make statistics of nothing, stay as they are.
@@ -151,10 +146,10 @@ class Trainer:
         return logits
 
     def _update(self) -> None:
-        if self.config.clip_norm:
+        if self.config.optimisation.clip_norm:
             self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.config.optimisation.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.averaged is not None:
-            update_average(self.averaged, self.network, self.config.ema)
+            update_average(self.averaged, self.network, self.config.optimisation.ema)

@@ -1,0 +1,206 @@
+"""What settings are made of: frozen dataclasses whose fields know their range, and refuse what is outside.
+
+A field's range is the one place from which its check, its help and its documentation come.
+"""
+
+import dataclasses
+import math
+import re
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
+
+from tyro.conf import arg
+
+from resnet_v2.errors import SettingError
+
+Number = TypeVar("Number", int, float)
+Kind = TypeVar("Kind")
+Value = TypeVar("Value")
+# A setting whose default depends on others, so that its help text tells it.
+Chosen = Annotated[Value | None, arg(help_behavior_hint="")]
+# As many of anything as a run may have; whoever asks for more has mistyped it.
+MOST = 10**9
+BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*((?:[KMGT]I?)?)B?")
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers from `least` to `most`, the latter left out where it is `open`."""
+
+    least: float = 0
+    most: float = MOST
+    open: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        """Whether a number, which may be none, is within."""
+        return self.least <= value <= self.most and not (self.open and value == self.most)
+
+    def __str__(self) -> str:
+        """The range in words."""
+        if self.most == MOST:
+            return f"{self.least} or more"
+        return f"{self.least} or more and below {self.most}" if self.open else f"{self.least} to {self.most}"
+
+
+Count = Annotated[int, Range(1)]
+CountOrNone = Annotated[int, Range(0)]
+Share = Annotated[float, Range(0, 1)]
+ShareBelowOne = Annotated[float, Range(0, 1, open=True)]
+Amount = Annotated[float, Range(0)]
+Threads = Annotated[int, Range(0, 1024)]
+Side = Annotated[int, Range(0, 65535)]  # of an image in pixels, as far as JPEG goes
+
+
+@dataclass(frozen=True)
+class Usual:
+    """In the help, what the default of a setting is that depends on others."""
+
+    words: str
+
+
+@dataclass_transform(frozen_default=True)
+def settings(kind: type[Kind]) -> type[Kind]:
+    """Make a class a frozen dataclass of settings.
+
+    Its objects refuse a value that is not of the field's type or outside its range with a SettingError. A range is
+    shown in the help beside the default.
+    """
+    checked = kind.__dict__.get("__post_init__")
+
+    def check(self: Any) -> None:
+        for name, hint in hints(type(self)).items():
+            check_value(name, hint, getattr(self, name))
+        if checked is not None:
+            checked(self)
+
+    for name, hint in hints(kind).items():
+        if found := _shown(hint):
+            kind.__annotations__[name] = Annotated[hint, arg(help_behavior_hint=found)]
+    kind.__post_init__ = check  # type: ignore[attr-defined]
+    return dataclass(frozen=True)(kind)
+
+
+def hints(kind: type) -> dict[str, Any]:
+    """The types of a class's fields, with what is known of them."""
+    return typing.get_type_hints(kind, include_extras=True)
+
+
+def _marks(hint: Any) -> tuple[Any, ...]:
+    return getattr(hint, "__metadata__", ())
+
+
+def _plain(hint: Any) -> Any:
+    return typing.get_args(hint)[0] if _marks(hint) else hint
+
+
+def _range(hint: Any) -> Range | None:
+    return next((mark for mark in _marks(hint) if isinstance(mark, Range)), None)
+
+
+def _shown(hint: Any) -> Callable[[str], str] | None:
+    usual = next((mark.words for mark in _marks(hint) if isinstance(mark, Usual)), None)
+    limits = _range(hint)
+    if usual is None and limits is None:
+        return None
+    start = "" if limits is None else f"{limits}; "
+    return lambda default: f"({start}default: {default if usual is None else usual})"
+
+
+def check_value(name: str, hint: Any, value: Any) -> None:
+    """Raise SettingError where a value is none that a field of this type may have."""
+    limits, plain = _range(hint), _plain(hint)
+    if typing.get_origin(plain) is UnionType:  # a value or None
+        if value is None:
+            return
+        plain = typing.get_args(plain)[0]
+    if typing.get_origin(plain) is Literal:
+        if value not in typing.get_args(plain) or isinstance(value, bool):
+            allowed = ", ".join(map(str, typing.get_args(plain)))
+            raise SettingError(f"`{name}` {value!r} is none of {allowed}.")
+        return
+    if plain is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if isinstance(plain, type) and (not isinstance(value, plain) or (plain is not bool and isinstance(value, bool))):
+        raise SettingError(f"`{name}` {value!r} is no {plain.__name__}.")
+    if limits is not None and (math.isnan(value) or value not in limits):
+        raise SettingError(f"`{name}` must be {limits}, not {value}.")
+
+
+def parse_numbers(text: str, kind: type[Number], name: str, limits: Range) -> tuple[Number, ...]:
+    """`"30,60,90"` -> `(30, 60, 90)`; the empty text is the empty tuple. Raises SettingError."""
+    try:
+        numbers = tuple(kind(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise SettingError(f"`{name}` {text!r} is not a list of numbers; write it like 30,60,90.") from None
+    if any(math.isnan(number) or number not in limits for number in numbers):
+        raise SettingError(f"`{name}` {text!r} has a number that is not {limits}.")
+    return numbers
+
+
+def parse_steps(text: str, name: str, first: int, allowed: Range, example: str) -> tuple[tuple[int, int], ...]:
+    """`"0:2,95:1"` -> `((0, 2), (95, 1))`, pairs of an epoch and the value from there on; `first` is that of epoch 0
+    where the text says nothing else. Raises SettingError.
+    """
+    pairs = {0: first}
+    for part in filter(None, text.split(",")):
+        epoch, _, value = (word.strip() for word in part.partition(":"))
+        if not (epoch.isdecimal() and value.isdecimal() and int(value) in allowed):
+            raise SettingError(
+                f"`{name}` {text!r} is not pairs of an epoch and a value, {allowed}; write it like {example}."
+            )
+        pairs[int(epoch)] = int(value)
+    return tuple(sorted(pairs.items()))
+
+
+def parse_bytes(text: str, name: str) -> int:
+    """`"12GB"` -> 12000000000; the empty text is 0. Raises SettingError."""
+    match = BYTES.fullmatch(text.strip().upper())
+    if text and (match is None or not float(match[1])):
+        raise SettingError(f"`{name}` {text!r} is no amount of memory; write it like 12GB or 11.5GiB.")
+    return int(float(match[1]) * UNITS[match[2]]) if match else 0
+
+
+def parse_gpus(text: str) -> tuple[int, ...]:
+    """`"0,1"` -> `(0, 1)`; the empty text, which means the CPU, is the empty tuple. Raises SettingError."""
+    wanted = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isdecimal() for part in wanted):
+        raise SettingError(f"`gpus` {text!r} is no list of GPU numbers; write it like 0 or '' for the CPU.")
+    return tuple(map(int, wanted))
+
+
+def flat(nested: Any) -> Iterator[tuple[str, Any]]:
+    """Name and value of every setting in groups of settings; no name stands in two groups."""
+    for field in dataclasses.fields(nested):
+        value = getattr(nested, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from flat(value)
+        else:
+            yield field.name, value
+
+
+def nested(kind: type[Kind], values: Mapping[str, Any]) -> Kind:
+    """Groups of settings from values by name; a path may be a text. What has no value has its default.
+
+    Raises SettingError for a name that no setting has.
+    """
+    left = dict(values)
+    made: Kind = _nested(kind, left)
+    if left:
+        raise SettingError(f"There is no setting `{next(iter(left))}`.")
+    return made
+
+
+def _nested(kind: Any, left: dict[str, Any]) -> Any:
+    found = {}
+    for name, hint in hints(kind).items():
+        if dataclasses.is_dataclass(hint):
+            found[name] = _nested(hint, left)
+        elif name in left:
+            value = left.pop(name)
+            found[name] = Path(value) if _plain(hint) is Path and isinstance(value, str) else value
+    return kind(**found)

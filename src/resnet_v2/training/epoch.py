@@ -1,0 +1,198 @@
+"""An epoch: steps, log lines and savings, then validation and the checkpoint."""
+
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from resnet_v2.data.loader import Loader, Reading
+from resnet_v2.data.records import RecordReader
+from resnet_v2.interchange import weights
+from resnet_v2.interchange.finding import checkpoint_path
+from resnet_v2.interchange.header import Header
+from resnet_v2.logs.runlog import RunLog
+from resnet_v2.training import checkpoint
+from resnet_v2.training.distributed import Ranks
+from resnet_v2.training.evaluate import Evaluation, evaluate
+from resnet_v2.training.feed import Fed, IdleClock, allocator, feed
+from resnet_v2.training.interruption import Interruption, Stopped
+from resnet_v2.training.meter import Meter, Watch
+from resnet_v2.training.plan import RunPlan
+from resnet_v2.training.profile import Profiler
+from resnet_v2.training.state import TrainState
+
+
+@dataclass(frozen=True)
+class Run:
+    """What stays the same through the epochs."""
+
+    plan: RunPlan
+    ranks: Ranks
+    device: torch.device
+    interruption: Interruption
+    log: RunLog
+    watch: Watch
+    profiler: Profiler
+
+    def stopping(self) -> bool:
+        """Whether a rank was told to stop; every rank has to ask."""
+        return self.ranks.any(self.interruption.received is not None)
+
+
+def training_loader(
+    plan: RunPlan, ranks: Ranks, device: torch.device, state: TrainState, reader: RecordReader, log: RunLog
+) -> Loader:
+    """The training batches of an epoch, from where the run is."""
+    data = plan.config.data
+    on_skip = log.skipped if ranks.main else lambda sentence: print(sentence, file=sys.stderr)
+    skip = on_skip if data.on_error == "skip" else None
+    loader = Loader(
+        reader,
+        plan.augmentation(state.epoch),
+        seed=plan.config.optimisation.seed,
+        batch_size=plan.batch_size,
+        classes=plan.architecture.classes,
+        epoch=state.epoch,
+        count=data.num_examples,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        reading=Reading(plan.config.devices.threads, data.max_pixels, data.fast_decode, skip, allocator(device)),
+    )
+    if state.loader:
+        loader.load_state_dict(state.loader)
+    return loader
+
+
+def train_epoch(run: Run, state: TrainState, reader: RecordReader) -> None:
+    """What is left of a pass over a record in the epoch's order, logged every `frequent` batches and at the end.
+
+    Raises Stopped when the run was told to stop and has saved where it is.
+    """
+    loader = training_loader(run.plan, run.ranks, run.device, state, reader, run.log)
+    state.trainer.model.train()
+    clock = IdleClock(run.device)
+    done = min(state.step * run.plan.batch_size, loader.images)
+    with tqdm(
+        total=loader.images,
+        initial=done,
+        desc=f"epoch {state.epoch + 1}/{run.plan.epochs}",
+        unit="img",
+        leave=False,
+        disable=None if run.ranks.main else True,
+        mininterval=0.5,
+    ) as bar:
+        for fed in feed(iter(loader), run.device, loader.state_dict):
+            state.step, state.loader = fed.place["step"], fed.place
+            learning_rate = _train_batch(run, state, fed, loader, clock)
+            bar.update(loader.images_of(state.step - 1))
+            if state.step % run.plan.config.output.frequent == 0:
+                bar.set_postfix_str(_log_recent(run, state, clock, learning_rate))
+            _save_where_due(run, state, clock, loader.steps)
+    _count_idle(state, clock)
+    run.watch.check(state.epoch)
+    measured = state.whole.read(run.ranks, run.device)
+    learning_rate = run.plan.schedule.learning_rate(state.epoch + (loader.steps - 0.5) / loader.steps)
+    run.log.trained(state.epoch, learning_rate=learning_rate, **measured)
+    state.seconds += measured["seconds"]
+    state.waited += state.whole.waited
+    state.trained = True
+
+
+def _train_batch(run: Run, state: TrainState, fed: Fed, loader: Loader, clock: IdleClock) -> float:
+    """One step; returns its learning rate, that of the middle of the step."""
+    learning_rate = run.plan.schedule.learning_rate(state.epoch + (state.step - 0.5) / loader.steps)
+    clock.step_begins()
+    result = state.trainer.step(fed.images, fed.labels, loader.images_of(state.step - 1), learning_rate)
+    clock.step_ends()
+    run.watch.add(state.step, fed.ordinals, result)
+    for meter in (state.whole, state.recent):
+        meter.add(result, len(fed.labels), fed.waited)
+    run.profiler.step()
+    return learning_rate
+
+
+def _log_recent(run: Run, state: TrainState, clock: IdleClock, learning_rate: float) -> str:
+    """A log line over the steps since the last one; returns what the bar shows of it."""
+    run.watch.check(state.epoch)
+    _count_idle(state, clock)
+    measured = state.recent.read(run.ranks, run.device)
+    state.recent = Meter()
+    run.log.batch(state.epoch, state.step, learning_rate=learning_rate, **measured)
+    return f"loss {measured['loss']:.3f}, waiting for data {measured['data_wait']:.1%}"
+
+
+def _save_where_due(run: Run, state: TrainState, clock: IdleClock, steps: int) -> None:
+    stopping, every = run.stopping(), run.plan.config.output.checkpoint_steps
+    if stopping or (every and state.step % every == 0 < steps - state.step):
+        _count_idle(state, clock)
+        save(run, state, checkpoint.latest_path(run.plan.prefix), None)
+    if stopping:
+        raise _stopped(run, state)
+
+
+def _stopped(run: Run, state: TrainState) -> Stopped:
+    path = checkpoint.latest_path(run.plan.prefix)
+    where = f"stopped in epoch {state.epoch}, batch {state.step}; it is all in {path}"
+    sentence = f"{where}: the same command with `resume` goes on there"
+    return Stopped(run.interruption.received or 0, sentence if run.ranks.main else "")
+
+
+def _count_idle(state: TrainState, clock: IdleClock) -> None:
+    idle = clock.seconds()
+    for meter in (state.whole, state.recent):
+        meter.idle += idle
+
+
+def validate(run: Run, state: TrainState, reader: RecordReader) -> Evaluation:
+    """Loss and errors over the validation record, in the log too; where the run is told to stop it saves and stops."""
+
+    def stop_when_told() -> None:
+        if run.stopping():
+            raise _stopped(run, state)
+
+    network = state.trainer.evaluated
+    run.ranks.share_buffers(network)
+    try:
+        result = evaluate(
+            network,
+            reader,
+            size=run.plan.architecture.image_size,
+            batch_size=run.plan.batch_size,
+            device=run.device,
+            threads=run.plan.config.devices.threads,
+            ranks=run.ranks,
+            on_batch=stop_when_told,
+        )
+    except Stopped:
+        save(run, state, checkpoint.latest_path(run.plan.prefix), None)
+        raise
+    run.log.validated(state.epoch, **asdict(result))
+    return result
+
+
+def end_epoch(run: Run, state: TrainState, result: Evaluation) -> None:
+    """Go to the next epoch and write the checkpoint of this one, which is also the latest and may be the best."""
+    prefix, improved = run.plan.prefix, state.end_epoch(result)
+    path = checkpoint_path(prefix, state.epoch)
+    run.log.saved(path)  # before it is, so that a run that goes on from it has the line
+    save(run, state, path, result)
+    if run.ranks.main:
+        checkpoint.name_also(path, checkpoint.latest_path(prefix))
+        if improved:
+            checkpoint.name_also(path, checkpoint.best_path(prefix))
+        checkpoint.tidy(prefix, state.epoch, run.plan.config.output.keep)
+
+
+def save(run: Run, state: TrainState, path: Path, result: Evaluation | None) -> None:
+    """Write a checkpoint, after a look at the losses since the last one; every rank has to call this."""
+    run.watch.check(state.epoch)
+    run.ranks.share_buffers(state.trainer.network)
+    training = run.plan.saved() | state.to_json(run.ranks, result)
+    if not run.ranks.main:
+        return
+    run.log.mark(training["position"], state.clock())
+    header = Header.of_epoch(run.plan.architecture, state.epoch, run.plan.class_names)
+    errors = {"top1_error": result.top1_error, "top5_error": result.top5_error} if result is not None else {}
+    weights.save(path, state.to_tensors(), replace(header, errors=errors, training=training), check=True)

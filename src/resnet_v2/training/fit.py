@@ -1,0 +1,205 @@
+"""fit(): records in, checkpoints and two log files out, by one process or by many, stopped and resumed at will."""
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from resnet_v2.config import arguments_of
+from resnet_v2.data.records import RecordReader
+from resnet_v2.errors import ResnetError
+from resnet_v2.interchange import weights
+from resnet_v2.interchange.header import read_header
+from resnet_v2.logs.runlog import RunLog
+from resnet_v2.logs.tensorboard import open_writer
+from resnet_v2.networks.resnet import ResNet, initialize
+from resnet_v2.recompute.budget import Workload, plan_for_training
+from resnet_v2.recompute.malloc import keep_freed_memory
+from resnet_v2.recompute.plan import Plan
+from resnet_v2.recompute.tape import follow
+from resnet_v2.training import checkpoint, gpu, preflight
+from resnet_v2.training.checkpoint import Start
+from resnet_v2.training.distributed import Ranks, choose_device, joined, launch, launched
+from resnet_v2.training.epoch import Run, end_epoch, train_epoch, training_loader, validate
+from resnet_v2.training.evaluate import Evaluation
+from resnet_v2.training.interruption import Interruption
+from resnet_v2.training.meter import Watch
+from resnet_v2.training.optim import muon, nesterov_sgd
+from resnet_v2.training.plan import RunPlan, decide, departures
+from resnet_v2.training.profile import Profiler
+from resnet_v2.training.state import TrainState
+from resnet_v2.training.step import Trainer
+
+
+def to_stderr(sentence: str) -> None:
+    """Print a sentence beside what a command answers."""
+    print(sentence, file=sys.stderr)
+
+
+def fit(given: Mapping[str, Any], say: Callable[[str], object] = to_stderr) -> Evaluation | None:
+    """Train by the settings that are given by name (see `TrainConfig`); all others are decided by `plan.decide`.
+
+    `say` is called with sentences on what is odd and what was chosen, which name settings as errors do.
+    Returns the evaluation after the last epoch, None after a dry run or other ranks' work. Writes checkpoints (see
+    `checkpoint`), PREFIX.log and PREFIX.jsonl. Several ranks are started by torch's launcher, unless it has started
+    this process. Raises ResnetError for whatever the user can mend, before the first step where that is possible, and
+    Stopped when the run was told to stop and has saved where it is.
+    """
+    plan, start = decide(given)
+    if plan.processes > 1 and not launched():
+        launch(arguments_of(given), plan.processes, plan.config.devices.max_restarts)
+        return None
+    devices = plan.config.devices
+    device = choose_device(devices.gpus, devices.device)
+    with joined(device) as ranks, Interruption() as interruption:
+        return _fit(plan, start, ranks, device, interruption, say if ranks.main else lambda sentence: None)
+
+
+@dataclass(frozen=True)
+class _Readers:
+    """The records that are left to read: one or more to train on, one to evaluate on."""
+
+    training: Mapping[Path, RecordReader]
+    validation: RecordReader
+
+
+def _fit(
+    plan: RunPlan,
+    start: Start | None,
+    ranks: Ranks,
+    device: torch.device,
+    interruption: Interruption,
+    say: Callable[[str], object],
+) -> Evaluation | None:
+    if plan.first_epoch >= plan.epochs:
+        say(f"{plan.prefix} is at its end, epoch {plan.epochs}.")
+        return Evaluation(**read_header(checkpoint.latest_path(plan.prefix)).training["evaluation"])
+    readers = _open_records(plan)
+    config = plan.config
+    if device.type == "cuda":
+        gpu.set_numerics(config.devices.deterministic, config.devices.tf32)
+    accumulate = config.optimisation.accumulate
+    images = -(-plan.batch_size // (ranks.world_size * accumulate))
+    work = gpu.workload(plan.architecture, images, config, device)
+    with gpu.own_stream(device), gpu.failures_told(work, device, config, ranks.local_world_size * accumulate):
+        trainer, sentences = _trainer(plan, start, ranks, device, work)
+        state = TrainState(trainer, plan.first_epoch)
+        if start is not None:
+            state = TrainState.from_tensors(start, trainer, plan.first_epoch, ranks)
+        findings = preflight.check(plan, trainer, [*readers.training.values(), readers.validation])
+        if config.output.dry_run:
+            reader = readers.training[plan.records_of(state.epoch)]
+            loader = training_loader(plan, ranks, device, state, reader, RunLog.nowhere())
+            position = state.epoch + state.step / loader.steps
+            findings += preflight.timed(trainer, loader, plan.schedule.learning_rate(position))
+        for sentence in (*departures(plan), *sentences, *findings):
+            say(sentence)
+        return None if config.output.dry_run else _train(plan, start, state, ranks, device, interruption, readers)
+
+
+def _open_records(plan: RunPlan) -> _Readers:
+    validation = _open(plan.validation_records)
+    wanted = {plan.records_of(epoch) for epoch in range(plan.first_epoch, plan.epochs)}
+    return _Readers({path: _open(path, plan.config.data.num_examples) for path in sorted(wanted)}, validation)
+
+
+def _open(path: Path, images_needed: int = 0) -> RecordReader:
+    reader = RecordReader(path)
+    if not len(reader):
+        raise ResnetError(f"{path} holds no records; pack it again.")
+    if len(reader) < images_needed:
+        raise ResnetError(
+            f"{path} holds {len(reader)} images, fewer than `num_examples` {images_needed}; leave it out to use them "
+            "all."
+        )
+    return reader
+
+
+def _trainer(
+    plan: RunPlan, start: Start | None, ranks: Ranks, device: torch.device, work: Workload
+) -> tuple[Trainer, list[str]]:
+    """The network on its device, with new or fine-tuned weights, and what moves it; and sentences on how it runs."""
+    config = plan.config
+    activations = _activation_plan(plan, device, work)
+    network = follow(ResNet(plan.architecture, 1 - config.network.bn_mom), activations)
+    network = initialize(network, config.optimisation.seed, config.network.zero_init_residual)
+    if config.network.finetune and start is None:
+        path, header, tensors = weights.read_checkpoint(config.network.finetune)
+        weights.fill_body(path, network, header, tensors)
+    channels_last = config.devices.memory_format == "channels-last"
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    network = network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+    images = -(-plan.batch_size // ranks.world_size)
+    graph, said = gpu.choose_graph(work, images, config, ranks, device, planned=activations is not None)
+    saved = start.header.training.get("amp") if start is not None and start.resumed else None
+    precision = gpu.choose_precision(network, work.batch_size, config, ranks, device, saved)
+    make_optimizer = muon if config.optimisation.optimizer == "muon" else nesterov_sgd
+    its = config.optimisation
+    optimizer = make_optimizer(network, plan.schedule.base, its.mom, its.wd)
+    trainer = gpu.with_graph(Trainer.of(network, optimizer, config, ranks, device, precision.amp), graph)
+    return trainer, [sentence for sentence in (precision.reason, said) if sentence]
+
+
+def _activation_plan(plan: RunPlan, device: torch.device, work: Workload) -> Plan | None:
+    memory = plan.config.memory
+    if memory.planned:
+        return plan_for_training(work, device, memory.budget_bytes)
+    if device.type == "cpu":
+        keep_freed_memory()
+    return None
+
+
+def _train(
+    plan: RunPlan,
+    start: Start | None,
+    state: TrainState,
+    ranks: Ranks,
+    device: torch.device,
+    interruption: Interruption,
+    readers: _Readers,
+) -> Evaluation:
+    """All epochs that are left."""
+    log = _open_log(plan, ranks, start, state)
+    profiler = Profiler(plan.prefix, plan.config.output.profile and ranks.main)
+    run = Run(plan, ranks, device, interruption, log, Watch(plan.prefix, ranks), profiler)
+    try:
+        if start is None or not start.resumed:
+            log.start(plan.settings(), str(device))
+        with profiler:
+            while True:
+                if not state.trained:
+                    train_epoch(run, state, readers.training[plan.records_of(state.epoch)])
+                result = validate(run, state, readers.validation)
+                end_epoch(run, state, result)
+                if state.epoch == plan.epochs:
+                    log.finished(round(state.seconds, 3), round(state.waited / state.seconds, 4))
+                    return result
+    finally:
+        log.close()
+
+
+def _open_log(plan: RunPlan, ranks: Ranks, start: Start | None, state: TrainState) -> RunLog:
+    """The log of this rank: rank 0 writes files, the others nothing. A run that goes on takes its times from there."""
+    if not ranks.main:
+        return RunLog.nowhere()
+    prefix = plan.prefix
+    if start is None:
+        # They belong to the run that this one replaces.
+        checkpoint.latest_path(prefix).unlink(missing_ok=True)
+        checkpoint.best_path(prefix).unlink(missing_ok=True)
+    listener = open_writer(prefix, append=start is not None) if plan.config.output.tensorboard else None
+    log = RunLog(prefix, append=start is not None, echo=tqdm.write, listener=listener)
+    if start is not None and start.resumed:
+        training = start.header.training
+        if "log" in training:  # of the first version of checkpoints
+            log.cut(training["log"])
+            meters = {name: states[0] for name, states in training["meters"].items()}
+            seconds, waited = training["spent"]
+            state.set_clock({"seconds": seconds, "waited": waited, **meters})
+        elif clock := log.go_back(training["position"]):
+            state.set_clock(clock)
+    return log

@@ -1,0 +1,350 @@
+"""Everything that a run needs to know, decided once.
+
+A setting is what was given, else the recipe's, else the checkpoint's that the run goes on from, else what the data on
+disk and the kind of data say, else its default. Below this file nobody chooses.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from resnet_v2.config import NEUTRAL, TRAIN_DEFAULTS, TrainConfig
+from resnet_v2.data.augment import Augmentation, augmentation, random_resized_crop
+from resnet_v2.data.lists import read_synset
+from resnet_v2.errors import ResnetError, SettingError
+from resnet_v2.interchange import weights
+from resnet_v2.networks.architecture import Architecture
+from resnet_v2.training import checkpoint, recipes
+from resnet_v2.training.checkpoint import Start
+from resnet_v2.training.distributed import Ranks, launched, ranks_of_environment, restarted
+from resnet_v2.training.optim import Schedule
+
+# Of the whole run: 30, 60, 90 of 120 epochs on ImageNet, 120 and 160 of 200 on CIFAR.
+IMAGENET_DROPS, CIFAR_DROPS = (0.25, 0.5, 0.75), (0.6, 0.8)
+# Found elsewhere on every machine, so that another value is no departure from a recipe.
+PLACES = ("data_dir",)
+# What --finetune takes from its checkpoint.
+ARCHITECTURE = ("depth", "stem", "width", "version")
+
+Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """A run, with every setting decided; `sources` says by name where each comes from.
+
+    `batch_size` counts the images of a step on all machines, `first_epoch` (from 0) is where it begins or goes on,
+    `schedule` gives the learning rate, `processes` is the number of ranks on this machine.
+    """
+
+    config: TrainConfig
+    sources: Mapping[str, str]
+    architecture: Architecture
+    class_names: tuple[str, ...]
+    schedule: Schedule
+    first_epoch: int
+    batch_size: int
+    processes: int
+
+    @property
+    def prefix(self) -> str:
+        """The start of the names of checkpoints and logs."""
+        return self.config.output.model_prefix
+
+    @property
+    def epochs(self) -> int:
+        """The epochs in all."""
+        return self.config.schedule.epochs
+
+    def augmentation(self, epoch: int) -> Augmentation:
+        """The augmentation of an epoch, counted from 0."""
+        its, image_size = self.config.augmentation, self.architecture.image_size
+        size = _at(its.sizes(image_size), epoch)
+        if its.augment == "rrc":
+            found = random_resized_crop(size)
+        else:
+            found = augmentation(_at(its.levels, epoch), image_size, self.architecture.large_images)
+            found = replace(found, pad=its.pad).scaled(size)
+        return replace(found, interpolation=its.interpolation)
+
+    def records_of(self, epoch: int) -> Path:
+        """The record that an epoch reads: level 1 on ImageNet has its own, packed smaller."""
+        its, data = self.config.augmentation, self.config.data
+        if data.data_type != "imagenet":
+            return data.data_dir / f"{data.data_type}_train.rec"
+        small = its.augment == "levels" and _at(its.levels, epoch) == 1
+        return data.data_dir / ("train_256_q90.rec" if small else "train_480_q90.rec")
+
+    @property
+    def validation_records(self) -> Path:
+        """The record that is evaluated on."""
+        data = self.config.data
+        return data.data_dir / ("val_256_q90.rec" if data.data_type == "imagenet" else f"{data.data_type}_val.rec")
+
+    def settings(self) -> dict[str, Any]:
+        """All settings by name, as JSON holds them."""
+        return {name: _plain(value) for name, value in self.config.flat().items()}
+
+    def saved(self) -> dict[str, Any]:
+        """What a checkpoint tells of the plan: the settings that its numbers depend on, those among them that somebody
+        gave, and the base of the learning rate.
+        """
+        kept = {name: value for name, value in self.settings().items() if name not in NEUTRAL}
+        given = sorted(name for name in kept if self.sources[name].split()[0] in ("given", "recipe", "checkpoint"))
+        return {
+            "settings": kept,
+            "given": given,
+            "learning_rate": self.schedule.base,
+            "weight_decay": self.config.optimisation.wd,
+            "epochs": self.epochs,
+        }
+
+    def explained(self) -> str:
+        """A line for every setting: its value, and where it comes from."""
+        rows = [(name, str(value), self.sources[name]) for name, value in self.settings().items()]
+        widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+        return "\n".join(f"{name:{widths[0]}}  {value:{widths[1]}}  {source}" for name, value, source in rows)
+
+
+def _at(steps: tuple[tuple[int, int], ...], epoch: int) -> int:
+    return [value for start, value in steps if start <= epoch][-1]
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
+def decide(given: Values) -> tuple[RunPlan, Start | None]:
+    """The plan of a run from the settings that were given, by name, and the checkpoint that it goes on from, if any.
+
+    Raises SettingError for a setting that cannot be, and ResnetError for a checkpoint or a list that is not there or
+    would be lost.
+    """
+    ranks = ranks_of_environment()
+    config = TrainConfig.of(**given)  # says what cannot be before anything is looked for
+    recipe = _of_recipe(given)
+    asked = recipe | dict(given)
+    prefix = asked.get("model_prefix") or _prefix_of(asked)
+    start = _find_start(prefix, asked)
+    earlier = start.given() if start is not None else {}
+    tuned = _tuned(asked) if start is None else {}
+    names, usual = _usual(tuned | earlier | asked)
+    layers = (
+        ("default", TRAIN_DEFAULTS),
+        ("the data", usual),
+        (f"checkpoint {asked.get('finetune')}", tuned),
+        (f"checkpoint {start.path if start is not None else ''}", earlier),
+        (f"recipe {config.output.recipe}", recipe),
+        ("given", given),
+    )
+    values = {name: value for _, layer in layers for name, value in layer.items()}
+    sources = {name: source for source, layer in layers for name in layer}
+    values["threads"] = values["threads"] or max(1, (os.cpu_count() or 1) // ranks.local_world_size)
+    config = TrainConfig.of(**(values | {"model_prefix": prefix}))
+    network = config.network
+    architecture = Architecture(network.depth, config.data.num_classes, network.stem, network.version, network.width)
+    _check_together(config, architecture, ranks)
+    resumed = start is not None and start.resumed
+    plan = RunPlan(
+        config=config,
+        sources=sources,
+        architecture=architecture,
+        class_names=names,
+        schedule=_schedule(config, given, start),
+        first_epoch=start.epoch if start is not None and resumed else config.output.model_load_epoch,
+        batch_size=config.optimisation.batch_size * ranks.machines,
+        processes=max(config.devices.nproc, _gpus(config)),
+    )
+    if start is not None and resumed and not config.output.force:
+        _check_unchanged(start, plan, asked)
+    return plan, start
+
+
+def _gpus(config: TrainConfig) -> int:
+    by_number = not config.devices.device and torch.cuda.is_available()
+    return len(config.devices.gpu_numbers) if by_number else 1
+
+
+def departures(plan: RunPlan) -> list[str]:
+    """One sentence for every given setting in which a run departs from its recipe."""
+    if not plan.config.output.recipe:
+        return []
+    recipe, values = recipes.find(plan.config.output.recipe), plan.config.flat()
+    return [
+        f"`{name}` {values[name]} is not the recipe's: {recipe.name} has `{name}` {value}."
+        for name, value in recipe.settings.items()
+        if plan.sources[name] == "given" and values[name] != value and name not in PLACES
+    ]
+
+
+def _of_recipe(given: Values) -> dict[str, Any]:
+    """What the recipe says. A rate that is given with `retrain` is that of the epoch, which no recipe tells."""
+    if not given.get("recipe"):
+        return {}
+    settings = recipes.find(given["recipe"]).settings
+    return {name: value for name, value in settings.items() if not (given.get("retrain") and name in ("lr", "wd"))}
+
+
+def _prefix_of(asked: Values) -> str:
+    _, usual = _usual(asked, classes_needed=False)
+    found = usual | (_tuned(asked) if "depth" not in asked else {}) | dict(asked)
+    kind = "" if found.get("version", "v2") == "v2" else "v1-"
+    return f"model/resnet-{kind}{found.get('data_type', 'imagenet')}-{found['depth']}"
+
+
+def _tuned(asked: Values) -> dict[str, Any]:
+    """The architecture of the checkpoint that is fine-tuned."""
+    if not asked.get("finetune"):
+        return {}
+    its = weights.read_checkpoint(asked["finetune"])[1].architecture
+    found = {name: getattr(its, name) for name in ARCHITECTURE}
+    for name in found.keys() & asked.keys():
+        if asked[name] != found[name]:
+            raise SettingError(
+                f"`finetune` {asked['finetune']} has `{name}` {found[name]}, not {asked[name]}; leave `{name}` out."
+            )
+    return found
+
+
+def _usual(asked: Values, classes_needed: bool = True) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """The class names, and the settings that follow from the kind of data and its files."""
+    imagenet = asked.get("data_type", "imagenet") == "imagenet"
+    found: dict[str, Any] = {
+        "depth": 50 if imagenet else 20,
+        "stem": "imagenet" if imagenet else "cifar",
+        "batch_size": 256 if imagenet else 128,
+        "epochs": 120 if imagenet else 200,
+        "aug_level": 2 if imagenet else 1,
+        "list_dir": Path(asked.get("data_dir", TRAIN_DEFAULTS["data_dir"])),
+    }
+    merged = found | dict(asked)
+    shares = IMAGENET_DROPS if imagenet else CIFAR_DROPS
+    found["milestones"] = ",".join(str(max(1, round(share * merged["epochs"]))) for share in shares)
+    small = merged["stem"] in ("cifar", "pooled") and merged.get("augment", "levels") == "levels"
+    found["pad"] = 4 if small else 0
+    synset = Path(merged["list_dir"]) / "synset.txt"
+    names = read_synset(synset) if synset.is_file() else ()
+    wanted = asked.get("num_classes", 0)
+    classes = wanted or len(names) or (1000 if imagenet else 0)
+    if classes_needed and not classes:
+        raise ResnetError(
+            f"The number of classes is unknown: {synset} is missing; check `data_dir` or give `num_classes`."
+        )
+    if classes_needed and names and len(names) != classes:
+        raise ResnetError(f"{synset} names {len(names)} classes, but `num_classes` says {classes}; mend one of them.")
+    return names, found | {"num_classes": classes}
+
+
+def _find_start(prefix: str, asked: Values) -> Start | None:
+    """The checkpoint to go on from, if any; a ResnetError says why there is none or what would be lost."""
+    resume = "auto" if restarted() else asked.get("resume", "no")
+    retrain, load_epoch = asked.get("retrain", False), asked.get("model_load_epoch", 0)
+    if retrain and not load_epoch:
+        raise SettingError("`retrain` goes on from the epoch of `model_load_epoch`; give it too.")
+    if retrain and asked.get("finetune"):
+        raise SettingError("`finetune` starts a run and `retrain` goes on with one; give one of them.")
+    latest = checkpoint.find_latest(prefix) if resume != "no" else None
+    # Before its first saving, a retraining finds the run that it goes on from.
+    if latest is not None and (not retrain or latest.began_with(retrain, load_epoch)):
+        return latest
+    if retrain:
+        return checkpoint.find(prefix, load_epoch)
+    path = checkpoint.latest_path(prefix)
+    if resume == "yes":
+        raise ResnetError(f"{path} is missing, so there is no run to go on with; leave `resume` out to start one.")
+    where = checkpoint.unfinished(prefix)
+    if where is not None and not asked.get("force") and not launched():
+        raise ResnetError(
+            f"{path} holds an unfinished run ({where}); give `resume` to go on with it, or `force` to start anew."
+        )
+    return None
+
+
+def _check_unchanged(start: Start, plan: RunPlan, asked: Values) -> None:
+    """A run goes on with the settings that it began with."""
+    saved, now = start.header.training["settings"], plan.settings()
+    changed = [
+        f"`{name}` {_told(now[name])}, was {_told(saved[name])}"
+        for name in asked
+        if name not in NEUTRAL and name in saved and saved[name] not in (now[name], None)
+    ]
+    if changed:
+        raise ResnetError(
+            f"{start.path} was made with other settings ({'; '.join(changed)}); mend them, or give `force` to go on "
+            "with the new ones."
+        )
+
+
+def _told(value: Any) -> Any:
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
+def _schedule(config: TrainConfig, given: Values, start: Start | None) -> Schedule:
+    """The learning rate: with `retrain` a given one is that of the epoch it goes on from, else it is the base."""
+    its = config.schedule
+    schedule = Schedule(its.lr, its.epochs, its.schedule, its.drops, its.warmup_epochs)
+    if start is None or "learning_rate" not in start.header.training:
+        return schedule
+    if "lr" in given and not start.resumed:
+        return schedule.through(its.lr, config.output.model_load_epoch)
+    if "lr" in given and start.header.training["settings"]["lr"] != its.lr:
+        return schedule
+    return replace(schedule, base=float(start.header.training["learning_rate"]))
+
+
+def _check_together(config: TrainConfig, architecture: Architecture, ranks: Ranks) -> None:
+    """Refuse settings that do not go together."""
+    memory, devices, output, optimisation = config.memory, config.devices, config.output, config.optimisation
+    epochs, pad, gpus = config.schedule.epochs, config.augmentation.pad, len(devices.gpu_numbers)
+    largest_pad = architecture.image_size // 2 - 1
+    several = max(ranks.world_size, devices.nproc, gpus) > 1
+    not_alone = several or optimisation.accumulate > 1 or optimisation.clip_norm > 0
+    not_nag = optimisation.amp == "fp16" or optimisation.optimizer != "nag"
+    refusals = [
+        (
+            output.retrain and output.model_load_epoch >= epochs,
+            f"`model_load_epoch` {output.model_load_epoch} is not before the end, `epochs` {epochs}; mend one of them.",
+        ),
+        (
+            output.model_load_epoch and not output.retrain,
+            f"`model_load_epoch` {output.model_load_epoch} does nothing without `retrain`; add it.",
+        ),
+        (
+            config.network.finetune and config.network.zero_init_residual,
+            "`zero_init_residual` is for new weights, `finetune` takes a checkpoint's; give one of them.",
+        ),
+        (
+            pad and config.augmentation.augment == "rrc",
+            "`pad` does nothing with `augment` rrc, which takes a box; leave one of them out.",
+        ),
+        (pad > largest_pad, f"`pad` {pad} is no padding here; give 0 to {largest_pad} pixels."),
+        (
+            memory.fused_backward and (not_alone or not_nag),
+            "`fused_backward` updates each weight by NAG as its gradient comes, and so does not go with several ranks, "
+            "`clip_norm`, `accumulate`, `amp` fp16 or `optimizer` muon; leave it or them out.",
+        ),
+        (
+            optimisation.sync_bn and several and memory.planned,
+            "`sync_bn` and an activation plan do not go together; leave one of them out.",
+        ),
+        (
+            not devices.device and gpus > 1 and devices.nproc not in (1, gpus),
+            f"`gpus` {devices.gpus} names {gpus} GPUs, but `nproc` says {devices.nproc}; give one of them.",
+        ),
+        (
+            ranks.machines > 1 and devices.kv_store != "dist_sync",
+            f"{ranks.machines} machines take part; give `kv_store` dist_sync, so that they know it.",
+        ),
+        (
+            memory.planned and architecture.stem == "timm",
+            "There are no activation plans for timm's stem; leave `memonger` and `memory_budget` out.",
+        ),
+    ]
+    for holds, sentence in refusals:
+        if holds:
+            raise SettingError(sentence)
+    _ = config.augmentation.sizes(architecture.image_size)
