@@ -46,7 +46,7 @@ def test_small_networks_wait_for_launches_and_large_ones_compute() -> None:
         (SMALL, {"cuda_graphs": "off"}, Ranks(), False, False, ""),
         (SMALL, {}, Ranks(), True, False, "an activation plan"),
         (SMALL, {}, Ranks(world_size=2), False, False, "several ranks"),
-        (SMALL, {"optimizer": "muon"}, Ranks(), False, False, "--optimizer muon"),
+        (SMALL, {"optimizer": "muon"}, Ranks(), False, False, "`optimizer` muon"),
     ],
 )
 def test_which_steps_are_recorded(
@@ -69,7 +69,7 @@ def test_which_steps_are_recorded(
     [
         (CPU, {}, Ranks(), "only a GPU has them"),
         (GPU, {}, Ranks(world_size=2), "several ranks"),
-        (GPU, {"optimizer": "muon"}, Ranks(), "--optimizer muon"),
+        (GPU, {"optimizer": "muon"}, Ranks(), "`optimizer` muon"),
     ],
 )
 def test_recorded_steps_that_cannot_be_had_are_refused(
@@ -164,8 +164,8 @@ def test_a_card_that_others_use_too(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("given", "words", "allowed"),
     [
-        ("", r"; --memory-budget 14\.4GB would fit, or --batch-size (\d+)\.", 14.4e9),
-        ("5GB", r" and --memory-budget 5GB; --batch-size (\d+) would fit, or give a larger budget\.", 4.5e9),
+        ("", r"; `memory_budget` 14\.4GB would fit, or `batch_size` (\d+)\.", 14.4e9),
+        ("5GB", r" and `memory_budget` 5GB; `batch_size` (\d+) would fit, or give a larger budget\.", 4.5e9),
     ],
 )
 def test_memory_that_runs_out_is_one_sentence(
@@ -193,7 +193,7 @@ def test_memory_whose_size_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "free_bytes", nobody_knows)
     mps = torch.device("mps")
     with (
-        pytest.raises(ResnetError, match=r"which take about \d+\.\d GB; give a smaller --batch-size\."),
+        pytest.raises(ResnetError, match=r"which take about \d+\.\d GB; give a smaller `batch_size`\."),
         gpu.failures_told(LARGE, mps, TrainConfig(), parts=1),
     ):
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
@@ -226,7 +226,7 @@ def test_gpus_that_are_not_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     with pytest.raises(
-        ResnetError, match=r"--gpus 3 names GPU 3, but there is 1 here \(CUDA_VISIBLE_DEVICES='3' shows"
+        ResnetError, match=r"`gpus` 3 names GPU 3, but there is 1 here \(CUDA_VISIBLE_DEVICES='3' shows"
     ):
         choose_device("3")
 

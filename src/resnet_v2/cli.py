@@ -44,10 +44,6 @@ def make_list(settings: config.ListConfig) -> None:
     from resnet_v2.packing.groundtruth import make_validation_list
 
     if settings.val_labels is not None:
-        if settings.val_per_class or settings.val_ratio or settings.min_images:
-            raise ResnetError(
-                "--val-labels makes a validation list only; leave --val-..., --min-images to another run."
-            )
         images = make_validation_list(settings.root, settings.prefix, settings.val_labels, settings.synset)
         print(f"{settings.prefix}_val.lst: {images} images")
         return

@@ -110,7 +110,7 @@ class Encoded:
             size = self._pixels.shape[:2]
         self.height, self.width = size
         if self.height * self.width > max_pixels:
-            raise ValueError(f"it claims {self.width} x {self.height} pixels, more than --max-pixels {max_pixels}")
+            raise ValueError(f"it claims {self.width} x {self.height} pixels, more than `max_pixels` {max_pixels}")
 
     def decode(self, wanted: Box) -> Image:
         """The pixels of the box `wanted`, height x width x 4: RGB and a fourth of no meaning.

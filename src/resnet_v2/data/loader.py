@@ -265,6 +265,6 @@ def class_label(reader: RecordReader, ordinal: int, header: IRHeader, classes: i
     if not (label.is_integer() and 0 <= label < classes):
         raise ResnetError(
             f"{reader.path}: record {ordinal} has the label {label:g}, but the classes are 0 to {classes - 1}; "
-            "give the right --num-classes or synset.txt, or pack again."
+            "give the right `num_classes` or synset.txt, or pack again."
         )
     return int(label)

@@ -46,7 +46,7 @@ def draw(
         totals = [(fixed_bytes + batch_size * size) / 1e9 for _, size in timeline]
         axes.plot([time / step for time, _ in timeline], totals, label=f"{name} ({max(totals):.1f} GB)", linewidth=1.2)
     if budget is not None:
-        axes.axhline(budget / 1e9, color="black", linestyle=":", label=f"--budget ({budget / 1e9:.1f} GB)")
+        axes.axhline(budget / 1e9, color="black", linestyle=":", label=f"budget ({budget / 1e9:.1f} GB)")
     axes.set_xlabel("time, in steps of the plain network")
     axes.set_ylabel(f"memory at batch size {batch_size} (GB)")
     axes.set_ylim(bottom=0)

@@ -15,7 +15,7 @@ def log_paths(logs: str) -> list[Path]:
     """The paths of a comma-separated list; ResnetError when it is empty."""
     paths = [Path(part.strip()) for part in logs.split(",") if part.strip()]
     if not paths:
-        raise ResnetError("--logs names no file; give log files separated by commas.")
+        raise ResnetError("`logs` names no file; give log files separated by commas.")
     return paths
 
 
@@ -73,7 +73,7 @@ def draw(curves: Sequence[Curve], out: Path, metric: str) -> None:
         raise ResnetError(f"{out} has no ending that is a picture format; name it .png, .svg, .pdf or .html.")
     for curve in curves:
         if not getattr(curve, metric):
-            raise ResnetError(f"{curve.name} has no {METRIC_NAMES[metric]} error; draw it with --metric top1.")
+            raise ResnetError(f"{curve.name} has no {METRIC_NAMES[metric]} error; draw it with `metric` top1.")
     figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
     for number, curve in enumerate(curves):
         _draw_curve(axes, curve, metric, f"C{number % 10}")

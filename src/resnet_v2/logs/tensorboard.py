@@ -50,7 +50,7 @@ def open_writer(prefix: str, append: bool) -> TensorBoardWriter:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
     except ImportError:
         raise ResnetError(
-            "--tensorboard needs the package tensorboard; install it with pip install 'resnet-v2[tensorboard]'."
+            "`tensorboard` needs the package tensorboard; install it with pip install 'resnet-v2[tensorboard]'."
         ) from None
     folder = Path(f"{prefix}.tensorboard")
     if not append:

@@ -64,7 +64,7 @@ def find_classes(root: Path) -> ClassFolders:
     if not classes.names:
         raise ResnetError(
             f"{root} has no class folders with images ({', '.join(IMAGE_ENDINGS)}); images that are not in folders "
-            "need --val-labels."
+            "need `val_labels`."
         )
     return classes
 
@@ -113,7 +113,7 @@ def large_enough(classes: ClassFolders, min_images: int) -> ClassFolders:
     kept = [pair for pair in zip(classes.names, classes.images, strict=True) if len(pair[1]) >= min_images]
     if not kept:
         largest = max(map(len, classes.images))
-        raise ResnetError(f"No class has {min_images} images (the largest has {largest}); lower --min-images.")
+        raise ResnetError(f"No class has {min_images} images (the largest has {largest}); lower `min_images`.")
     return ClassFolders(tuple(name for name, _ in kept), tuple(images for _, images in kept), classes.path)
 
 
@@ -129,7 +129,7 @@ def split(classes: ClassFolders, val_per_class: int, val_ratio: float, seed: int
         if held_out >= len(images):
             raise ResnetError(
                 f"Class {name} has {len(images)} images, too few to hold out {held_out} for validation; "
-                f"give a smaller share or --min-images {held_out + 1}."
+                f"give a smaller share or `min_images` {held_out + 1}."
             )
         order = generator.permutation(len(images))
         validation.append((label, images[order[:held_out]]))
@@ -158,13 +158,11 @@ def make_lists(
     The root is a folder, a tar, or a tar of tars. One with folders train and val (or test) keeps that split; else
     images are held out from every class. Returns the counts of classes, training and validation images.
     """
-    if not 0 <= val_ratio < 1:
-        raise ResnetError(f"--val-ratio {val_ratio} is no share; give a number from 0 to 1, such as 0.1.")
     classes = find_classes(root)
     folders = ready_split(root) if root.is_dir() else _split_folders({name.split("/")[0] for name in classes.names})
     if folders is not None and (val_per_class or val_ratio):
         raise ResnetError(
-            f"{root} is split already, into {folders[0]} and {folders[1]}; give no --val-per-class or --val-ratio, or "
+            f"{root} is split already, into {folders[0]} and {folders[1]}; give no `val_per_class` or `val_ratio`, or "
             f"give {root / folders[0]}."
         )
     if folders is None:
@@ -196,7 +194,7 @@ def _lines_of_ready_split(
         if name in label_of
     ]
     if not held_out:
-        raise ResnetError(f"{root / folders[1]} has no class with {min_images} training images; lower --min-images.")
+        raise ResnetError(f"{root / folders[1]} has no class with {min_images} training images; lower `min_images`.")
     generator = np.random.default_rng(seed)
     lines = _shuffled_lines(list(enumerate(train.images)), generator)
     return train, lines, _shuffled_lines(held_out, generator)

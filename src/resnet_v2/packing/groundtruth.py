@@ -89,7 +89,7 @@ def _class_names(truth: Path, classes: Sequence[str], synset: Path | None) -> li
         return list(classes)
     if synset is None:
         raise ResnetError(
-            f"{truth} holds numbers; give --synset FILE with the classes in the order that the numbers count "
+            f"{truth} holds numbers; give `synset` FILE with the classes in the order that the numbers count "
             "(the devkit counts in an order of its own, map_clsloc.txt, not in that of synset.txt)."
         )
     names, numbers = _words(synset), [int(word) for word in classes]

@@ -66,10 +66,6 @@ def pack_list(
     A run that was stopped goes on where it was when it is called again in the same way. Raises ResnetError for an empty
     list, for a bad image when `on_error` is "stop", and when no image was readable.
     """
-    if not 1 <= quality <= 100:
-        raise ResnetError(f"--quality {quality} does not exist; give a number from 1 to 100.")
-    if pass_through and resize:
-        raise ResnetError("--pass-through leaves images as they are; give it without --resize.")
     entries = tqdm(read_list(lst), lst.name, unit="line", mininterval=1, delay=1)
     labels = np.fromiter((entry.labels[0] for entry in entries), np.float32)
     if not len(labels):

@@ -92,7 +92,7 @@ def _pack_folder(root: Path, folder: Path, resize: int, val_ratio: float, seed: 
     if not held_out:
         raise ResnetError(
             f"{root} has too few images in every class to hold out the share {val_ratio:g} for validation; give a "
-            "larger --val-ratio."
+            "larger `val_ratio`."
         )
     for part in ("train", "val"):
         lst = prefix.with_name(f"{prefix.name}_{part}.lst")

@@ -41,7 +41,7 @@ def free_bytes(device: torch.device) -> int:
             return 1024 * int(match[1])
     if sys.platform != "win32" and device.type == "cpu" and "SC_PHYS_PAGES" in getattr(os, "sysconf_names", ()):
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    raise ResnetError(f"How much memory is free on {device} cannot be asked; give --memory-budget, like 12GB.")
+    raise ResnetError(f"How much memory is free on {device} cannot be asked; give `memory_budget`, like 12GB.")
 
 
 def process_bytes(device: torch.device) -> int:
@@ -165,7 +165,7 @@ class Workload:
             smallest = self.smallest().forecast
             largest = self.largest_batch(smallest, budget)
             least = self.total_bytes(smallest, batch_size) / 1e9
-            advice = f"--batch-size {largest} would do" if largest else "give more memory or a shallower network"
+            advice = f"`batch_size` {largest} would do" if largest else "give more memory or a shallower network"
             raise ResnetError(
                 f"No plan trains ResNet-{self.architecture.depth} at batch size {batch_size} in {budget / 1e9:.3g} GB: "
                 f"the smallest takes {least:.3g} GB; {advice}."

@@ -27,7 +27,7 @@ from resnet_v2.training.optim import Schedule
 IMAGENET_DROPS, CIFAR_DROPS = (0.25, 0.5, 0.75), (0.6, 0.8)
 # Found elsewhere on every machine, so that another value is no departure from a recipe.
 PLACES = ("data_dir",)
-# What --finetune takes from its checkpoint.
+# What `finetune` takes from its checkpoint.
 ARCHITECTURE = ("depth", "stem", "width", "version")
 
 Values = Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""--profile: a trace of ten training steps for chrome://tracing or Perfetto."""
+"""`profile`: a trace of ten training steps for chrome://tracing or Perfetto."""
 
 from pathlib import Path
 from types import TracebackType

@@ -73,7 +73,7 @@ class Trainer:
 
     @property
     def amp(self) -> str:
-        """What it computes in, as `--amp` says it."""
+        """What it computes in, as `amp` says it."""
         return next(name for name, precision in _PRECISIONS.items() if precision == self.precision)
 
     @property
