@@ -322,7 +322,7 @@ def from_network(network: ResNet) -> dict[str, npt.NDArray[np.float32]]:
         theirs: state[ours].detach().cpu().float().contiguous().numpy()
         for theirs, ours in parameter_names(network).items()
     }
-    if network.bn_data is not None:
+    if network.architecture.version == "v2":
         arrays[f"arg:{_INPUT_GAMMA}"] = np.ones(3, np.float32)
     return arrays
 
