@@ -113,8 +113,3 @@ print(int(pages) * 4096 // 2**20)
         command = [sys.executable, "-c", program, mode]
         resident[mode] = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert resident["keep"] - resident["give back"] > 100
-
-
-def test_timms_stem_has_no_plans() -> None:
-    with pytest.raises(ResnetError, match="no activation plans for timm's stem"):
-        plan_for_training(Workload(Architecture(50, 10, "timm")), torch.device("cpu"), "12GB")

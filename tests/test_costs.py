@@ -42,6 +42,7 @@ def saved_bytes(network: ResNet, size: int, batch: int) -> int:
         (Architecture(18, 10, "imagenet"), 96),
         (Architecture(50, 10, "imagenet"), 96),
         (Architecture(50, 10, "imagenet", "v1"), 64),
+        (Architecture(50, 10, "timm"), 64),
     ],
     ids=str,
 )

@@ -19,6 +19,7 @@ from resnet_v2.networks.modules import Unit
 from resnet_v2.networks.resnet import ResNet, initialize
 from resnet_v2.networks.units import UNITS, units
 from resnet_v2.recompute.budget import Workload
+from resnet_v2.recompute.costs import link_costs
 from resnet_v2.recompute.plan import forecast
 from resnet_v2.training.optim import nesterov_sgd
 from squeeze import squeeze_and_excitation
@@ -84,7 +85,7 @@ def test_plans_change_no_bit_and_run_and_keep_what_they_say(architecture: Archit
 @pytest.mark.parametrize("bf16", [False, True])
 def test_plans_in_bfloat16(bf16: bool) -> None:
     links = ResNet(BASIC).links()
-    found = test_recompute.plans(links, test_costs.link_costs(links, 32))
+    found = test_recompute.plans(links, link_costs(links, 32))
     plain = test_recompute.train(test_recompute.network_of(BASIC), 32, 2, bf16)
     for name in ("activated", "two levels"):
         planned = test_recompute.train(test_recompute.network_of(BASIC, found[name]), 32, 2, bf16)
@@ -93,7 +94,7 @@ def test_plans_in_bfloat16(bf16: bool) -> None:
 
 def test_plans_keep_what_the_forecast_says() -> None:
     links = test_recompute.network_of(BASIC).links()
-    costs = test_costs.link_costs(links, 32)
+    costs = link_costs(links, 32)
     for name, plan in test_recompute.plans(links, costs).items():
         assert test_recompute.kept_bytes(links, plan, 7) == forecast(links, costs, plan).kept_bytes, name
 
@@ -101,7 +102,7 @@ def test_plans_keep_what_the_forecast_says() -> None:
 @pytest.mark.parametrize("architecture", [BASIC, BOTTLENECK], ids=str)
 def test_plain_networks_keep_what_the_costs_say(architecture: Architecture) -> None:
     network = initialize(ResNet(architecture), 0)
-    costs = test_costs.link_costs(network.links(), 32)
+    costs = link_costs(network.links(), 32)
     # Of a ReLU or sigmoid behind a convolution autograd keeps what it gives; the costs count what it takes, too.
     taken = sum(convolution.out_channels for name, convolution in convolutions(network) if name in ("down", "up"))
     counted = sum(cost.plain for cost in costs) + 2 * costs[-1].output  # and the head's BatchNorm and ReLU

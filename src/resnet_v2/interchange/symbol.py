@@ -18,26 +18,29 @@ _MXNET_VERSION = 10901
 _STATISTICS = ("moving_mean", "moving_var")
 
 # Operators under their later name; those of no arithmetic effect stand in _PASSING.
-_ALIASES = {
-    "_Plus": "elemwise_add", "_plus": "elemwise_add", "_add": "elemwise_add", "broadcast_add": "elemwise_add",
-    "ElementWiseSum": "elemwise_add", "add_n": "elemwise_add", "_grad_add": "elemwise_add",
-    "Convolution_v1": "Convolution", "Pooling_v1": "Pooling", "BatchNorm_v1": "BatchNorm",
-    "CuDNNBatchNorm": "BatchNorm", "flatten": "Flatten", "Softmax": "SoftmaxOutput", "softmax": "SoftmaxOutput",
-    "SoftmaxActivation": "SoftmaxOutput", "cast": "Cast", "_copy": "identity",
-}  # fmt: skip
+_NAMES = {
+    "elemwise_add": "_Plus _plus _add broadcast_add ElementWiseSum add_n _grad_add",
+    "Convolution": "Convolution_v1",
+    "Pooling": "Pooling_v1",
+    "BatchNorm": "BatchNorm_v1 CuDNNBatchNorm",
+    "Flatten": "flatten",
+    "SoftmaxOutput": "Softmax softmax SoftmaxActivation",
+    "Cast": "cast",
+    "identity": "_copy",
+}
+_ALIASES = {alias: name for name, aliases in _NAMES.items() for alias in aliases.split()}
 _PASSING = {("identity", ""), ("Cast", "float16"), ("Cast", "float32"), ("Cast", "float64")}
 
 # What decides the numbers in each operator, with MXNet's value when a file leaves it out.
+_WINDOW = {"kernel": "", "stride": "(1,1)", "pad": "(0,0)", "layout": "NCHW"}
 _ATTRIBUTES: dict[str, dict[str, str]] = {
-    "Convolution": {"kernel": "", "stride": "(1,1)", "pad": "(0,0)", "dilate": "(1,1)", "num_group": "1",
-                    "layout": "NCHW"},
+    "Convolution": {**_WINDOW, "dilate": "(1,1)", "num_group": "1"},
     "BatchNorm": {"eps": "0.001", "axis": "1"},
     "Activation": {"act_type": ""},
-    "Pooling": {"pool_type": "max", "global_pool": "False", "kernel": "", "stride": "(1,1)", "pad": "(0,0)",
-                "pooling_convention": "valid", "layout": "NCHW"},
+    "Pooling": {"pool_type": "max", "global_pool": "False", **_WINDOW, "pooling_convention": "valid"},
     "FullyConnected": {"flatten": "True"},
     "Cast": {"dtype": ""},
-}  # fmt: skip
+}
 _SPELLINGS = {"true": "True", "false": "False", "None": "NCHW"}
 
 

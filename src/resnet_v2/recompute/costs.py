@@ -60,41 +60,22 @@ def link_costs(
     `batch_size` images share the start of a kernel.
     """
     costs: list[LinkCost] = []
-    side, clock = image_size, _Clock(device, element_bytes, device.launch / batch_size)
+    side = image_size
     for link in links:
-        count = _Count(link.description, side, clock)
-        costs.append(count.cost(element_bytes, element_bytes if costs else 4))
+        count = _Count(link.description, side, device, element_bytes, device.launch / batch_size)
+        costs.append(count.cost(element_bytes if costs else 4))
         side = count.sides[link.description.output]
     return tuple(costs)
 
 
-@dataclass(frozen=True)
-class _Clock:
-    """Seconds of single kernels for one image: no kernel takes less than its share of a start."""
-
-    device: Speeds
-    element: int
-    start: float
-
-    def moved(self, elements: float) -> float:
-        """Reading or writing so many elements in a kernel."""
-        return max(elements * self.element / self.device.bandwidth, self.start)
-
-    def convolution(self, flops: float, elements: float) -> float:
-        """One convolution, in any direction, that takes and gives so many elements."""
-        return max(flops / self.device.flops(self.element), self.moved(elements))
-
-    def passes(self, count: int, elements: int) -> float:
-        """So many passes over a BatchNorm's elements, in kernels of two or three."""
-        kernels = -(-count // 3)
-        return kernels * self.moved(count * elements / kernels) if kernels else 0.0
-
-
 class _Count:
-    """The sides and elements of a description's values for one image, and what follows from them."""
+    """The sides and elements of a description's values for one image, and what follows from them.
 
-    def __init__(self, description: Description, side: int, clock: _Clock) -> None:
-        self.description, self.clock = description, clock
+    `start`: seconds of an image's share in starting a kernel; none takes less.
+    """
+
+    def __init__(self, description: Description, side: int, device: Speeds, element: int, start: float) -> None:
+        self.description, self.device, self.element, self.start = description, device, element, start
         self.sides = {INPUT: side}
         for step in description.steps:
             operation = step.operation
@@ -104,8 +85,8 @@ class _Count:
             self.sides[step.name] = 1 if operation.kind == "mean" else after
         self.sizes = {name: description.widths[name] * side**2 for name, side in self.sides.items()}
 
-    def cost(self, element: int, input_element: int) -> LinkCost:
-        its, sizes, passes = self.description, self.sizes, self.clock.device.passes
+    def cost(self, input_element: int) -> LinkCost:
+        its, sizes, passes, element = self.description, self.sizes, self.device.passes, self.element
         heavy, light = [step for step in its.steps if step.heavy], [step for step in its.steps if not step.heavy]
         forward = sum(self._heavy(step) for step in heavy)
         redone = [step for step in light if step.name in its.activations or step.operation.kind == "norm"]
@@ -132,20 +113,25 @@ class _Count:
         widths, sides = self.description.widths, self.sides
         shapes = [1, widths[x], sides[x], sides[x]], [1, widths[name], sides[name], sides[name]]
         flops = conv_flop_count(shapes[0], [widths[name], widths[x], kernel, kernel], shapes[1])
-        return self.clock.convolution(flops, self.sizes[x] + self.sizes[name])
+        return max(flops / self.device.flops(self.element), self._moved(self.sizes[x] + self.sizes[name]))
 
     def _light(self, step: Step, passes: int) -> float:
-        """Seconds of a BatchNorm in so many passes, or of another elementwise step."""
+        """Seconds of a BatchNorm in so many passes, by kernels of two or three, or of another elementwise step."""
         if step.operation.kind == "norm":
-            return self.clock.passes(passes, self.sizes[step.name])
-        return self.clock.moved(sum(self.sizes[name] for name in (*step.operation.inputs, step.name)))
+            kernels = -(-passes // 3)
+            return kernels * self._moved(passes * self.sizes[step.name] / kernels) if kernels else 0.0
+        return self._moved(sum(self.sizes[name] for name in (*step.operation.inputs, step.name)))
+
+    def _moved(self, elements: float) -> float:
+        """Seconds of reading or writing so many elements in a kernel."""
+        return max(elements * self.element / self.device.bandwidth, self.start)
 
     def _again(self, name: str) -> float:
         """Seconds of computing a value from the points before it."""
         step = self.description.step.get(name)
         if step is None or step.heavy:
             return 0.0
-        return self._light(step, self.clock.device.passes.again) + sum(map(self._again, step.operation.inputs))
+        return self._light(step, self.device.passes.again) + sum(map(self._again, step.operation.inputs))
 
     def _forward_peak(self) -> int:
         """Elements of what is there besides the points: what a step takes and gives, and what waits for later."""
