@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from resnet_v2.networks.architecture import Architecture
-from resnet_v2.networks.chain import Link
+from resnet_v2.networks.description import INPUT
+from resnet_v2.networks.modules import Link
 from resnet_v2.networks.resnet import ResNet, initialize
 from resnet_v2.recompute import speeds
 from resnet_v2.recompute.costs import link_costs
@@ -41,6 +42,7 @@ def saved_bytes(network: ResNet, size: int, batch: int) -> int:
         (Architecture(18, 10, "imagenet"), 96),
         (Architecture(50, 10, "imagenet"), 96),
         (Architecture(50, 10, "imagenet", "v1"), 64),
+        (Architecture(50, 10, "timm"), 64),
     ],
     ids=str,
 )
@@ -67,7 +69,7 @@ def test_bf16_halves_what_is_kept_but_for_the_images() -> None:
         links = ResNet(Architecture(50, 1000, "imagenet")).links()
     whole, half = (link_costs(links, 224, size) for size in (4, 2))
     assert all(2 * half[i].points[p] == whole[i].points[p] for i in range(1, len(links)) for p in whole[i].points)
-    assert half[0].points[0] == whole[0].points[0] == 3 * 224 * 224 * 4
+    assert half[0].points[INPUT] == whole[0].points[INPUT] == 3 * 224 * 224 * 4
 
 
 def test_a_kernel_takes_its_arithmetic_its_traffic_or_its_start() -> None:

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from resnet_v2.errors import ResnetError
 from resnet_v2.interchange.finding import params_path
 from resnet_v2.interchange.mxnet import (
-    _depth,
     from_network,
     load_checkpoint,
     parse_params,
@@ -585,5 +584,5 @@ def test_symbol_that_is_no_text(tmp_path: Path) -> None:
 
 def test_the_stretched_network_is_known_by_its_units() -> None:
     architecture = Architecture(1001, 10, "imagenet")
-    assert _depth("imagenet", True, architecture.units) == 1001
+    assert recognise(shaped(architecture)) == architecture
     assert fixed_gammas(symbol_json(architecture), architecture, "a.json") == {"bn_data_gamma"}

@@ -70,7 +70,6 @@ def test_a_file_at_hand(timm_file: Path, tmp_path: Path, run: Run) -> None:
     # The images' scale is in the first BatchNorm: 0 to 255 becomes -1 to 1.
     x = torch.tensor([0.0, 127.5, 255.0])[:, None, None, None].expand(3, 3, 2, 2)
     with torch.inference_mode():
-        assert network.bn_data is not None
         assert network.bn_data(x)[:, 0, 0, 0].tolist() == pytest.approx([-1, 0, 1], abs=1e-6)
         variance = network.get_buffer("bn1.running_var") + EPSILON
         assert torch.allclose(variance, torch.full_like(variance, 1 + 1e-5))

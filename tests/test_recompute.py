@@ -10,7 +10,7 @@ from torch import Tensor
 from resnet_v2.errors import ResnetError
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.batch_norm import FixedGammaBatchNorm, normalise, normalise_again
-from resnet_v2.networks.chain import Link
+from resnet_v2.networks.modules import Link
 from resnet_v2.networks.resnet import ResNet, initialize
 from resnet_v2.recompute.costs import LinkCost, link_costs
 from resnet_v2.recompute.plan import Plan, Segment, forecast, uniform_plan
@@ -71,11 +71,11 @@ def plans(links: Links, costs: Costs) -> dict[str, Plan]:
         "norms": uniform_plan(links, activated=False),
         "activated": uniform_plan(links, activated=True),
         "one segment": Plan((Segment(0, count),)),
-        "pairs": Plan((Segment(0, 2, (1,)), Segment(2, 4, (2,)), Segment(4, count))),
+        "pairs": Plan((Segment(0, 2, ("conv0", "conv1")), Segment(2, 4, ("conv2",)), Segment(4, count))),
         "two levels": Plan(
             (
-                Segment(0, 1, (1,)),
-                Segment(1, count - 1, inner=(Segment(1, 3, (1,)), Segment(3, count - 1, (2,)))),
+                Segment(0, 1, ("conv0",)),
+                Segment(1, count - 1, inner=(Segment(1, 3, ("conv1",)), Segment(3, count - 1, ("conv2",)))),
                 Segment(count - 1, count),
             )
         ),
@@ -93,6 +93,7 @@ NETWORKS = [
     (Architecture(50, 10, "imagenet"), 64),
     (Architecture(18, 10, "imagenet"), 64),
     (Architecture(50, 10, "imagenet", "v1"), 64),
+    (Architecture(50, 10, "timm"), 64),
 ]
 
 
@@ -105,23 +106,22 @@ def test_plans_change_no_bit_and_run_what_they_say(architecture: Architecture, s
         network = network_of(architecture, plan)
         runs = [dict.fromkeys(cost.again, 0) for cost in costs]
         for number, link in enumerate(network.links()):
-            for place, convolution in convolutions(link).items():
-                convolution.register_forward_hook(counter(runs[number], place))
+            for name in convolutions(link):
+                link.owner.get_submodule(name).register_forward_hook(counter(runs[number], name))
         assert equal(plain, train(network, size)), name
         foretold = forecast(links, costs, plan).runs
         for number, link in enumerate(links):
-            for place in convolutions(link):
-                assert runs[number][place] == 3 * foretold[number][place], (name, number, place)
+            for convolution in convolutions(link):
+                assert runs[number][convolution] == 3 * foretold[number][convolution], (name, number, convolution)
 
 
-def convolutions(link: Link) -> dict[int, torch.nn.Conv2d]:
-    found = {place: layer.convolution for place, layer in enumerate(link.layers, start=1)}
-    return found | ({link.last: link.shortcut_convolution} if link.shortcut_convolution is not None else {})
+def convolutions(link: Link) -> list[str]:
+    return [operation.name for operation in link.description.operations if operation.kind == "convolution"]
 
 
-def counter(counts: dict[int, int], place: int) -> Callable[..., None]:
+def counter(counts: dict[str, int], name: str) -> Callable[..., None]:
     def count(*_: object) -> None:
-        counts[place] += 1
+        counts[name] += 1
 
     return count
 
@@ -213,7 +213,7 @@ def kept_bytes(links: Links, plan: Plan, batch: int) -> int:
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         output = tape.forward(images(batch, 32, 0))
     assert output.requires_grad
-    slots = [slot for group in (*tape.points, *tape.activations) for slot in group.values()]
+    slots = [slot for group in tape.slots for slot in group.values()]
     tensors = {slot.tensor.data_ptr(): slot.tensor for slot in slots if slot.tensor is not None}
     return (sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) + sum(unseen)) // batch
 

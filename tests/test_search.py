@@ -14,7 +14,7 @@ from resnet_v2.recompute.plan import Plan, Segment, forecast
 from resnet_v2.recompute.search import _options, find_plan, several_plans, smallest_plan
 
 
-def every_plan(count: int, keeps: tuple[tuple[int, ...], ...], points: tuple[tuple[int, ...], ...]) -> Iterator[Plan]:
+def every_plan(count: int, keeps: tuple[tuple[str, ...], ...], points: tuple[tuple[str, ...], ...]) -> Iterator[Plan]:
     """All plans of one level."""
     for cuts in (cuts for number in range(count) for cuts in combinations(range(1, count), number)):
         bounds = list(zip((0, *cuts), (*cuts, count), strict=True))

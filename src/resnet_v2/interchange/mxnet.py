@@ -7,6 +7,7 @@ and data type, each `i32`, and the values. Files come from strangers: every coun
 are left before anything is made of it.
 """
 
+import contextlib
 import math
 import os
 import re
@@ -24,7 +25,7 @@ from resnet_v2.errors import ResnetError
 from resnet_v2.files import replacing, write_text
 from resnet_v2.interchange.finding import params_path
 from resnet_v2.interchange.symbol import fixed_gammas, symbol_json
-from resnet_v2.networks.architecture import DEEPER_UNITS, IMAGENET_UNITS, Architecture, Stem
+from resnet_v2.networks.architecture import Architecture, Stem
 from resnet_v2.networks.resnet import ResNet
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -39,8 +40,8 @@ _MOST_ARRAYS = 1 << 16
 _MOST_DIMENSIONS = 32
 _LARGEST_ARRAY = 1 << 40
 _LARGEST_SYMBOL_BYTES = 1 << 25
-_BATCH_NORM = {"weight": "arg:{}_gamma", "bias": "arg:{}_beta",
-               "running_mean": "aux:{}_moving_mean", "running_var": "aux:{}_moving_var"}  # fmt: skip
+_STATISTICS = {"running_mean": "aux:{}_moving_mean", "running_var": "aux:{}_moving_var"}
+_BATCH_NORM = {"weight": "arg:{}_gamma", "bias": "arg:{}_beta", **_STATISTICS}
 _LAYER = {"weight": "arg:{}_weight", "bias": "arg:{}_bias"}
 _INPUT_GAMMA = "bn_data_gamma"
 
@@ -128,8 +129,10 @@ def _read_array(source: _Source, what: str) -> npt.NDArray[Any]:
     if version in (_V2, _V3):
         (storage,) = source.numbers("i", what)
         if storage in (1, 2):
-            raise ResnetError(f"{source.name} holds a sparse array ({what}), which no residual network has; in MXNet "
-                              "call tostype('default') on it and save again.")  # fmt: skip
+            raise ResnetError(
+                f"{source.name} holds a sparse array ({what}), which no residual network has; in MXNet call "
+                "tostype('default') on it and save again."
+            )
         if storage != 0:
             raise source.damaged(f"{what} has the unknown storage type {storage}")
     shape = _read_shape(source, version, what)
@@ -216,22 +219,26 @@ def recognise(arrays: Arrays, source: str = "The file") -> Architecture:
     """
     conv0, fc1 = arrays.get("arg:conv0_weight"), arrays.get("arg:fc1_weight")
     if conv0 is None or fc1 is None or conv0.ndim != 4 or fc1.ndim != 2:
-        found = ", ".join(map(repr, sorted(arrays)[:5]))[:300] or "nothing"
-        raise ResnetError(f"{source} is not one of our residual networks: it lacks conv0_weight or fc1_weight and has "
-                          f"{found}; convert only checkpoints of ResNet v1 or v2.")  # fmt: skip
+        names = ", ".join(map(repr, sorted(arrays)[:5]))[:300] or "nothing"
+        raise ResnetError(
+            f"{source} is not one of our residual networks: it lacks conv0_weight or fc1_weight and has {names}; "
+            "convert only checkpoints of ResNet v1 or v2."
+        )
     v2, v1 = "arg:bn_data_beta" in arrays, "arg:stage1_unit1_conv1sc_weight" in arrays
     large, norm = conv0.shape[2] == 7, "arg:bn0_beta" in arrays
     stem: Stem = ("imagenet" if norm else "timm") if large else "pooled" if norm and v2 else "cifar"
-    bottleneck = "arg:stage1_unit1_conv3_weight" in arrays
-    units = _units(arrays)
-    depth = _depth(stem, bottleneck, units)
+    layers, units = 3 if "arg:stage1_unit1_conv3_weight" in arrays else 2, _units(arrays)
     width, rest = divmod(conv0.shape[0], 64 if large else 16)
-    if depth is None or v1 == v2 or fc1.shape[0] < 1 or rest or not width:
-        raise ResnetError(f"{source} is not one of our residual networks: it has {str(list(units))[:80]} units with "
-                          f"{3 if bottleneck else 2} convolutions behind a {conv0.shape[2]}x{conv0.shape[3]} stem"
-                          f"{'' if v1 != v2 else ' and mixes or lacks the names of v1 and v2'}; use it with MXNet "
-                          "1.9.1.")  # fmt: skip
-    return Architecture(depth, fc1.shape[0], stem, "v2" if v2 else "v1", width)
+    with contextlib.suppress(ResnetError):  # there is no such depth, or a count is 0
+        found = Architecture(layers * sum(units) + 2, fc1.shape[0], stem, "v2" if v2 else "v1", width)
+        # 20 layers could be 1x1-3x3-1x1 too, but only one kind of each depth exists.
+        if (found.units, found.bottleneck) == (units, layers == 3) and v1 != v2 and not rest:
+            return found
+    mixed = "" if v1 != v2 else " and mixes or lacks the names of v1 and v2"
+    raise ResnetError(
+        f"{source} is not one of our residual networks: it has {str(list(units))[:80]} units with {layers} "
+        f"convolutions behind a {conv0.shape[2]}x{conv0.shape[3]} stem{mixed}; use it with MXNet 1.9.1."
+    )
 
 
 def _units(arrays: Arrays) -> tuple[int, ...]:
@@ -239,20 +246,6 @@ def _units(arrays: Arrays) -> tuple[int, ...]:
     matches = (re.fullmatch(r"arg:stage(\d{1,4})_unit\d{1,6}_conv1_weight", name, re.ASCII) for name in arrays)
     stages = [int(match[1]) for match in matches if match]
     return tuple(stages.count(stage) for stage in sorted(set(stages)))
-
-
-def _depth(stem: Stem, bottleneck: bool, units: tuple[int, ...]) -> int | None:
-    if stem in ("imagenet", "timm"):
-        tables = (IMAGENET_UNITS | DEEPER_UNITS).items()
-        return next((depth for depth, table in tables if table == units and (depth >= 50) == bottleneck), None)
-    if len(units) != 3 or len(set(units)) != 1:
-        return None
-    depth = 3 * units[0] * (3 if bottleneck else 2) + 2
-    # 20 layers could be 1x1-3x3-1x1 too, but only one kind of each depth exists.
-    try:
-        return depth if Architecture(depth, 1, "cifar").bottleneck == bottleneck else None
-    except ResnetError:
-        return None
 
 
 def parameter_names(network: nn.Module) -> dict[str, str]:
@@ -279,10 +272,8 @@ def to_state(
     """
     with torch.device("meta"):
         network = ResNet(architecture)
-    names, shapes = (
-        parameter_names(network),
-        {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()},
-    )
+    names = parameter_names(network)
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     spare = set(arrays) - set(names)
     if architecture.version == "v2":
         spare.discard(f"arg:{_INPUT_GAMMA}")
@@ -295,8 +286,8 @@ def to_state(
         array = arrays.get(theirs)
         if array is None or array.shape != shapes[ours] or array.dtype.kind != "f":
             found = "is missing" if array is None else f"has shape {array.shape} and type {array.dtype}"
-            raise ResnetError(f"{source} does not fit {wanted}: {theirs} {found}, expected "
-                              f"{shapes[ours]} of floats; take another checkpoint.")  # fmt: skip
+            wants = f"expected {shapes[ours]} of floats"
+            raise ResnetError(f"{source} does not fit {wanted}: {theirs} {found}, {wants}; take another checkpoint.")
         is_fixed = theirs.removeprefix("arg:") in fixed
         state[ours] = torch.ones(array.shape) if is_fixed else _float32(array)
     return state
@@ -322,7 +313,7 @@ def from_network(network: ResNet) -> dict[str, npt.NDArray[np.float32]]:
         theirs: state[ours].detach().cpu().float().contiguous().numpy()
         for theirs, ours in parameter_names(network).items()
     }
-    if network.bn_data is not None:
+    if network.architecture.version == "v2":
         arrays[f"arg:{_INPUT_GAMMA}"] = np.ones(3, np.float32)
     return arrays
 

@@ -73,8 +73,8 @@ def download(url: str, path: Path) -> None:
     try:
         with urllib.request.urlopen(url, timeout=60) as answer, replacing(path) as temporary:
             length = int(answer.headers.get("Content-Length") or 0)
-            with temporary.open("wb") as file, tqdm(total=length or None, unit="B", unit_scale=True, leave=False,
-                                                    disable=None) as progress:  # fmt: skip
+            bar = tqdm(total=length or None, unit="B", unit_scale=True, leave=False, disable=None)
+            with temporary.open("wb") as file, bar as progress:
                 while chunk := answer.read(CHUNK_BYTES):
                     file.write(chunk)
                     progress.update(len(chunk))

@@ -5,36 +5,42 @@ users ask for features by them. A graph is compared by what its nodes compute, n
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 from resnet_v2.errors import ResnetError
 from resnet_v2.networks.architecture import EPSILON, Architecture
+from resnet_v2.networks.description import INPUT, Operation
+from resnet_v2.networks.units import operations
 
 _MXNET_VERSION = 10901
 _STATISTICS = ("moving_mean", "moving_var")
 
 # Operators under their later name; those of no arithmetic effect stand in _PASSING.
-_ALIASES = {
-    "_Plus": "elemwise_add", "_plus": "elemwise_add", "_add": "elemwise_add", "broadcast_add": "elemwise_add",
-    "ElementWiseSum": "elemwise_add", "add_n": "elemwise_add", "_grad_add": "elemwise_add",
-    "Convolution_v1": "Convolution", "Pooling_v1": "Pooling", "BatchNorm_v1": "BatchNorm",
-    "CuDNNBatchNorm": "BatchNorm", "flatten": "Flatten", "Softmax": "SoftmaxOutput", "softmax": "SoftmaxOutput",
-    "SoftmaxActivation": "SoftmaxOutput", "cast": "Cast", "_copy": "identity",
-}  # fmt: skip
+_NAMES = {
+    "elemwise_add": "_Plus _plus _add broadcast_add ElementWiseSum add_n _grad_add",
+    "Convolution": "Convolution_v1",
+    "Pooling": "Pooling_v1",
+    "BatchNorm": "BatchNorm_v1 CuDNNBatchNorm",
+    "Flatten": "flatten",
+    "SoftmaxOutput": "Softmax softmax SoftmaxActivation",
+    "Cast": "cast",
+    "identity": "_copy",
+}
+_ALIASES = {alias: name for name, aliases in _NAMES.items() for alias in aliases.split()}
 _PASSING = {("identity", ""), ("Cast", "float16"), ("Cast", "float32"), ("Cast", "float64")}
 
 # What decides the numbers in each operator, with MXNet's value when a file leaves it out.
+_WINDOW = {"kernel": "", "stride": "(1,1)", "pad": "(0,0)", "layout": "NCHW"}
 _ATTRIBUTES: dict[str, dict[str, str]] = {
-    "Convolution": {"kernel": "", "stride": "(1,1)", "pad": "(0,0)", "dilate": "(1,1)", "num_group": "1",
-                    "layout": "NCHW"},
+    "Convolution": {**_WINDOW, "dilate": "(1,1)", "num_group": "1"},
     "BatchNorm": {"eps": "0.001", "axis": "1"},
     "Activation": {"act_type": ""},
-    "Pooling": {"pool_type": "max", "global_pool": "False", "kernel": "", "stride": "(1,1)", "pad": "(0,0)",
-                "pooling_convention": "valid", "layout": "NCHW"},
+    "Pooling": {"pool_type": "max", "global_pool": "False", **_WINDOW, "pooling_convention": "valid"},
     "FullyConnected": {"flatten": "True"},
     "Cast": {"dtype": ""},
-}  # fmt: skip
+}
 _SPELLINGS = {"true": "True", "false": "False", "None": "NCHW"}
 
 
@@ -48,99 +54,62 @@ class Node(NamedTuple):
 
 
 class _Graph:
-    """Nodes in the order they were added; every method returns the number of its node."""
+    """The nodes of a network in the order of its description, under MXNet's names."""
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
-        self.sums = 0
+        self.values: dict[str, int] = {}
+        self.named_by_count: Counter[str] = Counter()
 
-    def layer(
-        self, op: str, name: str, inputs: Sequence[int], parameters: Sequence[str] = (), **attributes: str
-    ) -> int:
-        variables = [self.variable(f"{name}_{parameter}") for parameter in parameters]
+    def node(self, op: str, name: str, inputs: Sequence[int], parameters: Sequence[str] = (), **attributes: str) -> int:
+        variables = [self.node("null", f"{name}_{parameter}", []) for parameter in parameters]
         self.nodes.append(Node(op, name, attributes, [*inputs, *variables]))
         return len(self.nodes) - 1
 
-    def variable(self, name: str) -> int:
-        return self.layer("null", name, [])
+    def add(self, operation: Operation) -> None:
+        """Add an operation of a description."""
+        name, inputs = operation.name.replace(".", "_"), [self.values[each] for each in operation.inputs]
+        self.values[operation.name] = self._number(operation, name, inputs)
 
-    def convolution(self, x: int, name: str, filters: int, kernel: int, stride: int = 1) -> int:
-        pad = kernel // 2
-        sizes = {"kernel": f"({kernel}, {kernel})", "stride": f"({stride}, {stride})", "pad": f"({pad}, {pad})"}
-        return self.layer("Convolution", name, [x], ["weight"], **sizes, num_filter=str(filters), no_bias="True")
+    def _number(self, operation: Operation, name: str, inputs: list[int]) -> int:
+        kind, window = operation.kind, {key: f"({size}, {size})" for key, size in _window(operation).items()}
+        if kind == "convolution":
+            settings = {**window, "num_filter": str(operation.channels), "no_bias": "True"}
+            return self.node("Convolution", name, inputs, ["weight"], **settings)
+        if kind == "norm":
+            settings = {"eps": str(EPSILON), "momentum": "0.9", "fix_gamma": str(operation.fixed_gamma)}
+            return self.node("BatchNorm", name, inputs, ["gamma", "beta", *_STATISTICS], **settings)
+        if kind in ("relu", "sigmoid"):
+            return self.node("Activation", name, inputs, act_type=kind)
+        if kind == "max_pool":
+            return self.node("Pooling", name, inputs, **window, pool_type="max")
+        if kind == "mean":
+            # MXNet wants a kernel even where the pool is global.
+            return self.node("Pooling", name, inputs, kernel="(7, 7)", pool_type="avg", global_pool="True")
+        if kind == "dense":
+            flat = self.node("Flatten", self._counted("flatten"), inputs)
+            settings = {"num_hidden": str(operation.channels)}
+            return self.node("FullyConnected", name, [flat], ["weight", "bias"], **settings)
+        op, counted = {"add": ("elemwise_add", "_plus"), "multiply": ("broadcast_mul", "broadcast_mul")}[kind]
+        return self.node(op, self._counted(counted), inputs)
 
-    def batch_norm(self, x: int, name: str, fix_gamma: bool = False) -> int:
-        parameters = ["gamma", "beta", *_STATISTICS]
-        settings = {"eps": str(EPSILON), "momentum": "0.9", "fix_gamma": str(fix_gamma)}
-        return self.layer("BatchNorm", name, [x], parameters, **settings)
-
-    def relu(self, x: int, name: str) -> int:
-        return self.layer("Activation", name, [x], act_type="relu")
-
-    def add(self, x: int, y: int) -> int:
-        self.sums += 1
-        return self.layer("elemwise_add", f"_plus{self.sums - 1}", [x, y])
-
-
-def _pre_activation_unit(graph: _Graph, x: int, name: str, outputs: int, stride: int, bottleneck: bool) -> int:
-    activated = graph.relu(graph.batch_norm(x, f"{name}_bn1"), f"{name}_relu1")
-    shortcut = graph.convolution(activated, f"{name}_sc", outputs, 1, stride) if name.endswith("unit1") else x
-    inner = outputs // 4 if bottleneck else outputs
-    y = graph.convolution(activated, f"{name}_conv1", inner, *((1, 1) if bottleneck else (3, stride)))
-    y = graph.relu(graph.batch_norm(y, f"{name}_bn2"), f"{name}_relu2")
-    y = graph.convolution(y, f"{name}_conv2", inner, 3, stride if bottleneck else 1)
-    if bottleneck:
-        y = graph.relu(graph.batch_norm(y, f"{name}_bn3"), f"{name}_relu3")
-        y = graph.convolution(y, f"{name}_conv3", outputs, 1)
-    return graph.add(y, shortcut)
-
-
-def _post_activation_unit(graph: _Graph, x: int, name: str, outputs: int, stride: int, bottleneck: bool) -> int:
-    shortcut = x
-    if name.endswith("unit1"):
-        shortcut = graph.batch_norm(graph.convolution(x, f"{name}_conv1sc", outputs, 1, stride), f"{name}_sc")
-    inner = outputs // 4 if bottleneck else outputs
-    y = graph.convolution(x, f"{name}_conv1", inner, 1 if bottleneck else 3, stride)
-    y = graph.relu(graph.batch_norm(y, f"{name}_bn1"), f"{name}_relu1")
-    y = graph.batch_norm(graph.convolution(y, f"{name}_conv2", inner, 3), f"{name}_bn2")
-    if bottleneck:
-        y = graph.convolution(graph.relu(y, f"{name}_relu2"), f"{name}_conv3", outputs, 1)
-        y = graph.batch_norm(y, f"{name}_bn3")
-    return graph.relu(graph.add(y, shortcut), f"{name}_relu3")
+    def _counted(self, kind: str) -> str:
+        """The name that MXNet makes up: of the first sum `_plus0`, of the next one `_plus1`."""
+        self.named_by_count[kind] += 1
+        return f"{kind}{self.named_by_count[kind] - 1}"
 
 
-def _stem(graph: _Graph, architecture: Architecture) -> int:
-    x = graph.variable("data")
-    large = architecture.large_images
-    if architecture.version == "v2":
-        x = graph.batch_norm(x, "bn_data", fix_gamma=True)
-    x = graph.convolution(x, "conv0", architecture.filters[0], *((7, 2) if large else (3, 1)))
-    if architecture.norm_behind_conv0:
-        x = graph.relu(graph.batch_norm(x, "bn0"), "relu0")
-    if architecture.pools:
-        sizes = {"kernel": "(3, 3)", "stride": "(2, 2)", "pad": "(1, 1)"}
-        x = graph.layer("Pooling", "pooling0", [x], **sizes, pool_type="max")
-    return x
+def _window(operation: Operation) -> dict[str, int]:
+    return {"kernel": operation.kernel, "stride": operation.stride, "pad": operation.kernel // 2}
 
 
 def layers(architecture: Architecture) -> list[Node]:
     """The layers of a network as MXNet names them, from the variable `data` to the node `softmax`."""
     graph = _Graph()
-    x = _stem(graph, architecture)
-    v2 = architecture.version == "v2"
-    unit = _pre_activation_unit if v2 else _post_activation_unit
-    stages = zip(architecture.units, architecture.filters[1:], strict=True)
-    for stage, (units, outputs) in enumerate(stages, start=1):
-        for number in range(1, units + 1):
-            stride = 2 if number == 1 and stage > 1 else 1
-            x = unit(graph, x, f"stage{stage}_unit{number}", outputs, stride, architecture.bottleneck)
-    if v2:
-        x = graph.relu(graph.batch_norm(x, "bn1"), "relu1")
-    # MXNet wants a kernel even where the pool is global.
-    x = graph.layer("Pooling", "pool1", [x], kernel="(7, 7)", pool_type="avg", global_pool="True")
-    x = graph.layer("Flatten", "flatten0", [x])
-    x = graph.layer("FullyConnected", "fc1", [x], ["weight", "bias"], num_hidden=str(architecture.classes))
-    graph.layer("SoftmaxOutput", "softmax", [x], ["label"])
+    graph.values[INPUT] = graph.node("null", "data", [])
+    for operation in operations(architecture):
+        graph.add(operation)
+    graph.node("SoftmaxOutput", "softmax", [len(graph.nodes) - 1], ["label"])
     return graph.nodes
 
 

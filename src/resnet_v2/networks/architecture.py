@@ -41,8 +41,8 @@ class Architecture:
     def __post_init__(self) -> None:
         """Refuse what cannot be built: ResnetError names the depths, versions and stems that exist."""
         if self.stem not in get_args(Stem) or self.version not in get_args(Version):
-            raise ResnetError(f"There is no {self.stem} stem of version {self.version}; stems are "
-                              f"{', '.join(get_args(Stem))}, versions v1 and v2.")  # fmt: skip
+            stems = ", ".join(get_args(Stem))
+            raise ResnetError(f"There is no {self.stem} stem of {self.version}; stems are {stems}, versions v1 and v2.")
         if self.version == "v1" and self.stem in ("timm", "pooled"):
             raise ResnetError(f"The {self.stem} stem is of version v2 only; give --version v2 or another stem.")
         if self.width < 1:

@@ -98,10 +98,9 @@ def backward(
         bias = module.bias.detach()
         found = kernels.backward(gradient, x, kept.mean, kept.deviation, weight, bias, relu, wants_x)
         return found[0] if wants_x else None, found[1], found[2]
-    results = torch.ops.aten._batch_norm_impl_index_backward(
-        kept.implementation, x, gradient, weight, module.running_mean, module.running_var, kept.mean, kept.deviation,
-        module.training, module.eps, (wants_x, True, True), kept.reserve,
-    )  # fmt: skip
+    moving, settings = (module.running_mean, module.running_var), (module.training, module.eps, (wants_x, True, True))
+    its = *moving, kept.mean, kept.deviation, *settings, kept.reserve
+    results = torch.ops.aten._batch_norm_impl_index_backward(kept.implementation, x, gradient, weight, *its)
     return cast(tuple[Tensor | None, Tensor, Tensor], results)
 
 
@@ -130,11 +129,10 @@ def _by_our_kernel(module: nn.BatchNorm2d, x: Tensor, kept: Kept, relu: bool) ->
 
 def _by_torch(module: nn.BatchNorm2d, x: Tensor, mean: Tensor | None, variance: Tensor | None) -> tuple[Tensor, Kept]:
     """What `F.batch_norm` computes, and what its backward pass wants; moves the moving statistics that are given."""
-    y, mean_of_batch, deviation, reserve, implementation = torch._batch_norm_impl_index(
-        x, gamma(module).detach(), module.bias.detach(), mean, variance, module.training, cast(float, module.momentum),
-        module.eps, torch.backends.cudnn.enabled,
-    )  # fmt: skip
-    return y, Kept(mean_of_batch, deviation, reserve, implementation)
+    weight, bias, momentum = gamma(module).detach(), module.bias.detach(), cast(float, module.momentum)
+    training, cudnn = module.training, torch.backends.cudnn.enabled
+    results = torch._batch_norm_impl_index(x, weight, bias, mean, variance, training, momentum, module.eps, cudnn)
+    return results[0], Kept(*results[1:])
 
 
 def _by_torch_again(module: nn.BatchNorm2d, x: Tensor, kept: Kept) -> Tensor:

@@ -9,26 +9,27 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from resnet_v2.networks.chain import Link
+from resnet_v2.networks.description import INPUT
+from resnet_v2.networks.modules import Link
 from resnet_v2.recompute.costs import LinkCost
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Links `start` to `stop` - 1. `keep`: the points kept of each besides the segment's input.
+    """Links `start` to `stop` - 1. `keep`: the points kept of each, by their names, besides the segment's input.
 
     `activated` keeps what the BatchNorms and ReLUs give, too. `inner`: the segments of the second level.
     """
 
     start: int
     stop: int
-    keep: tuple[int, ...] = ()
+    keep: tuple[str, ...] = ()
     activated: bool = False
     inner: tuple["Segment", ...] = ()
 
-    def kept(self, number: int, link: Link) -> tuple[int, ...]:
+    def kept(self, number: int, link: Link) -> tuple[str, ...]:
         """The points of a link that the first run through this segment keeps."""
-        first = (0,) if number == self.start else ()
+        first = (INPUT,) if number == self.start else ()
         return first if self.inner else (*first, *(point for point in self.keep if point in link.points))
 
 
@@ -53,19 +54,16 @@ def uniform_plan(links: Sequence[Link], activated: bool) -> Plan:
     return Plan(tuple(Segment(i, i + 1, link.points[1:], activated) for i, link in enumerate(links)))
 
 
-def convolutions_again(link: Link, have: Iterable[int], want: Iterable[int], output: bool) -> set[int]:
-    """The places of the convolutions that must run to get from the points `have` to `want` and the output."""
-    runs: set[int] = set()
-    wanted = [*want, *([len(link.layers)] if output else []), *([link.last] if output and _projects(link) else [])]
-    for point in wanted:
-        while point > 0 and point not in have and point not in runs:
-            runs.add(point)
-            point = 0 if point == link.last else point - 1
+def convolutions_again(link: Link, have: Iterable[str], want: Iterable[str], output: bool) -> set[str]:
+    """The convolutions that must run to get from the points `have` to `want` and the output."""
+    description, runs = link.description, set[str]()
+    wanted = [*want, *(description.sources[description.output] if output else ())]
+    while wanted:
+        name = wanted.pop()
+        if name != INPUT and name not in have and name not in runs:
+            runs.add(name)
+            wanted += description.sources[description.named[name].inputs[0]]
     return runs
-
-
-def _projects(link: Link) -> bool:
-    return link.shortcut_convolution is not None
 
 
 @dataclass
@@ -78,7 +76,7 @@ class Forecast:
     peak_bytes: int = 0
     kept_bytes: int = 0
     extra_time: float = 0.0
-    runs: list[dict[int, int]] = field(default_factory=list)
+    runs: list[dict[str, int]] = field(default_factory=list)
     timeline: list[tuple[float, int]] = field(default_factory=list)
 
 
@@ -93,7 +91,7 @@ class _Walk:
     def __init__(self, links: Sequence[Link], costs: Sequence[LinkCost], plan: Plan | None) -> None:
         self.links, self.costs, self.plain = links, costs, plan is None
         self.plan = plan or uniform_plan(links, activated=True)
-        self.have: list[set[int]] = [set() for _ in links]
+        self.have: list[set[str]] = [set() for _ in links]
         self.extra = [0] * len(links)
         self.bytes, self.time = 0, 0.0
         self.result = Forecast(runs=[dict.fromkeys(cost.again, 1) for cost in costs])
@@ -116,7 +114,7 @@ class _Walk:
         self.result.timeline.append((self.time, self.bytes + temporary))
         self.result.peak_bytes = max(self.result.peak_bytes, self.bytes + temporary)
 
-    def _keep(self, number: int, points: Iterable[int]) -> None:
+    def _keep(self, number: int, points: Iterable[str]) -> None:
         for point in set(points) - self.have[number]:
             self.have[number].add(point)
             self.bytes += self.costs[number].points[point]
@@ -146,27 +144,27 @@ class _Walk:
             if not segment.inner:
                 self._run_again((segment,), waiting, lambda number, _: self.links[number].points)
                 return
-            if 0 not in self.have[segment_of(segment.inner, number).start]:
+            if INPUT not in self.have[segment_of(segment.inner, number).start]:
                 self._run_again(segment.inner, waiting, lambda number, inner: inner.kept(number, self.links[number]))
             segments = segment.inner
 
     def _run_again(
-        self, segments: Sequence[Segment], waiting: int, kept: Callable[[int, Segment], Iterable[int]]
+        self, segments: Sequence[Segment], waiting: int, kept: Callable[[int, Segment], Iterable[str]]
     ) -> None:
         final = segments[-1].stop - 1
         for segment in segments:
             for number in range(segment.start, segment.stop):
                 link, cost, want = self.links[number], self.costs[number], tuple(kept(number, segment))
                 runs = convolutions_again(link, self.have[number], want, output=number != final)
-                for place in runs:
-                    self.result.runs[number][place] += 1
+                for name in runs:
+                    self.result.runs[number][name] += 1
                 self._keep(number, want)
                 time = again_time(cost, runs, output=number != final)
                 if time:
                     self._event(cost.forward_peak + waiting, time)
 
 
-def again_time(cost: LinkCost, runs: Iterable[int], output: bool) -> float:
+def again_time(cost: LinkCost, runs: Iterable[str], output: bool) -> float:
     """The time of running convolutions of a link again, and of its output where that is wanted."""
     return sum(cost.again[place] for place in runs) + (cost.output_again if output else 0.0)
 

@@ -16,12 +16,13 @@ from itertools import chain, combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_v2.networks.chain import Link
+from resnet_v2.networks.description import INPUT
+from resnet_v2.networks.modules import Link
 from resnet_v2.recompute.costs import LinkCost
 from resnet_v2.recompute.plan import Forecast, Plan, Segment, again_time, convolutions_again, forecast
 
 Floats = NDArray[np.float64]
-Keep = tuple[int, ...]
+Keep = tuple[str, ...]
 
 SLOTS, SLOTS_OF_LEVEL_2, SLOTS_OF_SMALLEST = 1200, 300, 250
 LONGEST, LONGEST_OF_LEVEL_2 = 48, 20
@@ -166,7 +167,7 @@ class _Search:
     def _candidates(self, start: int) -> list[_Candidate]:
         """All segments of one level that begin at a link."""
         found = [self._activated(start)]
-        kept = dict.fromkeys(self.options, self.costs[start].points[0])
+        kept = dict.fromkeys(self.options, self.costs[start].points[INPUT])
         time = dict.fromkeys(self.options, 0.0)
         whole, working, running = 0, 0, 0
         for stop in range(start + 1, min(len(self.links), start + self.longest) + 1):
@@ -181,8 +182,8 @@ class _Search:
             for keep in self.options:
                 segment = Segment(start, stop, keep)
                 own = segment.kept(number, link)
-                kept[keep] += sum(cost.points[point] for point in own if point)
-                have = {0, *own}
+                kept[keep] += sum(cost.points[point] for point in own if point != INPUT)
+                have = {INPUT, *own}
                 without = convolutions_again(link, have, link.points, output=False)
                 final = time[keep] + cost.renormalise + again_time(cost, without, output=False)
                 found.append(self._candidate(segment, kept[keep], needed, final))
@@ -203,8 +204,8 @@ class _Search:
         time = 0.0
         for number in range(start, stop):
             link, cost, output = self.links[number], self.costs[number], number < stop - 1
-            time += again_time(cost, convolutions_again(link, {0}, link.points, output), output)
-        return _Nested(start, stop, round(self.costs[start].points[0] / self.slot_bytes), time, inner)
+            time += again_time(cost, convolutions_again(link, {INPUT}, link.points, output), output)
+        return _Nested(start, stop, round(self.costs[start].points[INPUT] / self.slot_bytes), time, inner)
 
 
 def _read(table: _Table, start: int, stop: int, left: int) -> list[Segment]:
@@ -226,16 +227,16 @@ def _options(links: Sequence[Link], costs: Sequence[LinkCost]) -> tuple[Keep, ..
 
     Judged by the link that has most of its kind, one without projection.
     """
-    number = max(range(len(links)), key=lambda i: (links[i].shortcut == "identity", len(links[i].points)))
-    link, cost = links[number], costs[number]
-    every = sorted(set(chain.from_iterable(each.points[1:] for each in links)))
-    inner = link.points[1:]
+    outputs = [link.description.sources[link.description.output] for link in links]
+    number = max(range(len(links)), key=lambda i: (INPUT in outputs[i], len(links[i].points)))
+    link, cost, inner = links[number], costs[number], links[number].points[1:]
+    every = tuple(dict.fromkeys(chain.from_iterable(each.points[1:] for each in links)))
     options: dict[Keep, tuple[int, float]] = {}
     for keep in chain.from_iterable(combinations(inner, size) for size in range(len(inner) + 1)):
-        runs = convolutions_again(link, {0, *keep}, link.points, output=True)
+        runs = convolutions_again(link, {INPUT, *keep}, link.points, output=True)
         options[keep] = sum(cost.points[point] for point in keep), again_time(cost, runs, output=True)
-    best = [
-        keep for keep, (size, time) in options.items()
-        if not any(s <= size and t <= time and (s, t) != (size, time) for s, t in options.values())
-    ]  # fmt: skip
-    return tuple(tuple(every) if keep == inner else keep for keep in best)
+
+    def beaten(size: int, time: float) -> bool:
+        return any(s <= size and t <= time and (s, t) != (size, time) for s, t in options.values())
+
+    return tuple(every if keep == inner else keep for keep, both in options.items() if not beaten(*both))

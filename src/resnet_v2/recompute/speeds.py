@@ -115,8 +115,8 @@ def _bandwidth(device: torch.device) -> float:
 
 def _convolution_rate(device: torch.device, kind: torch.dtype) -> float:
     """Operations per second, forward and backward, in a stage of 3x3 and 1x1 convolutions as ResNet-50 has them."""
-    layers = nn.Sequential(*(nn.Conv2d(a, b, k, padding=k // 2, bias=False) for a, b, k in
-                             ((1024, 256, 1), (256, 256, 3), (256, 1024, 1))))  # fmt: skip
+    shapes = (1024, 256, 1), (256, 256, 3), (256, 1024, 1)
+    layers = nn.Sequential(*(nn.Conv2d(a, b, k, padding=k // 2, bias=False) for a, b, k in shapes))
     layers = layers.to(device=device, dtype=kind, memory_format=torch.channels_last)  # type: ignore[call-overload]
     x = torch.ones(64, 1024, 14, 14, device=device, dtype=kind).to(memory_format=torch.channels_last).requires_grad_()
     flops: float = 3 * 2 * x.shape[0] * 14 * 14 * sum(parameter.numel() for parameter in layers.parameters())

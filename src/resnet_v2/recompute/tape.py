@@ -6,7 +6,8 @@ output when its turn comes; and an input that was not kept is computed from the 
 whole segment. Moving statistics move in the forward pass alone.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
 
@@ -16,9 +17,10 @@ from torch import Tensor, nn
 from resnet_v2.errors import ResnetError
 from resnet_v2.networks import batch_norm, kernels
 from resnet_v2.networks.batch_norm import Kept
-from resnet_v2.networks.chain import Link, max_pool, max_pool_indices
+from resnet_v2.networks.description import INPUT, Step
+from resnet_v2.networks.modules import Link, compute
 from resnet_v2.networks.resnet import ResNet
-from resnet_v2.recompute.plan import Plan, Segment, uniform_plan
+from resnet_v2.recompute.plan import Plan, Segment, segment_of, uniform_plan
 
 
 def follow(network: ResNet, plan: Plan | None) -> ResNet:
@@ -32,8 +34,8 @@ def take_our_kernels(network: ResNet, device: torch.device) -> None:
 
     torch.compile makes its own kernels, and BatchNorms over several ranks are modules of their own.
     """
-    ordinary = all(type(norm.module) is nn.BatchNorm2d for norm in network.links()[1].norms.values())
-    wanted = network.pass_by_plan is None and not network.compiled and network.architecture.stem != "timm"
+    ordinary = all(type(norm) is nn.BatchNorm2d for norm in network.links()[1].norms)
+    wanted = network.pass_by_plan is None and not network.compiled
     if wanted and ordinary and device.type == "cuda" and kernels.usable(device):
         follow(network, uniform_plan(network.links(), activated=True))
 
@@ -44,7 +46,7 @@ def run(plan: Plan, links: Sequence[Link], x: Tensor) -> Tensor:
 
 
 class _Slot:
-    """A tensor for the backward pass, None while it is not there; `uses` counts the operations that still want it."""
+    """A tensor for the backward pass, None while it is not there; `uses` counts the steps that still want it."""
 
     __slots__ = ("tensor", "uses")
 
@@ -52,148 +54,142 @@ class _Slot:
         self.tensor: Tensor | None = None
         self.uses = 0
 
-    def release(self) -> None:
-        """One of the operations is done."""
-        self.uses -= 1
-        if self.uses <= 0:
-            self.tensor = None
-
 
 class Tape:
     """What one forward pass keeps of a chain, and how the rest comes back."""
 
     def __init__(self, links: Sequence[Link], plan: Plan) -> None:
         if plan.segments[-1].stop != len(links):
-            raise ResnetError(f"The plan is for {plan.segments[-1].stop} links, the network has {len(links)}; make a "
-                              "plan for this network.")  # fmt: skip
+            count = plan.segments[-1].stop
+            raise ResnetError(
+                f"The plan is for {count} links, the network has {len(links)}; make a plan for this network."
+            )
         self.links, self.plan = links, plan
-        self.points = [{point: _Slot() for point in link.points} for link in links]
-        self.activations = [{place: _Slot() for place in link.norms} for link in links]
-        self.statistics: dict[tuple[int, int], Kept] = {}
+        self.slots = [{name: _Slot() for name in link.description.held} for link in links]
+        self.statistics: dict[tuple[int, str], Kept] = {}
         self.cast_weights: dict[nn.Conv2d, Tensor] = {}  # by autocast, which keeps them for the backward pass anyway
 
     def forward(self, x: Tensor) -> Tensor:
         device = x.device.type
         self.autocast = (device, torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
-        batch_norm.count_batch(norm.module for link in self.links for norm in link.norms.values())
+        batch_norm.count_batch(norm for link in self.links for norm in link.norms)
         for segment in self.plan.segments:
             for number in range(segment.start, segment.stop):
                 kept = segment.kept(number, self.links[number])
                 x = _Forward(self, number, kept, segment.activated).output(x)
         return x
 
-    def point(self, number: int, point: int) -> Tensor:
-        """A point, computed again if it is not there."""
-        slot = self.points[number][point]
-        if slot.tensor is None:
-            self._restore(number, point)
+    def hold(self, number: int, name: str) -> None:
+        """One more step wants a value, and with it the points that it follows from."""
+        for each in self.links[number].description.held[name]:
+            self.slots[number][each].uses += 1
+
+    def release(self, number: int, name: str) -> None:
+        """One of the steps is done with a value."""
+        for each in self.links[number].description.held[name]:
+            slot = self.slots[number][each]
+            slot.uses -= 1
+            if slot.uses <= 0:
+                slot.tensor = None
+
+    def value(self, number: int, name: str) -> Tensor:
+        """A value that is held, computed again if it is not there."""
+        slot, description = self.slots[number][name], self.links[number].description
+        if slot.tensor is None and name in description.points:
+            self._restore(number, name)
+        elif slot.tensor is None:
+            for source in description.sources[name]:
+                self.value(number, source)
+            with self.as_in_forward():
+                slot.tensor = _Again(self, number, self.slots[number][INPUT].tensor).value(name)
         return cast(Tensor, slot.tensor)
 
-    def activation(self, number: int, place: int) -> Tensor:
-        """The output of a BatchNorm (and ReLU), computed again if it is not there."""
-        slot = self.activations[number][place]
-        if slot.tensor is None:
-            norm = self.links[number].norms[place]
-            slot.tensor = self.normalised_again(number, place, self.point(number, norm.point))
-        return slot.tensor
-
-    def pool_indices(self, number: int) -> Tensor:
-        """Where the maxima of a pooled link's last activation stand."""
-        return max_pool_indices(self.activation(number, self.links[number].last))
-
-    def normalised_again(self, number: int, place: int, x: Tensor) -> Tensor:
+    def normalised_again(self, number: int, step: Step, x: Tensor) -> Tensor:
         """The same bits that the first forward pass got from a BatchNorm (and ReLU)."""
-        norm = self.links[number].norms[place]
-        return batch_norm.normalise_again(norm.module, x, self.statistics[number, place], norm.relu)
+        norm = getattr(self.links[number].owner, step.operation.name)
+        return batch_norm.normalise_again(norm, x, self.statistics[number, step.name], step.relu)
 
-    def _restore(self, number: int, point: int) -> None:
-        """Compute a segment again, from the outer level to the inner one, until a point is there."""
-        segments: Sequence[Segment] = self.plan.segments
+    @contextmanager
+    def as_in_forward(self) -> Iterator[None]:
+        """Without autograd, with autocast as in the forward pass."""
         device, enabled, kind = self.autocast
         # No cache: it would hold weights that were cast without a gradient, and those of the forward pass are kept.
         with torch.no_grad(), torch.autocast(device, enabled=enabled, dtype=kind, cache_enabled=False):
-            while self.points[number][point].tensor is None:
-                segment = _segment_of(segments, number)
-                if self.points[segment.start][0].tensor is None:
-                    raise ResnetError("The activations of this forward pass are gone: run it again before another "
-                                      "backward pass.")  # fmt: skip
+            yield
+
+    def _restore(self, number: int, point: str) -> None:
+        """Compute a segment again, from the outer level to the inner one, until a point is there."""
+        segments: Sequence[Segment] = self.plan.segments
+        with self.as_in_forward():
+            while self.slots[number][point].tensor is None:
+                segment = segment_of(segments, number)
+                if self.slots[segment.start][INPUT].tensor is None:
+                    raise ResnetError(
+                        "The activations of this forward pass are gone: run it again before another backward pass."
+                    )
                 if not segment.inner:
                     self._run_again((segment,), whole=True)
                     return
-                inner = _segment_of(segment.inner, number)
-                if self.points[inner.start][0].tensor is None:
+                inner = segment_of(segment.inner, number)
+                if self.slots[inner.start][INPUT].tensor is None:
                     self._run_again(segment.inner, whole=False)
                 segments = segment.inner
 
     def _run_again(self, segments: Sequence[Segment], whole: bool) -> None:
         """Run from the first segment's input, keeping what the segments say, or (`whole`) every point."""
-        x = cast(Tensor, self.points[segments[0].start][0].tensor)
+        x = cast(Tensor, self.slots[segments[0].start][INPUT].tensor)
         final = segments[-1].stop - 1
         for segment in segments:
             for number in range(segment.start, segment.stop):
                 link = self.links[number]
-                kept = link.points if whole else segment.kept(number, link)
-                x = _Again(self, number, x, kept).run(output=number != final)
-
-
-def _segment_of(segments: Sequence[Segment], number: int) -> Segment:
-    return next(segment for segment in segments if segment.start <= number < segment.stop)
+                again = _Again(self, number, x)
+                again.keep(link.points if whole else segment.kept(number, link))
+                if number != final:
+                    x = again.value(link.description.output)
 
 
 class _Forward:
     """The first run of a link, recorded by autograd."""
 
-    def __init__(self, tape: Tape, number: int, kept: Sequence[int], activated: bool) -> None:
+    def __init__(self, tape: Tape, number: int, kept: Sequence[str], activated: bool) -> None:
         self.tape, self.number, self.link = tape, number, tape.links[number]
-        self.kept, self.activated = kept, activated
+        self.kept = {*kept, *(self.link.description.activations if activated else ())}
 
     def output(self, x: Tensor) -> Tensor:
-        link = self.link
-        self._keep(0, x)
-        shortcut = x if link.shortcut == "identity" else None
-        if link.shortcut == "input":
-            shortcut = self._shortcut(x, self.tape.points[self.number][0])
-        y = x
-        for place, layer in enumerate(link.layers, start=1):
-            source = self.tape.points[self.number][0]
-            if layer.norm is not None:
-                y, source = self._normalise(y, place), self.tape.activations[self.number][place]
-            if place == 1 and link.shortcut == "activated":
-                shortcut = self._shortcut(y, source)
-            y = self._convolve(layer.convolution, y, source, place)
-            self._keep(place, y)
-        if link.last_norm is not None:
-            y = self._normalise(y, link.last)
-        if shortcut is not None and link.last_relu:
-            return _rectified_sum(y, shortcut, self.tape, self.number)
-        return link.output(y, shortcut, self._pool)
+        values = {INPUT: x}
+        self._keep(INPUT, x)
+        for step in self.link.description.steps:
+            inputs = [values[name] for name in step.operation.inputs]
+            values[step.name] = x = self._run(step, inputs)
+            self._keep(step.name, x)
+            for name in step.last_uses:
+                del values[name]
+            del inputs
+        return x
 
-    def _keep(self, point: int, tensor: Tensor) -> None:
-        if point in self.kept:
-            self.tape.points[self.number][point].tensor = tensor.detach()
+    def _keep(self, name: str, tensor: Tensor) -> None:
+        if name in self.kept:
+            self.tape.slots[self.number][name].tensor = tensor.detach()
 
-    def _shortcut(self, x: Tensor, source: _Slot) -> Tensor:
-        link = self.link
-        y = self._convolve(cast(nn.Conv2d, link.shortcut_convolution), x, source, 1)
-        self._keep(link.last, y)
-        return y if link.shortcut_norm is None else self._normalise(y, link.last + 1)
+    def _run(self, step: Step, inputs: list[Tensor]) -> Tensor:
+        if step.heavy:
+            return self._convolve(step, inputs[0])
+        if step.operation.kind == "norm":
+            norm = getattr(self.link.owner, step.operation.name)
+            inputs += [norm.weight, norm.bias]
+            return cast(Tensor, _Normalise.apply(self.tape, self.number, step, *inputs))  # type: ignore[no-untyped-call]
+        if self.link.description.needs[step.name]:
+            return cast(Tensor, _Elementwise.apply(self.tape, self.number, step, *inputs))  # type: ignore[no-untyped-call]
+        return compute(step, self.link.owner, inputs, step.overwrites)
 
-    def _normalise(self, x: Tensor, place: int) -> Tensor:
-        norm = self.link.norms[place].module
-        y = _Normalise.apply(x, norm.weight, norm.bias, self.tape, self.number, place)  # type: ignore[no-untyped-call]
-        # What is only added to the other branch nobody asks for again.
-        if self.activated and (place < self.link.last or self.link.norms[place].relu):
-            self.tape.activations[self.number][place].tensor = y.detach()
-        return cast(Tensor, y)
-
-    def _convolve(self, convolution: nn.Conv2d, x: Tensor, source: _Slot, place: int) -> Tensor:
-        """A convolution that finds its input by its place instead of holding it."""
-        tape, number, storage = self.tape, self.number, _storage(x)
-        normalised = source is not tape.points[number][0]
+    def _convolve(self, step: Step, x: Tensor) -> Tensor:
+        """A convolution that finds its input by its name instead of holding it."""
+        tape, number, storage, source = self.tape, self.number, _storage(x), step.operation.inputs[0]
+        convolution = getattr(self.link.owner, step.operation.name)
 
         def fetch() -> Tensor:
-            tensor = tape.activation(number, place) if normalised else tape.point(number, 0)
-            source.release()
+            tensor = tape.value(number, source)
+            tape.release(number, source)
             return tensor
 
         def pack(tensor: Tensor) -> Any:
@@ -201,29 +197,11 @@ class _Forward:
                 if tensor.dtype != convolution.weight.dtype and tensor.shape == convolution.weight.shape:
                     tape.cast_weights[convolution] = tensor.detach()
                 return tensor
-            source.uses += 1
+            tape.hold(number, source)
             return fetch
 
         with torch.autograd.graph.saved_tensors_hooks(pack, _unpack):
-            return cast(Tensor, convolution(x))
-
-    def _pool(self, y: Tensor) -> Tensor:
-        tape, number, place = self.tape, self.number, self.link.last
-        source = tape.activations[number][place]
-
-        def fetch() -> Tensor:
-            tensor = tape.activation(number, place)
-            source.release()
-            return tensor
-
-        def pack(tensor: Tensor) -> Any:
-            if not tensor.is_floating_point():
-                return lambda: tape.pool_indices(number)
-            source.uses += 1
-            return fetch
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, _unpack):
-            return max_pool(y)
+            return compute(step, self.link.owner, (x,), overwrite=False)
 
 
 def _storage(tensor: Tensor) -> int:
@@ -231,64 +209,53 @@ def _storage(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
-def _rectified_sum(y: Tensor, shortcut: Tensor, tape: Tape, number: int) -> Tensor:
-    return cast(Tensor, _RectifiedSum.apply(y, shortcut, tape, number))  # type: ignore[no-untyped-call]
-
-
 def _unpack(saved: Tensor | Callable[[], Tensor]) -> Tensor:
     return saved if isinstance(saved, Tensor) else saved()
 
 
 class _Again:
-    """Another run of a link, without autograd, from its input and whatever points are there."""
+    """Another run of a link, without autograd, from its input and whatever is there."""
 
-    def __init__(self, tape: Tape, number: int, x: Tensor, kept: Sequence[int]) -> None:
-        self.tape, self.number, self.link = tape, number, tape.links[number]
-        self.x, self.kept = x, kept
+    def __init__(self, tape: Tape, number: int, x: Tensor | None) -> None:
+        self.tape, self.number, self.link, self.slots = tape, number, tape.links[number], tape.slots[number]
+        self.found = {INPUT: x}
 
-    def run(self, output: bool) -> Tensor:
-        """Fill the points to keep; returns the link's output, or its input when no output is wanted."""
-        slots = self.tape.points[self.number]
-        for point in self.kept:
-            # What the backward pass is done with stays away.
-            if slots[point].tensor is None and slots[point].uses:
-                slots[point].tensor = self._point(point)
-        return self.output() if output else self.x
+    def keep(self, points: Iterable[str]) -> None:
+        """Fill the slots of points, but for those that the backward pass is done with."""
+        for point in points:
+            slot = self.slots[point]
+            if slot.tensor is None and slot.uses:
+                slot.tensor = self.value(point)
 
-    def _point(self, point: int) -> Tensor:
-        if point == 0:
-            return self.x
-        slot = self.tape.points[self.number].get(point)
-        if slot is not None and slot.tensor is not None:
-            return slot.tensor
-        if point == self.link.last:
-            source = self._input(1) if self.link.shortcut == "activated" else self.x
-            return self._convolve(cast(nn.Conv2d, self.link.shortcut_convolution), source)
-        return self._convolve(self.link.layers[point - 1].convolution, self._input(point))
+    def value(self, name: str) -> Tensor:
+        """A value, from its slot or computed."""
+        there = self._there(name)
+        if there is not None:
+            return there
+        step = self.link.description.step[name]
+        first, *_ = step.operation.inputs
+        overwrite = step.overwrites and self._there(first) is None
+        inputs = [self.value(each) for each in step.operation.inputs]
+        if step.operation.kind == "norm":
+            return self.tape.normalised_again(self.number, step, inputs[0])
+        if not step.heavy:
+            return compute(step, self.link.owner, inputs, overwrite)
+        y = self._convolve(step, inputs[0])
+        if len(self.link.description.users[name]) > 1:
+            self.found[name] = y
+        return y
 
-    def _convolve(self, convolution: nn.Conv2d, x: Tensor) -> Tensor:
+    def _there(self, name: str) -> Tensor | None:
+        slot = self.slots.get(name)
+        return self.found.get(name) if slot is None or slot.tensor is None else slot.tensor
+
+    def _convolve(self, step: Step, x: Tensor) -> Tensor:
         """A convolution with the weights that autocast had cast in the forward pass."""
+        convolution = getattr(self.link.owner, step.operation.name)
         weight = self.tape.cast_weights.get(convolution)
         if weight is None:
-            return cast(Tensor, convolution(x))
+            return compute(step, self.link.owner, (x,), overwrite=False)
         return cast(Tensor, torch.func.functional_call(convolution, {"weight": weight}, (x,)))
-
-    def _input(self, place: int) -> Tensor:
-        """The input of the convolution at a place."""
-        x = self._point(place - 1)
-        return self.tape.normalised_again(self.number, place, x) if place in self.link.norms else x
-
-    def output(self) -> Tensor:
-        link = self.link
-        y = self._input(link.last)
-        shortcut = None
-        if link.shortcut == "identity":
-            shortcut = self.x
-        elif link.shortcut != "none":
-            shortcut = self._point(link.last)
-            if link.shortcut_norm is not None:
-                shortcut = self.tape.normalised_again(self.number, link.last + 1, shortcut)
-        return link.output(y, shortcut, max_pool)
 
 
 class _Normalise(torch.autograd.Function):
@@ -296,44 +263,59 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor, tape: Tape, number: int, place: int
+        ctx: Any, tape: Tape, number: int, step: Step, x: Tensor, weight: Tensor | None, bias: Tensor
     ) -> Tensor:
-        norm = tape.links[number].norms[place]
-        y, kept = batch_norm.normalise(norm.module, x, norm.relu)
-        tape.statistics[number, place] = kept
-        tape.points[number][norm.point].uses += 1
+        norm = getattr(tape.links[number].owner, step.operation.name)
+        y, kept = batch_norm.normalise(norm, x, step.relu)
+        tape.statistics[number, step.name] = kept
         # Our kernels find from their input where a ReLU passed.
-        tape.activations[number][place].uses += norm.relu and not kept.ours
-        ctx.place = tape, number, place
+        ctx.needs = [*step.operation.inputs, *([step.name] if step.relu and not kept.ours else [])]
+        for name in ctx.needs:
+            tape.hold(number, name)
+        ctx.place = tape, number, step, norm, kept
         return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,), (tape, number, place) = gradients, ctx.place
-        norm, kept = tape.links[number].norms[place], tape.statistics[number, place]
-        if norm.relu and not kept.ours:
-            gradient = batch_norm.through_relu(gradient, tape.activation(number, place))
-            tape.activations[number][place].release()
-        x = tape.point(number, norm.point)
-        results = batch_norm.backward(norm.module, x, kept, gradient, norm.relu, ctx.needs_input_grad[0])
-        tape.points[number][norm.point].release()
-        wanted = zip(results, ctx.needs_input_grad, strict=False)
-        return *(result if want else None for result, want in wanted), None, None, None
+        (gradient,), (tape, number, step, norm, kept) = gradients, ctx.place
+        source, *output = ctx.needs
+        for name in output:
+            gradient = batch_norm.through_relu(gradient, tape.value(number, name))
+            tape.release(number, name)
+        wanted = ctx.needs_input_grad[3:]
+        results = batch_norm.backward(norm, tape.value(number, source), kept, gradient, step.relu, wanted[0])
+        tape.release(number, source)
+        return None, None, None, *(result if want else None for result, want in zip(results, wanted, strict=True))
 
 
-class _RectifiedSum(torch.autograd.Function):
-    """ReLU of branch plus shortcut; where it passed is computed again from what their BatchNorms keep anyway."""
+class _Elementwise(torch.autograd.Function):
+    """Any other step whose backward pass looks at values: it finds them by their names."""
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, shortcut: Tensor, tape: Tape, number: int) -> Tensor:
-        ctx.place = tape, number
-        return (y + shortcut).relu_()
+    def forward(ctx: Any, tape: Tape, number: int, step: Step, *inputs: Tensor) -> Tensor:
+        ctx.place = tape, number, step
+        for name in tape.links[number].description.needs[step.name]:
+            tape.hold(number, name)
+        return compute(step, tape.links[number].owner, inputs, overwrite=False)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        tape, number = ctx.place
-        for point in tape.links[number].points:
-            tape.point(number, point)
-        output = _Again(tape, number, tape.point(number, 0), ()).output()
-        gradient = torch.ops.aten.threshold_backward(gradients[0], output, 0)
-        return gradient, gradient, None, None
+        tape, number, step = ctx.place
+        needs = tape.links[number].description.needs[step.name]
+        values = [tape.value(number, name) for name in needs]
+        if needs == (step.name,):  # a ReLU
+            gradient = torch.ops.aten.threshold_backward(gradients[0], values[0], 0)
+            results: Sequence[Tensor] = [gradient] * len(step.operation.inputs)
+        else:
+            results = _differentiated(tape, number, step, values, gradients[0])
+        for name in needs:
+            tape.release(number, name)
+        return None, None, None, *results
+
+
+def _differentiated(tape: Tape, number: int, step: Step, values: list[Tensor], gradient: Tensor) -> Sequence[Tensor]:
+    """The gradients of a step's inputs, by running it once more."""
+    leaves = [value.detach().requires_grad_() for value in values]
+    with tape.as_in_forward(), torch.enable_grad():
+        output = compute(step, tape.links[number].owner, leaves, overwrite=False)
+    return torch.autograd.grad(output, leaves, gradient)

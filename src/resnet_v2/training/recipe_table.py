@@ -3,10 +3,10 @@
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.resnet import ResNet
@@ -19,19 +19,9 @@ GPU_TFLOPS = 20.0
 @cache
 def multiply_adds(architecture: Architecture) -> int:
     """Multiply-adds of the convolutions and the dense layer for one image; nothing is computed, only shapes."""
-    count = 0
-
-    def add(layer: nn.Module, _: Any, output: Tensor) -> None:
-        nonlocal count
-        count += cast(nn.Conv2d | nn.Linear, layer).weight.numel() * output[0, 0].numel()
-
-    with torch.device("meta"), torch.no_grad():
-        network = ResNet(architecture).eval()
-        for module in network.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                module.register_forward_hook(add)
-        network(torch.empty(1, 3, architecture.image_size, architecture.image_size))
-    return count
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        ResNet(architecture).eval()(torch.empty(1, 3, architecture.image_size, architecture.image_size))
+    return int(counter.get_total_flops()) // 2
 
 
 def training_flops(recipe: Recipe) -> float:
