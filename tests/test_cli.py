@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from conftest import Run
-from resnet_v2.inference.pictures import prepare
+from resnet_v2.inference.pictures import View, prepare
 from resnet_v2.interchange import weights
 from resnet_v2.packing.photos import read_image
 
@@ -90,7 +90,7 @@ def test_predict_answers_as_evaluation_counts(trained: str, digits: Path) -> Non
     """A picture that was packed without loss goes into the network exactly as evaluation feeds it."""
     _, header = weights.load(trained, 4)
     path = digits / "examples" / "3.png"
-    assert np.array_equal(prepare(path, header.resize, header.crop), read_image(path))
+    assert np.array_equal(prepare(path, View(header.crop, header.resize)), read_image(path))
 
 
 def test_predict_takes_other_names(trained: str, digits: Path, tmp_path: Path, run: Run) -> None:

@@ -13,8 +13,9 @@ from resnet_v2.data.jpeg import encode
 from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
 from resnet_v2.errors import ResnetError
 from resnet_v2.inference import report
-from resnet_v2.inference.engines import open_engine
-from resnet_v2.inference.evaluate import NOWHERE, Verdicts, View, judge, plan_view
+from resnet_v2.inference.evaluate import NOWHERE, Verdicts, judge
+from resnet_v2.inference.pictures import View
+from resnet_v2.inference.predict import Predictor
 from resnet_v2.interchange import weights
 from resnet_v2.interchange.header import Header
 from resnet_v2.networks.architecture import Architecture
@@ -22,10 +23,9 @@ from resnet_v2.training.evaluate import evaluate
 
 
 class Recorder:
-    """An engine that keeps the images it is shown; class 1 is as probable as the image's first red is bright."""
+    """An engine of 3 classes that keeps the images it is shown; class 1 is as probable as their first red is bright."""
 
-    def __init__(self, crop: int = 32) -> None:
-        self.header = Header(Architecture(20, 3, "cifar"), 1, crop, crop)
+    def __init__(self) -> None:
         self.seen: list[NDArray[np.uint8]] = []
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -53,9 +53,9 @@ def test_it_counts_as_training_does(trained: str, digits: Path) -> None:
     reader = RecordReader(digits / "digits_val.rec")
     network, header = weights.load(trained, 4)
     wanted = evaluate(network, reader, size=header.crop, batch_size=50, device=torch.device("cpu"))
-    engine = open_engine("torch", trained, 4)
+    predictor = Predictor.open(trained, 4)
     for size in (7, 364):
-        found = judge(engine, reader, plan_view(header, 0, 0, False), batch_size=size)
+        found = predictor.judge(reader.path, View.of(header), batch_size=size)
         assert len(found.labels) == wanted.images
         assert found.error(1) == pytest.approx(wanted.top1_error)
         assert found.error(5) == pytest.approx(wanted.top5_error)
@@ -64,18 +64,20 @@ def test_it_counts_as_training_does(trained: str, digits: Path) -> None:
 
 def test_views(rec: Path) -> None:
     engine, reader = Recorder(), RecordReader(rec)
-    judge(engine, reader, View(32), batch_size=5)
+    judge(engine, reader, View(32), 3, batch_size=5)
     assert np.array_equal(engine.seen[0][2], picture(2, 40, 60)[4:36, 14:46])
-    judge(engine, reader, View(16, resize=20), batch_size=5)
+    judge(engine, reader, View(16, resize=20), 3, batch_size=5)
     assert engine.seen[1].shape == (5, 16, 16, 3)
-    judge(engine, reader, View(48), batch_size=5)
+    judge(engine, reader, View(48), 3, batch_size=5)
     assert engine.seen[2].shape == (5, 48, 48, 3)
 
 
 def test_ten_crops(rec: Path) -> None:
     engine, reader = Recorder(), RecordReader(rec)
-    found = judge(engine, reader, View(32, ten_crop=True), batch_size=2)
-    shown = np.concatenate(engine.seen).reshape(10, 5, 32, 32, 3)
+    found = judge(engine, reader, View(32, ten_crop=True), 3, batch_size=2)
+    batches = [np.stack(engine.seen[start : start + 10]) for start in (0, 10, 20)]
+    assert [batch.shape[:2] for batch in batches] == [(10, 2), (10, 2), (10, 1)]
+    shown = np.concatenate(batches, axis=1)
     whole = picture(3, 40, 60)
     corners = [whole[:32, :32], whole[:32, 28:], whole[8:, :32], whole[8:, 28:], whole[4:36, 14:46]]
     for number, corner in enumerate(corners):
@@ -173,4 +175,4 @@ def test_views_that_make_no_sense(trained: str, digits: Path, run: Run) -> None:
         assert status == 2
         assert words in err
     with pytest.raises(ResnetError, match="does not fit"):
-        plan_view(Recorder().header, 32, 16, False)
+        View.of(Header(Architecture(20, 3, "cifar"), 1, 32, 32), 32, 16)

@@ -14,9 +14,9 @@ from torch import nn
 
 from conftest import Run
 from resnet_v2.errors import ResnetError
-from resnet_v2.inference.engines import open_engine
-from resnet_v2.inference.export import export
+from resnet_v2.inference.predict import Predictor
 from resnet_v2.interchange import weights
+from resnet_v2.interchange.export import export
 from resnet_v2.interchange.finding import checkpoint_path
 from resnet_v2.interchange.folding import folded
 from resnet_v2.interchange.header import Header
@@ -96,7 +96,7 @@ def test_engines_agree(architecture: Architecture, tmp_path: Path) -> None:
         with torch.inference_mode():
             wanted = network(torch.from_numpy(images).permute(0, 3, 1, 2).float()).numpy()
         for name in ("torch", "onnx", "openvino"):
-            found = open_engine(name, prefix, 1).logits(images)
+            found = Predictor.open(prefix, 1, engine=name).engine.logits(images)
             assert difference(found, wanted) < 1e-4, name
 
 
@@ -153,7 +153,7 @@ def test_an_export_that_would_differ_is_not_written(tmp_path: Path, monkeypatch:
     prefix = saved(network, tmp_path / "net")
     nn.init.zeros_(network.fc1.bias)
     network.fc1.bias.data += 1
-    monkeypatch.setattr("resnet_v2.inference.export.folded", lambda _: network)
+    monkeypatch.setattr("resnet_v2.interchange.export.folded", lambda _: network)
     with pytest.raises(ResnetError, match="is not written: its logits differ"):
         export(prefix, 1, "torch")
     assert not (tmp_path / "net-0001.pt2").exists()
@@ -169,12 +169,12 @@ def test_a_checkpoint_is_not_overwritten_by_its_own_export(tmp_path: Path) -> No
 def test_precisions(tmp_path: Path) -> None:
     network = random_network(Architecture(20, 10, "cifar"))
     prefix, images = saved(network, tmp_path / "net"), images_of(network.architecture)
-    exact = open_engine("torch", prefix, 1).logits(images)
+    exact = Predictor.open(prefix, 1).engine.logits(images)
     for name in ("torch", "openvino"):
-        rough = open_engine(name, prefix, 1, precision="bfloat16").logits(images)
+        rough = Predictor.open(prefix, 1, engine=name, precision="bfloat16").engine.logits(images)
         assert difference(rough, exact) < 0.1
     with pytest.raises(ResnetError, match="does not compute in bfloat16"):
-        open_engine("onnx", prefix, 1, precision="bfloat16")
+        Predictor.open(prefix, 1, engine="onnx", precision="bfloat16")
 
 
 def test_a_missing_engine_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,4 +182,4 @@ def test_a_missing_engine_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for module in ("onnx", "onnxruntime", "openvino", "resnet_v2.interchange.onnx_graph"):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ResnetError, match=r"pip install 'resnet-v2\[onnx\]'"):
-        open_engine("onnx", prefix, 1)
+        Predictor.open(prefix, 1, engine="onnx")

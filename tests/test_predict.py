@@ -50,7 +50,7 @@ def test_standard_input_is_an_image_or_a_list(trained: str, digits: Path, run: R
     assert b"none.png cannot be read" in listed.stderr
     nothing = piped(b"", *model)
     assert nothing.returncode == 2
-    assert b"names no image" in nothing.stderr
+    assert b"No image is named" in nothing.stderr
 
 
 def test_unreadable_images_are_reported_and_skipped(trained: str, digits: Path, tmp_path: Path, run: Run) -> None:

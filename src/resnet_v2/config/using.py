@@ -10,6 +10,7 @@ from resnet_v2.config.common import Chosen
 
 EngineName = Literal["torch", "onnx", "openvino"]
 Precision = Literal["float32", "bfloat16"]
+Epoch = int | Literal["best", "latest"]
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,8 @@ class EvaluateConfig:
     """the .rec to evaluate on"""
     prefix: tuple[str, ...] = ("",)
     """start of the checkpoint's name, such as model/resnet-cifar10-20; several give a table"""
-    epoch: Chosen[int] = None
-    """epoch of the checkpoint (default: the last one, or the one that the name ends with)"""
+    epoch: Chosen[Epoch] = None
+    """epoch of the checkpoint, best or latest (default: the last one, or the one that the name ends with)"""
     crop: str = ""
     """side of the centre crop in pixels, several as 224,320 (default: the checkpoint's)"""
     resize: str = ""
@@ -82,12 +83,12 @@ class PredictConfig:
     """image files, folders of them, .rec files, or - for standard input: an image, or paths line by line"""
     prefix: str = ""
     """start of the checkpoint's name, such as model/resnet-cifar10-20 (default: the network that ships)"""
-    epoch: Chosen[int] = None
-    """epoch of the checkpoint (default: the last one)"""
-    gpu: int = 0
-    """the GPU to use when there is one"""
+    epoch: Chosen[Epoch] = None
+    """epoch of the checkpoint, best or latest (default: the last one)"""
+    gpus: Annotated[str, arg(aliases=["--gpu"])] = "0"
+    """the GPU to use; '' is the CPU"""
     device: str = ""
-    """torch device; comes before --gpu"""
+    """torch device; comes before --gpus"""
     engine: EngineName = "torch"
     """what runs the network; onnx and openvino use the CPU"""
     precision: Precision = "float32"
@@ -96,8 +97,10 @@ class PredictConfig:
     """file with one class name per line (default: the names saved in the checkpoint)"""
     top: int = 5
     """how many classes to name"""
+    json: bool = False
+    """print one JSON list with an object for each image; comes before --format"""
     format: Literal["text", "jsonl", "csv"] = "text"
-    """jsonl: one JSON object per image; csv: one row per class"""
+    """jsonl: one JSON object per image and line; csv: one row per class"""
     batch_size: int = 32
     """images per step"""
     threads: int = 0
@@ -124,8 +127,8 @@ class CardConfig:
 
     prefix: str = ""
     """start of the checkpoint's name (default: the network that ships)"""
-    epoch: Chosen[int] = None
-    """epoch of the checkpoint (default: the last one)"""
+    epoch: Chosen[Epoch] = None
+    """epoch of the checkpoint, best or latest (default: the last one)"""
     out: Path | None = None
     """folder for README.md, config.json and model.safetensors (default: the Markdown is printed)"""
     rec: Path | None = None
@@ -146,8 +149,8 @@ class DemoConfig:
 
     prefix: str = ""
     """start of the checkpoint's name (default: the network that ships)"""
-    epoch: Chosen[int] = None
-    """epoch of the checkpoint (default: the last one)"""
+    epoch: Chosen[Epoch] = None
+    """epoch of the checkpoint, best or latest (default: the last one)"""
     device: str = ""
     """torch device (default: the CPU)"""
     host: str = "127.0.0.1"
@@ -164,8 +167,8 @@ class ExportConfig:
     """start of the checkpoint's name; MXNet's PREFIX-0000.params is found too"""
     to: Literal["onnx", "torch", "mxnet", "safetensors"]
     """onnx: OUT-0000.onnx; torch: OUT-0000.pt2 (torch.export); mxnet: .params and JSON; safetensors: weights alone"""
-    epoch: Chosen[int] = None
-    """epoch of the checkpoint (default: the last one)"""
+    epoch: Chosen[Epoch] = None
+    """epoch of the checkpoint, best or latest (default: the last one)"""
     out: str = ""
     """start of the names to write (default: the checkpoint's)"""
 

@@ -1,10 +1,10 @@
-"""Predictions as text, as JSON lines and as CSV."""
+"""Predictions as text, as JSON and as CSV."""
 
 import csv
 import io
 import json
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 from resnet_v2.inference.predict import Prediction
 
@@ -17,15 +17,19 @@ def writer(form: Form) -> Callable[[Prediction], str]:
     return {"text": _text, "jsonl": _json_line, "csv": _csv_rows}[form]
 
 
+def as_json(prediction: Prediction) -> dict[str, Any]:
+    """{"image": name, "top": [{"class": number, "name": name, "probability": share}, ...]}."""
+    top = [{"class": a.class_index, "name": a.name, "probability": a.probability} for a in prediction.answers]
+    return {"image": prediction.name, "top": top}
+
+
 def _text(prediction: Prediction) -> str:
     lines = [f"  {100 * answer.probability:6.2f} %  {answer.name}" for answer in prediction.answers]
     return "\n".join([prediction.name, *lines])
 
 
 def _json_line(prediction: Prediction) -> str:
-    """{"image": name, "top": [{"class": number, "name": name, "probability": share}, ...]}."""
-    top = [{"class": a.class_index, "name": a.name, "probability": a.probability} for a in prediction.answers]
-    return json.dumps({"image": prediction.name, "top": top}, ensure_ascii=False)
+    return json.dumps(as_json(prediction), ensure_ascii=False)
 
 
 def _csv_rows(prediction: Prediction) -> str:

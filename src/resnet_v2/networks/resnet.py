@@ -165,6 +165,11 @@ class ResNet(nn.Module):
             stage.add_module(f"unit{index}", unit(outputs, outputs, 1, False, architecture.bottleneck, momentum))
         return stage
 
+    def __repr__(self) -> str:
+        """What it is, on one line; a part, such as `network.stage1`, shows its layers."""
+        numbers, mode = sum(one.numel() for one in self.parameters()), "training" if self.training else "evaluation"
+        return f"ResNet({self.architecture}, {numbers:,} parameters, in {mode} mode)"
+
     def residual_units(self) -> Iterator[nn.Module]:
         """The units of all stages, from the input on."""
         for name in self.stages:
