@@ -2,15 +2,18 @@
 
 import json
 from pathlib import Path
+from statistics import NormalDist
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
 from conftest import Run, picture
-from resnet_v2.data.jpeg import encode
+from resnet_v2.data.jpeg import Encoded, encode
 from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
+from resnet_v2.data.rows import Box
 from resnet_v2.errors import ResnetError
 from resnet_v2.inference import report
 from resnet_v2.inference.evaluate import NOWHERE, Verdicts, judge
@@ -91,6 +94,37 @@ def test_ten_crops(rec: Path) -> None:
     assert found.loss == pytest.approx(-np.log(mean[[0, 1, 2, 0, 1], range(5)]).mean(), rel=1e-5)
 
 
+def test_ten_crops_come_from_one_decode(rec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of images that are too small: they are enlarged once, and the five others mirror the five."""
+    decoded: list[Box] = []
+    decode = Encoded.decode
+
+    def counted(self: Encoded, wanted: Box) -> NDArray[np.uint8]:
+        decoded.append(wanted)
+        return decode(self, wanted)
+
+    monkeypatch.setattr(Encoded, "decode", counted)
+    engine = Recorder()
+    judge(engine, RecordReader(rec), View(48, ten_crop=True), 3, batch_size=5)
+    assert decoded == [Box(0, 40, 0, 60)] * 5
+    shown = np.stack(engine.seen)
+    assert shown.shape == (10, 5, 48, 48, 3)
+    assert np.array_equal(shown[:5], shown[5:, :, :, ::-1])
+    large = cv2.resize(picture(3, 40, 60), (72, 48), interpolation=cv2.INTER_LINEAR)
+    for crop, left in ((0, 0), (1, 24), (4, 12)):
+        assert np.array_equal(shown[crop, 3], large[:, left : left + 48])
+
+
+@pytest.mark.parametrize("batch", [1, 3, 4, 5, 7, 128])
+def test_mxnet_count_is_that_of_the_filled_up_record(batch: int) -> None:
+    ranks = [0, 1, 0, 5, 0]
+    found = verdicts(ranks, [0] * 5, ranks)
+    filled = np.resize(ranks, 5 + -5 % batch)
+    for top in (1, 5):
+        assert found.error(top, mxnet_batch=batch) == pytest.approx(100 * (filled >= top).mean(), rel=1e-12)
+    assert found.error(1, mxnet_batch=10**12) == pytest.approx(40)
+
+
 def test_mxnet_counts_the_first_images_twice() -> None:
     found = verdicts([0, 1, 0, 0, 0], [0] * 5, [0, 1, 0, 0, 0])
     assert found.error(1) == pytest.approx(20)
@@ -116,6 +150,9 @@ def test_the_sign_test() -> None:
     assert report.sign_test(0, 10) == pytest.approx(2 / 2**10)
     assert report.sign_test(10, 0) == report.sign_test(0, 10)
     assert report.sign_test(1, 9) == pytest.approx(2 * 11 / 2**10)
+    # As many as ImageNet has; the normal distribution comes near.
+    assert report.sign_test(2500, 2700) == pytest.approx(2 * NormalDist().cdf(-199 / 5200**0.5), rel=1e-3)
+    assert report.sign_test(0, 50_000) == 0
 
 
 @pytest.mark.parametrize(("only_second", "told"), [(6, "p = 0.031"), (5000, "p < 1e-16")])
