@@ -71,3 +71,5 @@ def test_networks_that_ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_paths_are_split() -> None:
     assert finding.split_path(Path("model/a-0030.safetensors")) == ("model/a", 30)
     assert finding.split_path(Path("b/model.safetensors")) == ("b/model", 0)
+    for name in ("a-0030", "a-best", "a-latest", "a"):
+        assert finding.run_prefix(Path(f"model/{name}.safetensors")) == "model/a"

@@ -144,7 +144,7 @@ def test_forms(trained: str, digits: Path, tmp_path: Path, run: Run) -> None:
 
 @pytest.mark.alone
 def test_a_cold_prediction_takes_less_than_a_few_seconds(trained: str, digits: Path) -> None:
-    """The promise is 2.5 s on a free machine; the bound leaves room for a busy one. The picture comes through a pipe."""
+    """The promise is 2.5 s on a free machine; the bound leaves room for a busy one."""
     command = [sys.executable, "-m", "resnet_v2", "predict", "--img", "-", "--format", "jsonl", "--prefix", trained]
     image = (digits / "examples" / "7.png").read_bytes()
     started = time.perf_counter()

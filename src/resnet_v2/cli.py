@@ -122,14 +122,7 @@ def evaluate(settings: config.EvaluateConfig) -> None:
     from resnet_v2.inference.predict import Predictor
 
     predictors = (
-        Predictor.open(
-            prefix,
-            settings.epoch,
-            engine=settings.engine,
-            device=settings.device,
-            gpus=settings.gpus,
-            precision=settings.precision,
-        )
+        Predictor.open(prefix, settings.epoch, settings.engine, settings.device, settings.gpus, settings.precision)
         for prefix in settings.prefix
     )
     rows = report.evaluate_all(
@@ -175,17 +168,12 @@ def predict(settings: config.PredictConfig) -> int:
 
     pictures = find_pictures(settings.img)
     predictor = Predictor.open(
-        settings.prefix,
-        settings.epoch,
-        engine=settings.engine,
-        device=settings.device,
-        gpus=settings.gpus,
-        precision=settings.precision,
+        settings.prefix, settings.epoch, settings.engine, settings.device, settings.gpus, settings.precision
     )
     if settings.synset is not None:
-        predictor = predictor.named(settings.synset)
+        predictor.header = predictor.header.named(settings.synset)
     predictions = predictor.predict(pictures, settings.top, settings.batch_size, settings.threads)
-    write, listed, unreadable = output.writer(settings.format), [], 0
+    write, listed, unreadable = output.WRITERS[settings.format], [], 0
     if settings.format == "csv" and not settings.json:
         print(output.CSV_HEADER)
     alone = None if len(pictures) > settings.batch_size else True
@@ -217,15 +205,7 @@ def fetch(settings: config.FetchConfig) -> None:
 def card(settings: config.CardConfig) -> None:
     from resnet_v2.inference.card import make_card, write_folder
 
-    made = make_card(
-        settings.prefix,
-        settings.epoch,
-        settings.rec,
-        settings.data_name,
-        settings.license,
-        settings.note,
-        settings.half,
-    )
+    made = make_card(settings)
     print(made.markdown if settings.out is None else write_folder(made, settings.out))
 
 

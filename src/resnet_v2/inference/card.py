@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 
-from resnet_v2.config import Epoch
+from resnet_v2.config import CardConfig
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import write_text
 from resnet_v2.inference import report
 from resnet_v2.inference.classifier import Classifier
 from resnet_v2.interchange import weights
-from resnet_v2.interchange.finding import FOLDER_WEIGHTS, split_path
+from resnet_v2.interchange.finding import FOLDER_WEIGHTS, run_prefix
 from resnet_v2.interchange.header import Header
 from resnet_v2.logs.runlog import Curve, read_curve
 from resnet_v2.networks.resnet import ResNet
@@ -34,6 +34,16 @@ TOLD_SETTINGS = (
     *("num_examples", "seed"),
 )
 NAMES_SHOWN = 20
+USE = """## Use
+
+```python
+import resnet_v2
+
+network = resnet_v2.load("path/of/this/folder")
+network.classify("picture.jpg", top=5)
+```
+
+    resnet-v2 predict --prefix path/of/this/folder --img picture.jpg"""
 # Of what a checkpoint's header tells of its run: what the card shows, not what the trainer would need to go on.
 KEPT = ("settings", "learning_rate", "weight_decay")
 
@@ -48,44 +58,38 @@ class Card:
     half: bool
 
 
-def make_card(
-    prefix: str,
-    epoch: Epoch | None = None,
-    rec: Path | None = None,
-    data_name: str = "",
-    license_name: str = "",
-    note: str = "",
-    half: bool = False,
-) -> Card:
-    """The card of a checkpoint: from its header, from the log beside it, and from an evaluation on `rec` if given.
+def make_card(asked: CardConfig) -> Card:
+    """The card of a checkpoint: from its header, from the log beside it, and from an evaluation where `rec` is given.
 
     `note` is a paragraph about data and licence. With `half` weights are rounded to float16 before the evaluation.
     """
-    path, header, tensors = weights.read_checkpoint(prefix, epoch)
+    path, header, tensors = weights.read_checkpoint(asked.prefix, asked.epoch)
     network = weights.build(path, header, tensors)
-    if half:
+    if asked.half:
         network = network.half().float()
     settings = header.training.get("settings", {})
-    data = data_name or str(settings.get("data_type", "")) or (rec.stem if rec is not None else "")
-    parts = [f"# {_title(header, data)}", _summary(header, network)]
+    data = asked.data_name or str(settings.get("data_type", "")) or (asked.rec.stem if asked.rec is not None else "")
+    title = header.network + (f", {data}" if data else "")
+    parts = [f"# {title}", _summary(header, network)]
     errors = dict(header.errors)
-    if rec is not None:
-        (row,) = report.evaluate_all([Classifier(network, header, torch.device("cpu"))], rec)
+    if asked.rec is not None:
+        (row,) = report.evaluate_all([Classifier(network, header, torch.device("cpu"))], asked.rec)
         errors = {"top1_error": row.error(1), "top5_error": row.error(5)}
         parts += [_results(errors, data), "## Errors by class", report.class_table(row)]
     elif errors:
         parts.append(_results(errors, data))
-    parts.append(_use(header))
+    parts.append(USE)
     if settings:
         parts.append(_training(header))
-    if curve := _curve(path):
-        parts.append(_course(curve))
+    log = Path(f"{run_prefix(path)}.jsonl")
+    if log.is_file():
+        parts.append(_course(read_curve(log)))
     if header.class_names:
         parts.append(_classes(header))
-    if note:
-        parts.append(f"## Data and licence\n\n{note}")
-    front = _front_matter(_title(header, data), errors, data, license_name)
-    return Card("\n\n".join([front, *parts]) + "\n", replace(header, errors=errors), network, half)
+    if asked.note:
+        parts.append(f"## Data and licence\n\n{asked.note}")
+    front = _front_matter(title, errors, data, asked.license)
+    return Card("\n\n".join([front, *parts]) + "\n", replace(header, errors=errors), network, asked.half)
 
 
 def write_folder(card: Card, folder: Path) -> str:
@@ -103,10 +107,6 @@ def write_folder(card: Card, folder: Path) -> str:
     kept = {name: value for name, value in card.header.training.items() if name in KEPT}
     weights.save(folder / FOLDER_WEIGHTS, tensors, replace(card.header, training=kept))
     return f"{folder} is ready to be pushed: README.md, config.json, {FOLDER_WEIGHTS}"
-
-
-def _title(header: Header, data: str) -> str:
-    return header.network + (f", {data}" if data else "")
 
 
 def _front_matter(title: str, errors: dict[str, float], data: str, license_name: str) -> str:
@@ -146,25 +146,12 @@ def _results(errors: dict[str, float], data: str) -> str:
     )
 
 
-def _use(header: Header) -> str:
-    return (
-        '## Use\n\n```python\nimport resnet_v2\n\nnetwork = resnet_v2.load("path/of/this/folder")\n'
-        'network.classify("picture.jpg", top=5)\n```\n\n'
-        "    resnet-v2 predict --prefix path/of/this/folder --img picture.jpg"
-    )
-
-
 def _training(header: Header) -> str:
     settings = header.training["settings"]
     told = {name: settings[name] for name in TOLD_SETTINGS if settings.get(name) not in (None, "", 0, 0.0)}
     told |= {"lr": header.training.get("learning_rate"), "wd": header.training.get("weight_decay")}
     lines = [f"| {name} | {json.dumps(value)} |" for name, value in told.items() if value is not None]
     return "\n".join(["## Training", "", "| setting | value |", "|---|---|", *lines])
-
-
-def _curve(path: Path) -> Curve | None:
-    log = Path(f"{split_path(path)[0]}.jsonl")
-    return read_curve(log) if log.is_file() else None
 
 
 def _course(curve: Curve) -> str:

@@ -16,7 +16,7 @@ from resnet_v2.inference.gradcam import heat_map, overlay
 from resnet_v2.inference.pictures import Picture, prepare
 from resnet_v2.inference.predict import Answer
 from resnet_v2.interchange import weights
-from resnet_v2.interchange.finding import split_path
+from resnet_v2.interchange.finding import run_prefix
 from resnet_v2.interchange.optional import package
 from resnet_v2.logs.plot import draw, read_curves, table
 from resnet_v2.training.distributed import choose_device
@@ -157,7 +157,7 @@ def enlarged(image: Image) -> Image:
 
 def training_curve(checkpoint: Path) -> tuple[Image | None, str]:
     """The picture of the run's curve and its figures; without a log there is none, and a sentence says so."""
-    prefix, _ = split_path(checkpoint)
+    prefix = run_prefix(checkpoint)
     logs = [path for path in (Path(f"{prefix}.jsonl"), Path(f"{prefix}.log")) if path.is_file()]
     if not logs:
         return None, f"There is no log {prefix}.jsonl or {prefix}.log beside the checkpoint."

@@ -29,7 +29,7 @@ class Engine(Protocol):
 
 
 def open_engine(
-    name: EngineName, prefix: str, epoch: Epoch | None, device: str, gpus: str, precision: Precision
+    prefix: str, epoch: Epoch | None, name: EngineName, device: str, gpus: str, precision: Precision
 ) -> tuple[Engine, Header]:
     """The engine and the header of a checkpoint; `device` and `gpus` say where PyTorch runs, the others use the CPU.
 

@@ -62,14 +62,13 @@ class Predictor:
         cls,
         prefix: str,
         epoch: Epoch | None = None,
-        *,
         engine: EngineName = "torch",
         device: str = "",
         gpus: str = "",
         precision: Precision = "float32",
     ) -> "Predictor":
-        """The predictor of a checkpoint, its BatchNorms folded; what `engines.open_engine` says of the arguments."""
-        return Predictor(*open_engine(engine, prefix, epoch, device, gpus, precision))
+        """The predictor of a checkpoint, its BatchNorms folded; see `engines.open_engine`."""
+        return Predictor(*open_engine(prefix, epoch, engine, device, gpus, precision))
 
     def __repr__(self) -> str:
         """What the network is, what it sees and where it runs, on one line."""
@@ -82,10 +81,6 @@ class Predictor:
     def class_names(self) -> tuple[str, ...]:
         """One name per class, or none."""
         return self.header.class_names
-
-    def named(self, synset: Path) -> "Predictor":
-        """The same with the class names of a file; a ResnetError when they are not as many as the classes."""
-        return Predictor(self.engine, self.header.named(synset))
 
     @property
     def view(self) -> View:

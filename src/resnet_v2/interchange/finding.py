@@ -37,6 +37,11 @@ def split_path(path: Path) -> tuple[str, int]:
     return str(path.with_name(numbered[1])), int(numbered[2])
 
 
+def run_prefix(checkpoint: Path) -> str:
+    """The prefix of the run that a checkpoint is of, and so of its logs, also of PREFIX-best and PREFIX-latest."""
+    return re.sub("-(best|latest)$", "", split_path(checkpoint)[0])
+
+
 def saved_epochs(prefix: str) -> list[int]:
     """The epochs of which checkpoints with this prefix are there, ours or MXNet's, ascending."""
     start = Path(prefix)
