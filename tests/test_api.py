@@ -139,10 +139,12 @@ def test_a_network_stays_in_the_mode_it_is_in(digits: Path, monkeypatch: pytest.
         lambda: explainer.explain(crop),
         lambda: evaluate(network, RecordReader(rec), size=32, batch_size=200, device=classifier.device),
     )
+    state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     for do in doing:
         do()
         assert modes(network) == before
     assert not any(seen)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
     monkeypatch.setattr(type(network), "maps", lambda *_: 1 / 0)
     for do in doing:
         with pytest.raises(ZeroDivisionError):

@@ -67,6 +67,9 @@ def test_evaluate(trained: str, digits: Path, run: Run) -> None:
     assert set(result) == {"images", "loss", "top1_error", "top5_error"}
     assert result["images"] == 364
     assert 0 < result["top5_error"] < result["top1_error"] < 95
+    best = json.loads(run("evaluate", "--prefix", trained, "--epoch", "best", "--rec", rec, "--json", "--gpus", "")[1])
+    errors = [weights.load(trained, epoch)[1].errors["top1_error"] for epoch in (1, 2, 3, 4)]
+    assert best["top1_error"] == pytest.approx(min(errors))
     _, text, _ = run("evaluate", "--prefix", trained, "--epoch", 4, "--rec", rec, "--gpus", "")
     assert f"{result['top1_error']:.2f} %" in text
 
