@@ -21,7 +21,7 @@ import onnxruntime
 import openvino
 import torch
 
-from resnet_v2.inference.engines import open_engine
+from resnet_v2.inference.predict import Predictor
 from resnet_v2.interchange import weights
 from resnet_v2.interchange.finding import checkpoint_path
 from resnet_v2.interchange.header import Header
@@ -73,9 +73,9 @@ def ours(network: ResNet, image: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
     kinds = [("torch", "float32"), ("onnx", "float32"), ("openvino", "float32"), ("openvino", "bfloat16")]
     calls: dict[str, Call] = {}
     for name, precision in kinds:
-        engine = open_engine(name, prefix, 1, precision=precision)  # type: ignore[arg-type]
+        predictor = Predictor.open(prefix, 1, engine=name, precision=precision)  # type: ignore[arg-type]
         label = f"--engine {name}" + (", bfloat16" if precision == "bfloat16" else "")
-        calls[label] = partial(engine.logits, image)
+        calls[label] = partial(predictor.engine.logits, image)
     return calls
 
 

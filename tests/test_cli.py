@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from conftest import Run
-from resnet_v2.inference.pictures import prepare
+from resnet_v2.inference.pictures import View, prepare
 from resnet_v2.interchange import weights
 from resnet_v2.packing.photos import read_image
 
@@ -67,6 +67,9 @@ def test_evaluate(trained: str, digits: Path, run: Run) -> None:
     assert set(result) == {"images", "loss", "top1_error", "top5_error"}
     assert result["images"] == 364
     assert 0 < result["top5_error"] < result["top1_error"] < 95
+    best = json.loads(run("evaluate", "--prefix", trained, "--epoch", "best", "--rec", rec, "--json", "--gpus", "")[1])
+    errors = [weights.load(trained, epoch)[1].errors["top1_error"] for epoch in (1, 2, 3, 4)]
+    assert best["top1_error"] == pytest.approx(min(errors))
     _, text, _ = run("evaluate", "--prefix", trained, "--epoch", 4, "--rec", rec, "--gpus", "")
     assert f"{result['top1_error']:.2f} %" in text
 
@@ -90,7 +93,7 @@ def test_predict_answers_as_evaluation_counts(trained: str, digits: Path) -> Non
     """A picture that was packed without loss goes into the network exactly as evaluation feeds it."""
     _, header = weights.load(trained, 4)
     path = digits / "examples" / "3.png"
-    assert np.array_equal(prepare(path, header.resize, header.crop), read_image(path))
+    assert np.array_equal(prepare(path, View(header.crop, header.resize)), read_image(path))
 
 
 def test_predict_takes_other_names(trained: str, digits: Path, tmp_path: Path, run: Run) -> None:

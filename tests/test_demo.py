@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from resnet_v2.inference.demo import Explainer, training_curve
+from resnet_v2.errors import ResnetError
+from resnet_v2.inference.demo import Explainer, serve, training_curve
 from resnet_v2.inference.gradcam import heat_map, overlay
 from resnet_v2.interchange import weights
 from resnet_v2.networks.resnet import resnet
@@ -58,6 +59,20 @@ def test_what_the_page_shows(trained: str, digits: Path) -> None:
     assert pixels is not None
     assert "resnet-digits-8" in figures
     assert training_curve(Path("nowhere/a-0001.safetensors"))[0] is None
+
+
+def test_addresses_where_nothing_can_listen(trained: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for port in (0, -1, 65536, 10**12):
+        with pytest.raises(ResnetError, match=f"There is no port {port}; give a number from 1 to 65535"):
+            serve(trained, 4, "", "127.0.0.1", port)
+
+    class Taken:
+        def launch(self, **settings: object) -> None:
+            raise OSError(f"port {settings['server_port']} is taken")
+
+    monkeypatch.setattr("resnet_v2.inference.demo.page", lambda explainer, path: Taken())
+    with pytest.raises(ResnetError, match=r"Nothing can listen at 127.0.0.1, port 80 \(port 80 is taken\)"):
+        serve(trained, 4, "", "127.0.0.1", 80)
 
 
 @pytest.fixture

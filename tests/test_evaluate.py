@@ -2,19 +2,23 @@
 
 import json
 from pathlib import Path
+from statistics import NormalDist
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
 from conftest import Run, picture
-from resnet_v2.data.jpeg import encode
+from resnet_v2.data.jpeg import Encoded, encode
 from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
+from resnet_v2.data.rows import Box
 from resnet_v2.errors import ResnetError
 from resnet_v2.inference import report
-from resnet_v2.inference.engines import open_engine
-from resnet_v2.inference.evaluate import NOWHERE, Verdicts, View, judge, plan_view
+from resnet_v2.inference.evaluate import NOWHERE, Verdicts, judge
+from resnet_v2.inference.pictures import View
+from resnet_v2.inference.predict import Predictor
 from resnet_v2.interchange import weights
 from resnet_v2.interchange.header import Header
 from resnet_v2.networks.architecture import Architecture
@@ -22,10 +26,9 @@ from resnet_v2.training.evaluate import evaluate
 
 
 class Recorder:
-    """An engine that keeps the images it is shown; class 1 is as probable as the image's first red is bright."""
+    """An engine of 3 classes that keeps the images it is shown; class 1 is as probable as their first red is bright."""
 
-    def __init__(self, crop: int = 32) -> None:
-        self.header = Header(Architecture(20, 3, "cifar"), 1, crop, crop)
+    def __init__(self) -> None:
         self.seen: list[NDArray[np.uint8]] = []
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -53,9 +56,9 @@ def test_it_counts_as_training_does(trained: str, digits: Path) -> None:
     reader = RecordReader(digits / "digits_val.rec")
     network, header = weights.load(trained, 4)
     wanted = evaluate(network, reader, size=header.crop, batch_size=50, device=torch.device("cpu"))
-    engine = open_engine("torch", trained, 4)
+    predictor = Predictor.open(trained, 4)
     for size in (7, 364):
-        found = judge(engine, reader, plan_view(header, 0, 0, False), batch_size=size)
+        found = predictor.judge(reader.path, View.of(header), batch_size=size)
         assert len(found.labels) == wanted.images
         assert found.error(1) == pytest.approx(wanted.top1_error)
         assert found.error(5) == pytest.approx(wanted.top5_error)
@@ -64,18 +67,20 @@ def test_it_counts_as_training_does(trained: str, digits: Path) -> None:
 
 def test_views(rec: Path) -> None:
     engine, reader = Recorder(), RecordReader(rec)
-    judge(engine, reader, View(32), batch_size=5)
+    judge(engine, reader, View(32), 3, batch_size=5)
     assert np.array_equal(engine.seen[0][2], picture(2, 40, 60)[4:36, 14:46])
-    judge(engine, reader, View(16, resize=20), batch_size=5)
+    judge(engine, reader, View(16, resize=20), 3, batch_size=5)
     assert engine.seen[1].shape == (5, 16, 16, 3)
-    judge(engine, reader, View(48), batch_size=5)
+    judge(engine, reader, View(48), 3, batch_size=5)
     assert engine.seen[2].shape == (5, 48, 48, 3)
 
 
 def test_ten_crops(rec: Path) -> None:
     engine, reader = Recorder(), RecordReader(rec)
-    found = judge(engine, reader, View(32, ten_crop=True), batch_size=2)
-    shown = np.concatenate(engine.seen).reshape(10, 5, 32, 32, 3)
+    found = judge(engine, reader, View(32, ten_crop=True), 3, batch_size=2)
+    batches = [np.stack(engine.seen[start : start + 10]) for start in (0, 10, 20)]
+    assert [batch.shape[:2] for batch in batches] == [(10, 2), (10, 2), (10, 1)]
+    shown = np.concatenate(batches, axis=1)
     whole = picture(3, 40, 60)
     corners = [whole[:32, :32], whole[:32, 28:], whole[8:, :32], whole[8:, 28:], whole[4:36, 14:46]]
     for number, corner in enumerate(corners):
@@ -87,6 +92,37 @@ def test_ten_crops(rec: Path) -> None:
     mean = (scores / scores.sum(axis=0)).mean(axis=1)
     assert found.predictions.tolist() == mean.argmax(axis=0).tolist()
     assert found.loss == pytest.approx(-np.log(mean[[0, 1, 2, 0, 1], range(5)]).mean(), rel=1e-5)
+
+
+def test_ten_crops_come_from_one_decode(rec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of images that are too small: they are enlarged once, and the five others mirror the five."""
+    decoded: list[Box] = []
+    decode = Encoded.decode
+
+    def counted(self: Encoded, wanted: Box) -> NDArray[np.uint8]:
+        decoded.append(wanted)
+        return decode(self, wanted)
+
+    monkeypatch.setattr(Encoded, "decode", counted)
+    engine = Recorder()
+    judge(engine, RecordReader(rec), View(48, ten_crop=True), 3, batch_size=5)
+    assert decoded == [Box(0, 40, 0, 60)] * 5
+    shown = np.stack(engine.seen)
+    assert shown.shape == (10, 5, 48, 48, 3)
+    assert np.array_equal(shown[:5], shown[5:, :, :, ::-1])
+    large = cv2.resize(picture(3, 40, 60), (72, 48), interpolation=cv2.INTER_LINEAR)
+    for crop, left in ((0, 0), (1, 24), (4, 12)):
+        assert np.array_equal(shown[crop, 3], large[:, left : left + 48])
+
+
+@pytest.mark.parametrize("batch", [1, 3, 4, 5, 7, 128])
+def test_mxnet_count_is_that_of_the_filled_up_record(batch: int) -> None:
+    ranks = [0, 1, 0, 5, 0]
+    found = verdicts(ranks, [0] * 5, ranks)
+    filled = np.resize(ranks, 5 + -5 % batch)
+    for top in (1, 5):
+        assert found.error(top, mxnet_batch=batch) == pytest.approx(100 * (filled >= top).mean(), rel=1e-12)
+    assert found.error(1, mxnet_batch=10**12) == pytest.approx(40)
 
 
 def test_mxnet_counts_the_first_images_twice() -> None:
@@ -114,6 +150,9 @@ def test_the_sign_test() -> None:
     assert report.sign_test(0, 10) == pytest.approx(2 / 2**10)
     assert report.sign_test(10, 0) == report.sign_test(0, 10)
     assert report.sign_test(1, 9) == pytest.approx(2 * 11 / 2**10)
+    # As many as ImageNet has; the normal distribution comes near.
+    assert report.sign_test(2500, 2700) == pytest.approx(2 * NormalDist().cdf(-199 / 5200**0.5), rel=1e-3)
+    assert report.sign_test(0, 50_000) == 0
 
 
 @pytest.mark.parametrize(("only_second", "told"), [(6, "p = 0.031"), (5000, "p < 1e-16")])
@@ -173,4 +212,4 @@ def test_views_that_make_no_sense(trained: str, digits: Path, run: Run) -> None:
         assert status == 2
         assert words in err
     with pytest.raises(ResnetError, match="does not fit"):
-        plan_view(Recorder().header, 32, 16, False)
+        View.of(Header(Architecture(20, 3, "cifar"), 1, 32, 32), 32, 16)

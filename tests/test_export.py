@@ -14,9 +14,9 @@ from torch import nn
 
 from conftest import Run
 from resnet_v2.errors import ResnetError
-from resnet_v2.inference.engines import open_engine
-from resnet_v2.inference.export import export
+from resnet_v2.inference.predict import Predictor
 from resnet_v2.interchange import weights
+from resnet_v2.interchange.export import export
 from resnet_v2.interchange.finding import checkpoint_path
 from resnet_v2.interchange.folding import folded
 from resnet_v2.interchange.header import Header
@@ -52,7 +52,7 @@ def random_network(architecture: Architecture) -> ResNet:
             if module.weight is not None:
                 nn.init.uniform_(module.weight, 0.5, 1.0)
     with torch.no_grad():
-        network(torch.rand(4, 3, architecture.image_size, architecture.image_size) * 255)
+        network(torch.rand(4, 3, 64, 64) * 255)
     return network.eval()
 
 
@@ -63,7 +63,8 @@ def saved(network: ResNet, prefix: Path) -> str:
 
 
 def images_of(architecture: Architecture, count: int = 2) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    shape = (count, architecture.image_size, architecture.image_size, 3)
+    side = min(architecture.image_size, 64)
+    shape = (count, side, side, 3)
     return np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
 
 
@@ -91,13 +92,13 @@ def test_folding_keeps_the_logits(architecture: Architecture) -> None:
 def test_engines_agree(architecture: Architecture, tmp_path: Path) -> None:
     network = random_network(architecture)
     prefix = saved(network, tmp_path / "net")
+    predictors = [Predictor.open(prefix, 1, engine=name) for name in ("torch", "onnx", "openvino")]
     for count in (1, 3):
         images = images_of(architecture, count)
         with torch.inference_mode():
             wanted = network(torch.from_numpy(images).permute(0, 3, 1, 2).float()).numpy()
-        for name in ("torch", "onnx", "openvino"):
-            found = open_engine(name, prefix, 1).logits(images)
-            assert difference(found, wanted) < 1e-4, name
+        for predictor in predictors:
+            assert difference(predictor.engine.logits(images), wanted) < 1e-4, predictor
 
 
 @needs_onnx
@@ -153,7 +154,7 @@ def test_an_export_that_would_differ_is_not_written(tmp_path: Path, monkeypatch:
     prefix = saved(network, tmp_path / "net")
     nn.init.zeros_(network.fc1.bias)
     network.fc1.bias.data += 1
-    monkeypatch.setattr("resnet_v2.inference.export.folded", lambda _: network)
+    monkeypatch.setattr("resnet_v2.interchange.export.folded", lambda _: network)
     with pytest.raises(ResnetError, match="is not written: its logits differ"):
         export(prefix, 1, "torch")
     assert not (tmp_path / "net-0001.pt2").exists()
@@ -169,12 +170,12 @@ def test_a_checkpoint_is_not_overwritten_by_its_own_export(tmp_path: Path) -> No
 def test_precisions(tmp_path: Path) -> None:
     network = random_network(Architecture(20, 10, "cifar"))
     prefix, images = saved(network, tmp_path / "net"), images_of(network.architecture)
-    exact = open_engine("torch", prefix, 1).logits(images)
+    exact = Predictor.open(prefix, 1).engine.logits(images)
     for name in ("torch", "openvino"):
-        rough = open_engine(name, prefix, 1, precision="bfloat16").logits(images)
+        rough = Predictor.open(prefix, 1, engine=name, precision="bfloat16").engine.logits(images)
         assert difference(rough, exact) < 0.1
     with pytest.raises(ResnetError, match="does not compute in bfloat16"):
-        open_engine("onnx", prefix, 1, precision="bfloat16")
+        Predictor.open(prefix, 1, engine="onnx", precision="bfloat16")
 
 
 def test_a_missing_engine_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,4 +183,4 @@ def test_a_missing_engine_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for module in ("onnx", "onnxruntime", "openvino", "resnet_v2.interchange.onnx_graph"):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ResnetError, match=r"pip install 'resnet-v2\[onnx\]'"):
-        open_engine("onnx", prefix, 1)
+        Predictor.open(prefix, 1, engine="onnx")

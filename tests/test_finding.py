@@ -1,5 +1,6 @@
 """Which file a checkpoint's name means."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,25 @@ def test_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         finding.find_checkpoint("")
 
 
+def test_best_and_latest(tmp_path: Path) -> None:
+    touch(tmp_path, "a-0001.safetensors", "a-0003.safetensors", "a-best.safetensors", "a-latest.safetensors",
+          "b-0002.safetensors", "mx-0005.params")  # fmt: skip
+    for name, epoch, found in (
+        ("a", "best", "a-best.safetensors"),
+        ("a", "latest", "a-latest.safetensors"),
+        ("a-best", None, "a-best.safetensors"),
+        ("b", "latest", "b-0002.safetensors"),
+        ("mx", "latest", "mx-0005.params"),
+    ):
+        for prefix in (tmp_path / name, str(tmp_path / name)):
+            assert finding.find_checkpoint(prefix, epoch) == tmp_path / found, (name, epoch)  # type: ignore[arg-type]
+    with pytest.raises(ResnetError, match=r"b-best.safetensors is missing: saved epochs are 2"):
+        finding.find_checkpoint(tmp_path / "b", "best")
+    for wrong in ("1", "nonsense", 1.0, -1, [1]):
+        with pytest.raises(ResnetError, match=f"There is no epoch {re.escape(repr(wrong))}; give the number of a"):
+            finding.find_checkpoint(tmp_path / "a", wrong)  # type: ignore[arg-type]
+
+
 def test_networks_that_ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path, "small.safetensors")
     monkeypatch.setattr(finding, "SHIPPED", tmp_path)
@@ -51,3 +71,5 @@ def test_networks_that_ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_paths_are_split() -> None:
     assert finding.split_path(Path("model/a-0030.safetensors")) == ("model/a", 30)
     assert finding.split_path(Path("b/model.safetensors")) == ("b/model", 0)
+    for name in ("a-0030", "a-best", "a-latest", "a"):
+        assert finding.run_prefix(Path(f"model/{name}.safetensors")) == "model/a"

@@ -36,6 +36,16 @@ def test_turned_photos_become_upright(orientation: int, side: int) -> None:
     assert np.abs(found.astype(int) - expected).mean() < 2.5
 
 
+@pytest.mark.parametrize("encoding", ["PNG", "WEBP"])
+def test_other_files_are_turned_too(encoding: str) -> None:
+    exif, buffer = PIL.Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6
+    image = PIL.Image.fromarray(picture(5, 90, 130))
+    image.save(buffer, encoding, exif=exif, lossless=True)
+    assert np.array_equal(read_upright(buffer.getvalue(), 0), np.rot90(np.asarray(image), -1))
+    assert np.array_equal(decode(buffer.getvalue()), np.asarray(image))
+
+
 def _upright_png(jpeg: bytes) -> bytes:
     buffer = io.BytesIO()
     PIL.ImageOps.exif_transpose(PIL.Image.open(io.BytesIO(jpeg))).save(buffer, "PNG")

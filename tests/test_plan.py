@@ -173,7 +173,6 @@ def test_what_does_not_go_with_updates_inside_the_backward_pass(
         ({"model_load_epoch": 3}, "does nothing without `retrain`"),
         ({"gpus": "0,1", "nproc": 3}, "names 2 GPUs, but `nproc` says 3"),
         ({"sync_bn": True, "nproc": 2, "memonger": True}, "do not go together"),
-        ({"stem": "timm", "depth": 50, "memory_budget": "12GB"}, "no activation plans for timm's stem"),
         ({"finetune": "cifar10-resnet-14", "zero_init_residual": True}, "`finetune` takes a checkpoint's"),
         ({"finetune": "cifar10-resnet-14", "width": 1}, "has `width` 3, not 1; leave `width` out"),
         ({"finetune": "cifar10-resnet-14", "retrain": True, "model_load_epoch": 1}, "give one of them"),

@@ -9,8 +9,8 @@ import safetensors.torch
 import torch
 
 from resnet_v2.errors import ResnetError
-from resnet_v2.inference.export import export
 from resnet_v2.interchange import weights
+from resnet_v2.interchange.export import export
 from resnet_v2.interchange.finding import checkpoint_path, find_checkpoint, saved_epochs
 from resnet_v2.interchange.header import METADATA_KEY, Header
 from resnet_v2.networks.architecture import Version

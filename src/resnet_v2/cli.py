@@ -118,15 +118,21 @@ def list_recipes(settings: config.RecipesConfig) -> None:
 
 def evaluate(settings: config.EvaluateConfig) -> None:
     from resnet_v2.inference import report
-    from resnet_v2.inference.engines import open_engine
+    from resnet_v2.inference.predict import Predictor
 
-    engines = (
-        open_engine(settings.engine, prefix, settings.epoch, device=settings.device, gpus=settings.gpus,
-                    precision=settings.precision)
+    predictors = (
+        Predictor.open(prefix, settings.epoch, settings.engine, settings.device, settings.gpus, settings.precision)
         for prefix in settings.prefix
-    )  # fmt: skip
-    rows = report.evaluate_all(engines, settings.rec, settings.crop, settings.resize, settings.ten_crop,
-                               settings.batch_size, settings.threads, settings.mxnet_count)  # fmt: skip
+    )
+    rows = report.evaluate_all(
+        predictors,
+        settings.rec,
+        settings.sizes,
+        settings.ten_crop,
+        settings.batch_size,
+        settings.threads,
+        settings.mxnet_count,
+    )
     if settings.confusion is not None:
         report.draw_confusion(rows[-1], settings.confusion)
     if settings.json:
@@ -142,12 +148,12 @@ def evaluate(settings: config.EvaluateConfig) -> None:
 
 def compare(settings: config.CompareConfig) -> None:
     from resnet_v2.inference import report
-    from resnet_v2.inference.engines import open_engine
+    from resnet_v2.inference.predict import Predictor
 
     pairs = report.pairs_of(settings.first, settings.second)
-    engines = (open_engine("torch", prefix, device=settings.device, gpus=settings.gpus)
-               for pair in pairs for prefix in pair)  # fmt: skip
-    rows = report.evaluate_all(engines, settings.rec, settings.crop, settings.resize, batch_size=settings.batch_size)
+    names = [prefix for pair in pairs for prefix in pair]
+    predictors = (Predictor.open(prefix, device=settings.device, gpus=settings.gpus) for prefix in names)
+    rows = report.evaluate_all(predictors, settings.rec, settings.sizes, batch_size=settings.batch_size)
     print(report.compare(rows, len(pairs)))
 
 
@@ -155,32 +161,35 @@ def predict(settings: config.PredictConfig) -> int:
     from tqdm import tqdm
 
     from resnet_v2.inference import output
-    from resnet_v2.inference import predict as inference
-    from resnet_v2.inference.engines import open_engine
+    from resnet_v2.inference.places import find_pictures
+    from resnet_v2.inference.predict import Predictor
 
-    pictures = inference.find_pictures(settings.img)
-    engine = open_engine(settings.engine, settings.prefix, settings.epoch, device=settings.device,
-                         gpus=str(settings.gpu), precision=settings.precision)  # fmt: skip
-    if settings.synset is not None:
-        engine.header = engine.header.named(settings.synset)
-    write, unreadable = output.writer(settings.format), 0
-    if settings.format == "csv":
-        print(output.CSV_HEADER)
-    predictions = inference.predict(
-        engine, pictures, top=settings.top, batch_size=settings.batch_size, threads=settings.threads
+    pictures = find_pictures(settings.img)
+    predictor = Predictor.open(
+        settings.prefix, settings.epoch, settings.engine, settings.device, settings.gpus, settings.precision
     )
+    if settings.synset is not None:
+        predictor.header = predictor.header.named(settings.synset)
+    predictions = predictor.predict(pictures, settings.top, settings.batch_size, settings.threads)
+    write, listed, unreadable = output.WRITERS[settings.format], [], 0
+    if settings.format == "csv" and not settings.json:
+        print(output.CSV_HEADER)
     alone = None if len(pictures) > settings.batch_size else True
     for prediction in tqdm(predictions, total=len(pictures), unit="img", leave=False, disable=alone):
         if prediction.problem:
             unreadable += 1
             tqdm.write(f"resnet-v2: {prediction.problem}", file=sys.stderr)
+        elif settings.json:
+            listed.append(output.as_json(prediction))
         else:
             tqdm.write(write(prediction))
+    if settings.json:
+        print(json.dumps(listed, ensure_ascii=False))
     return 1 if unreadable else 0
 
 
 def export(settings: config.ExportConfig) -> None:
-    from resnet_v2.inference.export import export as write
+    from resnet_v2.interchange.export import export as write
 
     print(write(settings.prefix, settings.epoch, settings.to, settings.out))
 
@@ -194,8 +203,7 @@ def fetch(settings: config.FetchConfig) -> None:
 def card(settings: config.CardConfig) -> None:
     from resnet_v2.inference.card import make_card, write_folder
 
-    made = make_card(settings.prefix, settings.epoch, settings.rec, settings.data_name, settings.license, settings.note,
-                     settings.half)  # fmt: skip
+    made = make_card(settings)
     print(made.markdown if settings.out is None else write_folder(made, settings.out))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from resnet_v2.inference.engines import open_engine
+from resnet_v2.inference.predict import Predictor
 from resnet_v2.interchange import published
 from resnet_v2.interchange.weights import load
 
@@ -36,7 +36,7 @@ def test_logits(depth: int, size: int, python: str, tmp_path: Path) -> None:
     theirs = np.load(files[2])
     header = load(str(path))[1]
     assert (header.architecture.depth, header.architecture.stem, header.crop) == (depth, "timm", 224)
-    found = float(np.abs(open_engine("torch", str(path)).logits(images) - theirs).max())
+    found = float(np.abs(Predictor.open(str(path)).engine.logits(images) - theirs).max())
     print(f"resnetv2_{depth} at {size}: logits up to {np.abs(theirs).max():.3g} differ by {found:.1e}")
     assert np.abs(theirs).max() > 1
     assert found < LARGEST_DIFFERENCE

@@ -5,12 +5,13 @@ A field's range is the one place from which its check, its help and its document
 
 import dataclasses
 import math
+import numbers
 import re
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
 from tyro.conf import arg
@@ -19,11 +20,10 @@ from resnet_v2.errors import SettingError
 
 Number = TypeVar("Number", int, float)
 Kind = TypeVar("Kind")
-Value = TypeVar("Value")
-# A setting whose default depends on others, so that its help text tells it.
-Chosen = Annotated[Value | None, arg(help_behavior_hint="")]
 # As many of anything as a run may have; whoever asks for more has mistyped it.
 MOST = 10**9
+KINDS: Mapping[Any, Any] = {int: numbers.Integral, float: numbers.Real}  # numpy's numbers too
+NAMES: Mapping[Any, str] = {int: "a whole number", float: "a number", bool: "on or off", Path: "a path", str: "a text"}
 BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*((?:[KMGT]I?)?)B?")
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
@@ -112,34 +112,42 @@ def _shown(hint: Any) -> Callable[[str], str] | None:
 
 
 def check_value(name: str, hint: Any, value: Any) -> None:
-    """Raise SettingError where a value is none that a field of this type may have."""
+    """Raise SettingError where a value is none that a field or an argument of this type may have."""
     limits, plain = _range(hint), _plain(hint)
-    if typing.get_origin(plain) is UnionType:  # a value or None
-        if value is None:
-            return
-        plain = typing.get_args(plain)[0]
-    if typing.get_origin(plain) is Literal:
-        if value not in typing.get_args(plain) or isinstance(value, bool):
-            allowed = ", ".join(map(str, typing.get_args(plain)))
-            raise SettingError(f"`{name}` {value!r} is none of {allowed}.")
-        return
-    if plain is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if isinstance(plain, type) and (not isinstance(value, plain) or (plain is not bool and isinstance(value, bool))):
-        raise SettingError(f"`{name}` {value!r} is no {plain.__name__}.")
-    if limits is not None and (math.isnan(value) or value not in limits):
+    union = typing.get_origin(plain) in (typing.Union, UnionType)
+    choices = typing.get_args(plain) if union else (plain,)
+    if not any(_fits(choice, value) for choice in choices):
+        raise SettingError(f"`{name}` {value!r} is not {' or '.join(map(_words, choices))}.")
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if limits is not None and is_number and (math.isnan(value) or value not in limits):
         raise SettingError(f"`{name}` must be {limits}, not {value}.")
+
+
+def _fits(choice: Any, value: Any) -> bool:
+    if choice is NoneType:
+        return value is None
+    if typing.get_origin(choice) is Literal:
+        return value in typing.get_args(choice) and not isinstance(value, bool)
+    if not isinstance(choice, type):
+        return True  # a tuple of texts
+    return isinstance(value, KINDS.get(choice, choice)) and (choice is bool or not isinstance(value, bool))
+
+
+def _words(choice: Any) -> str:
+    if typing.get_origin(choice) is Literal:
+        return ", ".join(map(str, typing.get_args(choice)))
+    return NAMES.get(choice, getattr(choice, "__name__", str(choice)))
 
 
 def parse_numbers(text: str, kind: type[Number], name: str, limits: Range) -> tuple[Number, ...]:
     """`"30,60,90"` -> `(30, 60, 90)`; the empty text is the empty tuple. Raises SettingError."""
     try:
-        numbers = tuple(kind(part) for part in text.split(",") if part.strip())
+        found = tuple(kind(part) for part in text.split(",") if part.strip())
     except ValueError:
         raise SettingError(f"`{name}` {text!r} is not a list of numbers; write it like 30,60,90.") from None
-    if any(math.isnan(number) or number not in limits for number in numbers):
+    if any(math.isnan(number) or number not in limits for number in found):
         raise SettingError(f"`{name}` {text!r} has a number that is not {limits}.")
-    return numbers
+    return found
 
 
 def parse_steps(text: str, name: str, first: int, allowed: Range, example: str) -> tuple[tuple[int, int], ...]:

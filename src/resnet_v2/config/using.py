@@ -1,18 +1,35 @@
 """Settings of the commands that use trained networks."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from resnet_v2.config.fields import Chosen
+from resnet_v2.config.fields import CountOrNone, Range, Threads, Usual, parse_gpus, parse_numbers, settings
+from resnet_v2.errors import SettingError
 
 EngineName = Literal["torch", "onnx", "openvino"]
 Precision = Literal["float32", "bfloat16"]
+# Which of a run's checkpoints: a number, best, latest, or the last one.
+Epoch = Annotated[int | Literal["best", "latest"] | None, Range(0, 10**6), Usual("the last one")]
+BatchSize = Annotated[int, Range(1, 10**6)]
+SIDES = Range(1, 65535)
 
 
-@dataclass(frozen=True)
+def parse_sizes(crop: str, resize: str) -> list[tuple[int, int]]:
+    """`"224,320"` and `"256"` or `"256,320"` -> pairs of a crop and a shorter side, 0 where nothing is said.
+
+    Raises SettingError where the sides are neither one for all crops nor one for each.
+    """
+    crops = parse_numbers(crop, int, "crop", SIDES) or (0,)
+    sides = parse_numbers(resize, int, "resize", SIDES) or (0,)
+    sides = sides * len(crops) if len(sides) == 1 else sides
+    if len(sides) != len(crops):
+        raise SettingError(f"`resize` {resize} has {len(sides)} sizes for {len(crops)} crops; give one for each.")
+    return list(zip(crops, sides, strict=True))
+
+
+@settings
 class EvaluateConfig:
     """Loss, top-1 and top-5 error of checkpoints over a record, every image counted once."""
 
@@ -20,8 +37,8 @@ class EvaluateConfig:
     """the .rec to evaluate on"""
     prefix: tuple[str, ...] = ("",)
     """start of the checkpoint's name, such as model/resnet-cifar10-20; several give a table"""
-    epoch: Chosen[int] = None
-    """epoch of the checkpoint (default: the last one, or the one that the name ends with)"""
+    epoch: Epoch = None
+    """epoch of the checkpoint, best or latest"""
     crop: str = ""
     """side of the centre crop in pixels, several as 224,320 (default: the checkpoint's)"""
     resize: str = ""
@@ -34,25 +51,35 @@ class EvaluateConfig:
     """print the error of every class, the worst first"""
     confusion: Path | None = None
     """draw the confusion matrix into this picture (.png, .svg, .pdf)"""
-    mxnet_count: int = 0
+    mxnet_count: CountOrNone = 0
     """MXNet's batch size: count the last batch's filling too, as its logs do (50,176 of 50,000 images at 256)"""
     engine: EngineName = "torch"
     """what runs the network; onnx and openvino use the CPU"""
     precision: Precision = "float32"
     """bfloat16 is faster on processors that have it and less exact"""
-    batch_size: int = 128
+    batch_size: BatchSize = 128
     """images per step"""
     gpus: str = "0"
     """the GPU to use; '' is the CPU"""
     device: str = ""
     """torch device; comes before --gpus"""
-    threads: int = 0
+    threads: Threads = 0
     """threads that read images, 0: one per core"""
     json: bool = False
     """print JSON: images, loss, top1_error, top5_error; a list for several evaluations"""
 
+    def __post_init__(self) -> None:
+        """Refuse lists that are none."""
+        _ = self.sizes
+        parse_gpus(self.gpus)
 
-@dataclass(frozen=True)
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Pairs of a crop and a shorter side, 0 where nothing is said."""
+        return parse_sizes(self.crop, self.resize)
+
+
+@settings
 class CompareConfig:
     """ResNet-v1 against ResNet-v2, or any two networks, on your own data: a table, and whether chance explains it."""
 
@@ -66,15 +93,25 @@ class CompareConfig:
     """side of the centre crop in pixels, several as 224,320 (default: the checkpoint's)"""
     resize: str = ""
     """shorter side in pixels before cropping, one for all crops or one for each (default: as packed)"""
-    batch_size: int = 128
+    batch_size: BatchSize = 128
     """images per step"""
     gpus: str = "0"
     """the GPU to use; '' is the CPU"""
     device: str = ""
     """torch device; comes before --gpus"""
 
+    def __post_init__(self) -> None:
+        """Refuse lists that are none."""
+        _ = self.sizes
+        parse_gpus(self.gpus)
 
-@dataclass(frozen=True)
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Pairs of a crop and a shorter side, 0 where nothing is said."""
+        return parse_sizes(self.crop, self.resize)
+
+
+@settings
 class PredictConfig:
     """Name what is in pictures, with the preprocessing that evaluation uses; exit status 1 when one was unreadable."""
 
@@ -82,29 +119,35 @@ class PredictConfig:
     """image files, folders of them, .rec files, or - for standard input: an image, or paths line by line"""
     prefix: str = ""
     """start of the checkpoint's name, such as model/resnet-cifar10-20 (default: the network that ships)"""
-    epoch: Chosen[int] = None
-    """epoch of the checkpoint (default: the last one)"""
-    gpu: int = 0
-    """the GPU to use when there is one"""
+    epoch: Epoch = None
+    """epoch of the checkpoint, best or latest"""
+    gpus: Annotated[str, arg(aliases=["--gpu"])] = "0"
+    """the GPU to use; '' is the CPU"""
     device: str = ""
-    """torch device; comes before --gpu"""
+    """torch device; comes before --gpus"""
     engine: EngineName = "torch"
     """what runs the network; onnx and openvino use the CPU"""
     precision: Precision = "float32"
     """bfloat16 is faster on processors that have it and less exact"""
-    synset: Chosen[Path] = None
-    """file with one class name per line (default: the names saved in the checkpoint)"""
-    top: int = 5
+    synset: Annotated[Path | None, Usual("the names saved in the checkpoint")] = None
+    """file with one class name per line"""
+    top: Annotated[int, Range(1, 10**6)] = 5
     """how many classes to name"""
+    json: bool = False
+    """print one JSON list with an object for each image; comes before --format"""
     format: Literal["text", "jsonl", "csv"] = "text"
-    """jsonl: one JSON object per image; csv: one row per class"""
-    batch_size: int = 32
+    """jsonl: one JSON object per image and line; csv: one row per class"""
+    batch_size: BatchSize = 32
     """images per step"""
-    threads: int = 0
+    threads: Threads = 0
     """threads that read images, 0: one per core"""
 
+    def __post_init__(self) -> None:
+        """Refuse a list of GPUs that is none."""
+        parse_gpus(self.gpus)
 
-@dataclass(frozen=True)
+
+@settings
 class FetchConfig:
     """Get a published network as a checkpoint of ours: timm/resnetv2_50.a1h_in1k or timm/resnetv2_101.a1h_in1k."""
 
@@ -118,14 +161,14 @@ class FetchConfig:
     """file with one class name per line, for the checkpoint's header"""
 
 
-@dataclass(frozen=True)
+@settings
 class CardConfig:
     """Describe a checkpoint in Markdown, as model hubs do; with --out a folder that is ready to be pushed to one."""
 
     prefix: str = ""
     """start of the checkpoint's name (default: the network that ships)"""
-    epoch: Chosen[int] = None
-    """epoch of the checkpoint (default: the last one)"""
+    epoch: Epoch = None
+    """epoch of the checkpoint, best or latest"""
     out: Path | None = None
     """folder for README.md, config.json and model.safetensors (default: the Markdown is printed)"""
     rec: Path | None = None
@@ -140,23 +183,23 @@ class CardConfig:
     """round weights to 16 bits: half the size, errors measured on them"""
 
 
-@dataclass(frozen=True)
+@settings
 class DemoConfig:
     """Show a page in the browser: drop a picture, see its classes and where the network saw them."""
 
     prefix: str = ""
     """start of the checkpoint's name (default: the network that ships)"""
-    epoch: Chosen[int] = None
-    """epoch of the checkpoint (default: the last one)"""
+    epoch: Epoch = None
+    """epoch of the checkpoint, best or latest"""
     device: str = ""
     """torch device (default: the CPU)"""
     host: str = "127.0.0.1"
     """address to listen on; 0.0.0.0 shows the page to everybody who can reach this machine"""
-    port: int = 7860
+    port: Annotated[int, Range(1, 65535)] = 7860
     """port to listen on"""
 
 
-@dataclass(frozen=True)
+@settings
 class ExportConfig:
     """Write the network of a checkpoint for other systems, or MXNet's in our form."""
 
@@ -164,13 +207,13 @@ class ExportConfig:
     """start of the checkpoint's name; MXNet's PREFIX-0000.params is found too"""
     to: Literal["onnx", "torch", "mxnet", "safetensors"]
     """onnx: OUT-0000.onnx; torch: OUT-0000.pt2 (torch.export); mxnet: .params and JSON; safetensors: weights alone"""
-    epoch: Chosen[int] = None
-    """epoch of the checkpoint (default: the last one)"""
+    epoch: Epoch = None
+    """epoch of the checkpoint, best or latest"""
     out: str = ""
     """start of the names to write (default: the checkpoint's)"""
 
 
-@dataclass(frozen=True)
+@settings
 class PlotConfig:
     """Draw training curves from logs, ours or MXNet's, and print each one's best epoch."""
 

@@ -48,10 +48,11 @@ def scratch(name: str, height: int, width: int, channels: int) -> Image:
     return memory[:size].reshape(height, width, channels)
 
 
-def decode(data: bytes | memoryview) -> Image:
+def decode(data: bytes | memoryview, turn: bool = False) -> Image:
     """Bytes of an image file -> pixels, as stored (an EXIF orientation is passed over, as MXNet's reader does).
 
-    Raises ValueError when the bytes are no image, are damaged or end too early.
+    With `turn` a file that is no JPEG is turned upright. Raises ValueError when the bytes are no image, are damaged or
+    end too early.
     """
     if bytes(data[:2]) == JPEG_START:
         try:
@@ -61,7 +62,7 @@ def decode(data: bytes | memoryview) -> Image:
                 return _decode_jpeg(data, strict=False)
             if UNUSUAL not in str(error):
                 raise ValueError(f"the image data is damaged ({error})") from None
-    return _decode_with_opencv(data)
+    return _decode_with_opencv(data, turn)
 
 
 def _decode_jpeg(data: bytes | memoryview, strict: bool) -> Image:
@@ -69,10 +70,10 @@ def _decode_jpeg(data: bytes | memoryview, strict: bool) -> Image:
     return pixels
 
 
-def _decode_with_opencv(data: bytes | memoryview) -> Image:
+def _decode_with_opencv(data: bytes | memoryview, turn: bool) -> Image:
     buffer = np.frombuffer(data, np.uint8)
     try:
-        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        flags = cv2.IMREAD_COLOR | (0 if turn else cv2.IMREAD_IGNORE_ORIENTATION)
         pixels = cv2.imdecode(buffer, flags) if buffer.size else None
     except cv2.error:
         pixels = None

@@ -6,23 +6,44 @@ from pathlib import Path
 
 import torch
 
+from resnet_v2.config import CardConfig
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import write_text
 from resnet_v2.inference import report
-from resnet_v2.inference.engines import TorchEngine
+from resnet_v2.inference.classifier import Classifier
 from resnet_v2.interchange import weights
-from resnet_v2.interchange.finding import FOLDER_WEIGHTS, split_path
+from resnet_v2.interchange.finding import FOLDER_WEIGHTS, run_prefix
 from resnet_v2.interchange.header import Header
 from resnet_v2.logs.runlog import Curve, read_curve
 from resnet_v2.networks.resnet import ResNet
 
-PAPERS = {"v2": "[Identity Mappings in Deep Residual Networks](https://arxiv.org/abs/1603.05027)",
-          "v1": "[Deep Residual Learning for Image Recognition](https://arxiv.org/abs/1512.03385)"}  # fmt: skip
+PAPERS = {
+    "v2": "[Identity Mappings in Deep Residual Networks](https://arxiv.org/abs/1603.05027)",
+    "v1": "[Deep Residual Learning for Image Recognition](https://arxiv.org/abs/1512.03385)",
+}
+STEMS = {
+    "imagenet": "7x7 stem for large images",
+    "timm": "timm's 7x7 stem",
+    "cifar": "3x3 stem for small images",
+    "pooled": "3x3 stem with max pooling for small images",
+}
 # The flags that make a run what it is; the others say where it ran and read.
-TOLD_SETTINGS = ("batch_size", "epochs", "lr", "milestones", "schedule", "optimizer", "mom", "wd", "warmup_epochs",
-                 "zero_init_residual", "label_smoothing", "aug_levels", "size_schedule", "pad", "finetune",
-                 "num_examples", "seed")  # fmt: skip
+TOLD_SETTINGS = (
+    *("batch_size", "epochs", "lr", "milestones", "schedule", "optimizer", "mom", "wd", "warmup_epochs"),
+    *("zero_init_residual", "label_smoothing", "aug_levels", "size_schedule", "pad", "finetune"),
+    *("num_examples", "seed"),
+)
 NAMES_SHOWN = 20
+USE = """## Use
+
+```python
+import resnet_v2
+
+network = resnet_v2.load("path/of/this/folder")
+network.classify("picture.jpg", top=5)
+```
+
+    resnet-v2 predict --prefix path/of/this/folder --img picture.jpg"""
 # Of what a checkpoint's header tells of its run: what the card shows, not what the trainer would need to go on.
 KEPT = ("settings", "learning_rate", "weight_decay")
 
@@ -37,39 +58,38 @@ class Card:
     half: bool
 
 
-def make_card(
-    prefix: str, epoch: int | None = None, rec: Path | None = None, data_name: str = "", license_name: str = "",
-    note: str = "", half: bool = False,
-) -> Card:  # fmt: skip
-    """The card of a checkpoint: from its header, from the log beside it, and from an evaluation on `rec` if given.
+def make_card(asked: CardConfig) -> Card:
+    """The card of a checkpoint: from its header, from the log beside it, and from an evaluation where `rec` is given.
 
     `note` is a paragraph about data and licence. With `half` weights are rounded to float16 before the evaluation.
     """
-    path, header, tensors = weights.read_checkpoint(prefix, epoch)
+    path, header, tensors = weights.read_checkpoint(asked.prefix, asked.epoch)
     network = weights.build(path, header, tensors)
-    if half:
+    if asked.half:
         network = network.half().float()
     settings = header.training.get("settings", {})
-    data = data_name or str(settings.get("data_type", "")) or (rec.stem if rec is not None else "")
-    parts = [f"# {_title(header, data)}", _summary(header, network)]
+    data = asked.data_name or str(settings.get("data_type", "")) or (asked.rec.stem if asked.rec is not None else "")
+    title = header.network + (f", {data}" if data else "")
+    parts = [f"# {title}", _summary(header, network)]
     errors = dict(header.errors)
-    if rec is not None:
-        (row,) = report.evaluate_all([TorchEngine(network, header, torch.device("cpu"))], rec)
-        errors = {"top1_error": row.verdicts.error(1), "top5_error": row.verdicts.error(5)}
+    if asked.rec is not None:
+        (row,) = report.evaluate_all([Classifier(network, header, torch.device("cpu"))], asked.rec)
+        errors = {"top1_error": row.error(1), "top5_error": row.error(5)}
         parts += [_results(errors, data), "## Errors by class", report.class_table(row)]
     elif errors:
         parts.append(_results(errors, data))
-    parts.append(_use(header))
+    parts.append(USE)
     if settings:
         parts.append(_training(header))
-    if curve := _curve(path):
-        parts.append(_course(curve))
+    log = Path(f"{run_prefix(path)}.jsonl")
+    if log.is_file():
+        parts.append(_course(read_curve(log)))
     if header.class_names:
         parts.append(_classes(header))
-    if note:
-        parts.append(f"## Data and licence\n\n{note}")
-    front = _front_matter(_title(header, data), errors, data, license_name)
-    return Card("\n\n".join([front, *parts]) + "\n", replace(header, errors=errors), network, half)
+    if asked.note:
+        parts.append(f"## Data and licence\n\n{asked.note}")
+    front = _front_matter(title, errors, data, asked.license)
+    return Card("\n\n".join([front, *parts]) + "\n", replace(header, errors=errors), network, asked.half)
 
 
 def write_folder(card: Card, folder: Path) -> str:
@@ -78,7 +98,7 @@ def write_folder(card: Card, folder: Path) -> str:
     The optimiser's momentum and the run's position are left behind. Returns a sentence about it.
     """
     if folder.exists() and not folder.is_dir():
-        raise ResnetError(f"{folder} is a file; give --out a folder.")
+        raise ResnetError(f"{folder} is a file; give a folder.")
     write_text(folder / "README.md", card.markdown)
     write_text(folder / "config.json", json.dumps(_config(card.header), indent=2, ensure_ascii=False) + "\n")
     tensors = weights.network_tensors(card.network)
@@ -89,10 +109,6 @@ def write_folder(card: Card, folder: Path) -> str:
     return f"{folder} is ready to be pushed: README.md, config.json, {FOLDER_WEIGHTS}"
 
 
-def _title(header: Header, data: str) -> str:
-    return f"ResNet-{header.architecture.depth}-{header.architecture.version}" + (f", {data}" if data else "")
-
-
 def _front_matter(title: str, errors: dict[str, float], data: str, license_name: str) -> str:
     # JSON strings are YAML strings too, whatever stands in a name.
     lines = ["---", "library_name: resnet-v2", "pipeline_tag: image-classification"]
@@ -100,9 +116,10 @@ def _front_matter(title: str, errors: dict[str, float], data: str, license_name:
         lines.append(f"license: {json.dumps(license_name)}")
     lines += ["tags:", "- image-classification", "- resnet", "- pytorch"]
     if errors:
-        lines += ["model-index:", f"- name: {json.dumps(title)}", "  results:", "  - task:",
-                  "      type: image-classification", "    dataset:", f"      name: {json.dumps(data or 'unknown')}",
-                  f"      type: {json.dumps(data or 'unknown')}", "    metrics:"]  # fmt: skip
+        name = json.dumps(data or "unknown")
+        lines += ["model-index:", f"- name: {json.dumps(title)}", "  results:", "  - task:"]
+        lines += ["      type: image-classification", "    dataset:", f"      name: {name}", f"      type: {name}"]
+        lines.append("    metrics:")
         for number in (1, 5):
             accuracy = 1 - errors[f"top{number}_error"] / 100
             lines += ["    - type: accuracy", f"      name: top-{number} accuracy", f"      value: {accuracy:.4f}"]
@@ -112,12 +129,10 @@ def _front_matter(title: str, errors: dict[str, float], data: str, license_name:
 def _summary(header: Header, network: ResNet) -> str:
     architecture = header.architecture
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    stem = {"imagenet": "7x7 stem for large images", "timm": "timm's 7x7 stem", "cifar": "3x3 stem for small images",
-            "pooled": "3x3 stem with max pooling for small images"}  # fmt: skip
     width = f" and {architecture.width} times their width" if architecture.width > 1 else ""
     return (
         f"A residual network of {architecture.depth} layers{width} ({PAPERS[architecture.version]}), "
-        f"{stem[architecture.stem]}, {parameters / 1e6:.2f} million parameters, {architecture.classes} classes, epoch "
+        f"{STEMS[architecture.stem]}, {parameters / 1e6:.2f} million parameters, {architecture.classes} classes, epoch "
         f"{header.epoch}. It takes raw RGB from 0 to 255: the shorter side {header.resize} pixels, the centre "
         f"{header.crop} x {header.crop}."
     )
@@ -131,25 +146,12 @@ def _results(errors: dict[str, float], data: str) -> str:
     )
 
 
-def _use(header: Header) -> str:
-    return (
-        '## Use\n\n```python\nimport resnet_v2\n\nnetwork = resnet_v2.load("path/of/this/folder")\n'
-        'network.classify("picture.jpg", top=5)\n```\n\n'
-        "    resnet-v2 predict --prefix path/of/this/folder --img picture.jpg"
-    )
-
-
 def _training(header: Header) -> str:
     settings = header.training["settings"]
     told = {name: settings[name] for name in TOLD_SETTINGS if settings.get(name) not in (None, "", 0, 0.0)}
     told |= {"lr": header.training.get("learning_rate"), "wd": header.training.get("weight_decay")}
     lines = [f"| {name} | {json.dumps(value)} |" for name, value in told.items() if value is not None]
     return "\n".join(["## Training", "", "| setting | value |", "|---|---|", *lines])
-
-
-def _curve(path: Path) -> Curve | None:
-    log = Path(f"{split_path(path)[0]}.jsonl")
-    return read_curve(log) if log.is_file() else None
 
 
 def _course(curve: Curve) -> str:

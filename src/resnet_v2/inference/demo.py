@@ -3,27 +3,28 @@
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import torch
-
+from resnet_v2.config import Epoch
 from resnet_v2.data.jpeg import Image, decode
 from resnet_v2.errors import ResnetError
+from resnet_v2.inference.classifier import Classifier
 from resnet_v2.inference.gradcam import heat_map, overlay
 from resnet_v2.inference.pictures import Picture, prepare
-from resnet_v2.inference.predict import Answer, best_answers, probabilities
+from resnet_v2.inference.predict import Answer
 from resnet_v2.interchange import weights
-from resnet_v2.interchange.finding import split_path
-from resnet_v2.interchange.header import Header
+from resnet_v2.interchange.finding import run_prefix
+from resnet_v2.interchange.optional import package
 from resnet_v2.logs.plot import draw, read_curves, table
-from resnet_v2.networks.resnet import ResNet
 from resnet_v2.training.distributed import choose_device
-from resnet_v2.training.evaluate import array_to_input
 
+Made = TypeVar("Made")
 TOP = 5
 LARGEST_UPLOAD = "20mb"
+HIGHEST_PORT = 65535
 # Small crops are shown enlarged, so that there is something to see.
 SHOWN_PIXELS = 224
 
@@ -39,19 +40,14 @@ class Explained:
     heat_ms: float
 
 
-class Explainer:
+class Explainer(Classifier):
     """A network that tells what it sees and where."""
-
-    def __init__(self, network: ResNet, header: Header, device: torch.device) -> None:
-        self.network, self.header, self.device = network.to(device).eval(), header, device
 
     def explain(self, picture: Picture) -> Explained:
         """The answers for a picture and the heat map of the first; ResnetError when it is no picture."""
         started = time.perf_counter()
-        crop = prepare(picture, self.header.resize, self.header.crop)
-        with torch.inference_mode():
-            logits = self.network(array_to_input(crop[None], self.device)).float().cpu().numpy()
-        answers = best_answers(probabilities(logits)[0], self.header, TOP)
+        crop = prepare(picture, self.view)
+        (answers,) = self._answers(crop[None], TOP)
         answered = time.perf_counter()
         heat = overlay(crop, heat_map(self.network, crop, answers[0].class_index))
         done = time.perf_counter()
@@ -59,41 +55,48 @@ class Explainer:
 
     def compare(self, picture: Picture, this: int, other: int) -> Image:
         """The crop with the heat map of what speaks for one class rather than for another."""
-        crop = prepare(picture, self.header.resize, self.header.crop)
+        crop = prepare(picture, self.view)
         return overlay(crop, heat_map(self.network, crop, this, other))
 
 
-def serve(prefix: str, epoch: int | None, device: str, host: str, port: int) -> None:
-    """Show the page of a checkpoint until it is interrupted; ResnetError when gradio or the network is missing."""
+def serve(prefix: str, epoch: Epoch | None, device: str, host: str, port: int) -> None:
+    """Show the page of a checkpoint until it is interrupted.
+
+    Raises ResnetError when gradio or the network is missing, and for an address that cannot be listened at.
+    """
+    if not 0 < port <= HIGHEST_PORT:
+        raise ResnetError(f"There is no port {port}; give a number from 1 to {HIGHEST_PORT}.")
     path, header, tensors = weights.read_checkpoint(prefix, epoch)
     explainer = Explainer(weights.build(path, header, tensors), header, choose_device("", device or "cpu"))
-    page(explainer, path).launch(
-        server_name=host, server_port=port, max_file_size=LARGEST_UPLOAD, share=False, quiet=False, footer_links=[],
-        show_error=True,
-    )  # fmt: skip
+    shown = page(explainer, path)
+    try:
+        shown.launch(
+            server_name=host,
+            server_port=port,
+            max_file_size=LARGEST_UPLOAD,
+            share=False,
+            quiet=False,
+            footer_links=[],
+            show_error=True,
+        )
+    except (OSError, UnicodeError) as error:
+        raise ResnetError(f"Nothing can listen at {host}, port {port} ({error}); give another.") from None
 
 
 def page(explainer: Explainer, checkpoint: Path) -> Any:
     """The gradio page of a network; `checkpoint` is its file, whose run's log the second tab shows."""
     # Nobody is told that the page is open, and no font is fetched.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    try:
-        import gradio
-    except ImportError:
-        raise ResnetError("gradio is not installed; install it with pip install 'resnet-v2[demo]'.") from None
+    gradio = package("gradio", "demo")
     header = explainer.header
-    architecture = header.architecture
-    names = [header.name(index) for index in range(architecture.classes)]
-    choices = list(zip(names, range(len(names)), strict=True))
+    classes = header.architecture.classes
+    choices = [(header.name(index), index) for index in range(classes)]
     with gradio.Blocks(title="resnet-v2", analytics_enabled=False) as blocks:
-        gradio.Markdown(
-            f"## resnet-v2\nResNet-{architecture.depth}-{architecture.version}, {architecture.classes} classes, "
-            f"`{checkpoint.name}`"
-        )
+        gradio.Markdown(f"## resnet-v2\n{header.network}, {classes} classes, `{checkpoint.name}`")
         with gradio.Tab("Picture"), gradio.Row():
             with gradio.Column():
-                picture = gradio.Image(type="filepath", image_mode=None, sources=["upload", "webcam", "clipboard"],
-                                       label="Picture", height=260)  # fmt: skip
+                sources = ["upload", "webcam", "clipboard"]
+                picture = gradio.Image(type="filepath", image_mode=None, sources=sources, label="Picture", height=260)
                 label = gradio.Label(num_top_classes=TOP, label="What it is")
                 taken = gradio.Markdown()
             with gradio.Column():
@@ -138,7 +141,7 @@ def _output(caption: str, gradio: Any, height: int | None = None) -> Any:
         return gradio.Image(show_label=False, interactive=False, buttons=[], height=height)
 
 
-def _shown(gradio: Any, work: Any) -> Any:
+def _shown(gradio: Any, work: Callable[[], Made]) -> Made:
     try:
         return work()
     except ResnetError as error:
@@ -154,7 +157,7 @@ def enlarged(image: Image) -> Image:
 
 def training_curve(checkpoint: Path) -> tuple[Image | None, str]:
     """The picture of the run's curve and its figures; without a log there is none, and a sentence says so."""
-    prefix, _ = split_path(checkpoint)
+    prefix = run_prefix(checkpoint)
     logs = [path for path in (Path(f"{prefix}.jsonl"), Path(f"{prefix}.log")) if path.is_file()]
     if not logs:
         return None, f"There is no log {prefix}.jsonl or {prefix}.log beside the checkpoint."

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_v2.config import EngineName, Precision
+from resnet_v2.config import EngineName, Epoch, Precision
 from resnet_v2.errors import ResnetError
 from resnet_v2.interchange.finding import find_checkpoint
 from resnet_v2.interchange.header import Header, read_header
+from resnet_v2.interchange.optional import package
 
 if TYPE_CHECKING:
     import torch
@@ -23,82 +24,80 @@ Logits = NDArray[np.float32]
 class Engine(Protocol):
     """A network that is ready to answer."""
 
-    header: Header
-
     def logits(self, images: Images) -> Logits:
         """n x H x W x 3 images (uint8, RGB) -> n x classes logits."""
 
 
 def open_engine(
-    name: EngineName,
-    prefix: str,
-    epoch: int | None = None,
-    *,
-    device: str = "",
-    gpus: str = "",
-    precision: Precision = "float32",
-) -> Engine:
-    """The engine of a checkpoint; `device` and `gpus` say where PyTorch runs, the others use the CPU.
+    prefix: str, epoch: Epoch | None, name: EngineName, device: str, gpus: str, precision: Precision
+) -> tuple[Engine, Header]:
+    """The engine and the header of a checkpoint; `device` and `gpus` say where PyTorch runs, the others use the CPU.
 
     ONNX Runtime and OpenVINO take PREFIX-NNNN.onnx beside the checkpoint when it is no older, and PyTorch is then not
     even imported; else they make it in memory. Raises ResnetError when the checkpoint or the engine is not there.
     """
-    if name == "torch":
-        return _torch_engine(prefix, epoch, device, gpus, precision)
-    path = find_checkpoint(prefix, epoch)
-    exported = path.with_suffix(".onnx")
-    newer = exported.is_file() and exported.stat().st_mtime_ns >= path.stat().st_mtime_ns
-    if newer and path.suffix == ".safetensors":
-        model, header = exported.read_bytes(), read_header(path)
-    else:
-        from resnet_v2.inference.export import onnx_of
-
-        model, header = onnx_of(prefix, epoch)
-    return OnnxEngine(model, header, precision) if name == "onnx" else OpenvinoEngine(model, header, precision)
-
-
-def _torch_engine(prefix: str, epoch: int | None, device: str, gpus: str, precision: Precision) -> Engine:
+    if name != "torch":
+        model, header = _onnx_of(prefix, epoch)
+        return OnnxEngine(model, precision) if name == "onnx" else OpenvinoEngine(model, precision), header
     from resnet_v2.interchange import weights
     from resnet_v2.interchange.folding import folded
     from resnet_v2.training.distributed import choose_device
 
     network, header = weights.load(prefix, epoch)
-    return TorchEngine(folded(network), header, choose_device(gpus, device), precision)
+    return TorchEngine(folded(network), choose_device(gpus, device), precision), header
+
+
+def _onnx_of(prefix: str, epoch: Epoch | None) -> tuple[bytes, Header]:
+    path = find_checkpoint(prefix, epoch)
+    exported = path.with_suffix(".onnx")
+    newer = exported.is_file() and exported.stat().st_mtime_ns >= path.stat().st_mtime_ns
+    if newer and path.suffix == ".safetensors":
+        return exported.read_bytes(), read_header(path)
+    from resnet_v2.interchange import weights
+    from resnet_v2.interchange.export import onnx_of
+
+    network, header = weights.load(prefix, epoch)
+    return onnx_of(network, header), header
 
 
 class TorchEngine:
-    """PyTorch, on the CPU or a GPU."""
+    """PyTorch, on the CPU or a GPU; the network is left in the mode, training or evaluation, in which it was."""
 
-    def __init__(
-        self, network: "ResNet", header: Header, device: "torch.device", precision: Precision = "float32"
-    ) -> None:
-        self.network, self.header, self.device = network.to(device), header, device
+    def __init__(self, network: "ResNet", device: "torch.device", precision: Precision = "float32") -> None:
+        self.network, self.device = network.to(device), device
         self._autocast = precision == "bfloat16"
+
+    def __repr__(self) -> str:
+        return f"torch on {self.device}"
 
     def logits(self, images: Images) -> Logits:
         """n x H x W x 3 images (uint8, RGB) -> n x classes logits."""
+        return self.run(self.network, images)
+
+    def run(self, forward: Any, images: Images) -> Logits:
+        """What `forward`, the network or a method of it, makes of n x H x W x 3 images (uint8, RGB)."""
         import torch
 
-        from resnet_v2.training.evaluate import array_to_input
+        from resnet_v2.training.evaluate import array_to_input, evaluating
 
-        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
-            result: Logits = self.network(array_to_input(images, self.device)).float().cpu().numpy()
+        with evaluating(self.network), torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
+            result: Logits = forward(array_to_input(images, self.device)).float().cpu().numpy()
         return result
 
 
 class OnnxEngine:
     """ONNX Runtime on the CPU."""
 
-    def __init__(self, model: bytes, header: Header, precision: Precision = "float32") -> None:
-        self.header = header
+    def __init__(self, model: bytes, precision: Precision = "float32") -> None:
         if precision != "float32":
-            raise ResnetError(
-                f"ONNX Runtime does not compute in {precision} on a CPU; take --engine openvino or torch."
-            )
-        runtime = _import("onnxruntime")
+            raise ResnetError(f"ONNX Runtime does not compute in {precision} on a CPU; take engine openvino or torch.")
+        runtime = package("onnxruntime", "onnx")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "0"))
         self._session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+    def __repr__(self) -> str:
+        return "ONNX Runtime on cpu"
 
     def logits(self, images: Images) -> Logits:
         """n x H x W x 3 images (uint8, RGB) -> n x classes logits."""
@@ -109,13 +108,15 @@ class OnnxEngine:
 class OpenvinoEngine:
     """OpenVINO on the CPU; bfloat16 needs a processor that has it, and is float32 on others."""
 
-    def __init__(self, model: bytes, header: Header, precision: Precision = "float32") -> None:
-        self.header = header
+    def __init__(self, model: bytes, precision: Precision = "float32") -> None:
         self._precision = {"float32": "f32", "bfloat16": "bf16"}[precision]
-        self._core = _import("openvino").Core()
+        self._core = package("openvino", "onnx").Core()
         self._model = self._core.read_model(model)
         # One program for each shape: it is faster than one for all of them.
         self._requests: dict[tuple[int, ...], Any] = {}
+
+    def __repr__(self) -> str:
+        return "OpenVINO on cpu"
 
     def logits(self, images: Images) -> Logits:
         """n x H x W x 3 images (uint8, RGB) -> n x classes logits."""
@@ -138,12 +139,3 @@ class OpenvinoEngine:
 def _planes(images: Images) -> Logits:
     """n x H x W x 3 uint8 -> n x 3 x H x W float32."""
     return images.transpose(0, 3, 1, 2).astype(np.float32, order="C")
-
-
-def _import(name: str) -> Any:
-    import importlib
-
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise ResnetError(f"{name} is not installed; install it with pip install 'resnet-v2[onnx]'.") from None

@@ -4,32 +4,30 @@ from typing import cast
 
 import cv2
 import numpy as np
-import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from resnet_v2.data.jpeg import Image
 from resnet_v2.networks.resnet import ResNet
-from resnet_v2.training.evaluate import array_to_input
+from resnet_v2.training.evaluate import array_to_input, evaluating
 
 # The share of the heat in the mixture with the image.
 HEAT_SHARE = 0.5
 
 
-@torch.inference_mode()
 def heat_map(network: ResNet, image: Image, class_index: int, other: int | None = None) -> NDArray[np.float32]:
     """How much each place of an image (H x W x 3) speaks for a class, H x W, 0 to 1.
 
     With `other`, what speaks for the class rather than for that one. The last maps before the pooling are weighted by
     the mean gradient of the logit (or of the difference of two) and summed; what is negative counts as 0.
     """
-    device = next(network.parameters()).device
-    maps = network.maps(array_to_input(image[None], device))[0]
-    # Behind a mean over all places and one dense layer, that layer's weights are the gradient but for a factor.
-    weight = network.fc1.weight[class_index]
-    if other is not None:
-        weight = weight - network.fc1.weight[other]
-    heat = F.relu((weight[:, None, None] * maps).sum(0)).cpu().numpy()
+    with evaluating(network):
+        maps = network.maps(array_to_input(image[None], network.fc1.weight.device))[0]
+        # Behind a mean over all places and one dense layer, that layer's weights are the gradient but for a factor.
+        weight = network.fc1.weight[class_index]
+        if other is not None:
+            weight = weight - network.fc1.weight[other]
+        heat = F.relu((weight[:, None, None] * maps).sum(0)).cpu().numpy()
     size = (image.shape[1], image.shape[0])
     enlarged = cv2.resize(heat / max(float(heat.max()), 1e-12), size, interpolation=cv2.INTER_CUBIC)
     return cast(NDArray[np.float32], enlarged.clip(0, 1).astype(np.float32))

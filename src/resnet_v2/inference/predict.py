@@ -1,29 +1,30 @@
 """Pictures -> class names and probabilities, with the preprocessing of evaluation."""
 
 import os
-import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet_v2.config import EngineName, Epoch, Precision
 from resnet_v2.data.jpeg import Image
 from resnet_v2.data.records import RecordReader
 from resnet_v2.errors import ResnetError
-from resnet_v2.inference.engines import Engine
-from resnet_v2.inference.pictures import Picture, prepare
+from resnet_v2.inference.arguments import whole
+from resnet_v2.inference.engines import Engine, Images, open_engine
+from resnet_v2.inference.evaluate import Verdicts, judge, probabilities
+from resnet_v2.inference.pictures import Picture, Several, View, prepare, several
+from resnet_v2.inference.places import STANDARD_INPUT, Named
 from resnet_v2.interchange.header import Header
-from resnet_v2.packing.class_folders import IMAGE_ENDINGS
 
-STANDARD_INPUT = "-"
+BATCH_SIZE = 32
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
@@ -38,14 +39,6 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Named:
-    """A picture that has a name, read when it is needed."""
-
-    name: str
-    read: Callable[[], Picture]
-
-
-@dataclass(frozen=True)
 class Prediction:
     """The most probable classes of a picture, the first one first; or why there are none."""
 
@@ -54,74 +47,115 @@ class Prediction:
     problem: str = ""
 
 
-def find_pictures(places: Sequence[str]) -> list[Named]:
-    """What is named: files, folders (with their subfolders, sorted), records (.rec), or standard input, as `-`.
+class Predictor:
+    """A network that is ready to answer, with its preprocessing and its class names.
 
-    Standard input is one image, or else a list of paths, one on a line. A ResnetError names a place that is not there.
+    Commands, the page and Python's `Classifier` all answer through it. A picture is a path, the bytes of an image file,
+    an array (H x W x 3, uint8, RGB) or a PIL image; a list of them, or an N x H x W x 3 array, is a batch.
     """
-    found = [named for place in places for named in _at(place)]
-    if not found:
-        raise ResnetError("--img names no image; give image files, folders of them, .rec files, or -.")
-    return found
 
+    def __init__(self, engine: Engine, header: Header) -> None:
+        self.engine, self.header = engine, header
 
-def _at(place: str) -> Iterator[Named]:
-    path = Path(place)
-    if place == STANDARD_INPUT:
-        yield from _from_standard_input(sys.stdin.buffer.read())
-    elif path.is_dir():
-        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_ENDINGS)
-        if not inside:
-            raise ResnetError(f"{path} holds no images ({', '.join(IMAGE_ENDINGS)}); give another folder.")
-        yield from (Named(str(file), partial(Path, file)) for file in inside)
-    elif path.suffix == ".rec":
-        reader = RecordReader(path)
-        yield from (Named(f"{path}#{n}", partial(_image_of, reader, n)) for n in range(len(reader)))
-    elif path.is_file():
-        yield Named(place, partial(Path, path))
-    else:
-        raise ResnetError(f"{path} does not exist; give image files, folders of them, .rec files, or -.")
+    @classmethod
+    def open(
+        cls,
+        prefix: str,
+        epoch: Epoch | None = None,
+        engine: EngineName = "torch",
+        device: str = "",
+        gpus: str = "",
+        precision: Precision = "float32",
+    ) -> "Predictor":
+        """The predictor of a checkpoint, its BatchNorms folded; see `engines.open_engine`."""
+        return Predictor(*open_engine(prefix, epoch, engine, device, gpus, precision))
 
+    def __repr__(self) -> str:
+        """What the network is, what it sees and where it runs, on one line."""
+        header, (_, *made) = self.header, vars(self.header.architecture).items()
+        details = ", ".join(f"{name} {value}" for name, value in made if name != "version")
+        view = f"crop {header.crop} of {header.resize}"
+        return f"{type(self).__name__}({header.network}, {details}, epoch {header.epoch}, {view}, {self.engine!r})"
 
-def _from_standard_input(data: bytes) -> Iterator[Named]:
-    try:
-        lines = [] if b"\0" in data else data.decode("utf-8").splitlines()
-    except UnicodeDecodeError:
-        lines = []
-    if lines:
-        yield from (Named(line, partial(Path, line)) for line in lines if line.strip())
-    elif data:
-        yield Named(STANDARD_INPUT, partial(bytes, data))
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name per class, or none."""
+        return self.header.class_names
 
+    @property
+    def view(self) -> View:
+        """What is seen of a picture."""
+        return View(self.header.crop, self.header.resize)
 
-def _image_of(reader: RecordReader, ordinal: int) -> bytes:
-    return bytes(reader.image(ordinal)[1])
+    @overload
+    def classify(self, images: Several, top: int = 5) -> list[list[Answer]]: ...
+    @overload
+    def classify(self, images: NDArray[Any], top: int = 5) -> Any: ...
+    @overload
+    def classify(self, images: Picture, top: int = 5) -> list[Answer]: ...
 
+    def classify(self, images: Picture | Several, top: int = 5) -> Any:
+        """The `top` most probable classes: a list of `Answer` for one picture, a list of such lists for a batch.
 
-def predict(
-    engine: Engine, pictures: Sequence[Named], *, top: int, batch_size: int, threads: int = 0
-) -> Iterator[Prediction]:
-    """The `top` classes of every picture, in the order given; one that is unreadable has its `problem` instead.
+        >>> resnet_v2.load("model/resnet-digits-14").classify("7.png")[0].name
+        '7'
+        """
+        whole("top", top)
+        if not several(images):
+            return self.classify([images], top)[0]
+        return [list(found) for crops in self._crops(images) for found in self._answers(crops, top)]
 
-    `threads` (0: one per core) read pictures while the engine works on those before.
-    """
-    cv2.setNumThreads(0)  # the threads are ours; OpenCV's own would only fight with them
-    header = engine.header
-    for some in _batched(pictures, batch_size, threads or os.cpu_count() or 1, partial(_load, header)):
-        images = [image for _, image in some if isinstance(image, np.ndarray)]
-        rows = iter(probabilities(engine.logits(np.stack(images)))) if images else iter(())
-        for named, image in some:
-            if isinstance(image, str):
-                yield Prediction(named.name, (), image)
-            else:
-                yield Prediction(named.name, best_answers(next(rows), header, top))
+    def predict(
+        self, pictures: Iterable[Named], top: int = 5, batch_size: int = BATCH_SIZE, threads: int = 0
+    ) -> Iterator[Prediction]:
+        """The `top` classes of every picture, in the order given; one that is unreadable has its `problem` instead.
 
+        `threads` (0: one per core) read pictures while the network works on those before.
+        """
+        whole("top", top)
+        whole("batch_size", batch_size)
+        threads = whole("threads", threads, 0) or os.cpu_count() or 1
+        return self._predictions(_batched(pictures, batch_size, threads, self._load), top)
 
-def _load(header: Header, named: Named) -> Image | str:
-    try:
-        return prepare(named.read(), header.resize, header.crop)
-    except ResnetError as error:
-        return str(error)
+    def _predictions(self, batches: Iterator[list[tuple[Named, Image | str]]], top: int) -> Iterator[Prediction]:
+        cv2.setNumThreads(0)  # the threads are ours; OpenCV's own would only fight with them
+        for some in batches:
+            crops = [crop for _, crop in some if not isinstance(crop, str)]
+            found = iter(self._answers(np.stack(crops), top) if crops else ())
+            for named, crop in some:
+                if isinstance(crop, str):
+                    yield Prediction(named.name, (), crop)
+                else:
+                    yield Prediction(named.name, next(found))
+
+    def judge(self, rec: Path, view: View, *, batch_size: int = 128, threads: int = 0) -> Verdicts:
+        """What the network says of every record of a file; a ResnetError says so when there are none."""
+        reader = RecordReader(rec)
+        if not len(reader):
+            raise ResnetError(f"{rec} holds no records; pack it again.")
+        classes = self.header.architecture.classes
+        return judge(self.engine, reader, view, classes, batch_size=batch_size, threads=threads)
+
+    def _crops(self, images: Several | NDArray[Any]) -> Iterator[Images]:
+        for start in range(0, len(images), BATCH_SIZE):
+            yield np.stack([prepare(image, self.view) for image in images[start : start + BATCH_SIZE]])
+
+    def _load(self, named: Named) -> Image | str:
+        name = "Standard input" if named.name == STANDARD_INPUT else named.name
+        try:
+            return prepare(named.read(), self.view, name)
+        except ResnetError as error:
+            return str(error)
+
+    def _answers(self, crops: Images, top: int) -> list[tuple[Answer, ...]]:
+        """The `top` classes of every crop; among equals the lower class comes first."""
+        found = []
+        for row in probabilities(self.engine.logits(crops)):
+            if not np.isfinite(row).all():
+                raise ResnetError("The network answers with what is no number: its weights are damaged; take others.")
+            best = np.argsort(-row, kind="stable")[:top]
+            found.append(tuple(Answer(int(one), self.header.name(one), float(row[one])) for one in best))
+        return found
 
 
 def _batched(
@@ -137,17 +171,3 @@ def _batched(
             if not waiting:
                 return
             yield [(item, future.result()) for item, future in waiting.popleft()]
-
-
-def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """n x classes logits -> n x classes probabilities (softmax, in double precision)."""
-    exact = logits.astype(np.float64)
-    raised: NDArray[np.float64] = np.exp(exact - exact.max(axis=1, keepdims=True))
-    raised /= raised.sum(axis=1, keepdims=True)
-    return raised
-
-
-def best_answers(row: NDArray[np.float64], header: Header, top: int) -> tuple[Answer, ...]:
-    """The `top` classes of a row of probabilities; among equals the lower class comes first."""
-    best = np.argsort(-row, kind="stable")[:top]
-    return tuple(Answer(int(index), header.name(index), float(row[index])) for index in best)

@@ -1,25 +1,38 @@
 """Evaluations as people read them: Markdown tables, errors by class, the confusion matrix as a picture, comparisons."""
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from resnet_v2.config import Range, parse_numbers
-from resnet_v2.data.records import RecordReader
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import replacing
-from resnet_v2.inference.engines import Engine
-from resnet_v2.inference.evaluate import Verdicts, View, judge, plan_view
+from resnet_v2.inference.evaluate import Verdicts
+from resnet_v2.inference.pictures import View
+from resnet_v2.inference.predict import Predictor
 from resnet_v2.interchange.header import Header
 
 # Above this many classes their names would be too small to read.
 MOST_NAMES = 60
 
-# Probabilities below are told as such: far smaller ones cannot be told from 0 in floating point.
+# Probabilities below are told as such.
 SMALLEST_TOLD = 1e-16
+
+
+@dataclass(frozen=True)
+class ClassError:
+    """What became of the images of one class; `top1_error` is in percent, None where there are none.
+
+    `taken_for` is the class that most of the wrong ones, `times` of them, are taken for; None where none is wrong.
+    """
+
+    class_index: int
+    name: str
+    images: int
+    top1_error: float | None
+    taken_for: str | None
+    times: int
 
 
 @dataclass(frozen=True)
@@ -31,92 +44,75 @@ class Row:
     verdicts: Verdicts
     mxnet_batch: int = 0
 
-    @property
-    def network(self) -> str:
-        """As papers call it: ResNet-50-v2."""
-        return f"ResNet-{self.header.architecture.depth}-{self.header.architecture.version}"
+    def error(self, top: int) -> float:
+        """The top-`top` error in percent."""
+        return self.verdicts.error(top, self.mxnet_batch)
+
+    def classes(self) -> list[ClassError]:
+        """Errors by class, in the order of the classes."""
+        images, errors = self.verdicts.class_errors()
+        confusion = self.verdicts.confusion()
+        np.fill_diagonal(confusion, 0)
+        found = []
+        for index, (count, error, wrong) in enumerate(zip(images.tolist(), errors.tolist(), confusion, strict=True)):
+            taken, times = int(wrong.argmax()), int(wrong.max())
+            instead = self.header.name(taken) if times else None
+            found.append(ClassError(index, self.header.name(index), count, error if count else None, instead, times))
+        return found
 
     def as_json(self, per_class: bool = False) -> dict[str, object]:
         """images, loss, top1_error, top5_error; with `per_class` also `classes`, a list in label order."""
-        verdicts = self.verdicts
-        result: dict[str, object] = {"images": len(verdicts.labels), "loss": verdicts.loss}
-        result |= {f"top{top}_error": verdicts.error(top, self.mxnet_batch) for top in (1, 5)}
-        return result | ({"classes": class_errors(self)} if per_class else {})
+        result: dict[str, object] = {"images": len(self.verdicts.labels), "loss": self.verdicts.loss}
+        result |= {f"top{top}_error": self.error(top) for top in (1, 5)}
+        if per_class:
+            result["classes"] = [
+                {"class": one.class_index, "name": one.name, "images": one.images, "top1_error": one.top1_error}
+                for one in self.classes()
+            ]
+        return result
 
 
 def evaluate_all(
-    engines: Iterable[Engine],
+    predictors: Iterable[Predictor],
     rec: Path,
-    crop: str = "",
-    resize: str = "",
+    sizes: Sequence[tuple[int, int]] = ((0, 0),),
     ten_crop: bool = False,
     batch_size: int = 128,
     threads: int = 0,
     mxnet_batch: int = 0,
 ) -> list[Row]:
-    """Every engine with every crop (`"224,320"`; the empty text is the checkpoint's) over a record.
-
-    `resize` is one number for all crops or one for each.
-    """
-    crops = parse_numbers(crop, int, "crop", Range(1)) or (0,)
-    sides = parse_numbers(resize, int, "resize", Range(1)) or (0,)
-    sides = sides * len(crops) if len(sides) == 1 else sides
-    if len(sides) != len(crops):
-        raise ResnetError(f"--resize {resize} has {len(sides)} sizes for {len(crops)} crops; give one for each.")
-    reader = RecordReader(rec)
-    if not len(reader):
-        raise ResnetError(f"{rec} holds no records; pack it again.")
+    """Every network with every pair of a crop and a shorter side over a record; 0 is the checkpoint's."""
     rows = []
-    for engine in engines:
-        for one_crop, side in zip(crops, sides, strict=True):
-            view = plan_view(engine.header, one_crop, side, ten_crop)
-            verdicts = judge(engine, reader, view, batch_size=batch_size, threads=threads)
-            rows.append(Row(engine.header, view, verdicts, mxnet_batch))
+    for predictor in predictors:
+        for crop, side in sizes:
+            view = View.of(predictor.header, crop, side, ten_crop)
+            verdicts = predictor.judge(rec, view, batch_size=batch_size, threads=threads)
+            rows.append(Row(predictor.header, view, verdicts, mxnet_batch))
     return rows
 
 
 def text(row: Row) -> str:
     """The figures of one evaluation on lines of their own."""
-    result = row.as_json()
     padded = f" (MXNet's count in batches of {row.mxnet_batch})" if row.mxnet_batch else ""
-    return (
-        f"images       {result['images']}\nloss         {result['loss']:.4f}\n"
-        f"top-1 error  {result['top1_error']:.2f} %{padded}\ntop-5 error  {result['top5_error']:.2f} %{padded}"
-    )
+    lines = [f"images       {len(row.verdicts.labels)}", f"loss         {row.verdicts.loss:.4f}"]
+    return "\n".join(lines + [f"top-{top} error  {row.error(top):.2f} %{padded}" for top in (1, 5)])
 
 
 def table(rows: Sequence[Row]) -> str:
     """A Markdown table: network, crop size, top-1 and top-5 error in percent."""
     lines = ["| network | crop-size | top-1 | top-5 |", "|---|---|---|---|"]
-    for row in rows:
-        errors = " | ".join(f"{row.verdicts.error(top, row.mxnet_batch):.2f}" for top in (1, 5))
-        lines.append(f"| {row.network} | {row.view} | {errors} |")
+    lines += [f"| {row.header.network} | {row.view} | {row.error(1):.2f} | {row.error(5):.2f} |" for row in rows]
     return "\n".join(lines)
 
 
 def class_table(row: Row) -> str:
-    """A Markdown table of the classes, the worst first, and what each is most often taken for instead."""
-    images, errors = row.verdicts.class_errors()
-    header = row.header
+    """A Markdown table of the classes that have images, the worst first, and what each is most often taken for."""
     lines = ["| class | images | top-1 error | most often taken for |", "|---|---|---|---|"]
-    seen = np.flatnonzero(images)
-    for index in seen[np.argsort(-errors[seen], kind="stable")]:
-        mine = row.verdicts.labels == index
-        wrong = row.verdicts.predictions[mine & (row.verdicts.predictions != index)]
-        taken = int(np.bincount(wrong).argmax()) if len(wrong) else None
-        instead = "" if taken is None else f"{header.name(taken)} ({(wrong == taken).sum()})"
-        lines.append(f"| {header.name(index)} | {images[index]} | {errors[index]:.2f} | {instead} |")
+    seen = [(one, one.top1_error) for one in row.classes() if one.top1_error is not None]
+    for one, error in sorted(seen, key=lambda pair: -pair[1]):
+        instead = "" if one.taken_for is None else f"{one.taken_for} ({one.times})"
+        lines.append(f"| {one.name} | {one.images} | {error:.2f} | {instead} |")
     return "\n".join(lines)
-
-
-def class_errors(row: Row) -> list[dict[str, object]]:
-    """What `class_table` shows, in the order of the classes: class, name, images, top1_error (None: no images)."""
-    images, errors = row.verdicts.class_errors()
-    return [
-        {"class": index, "name": row.header.name(index), "images": int(count),
-         "top1_error": float(errors[index]) if count else None}
-        for index, count in enumerate(images)
-    ]  # fmt: skip
 
 
 def draw_confusion(row: Row, out: Path) -> None:
@@ -135,7 +131,7 @@ def draw_confusion(row: Row, out: Path) -> None:
     picture = axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0, vmax=1)
     axes.set_xlabel("taken for")
     axes.set_ylabel("is")
-    axes.set_title(f"{row.network}, {row.view}: {row.verdicts.error(1):.2f} % top-1 error")
+    axes.set_title(f"{row.header.network}, {row.view}: {row.verdicts.error(1):.2f} % top-1 error")
     if len(counts) <= MOST_NAMES:
         names = [row.header.name(index) for index in range(len(counts))]
         axes.set_xticks(range(len(counts)), names, rotation=90)
@@ -184,18 +180,16 @@ def comparison(first: Row, second: Row) -> str:
     verdict = "which chance explains" if chance > 0.05 else "more than chance explains"
     told = f"p = {chance:.2g}" if chance >= SMALLEST_TOLD else f"p < {SMALLEST_TOLD:g}"
     return (
-        f"{second.network} against {first.network}, {second.view}: {difference:+.2f} points of top-1 error. Of "
-        f"{len(first_right)} images the first alone is right on {only_first}, the second alone on {only_second}, "
-        f"{verdict} (sign test, {told})."
+        f"{second.header.network} against {first.header.network}, {second.view}: {difference:+.2f} points of top-1 "
+        f"error. Of {len(first_right)} images the first alone is right on {only_first}, the second alone on "
+        f"{only_second}, {verdict} (sign test, {told})."
     )
 
 
 def sign_test(ones: int, others: int) -> float:
     """The two-sided probability of a split at least as uneven when both sides are equally likely."""
-    total, less = ones + others, min(ones, others)
-    logs = [_log_choose(total, k) - total * math.log(2) for k in range(less + 1)]
-    return min(1.0, 2 * math.fsum(math.exp(log) for log in logs))
-
-
-def _log_choose(total: int, chosen: int) -> float:
-    return math.lgamma(total + 1) - math.lgamma(chosen + 1) - math.lgamma(total - chosen + 1)
+    total, ways, uneven = ones + others, 1, 0
+    for fewer in range(min(ones, others) + 1):  # whole numbers: no rounding, however many images
+        uneven += ways
+        ways = ways * (total - fewer) // (fewer + 1)
+    return min(1.0, 2 * uneven / (1 << total))

@@ -3,10 +3,13 @@
 No torch.
 """
 
+import operator
+import os
 import re
 from importlib import resources
 from pathlib import Path
 
+from resnet_v2.config import Epoch
 from resnet_v2.errors import ResnetError
 
 ENDINGS = (".safetensors", ".params")
@@ -34,6 +37,11 @@ def split_path(path: Path) -> tuple[str, int]:
     return str(path.with_name(numbered[1])), int(numbered[2])
 
 
+def run_prefix(checkpoint: Path) -> str:
+    """The prefix of the run that a checkpoint is of, and so of its logs, also of PREFIX-best and PREFIX-latest."""
+    return re.sub("-(best|latest)$", "", split_path(checkpoint)[0])
+
+
 def saved_epochs(prefix: str) -> list[int]:
     """The epochs of which checkpoints with this prefix are there, ours or MXNet's, ascending."""
     start = Path(prefix)
@@ -43,21 +51,40 @@ def saved_epochs(prefix: str) -> list[int]:
     return sorted({int(match[1]) for path in start.parent.iterdir() if (match := names.fullmatch(path.name))})
 
 
-def find_checkpoint(prefix: str, epoch: int | None = None) -> Path:
+def find_checkpoint(prefix: str | Path, epoch: Epoch | None = None) -> Path:
     """The file of a checkpoint, ours before MXNet's; a ResnetError tells what is there when there is none.
 
-    Without an epoch `prefix` may also be a file (its ending may be left out), a folder that holds model.safetensors,
-    or the name of a network that ships with the package; of a prefix it is the last epoch. The empty prefix is the
-    first network that ships.
+    `epoch` is a number, `"best"` (PREFIX-best, the lowest top-1 error) or `"latest"` (PREFIX-latest, a run's last
+    state, or its last epoch). Without it `prefix` may also be a file (its ending may be left out), a folder that holds
+    model.safetensors, or the name of a network that ships with the package; of a prefix it is the last epoch. The empty
+    prefix is the first network that ships.
     """
+    prefix = os.fspath(prefix)
     if epoch is None:
         return _find_named(prefix)
-    for candidate in (checkpoint_path(prefix, epoch), params_path(prefix, epoch)):
+    epochs = saved_epochs(prefix)
+    if epoch in ("best", "latest"):
+        candidates = [Path(f"{prefix}-{epoch}.safetensors")]
+        if epoch == "latest" and epochs:
+            candidates += [checkpoint_path(prefix, epochs[-1]), params_path(prefix, epochs[-1])]
+    else:
+        number = _number(epoch)
+        candidates = [checkpoint_path(prefix, number), params_path(prefix, number)]
+    for candidate in candidates:
         if candidate.is_file():
             return candidate
-    epochs = saved_epochs(prefix)
     there = f"saved epochs are {', '.join(map(str, epochs))}" if epochs else f"no checkpoint starts with {prefix}-"
-    raise ResnetError(f"{checkpoint_path(prefix, epoch)} is missing: {there}; check --prefix and --epoch.")
+    raise ResnetError(f"{candidates[0]} is missing: {there}; check the prefix and the epoch.")
+
+
+def _number(epoch: Epoch) -> int:
+    try:
+        number = operator.index(epoch)  # type: ignore[arg-type]  # what people pass in Python may be anything
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise ResnetError(f"There is no epoch {epoch!r}; give the number of a saved one, 'best' or 'latest'.")
+    return number
 
 
 def _find_named(name: str) -> Path:
@@ -72,7 +99,7 @@ def _find_named(name: str) -> Path:
         return find_checkpoint(name, epochs[-1])
     raise ResnetError(
         f"There is no checkpoint {name}: no file starts with {name}- and no network of that name ships with resnet-v2; "
-        "check --prefix, or get a published one with `resnet-v2 fetch`."
+        "check the prefix, or get a published one with `resnet-v2 fetch`."
     )
 
 
@@ -80,7 +107,7 @@ def _find_shipped() -> Path:
     shipped = sorted(SHIPPED.glob("*.safetensors"))
     if not shipped:
         raise ResnetError(
-            "No network ships with this version of resnet-v2 yet; give --prefix, such as that of `make demo`: "
+            "No network ships with this version of resnet-v2 yet; give a prefix, such as that of `make demo`: "
             "model/resnet-digits-14."
         )
     return shipped[0]

@@ -28,9 +28,9 @@ class Header:
     epoch: int
     resize: int
     crop: int
-    class_names: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = field(default=(), repr=False)
     errors: Mapping[str, float] = field(default_factory=dict)
-    training: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of_epoch(cls, architecture: Architecture, epoch: int, class_names: tuple[str, ...] = ()) -> "Header":
@@ -51,6 +51,11 @@ class Header:
             return cls(architecture, class_names=tuple(fields.pop("class_names")), **fields)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ResnetError(f"{path} has a header that cannot be read ({error}); update resnet-v2.") from None
+
+    @property
+    def network(self) -> str:
+        """What papers call the network: ResNet-50-v2."""
+        return f"ResNet-{self.architecture.depth}-{self.architecture.version}"
 
     def name(self, class_index: int) -> str:
         """A class's name; its number where there are no names."""

@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from resnet_v2.config import Epoch
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import replacing
 from resnet_v2.interchange import mxnet
@@ -19,7 +20,7 @@ from resnet_v2.interchange.header import METADATA_KEY, Header, read_header
 from resnet_v2.networks.resnet import ResNet
 
 
-def read_checkpoint(prefix: str, epoch: int | None = None) -> tuple[Path, Header, dict[str, Tensor]]:
+def read_checkpoint(prefix: str | Path, epoch: Epoch | None = None) -> tuple[Path, Header, dict[str, Tensor]]:
     """File, header and tensors of a checkpoint, from our file or from MXNet's (`PREFIX-0000.params`).
 
     `prefix` is whatever `find_checkpoint` takes. What MXNet's files do not tell is as in 2016: images of 256 pixels
@@ -112,7 +113,7 @@ def build(path: Path, header: Header, tensors: Mapping[str, Tensor]) -> ResNet:
     return cast(ResNet, network.eval())
 
 
-def load(prefix: str, epoch: int | None = None) -> tuple[ResNet, Header]:
+def load(prefix: str | Path, epoch: Epoch | None = None) -> tuple[ResNet, Header]:
     """The network (as `build` makes it) and the header of a checkpoint, ours or MXNet's."""
     path, header, tensors = read_checkpoint(prefix, epoch)
     return build(path, header, tensors), header

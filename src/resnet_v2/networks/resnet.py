@@ -55,6 +55,11 @@ class ResNet(nn.Module):
             self.get_submodule(stage).add_module(unit, Unit(description, batch_norm_momentum))
         add_layers(self, self._head, batch_norm_momentum)
 
+    def __repr__(self) -> str:
+        """What it is, on one line; a part, such as `network.stage1`, shows its layers."""
+        numbers, mode = sum(one.numel() for one in self.parameters()), "training" if self.training else "evaluation"
+        return f"ResNet({self.architecture}, {numbers:,} parameters, in {mode} mode)"
+
     def residual_units(self) -> Iterator[Unit]:
         """The units of all stages, from the input on."""
         for name in self.stages:

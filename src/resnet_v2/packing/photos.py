@@ -71,7 +71,7 @@ def _decode_large_enough(data: bytes, side: int) -> tuple[Image, tuple[int, int]
             return pixels, (height, width)
         except ValueError:
             pass  # whatever is wrong with it, the whole decode says it better
-    pixels = decode(data)
+    pixels = decode(data, turn=data[:2] != JPEG_START)
     return pixels, (pixels.shape[0], pixels.shape[1])
 
 

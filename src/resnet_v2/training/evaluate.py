@@ -1,12 +1,14 @@
 """Exact evaluation: every image of a record counts once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import nn
 from tqdm import tqdm
 
 from resnet_v2.data.loader import Reading, batches, centred, split
@@ -45,7 +47,19 @@ def rank_of_label(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return before.sum(1)
 
 
-@torch.inference_mode()
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Without gradients and in evaluation mode; then, also after an error, every module is in the mode it was in."""
+    trained = [module for module in network.modules() if module.training]
+    network.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module in trained:
+            module.training = True
+
+
 def evaluate(
     network: ResNet,
     reader: RecordReader,
@@ -57,20 +71,20 @@ def evaluate(
     ranks: Ranks | None = None,
     on_batch: Callable[[], object] | None = None,
 ) -> Evaluation:
-    """Loss and errors of a network in evaluation mode over all records, centre crop of `size` pixels.
+    """Loss and errors of a network over all records, centre crop of `size` pixels.
 
     Several ranks share the records and all get the whole result. `on_batch` is called before every batch. With fewer
     than 5 classes the top-5 error is 0 by its definition. A logit that is not a number counts as an error.
     """
-    was_training = network.training
-    network.eval()
     ranks = ranks or Ranks()
     steps = split(np.arange(len(reader)), batch_size, ranks.rank, ranks.world_size)
     reading = Reading(threads, allocate=allocator(device))
     stream = batches(reader, steps, centred, size, network.architecture.classes, reading)
+    progress = tqdm(
+        total=len(reader), desc="evaluate", unit="img", leave=False, mininterval=1, disable=None if ranks.main else True
+    )
     found: list[torch.Tensor] = []  # per batch; the sums are made on the host, in float64, which not every GPU has
-    with tqdm(total=len(reader), desc="evaluate", unit="img", leave=False, disable=None if ranks.main else True,
-              mininterval=1) as progress:  # fmt: skip
+    with progress, evaluating(network):
         for fed in feed(stream, device):
             if on_batch is not None:
                 on_batch()
@@ -82,13 +96,8 @@ def evaluate(
             rank = rank_of_label(logits, fed.labels)
             found.append(torch.stack([loss, ((rank < 1) & finite).sum(), ((rank < 5) & finite).sum()]))
             progress.update(len(fed.labels))
-    network.train(was_training)
-    sums = torch.stack(found).tolist() if found else []
-    total_loss, *right = ranks.total([sum(one[place] for one in sums) for place in range(3)])
+        sums = torch.stack(found).tolist() if found else []
+    loss_of_all, *right = ranks.total([sum(one[place] for one in sums) for place in range(3)])
     count = len(reader)
-    return Evaluation(
-        images=count,
-        loss=total_loss / count,
-        top1_error=100 * (count - right[0]) / count,
-        top5_error=100 * (count - right[1]) / count,
-    )
+    wrong = [100 * (count - number) / count for number in right]
+    return Evaluation(count, loss_of_all / count, *wrong)

@@ -339,10 +339,6 @@ def _check_together(config: TrainConfig, architecture: Architecture, ranks: Rank
             ranks.machines > 1 and devices.kv_store != "dist_sync",
             f"{ranks.machines} machines take part; give `kv_store` dist_sync, so that they know it.",
         ),
-        (
-            memory.planned and architecture.stem == "timm",
-            "There are no activation plans for timm's stem; leave `memonger` and `memory_budget` out.",
-        ),
     ]
     for holds, sentence in refusals:
         if holds:

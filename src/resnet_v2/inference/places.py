@@ -1,0 +1,69 @@
+"""Where people have pictures: files, folders of them, records, and standard input."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from resnet_v2.data.records import RecordReader
+from resnet_v2.errors import ResnetError
+from resnet_v2.inference.pictures import Picture
+from resnet_v2.packing.class_folders import IMAGE_ENDINGS
+
+STANDARD_INPUT = "-"
+GIVE = "give image files, folders of them, .rec files, or -."
+
+
+@dataclass(frozen=True)
+class Named:
+    """A picture that has a name, read when it is needed."""
+
+    name: str
+    read: Callable[[], Picture]
+
+
+def find_pictures(places: Sequence[str]) -> list[Named]:
+    """What is named: files, folders (with their subfolders, sorted), records (.rec), or standard input, as `-`.
+
+    Standard input is one image, or else a list of paths, one on a line. A ResnetError names a place that is not there.
+    """
+    found = [named for place in places for named in _at(place)]
+    if not found:
+        raise ResnetError(f"No image is named; {GIVE}")
+    return found
+
+
+def _at(place: str) -> Iterator[Named]:
+    path = Path(place)
+    if not place:
+        raise ResnetError(f"An empty path names no image; {GIVE}")
+    if place == STANDARD_INPUT:
+        yield from _from_standard_input(sys.stdin.buffer.read())
+    elif path.is_dir():
+        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_ENDINGS)
+        if not inside:
+            raise ResnetError(f"{path} holds no images ({', '.join(IMAGE_ENDINGS)}); give another folder.")
+        yield from (Named(str(file), partial(Path, file)) for file in inside)
+    elif path.suffix == ".rec":
+        reader = RecordReader(path)
+        yield from (Named(f"{path}#{n}", partial(_image_of, reader, n)) for n in range(len(reader)))
+    elif path.is_file():
+        yield Named(place, partial(Path, path))
+    else:
+        raise ResnetError(f"{path} does not exist; {GIVE}")
+
+
+def _from_standard_input(data: bytes) -> Iterator[Named]:
+    try:
+        lines = [] if b"\0" in data else data.decode("utf-8").splitlines()
+    except UnicodeDecodeError:
+        lines = []
+    if lines:
+        yield from (Named(line, partial(Path, line)) for line in lines if line.strip())
+    elif data:
+        yield Named(STANDARD_INPUT, partial(bytes, data))
+
+
+def _image_of(reader: RecordReader, ordinal: int) -> bytes:
+    return bytes(reader.image(ordinal)[1])
