@@ -124,8 +124,7 @@ def modes(network: torch.nn.Module) -> list[bool]:
 def test_a_network_stays_in_the_mode_it_is_in(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fine-tuning in Python: between the steps pictures are classified; here one BatchNorm is frozen."""
     network, rec = resnet_v2.resnet(8, classes=10).train(), digits / "digits_val.rec"
-    assert network.bn1 is not None
-    network.bn1.eval()
+    network.get_submodule("bn1").eval()
     before, crop = modes(network), np.zeros((32, 32, 3), np.uint8)
     assert len(set(before)) == 2
     classifier = resnet_v2.Classifier(network, Header.of_epoch(network.architecture, 1), torch.device("cpu"))

@@ -243,7 +243,7 @@ def read_curve(path: Path) -> Curve:
     is_json = next((line for line in lines if line.strip()), "").lstrip().startswith("{")
     curve = _from_measures(path.name, _json_measures(path, lines) if is_json else _text_measures(lines))
     if not curve.top1:
-        raise ResnetError(f"{path} has no epochs: no line with Validation-accuracy is in it; is it a training log?")
+        raise ResnetError(f"{path} has no epochs: no line with Validation-accuracy is in it; give a training log.")
     return curve
 
 

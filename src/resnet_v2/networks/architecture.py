@@ -99,6 +99,10 @@ class Architecture:
             large, small = (64, 256, 512, 1024, 2048), (16, 64, 128, 256)
         return tuple(self.width * count for count in (large if self.large_images else small))
 
+    def smallest_side(self, size: int) -> int:
+        """Side of the last stage's maps for images of `size` pixels."""
+        return -(-size // (32 if self.large_images else 8 if self.pools else 4))
+
     @property
     def image_size(self) -> int:
         """Side of the square images it is trained on, in pixels."""

@@ -183,7 +183,8 @@ def _read_archive(path: Path) -> dict[str, bytes]:
             files = [member for member in archive if member.isfile()]
             return {Path(member.name).name: archive.extractfile(member).read() for member in files}  # type: ignore[union-attr]
     except (OSError, tarfile.TarError, EOFError) as error:
-        raise ResnetError(f"{path} is no readable archive ({error}); give the official {CIFAR10_ARCHIVE}.") from None
+        reason = str(error).splitlines()[0].rstrip(":")
+        raise ResnetError(f"{path} is no readable archive ({reason}); give the official {CIFAR10_ARCHIVE}.") from None
 
 
 def _cifar_part(path: Path, members: dict[str, bytes], name: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -143,6 +143,7 @@ def decide(given: Values) -> tuple[RunPlan, Start | None]:
     )
     values = {name: value for _, layer in layers for name, value in layer.items()}
     sources = {name: source for source, layer in layers for name in layer}
+    values["num_classes"] = usual["num_classes"]  # 0, which may be given, asks for the lines of synset.txt
     values["threads"] = values["threads"] or max(1, (os.cpu_count() or 1) // ranks.local_world_size)
     config = TrainConfig.of(**(values | {"model_prefix": prefix}))
     network = config.network

@@ -116,7 +116,7 @@ class Trainer:
         return result
 
     def _part(self, pixels: Tensor, labels: Tensor, share: float) -> Tensor:
-        logits = self._logits(pixels)
+        logits = self._logits(pixels, round(self.ranks.world_size / share))
         with torch.autocast(self.device.type, enabled=False):
             logits, smoothing = logits.float(), self.config.optimisation.label_smoothing
             loss = F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum")
@@ -135,9 +135,14 @@ class Trainer:
             return contextlib.nullcontext()
         return self.model.no_sync()
 
-    def _logits(self, images: Tensor) -> Tensor:
-        if len(images) or self.config.optimisation.sync_bn:
+    def _logits(self, images: Tensor, images_of_step: int) -> Tensor:
+        counted = images_of_step if self.config.optimisation.sync_bn else len(images)
+        values = counted * self.network.architecture.smallest_side(images.shape[-1]) ** 2
+        if values > 1:
             return cast(Tensor, self.model(images))
+        if values:
+            # torch refuses to normalise one value. Twice the same has its mean, its variance 0 and its gradient.
+            return cast(Tensor, self.model(torch.cat([images, images]))[: len(images)])
         # This rank has no image in the epoch's last step: it takes part with zero gradients, and its BatchNorms, which
         # cannot make statistics of nothing, stay as they are.
         self.model.eval()
