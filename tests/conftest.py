@@ -1,10 +1,15 @@
-"""Small real data for the tests: class folders of generated pictures, the packed digits, one trained checkpoint."""
+"""What tests share: small real data, one trained checkpoint, and what the end of a run says of skipped tests.
 
+A test that cannot run here gives as its reason `missing THING: where it comes from`.
+"""
+
+import collections
 import contextlib
 import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -30,6 +35,16 @@ if not os.environ.get("RESNET_V2_GPU_TESTS"):
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 Run = Callable[..., tuple[int, str, str]]
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say what was missing, and how many tests did not run for want of it."""
+    reasons = [str(report.longrepr[2]).removeprefix("Skipped: ") for report in terminalreporter.getreports("skipped")]
+    if not reasons:
+        return
+    terminalreporter.section("NOT TESTED, for want of", red=True, bold=True)
+    for reason, count in collections.Counter(reasons).most_common():
+        terminalreporter.line(f"{reason.removeprefix('missing ')} ({count} test{'s' if count > 1 else ''})", red=True)
 
 
 def picture(seed: int, height: int, width: int) -> NDArray[np.uint8]:

@@ -142,13 +142,13 @@ def test_errors_are_one_sentence_and_status_2(trained: str, digits: Path, tmp_pa
         assert lines[0].endswith(".")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+@pytest.mark.skipif(os.geteuid() != 0, reason="missing root: it mounts a small disk")
 def test_a_full_disk_leaves_no_half_file(digits: Path, tmp_path: Path, run: Run) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(disk)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("this system does not let tests mount a disk")
+        pytest.skip("missing the right to mount a disk")
     try:
         train = ["train", "--data-dir", digits, "--data-type", "digits", "--depth", 8, "--epochs", 9, "--gpus", "",
                  "--num-examples", 32, "--model-prefix", disk / "m"]  # fmt: skip

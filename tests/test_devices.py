@@ -154,7 +154,7 @@ def test_weights_are_cast_once_a_step(plan: str) -> None:
 def test_steps_on_a_gpu_of_fake_tensors(tmp_path: Path) -> None:
     compiler = shutil.which("g++")
     if compiler is None:
-        pytest.skip("NOT TESTED: training steps on fake tensors of a GPU; install g++")
+        pytest.skip("missing g++: apt-get install g++")
     package = Path(torch.__file__).parent
     library = tmp_path / "gpu.so"
     folders = [f"-I{package / 'include'}", f"-L{package / 'lib'}", f"-Wl,-rpath,{package / 'lib'}"]

@@ -48,7 +48,7 @@ LONG = (2, 256, 67, 67)
 
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None,
-    reason="the kernels are not tested: Triton is not installed; on Linux run `pip install triton`",
+    reason="missing triton: on Linux run `pip install triton`",
 )
 
 

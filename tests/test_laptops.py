@@ -174,7 +174,7 @@ def test_names_that_the_output_cannot_hold_are_escaped(trained: str, digits: Pat
 
 
 def test_text_files_name_their_encoding() -> None:
-    pytest.importorskip("ruff")
+    pytest.importorskip("ruff", reason="missing ruff: pip install ruff")
     command = [sys.executable, "-m", "ruff", "check", "--isolated", "--preview", "--select=PLW1514", str(SOURCES)]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stdout
@@ -204,7 +204,7 @@ def test_a_lock_of_windows_keeps_two_runs_apart(tmp_path: Path, monkeypatch: pyt
 
 
 def imitated_msvcrt() -> types.ModuleType:
-    fcntl = pytest.importorskip("fcntl")
+    fcntl = pytest.importorskip("fcntl", reason="missing fcntl: this system has none")
     module = types.ModuleType("msvcrt")
 
     def locking(descriptor: int, mode: int, count: int) -> None:

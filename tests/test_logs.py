@@ -80,7 +80,7 @@ INFO:root:Epoch[0] Validation-accuracy=5.000000e-01	Validation-top_k_accuracy_5=
     assert curve.top5 == pytest.approx({0: 10.0})
 
 
-@pytest.mark.skipif(not REAL_LOGS.is_dir(), reason="the two logs of 2016 are not here")
+@pytest.mark.skipif(not REAL_LOGS.is_dir(), reason="missing ../shared: the two logs of 2016")
 def test_real_logs_give_the_published_errors(tmp_path: Path, run: Run) -> None:
     logs = f"{REAL_LOGS / 'resnet-50.log'},{REAL_LOGS / 'resnet-164.log'}"
     status, out, _ = run("plot", "--logs", logs, "--out", tmp_path / "c.png", "--json")

@@ -83,10 +83,10 @@ def test_nothing_in_a_log_gets_into_the_page_as_code(tmp_path: Path, run: Run) -
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Debian's Chromium, driven by playwright."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    playwright = pytest.importorskip("playwright.sync_api", reason="missing playwright: pip install playwright")
     chromium = shutil.which("chromium")
     if chromium is None:
-        pytest.skip("no chromium is installed; apt-get install chromium")
+        pytest.skip("missing chromium: apt-get install chromium")
     with playwright.sync_playwright() as driver:
         started = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield started
@@ -156,7 +156,7 @@ def test_zoom_in_a_browser(browser: Any, tmp_path: Path, run: Run) -> None:
     assert hover(page, 1, 1.0).startswith("Epoch 8")
 
 
-@pytest.mark.skipif(not REAL_LOGS.is_dir(), reason="the two logs of 2016 are not here")
+@pytest.mark.skipif(not REAL_LOGS.is_dir(), reason="missing ../shared: the two logs of 2016")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_real_logs_in_a_browser(browser: Any, tmp_path: Path, run: Run, scheme: str) -> None:
     """The curve of ResNet-50 ends where the log does; text is legible against its card in both schemes."""
