@@ -1,5 +1,6 @@
 """Augmentation: draws within their ranges and from their seed alone, the fused warp against step by step OpenCV."""
 
+import math
 from dataclasses import replace
 
 import cv2
@@ -130,6 +131,67 @@ def test_centre_goes_to_centre() -> None:
         drawn = draw(augmentation(3, 224, imagenet=True), 500, 640, generator(0, 0, ordinal))
         assert drawn.matrix is not None
         assert np.array(drawn.matrix) @ [320, 250, 1] == pytest.approx([drawn.canvas[1] / 2, drawn.canvas[0] / 2])
+
+
+# Level, or "rrc": sides of the image, then what the seed 5 draws in epoch 6 for records 0 and 1.
+PINNED: dict[int | str, tuple[int, int, list[Draw]]] = {
+    1: (40, 60, [Draw((40, 60), None, 3, 22, (0, 0, 0), False), Draw((40, 60), None, 12, 29, (0, 0, 0), True)]),
+    3: (
+        340,
+        360,
+        [
+            Draw(
+                (270, 286),
+                ((0.7144493398, 0.0648595946, 3.3729877393), (-0.1517917587, 0.8608538417, 15.9773634828)),
+                19, 44, (-31, 49, 17), False,
+            ),
+            Draw(
+                (224, 237),
+                ((0.6360970081, 0.0590820804, -6.0414151358), (-0.0709600773, 0.6751400375, 9.9990075441)),
+                0, 12, (10, -3, -8), True,
+            ),
+        ],
+    ),
+    "rrc": (
+        340,
+        360,
+        [
+            Draw((224, 224), None, 0, 0, (0, 0, 0), True, Box(3, 340, 5, 354)),
+            Draw((224, 224), None, 0, 0, (0, 0, 0), True, Box(2, 339, 75, 359)),
+        ],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("level", PINNED)
+def test_a_seed_draws_what_it_always_drew(level: int | str) -> None:
+    """Runs and documents name seeds; what these give must not move."""
+    plan = random_resized_crop(224) if level == "rrc" else augmentation(int(level), 32 if level == 1 else 224, level != 1)
+    height, width, expected = PINNED[level]
+    for ordinal, wanted in enumerate(expected):
+        found = draw(plan, height, width, generator(5, 6, ordinal))
+        assert replace(found, matrix=None) == replace(wanted, matrix=None)
+        if wanted.matrix is not None:
+            assert found.matrix is not None
+            assert np.array(found.matrix) == pytest.approx(np.array(wanted.matrix), abs=1e-8)
+
+
+@pytest.mark.parametrize("ordinal", range(4))
+def test_the_warp_turns_then_shears_then_scales(ordinal: int) -> None:
+    """MXNet's formula as a product of matrices. Only the angle is whole; the shear is found from what is left."""
+    plan = Augmentation(224, aspect=0.25, rotation=10, shear=0.1)
+    drawn = draw(plan, 300, 400, generator(1, 1, ordinal))
+    assert drawn.matrix is not None
+    linear = np.array(drawn.matrix)[:, :2]
+    angle = math.atan2(-linear[1, 0], linear[1, 1])
+    turned_back = linear @ np.linalg.inv([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+    (horizontal, sheared), (nothing, vertical) = turned_back
+    assert nothing == pytest.approx(0, abs=1e-12)
+    assert horizontal + vertical == pytest.approx(2)
+    chances = generator(1, 1, ordinal).random(4)
+    assert sheared / vertical == pytest.approx(0.1 * (2 * chances[0] - 1))
+    assert math.degrees(angle) == pytest.approx(int(21 * chances[1]) - 10)
+    assert vertical / horizontal == pytest.approx(1 + 0.25 * (2 * chances[3] - 1))
 
 
 def test_random_numbers_depend_on_seed_epoch_and_ordinal_alone() -> None:

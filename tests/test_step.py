@@ -21,7 +21,6 @@ from resnet_v2.networks.architecture import Version
 from resnet_v2.networks.resnet import ResNet, resnet
 from resnet_v2.training.distributed import Ranks
 from resnet_v2.training.feed import on_device
-from resnet_v2.training.meter import Meter, Watch
 from resnet_v2.training.optim import nesterov_sgd
 from resnet_v2.training.step import Trainer
 from resnet_v2.training.train import fit
@@ -136,29 +135,6 @@ def test_what_does_not_go_with_updates_inside_the_backward_pass() -> None:
     for settings in ({"clip_norm": 1.0}, {"accumulate": 2}, {"amp": "fp16"}, {"optimizer": "muon"}):
         with pytest.raises(ResnetError, match="leave it or them out"):
             trainer(fused_backward=True, **settings)
-
-
-def test_a_meter_goes_on_where_another_stopped() -> None:
-    first = Meter(CPU)
-    first.add(torch.tensor([1 / 3, 2]), 4, 0.25)
-    second = Meter(CPU, json.loads(json.dumps(first.state())))
-    for meter in (first, second):
-        meter.add(torch.tensor([0.7, 1]), 4, 0.25)
-    ours, theirs = first.read(Ranks()), second.read(Ranks())
-    assert (ours["loss"], ours["accuracy"]) == (theirs["loss"], theirs["accuracy"])
-    assert ours["accuracy"] == 3 / 8
-    assert ours["loss"] == pytest.approx((1 / 3 + 0.7) / 8)
-    assert theirs["memory_mib"] > 10
-
-
-def test_a_loss_that_is_no_number_is_named() -> None:
-    watch = Watch("m", Ranks())
-    watch.add(7, np.arange(3), torch.tensor([1.0, 0]))
-    watch.check(2)
-    watch.add(8, np.arange(20), torch.tensor([2.0, 0]))
-    watch.add(9, np.arange(20, 40), torch.tensor([float("nan"), 0]))
-    with pytest.raises(ResnetError, match=r"The loss is nan in epoch 2, batch 9 \(records 20, 21, .*27, \.\.\.\)"):
-        watch.check(2)
 
 
 def test_a_trace_and_a_dry_run(digits: Path, tmp_path: Path, run: Run) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from conftest import Run
 from resnet_v2.config import TrainConfig
-from resnet_v2.data.jpeg import encode
+from resnet_v2.data.jpeg import decode, encode
 from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
 from resnet_v2.errors import ResnetError
 from resnet_v2.interchange import weights
@@ -61,6 +61,60 @@ def test_the_header_says_what_the_network_is(trained: str, digits: Path) -> None
     reader = RecordReader(digits / "digits_val.rec")
     again = evaluate(network, reader, size=header.crop, batch_size=50, device=torch.device("cpu"))
     assert again.top1_error == pytest.approx(header.errors["top1_error"])
+
+
+# Of the run below: the mean loss of every batch, and the loss and top-1 error of both validations.
+GOLDEN_LOSSES = [2.49375, 2.12856, 2.48927, 2.17899, 2.37494, 2.41415, 2.28026, 2.57940]
+GOLDEN_VALIDATIONS = [(4.00537, 89.835), (2.59745, 81.319)]
+
+
+def test_a_golden_run(digits: Path, tmp_path: Path, run: Run) -> None:
+    """Every number that a run makes: order, draws, rates, smoothing, decay, the small last batch, the average."""
+    words = ["train", "--data-dir", digits, "--data-type", "digits", "--depth", 8, "--device", "cpu", "--batch-size", 32,
+             "--num-examples", 100, "--epochs", 2, "--frequent", 1, "--schedule", "linear", "--warmup-epochs", 0.5,
+             "--lr", 0.05, "--wd", 0.01, "--label-smoothing", 0.1, "--ema", 0.8, "--aug-level", 3]  # fmt: skip
+    assert run(*words, "--model-prefix", tmp_path / "m")[0] == 0
+    told = [json.loads(line) for line in (tmp_path / "m.jsonl").read_text().splitlines()]
+    batches = [event for event in told if event["event"] == "batch"]
+    # A step's rate is that of its middle: a straight line up to 0.05 at half an epoch, then down to 0 at 2.
+    middles = [epoch + (step + 0.5) / 4 for epoch in range(2) for step in range(4)]
+    rates = [0.05 * (middle / 0.5 if middle < 0.5 else (2 - middle) / 1.5) for middle in middles]
+    assert [event["learning_rate"] for event in batches] == pytest.approx(rates)
+    assert [event["loss"] for event in batches] == pytest.approx(GOLDEN_LOSSES, rel=1e-3)
+    whole = [event for event in told if event["event"] == "train"]
+    images = (32, 32, 32, 4)
+    for epoch in range(2):
+        some = batches[4 * epoch : 4 * epoch + 4]
+        for name in ("loss", "train_accuracy"):
+            mean = sum(event[name] * count for event, count in zip(some, images, strict=True)) / 100
+            assert whole[epoch][name] == pytest.approx(mean)
+    found = [(event["loss"], event["top1_error"]) for event in told if event["event"] == "validation"]
+    for (loss, error), (golden_loss, golden_error) in zip(found, GOLDEN_VALIDATIONS, strict=True):
+        assert loss == pytest.approx(golden_loss, rel=5e-3)
+        assert error == pytest.approx(golden_error, abs=0.6)  # two images of 364
+
+
+def test_the_first_of_equal_epochs_stays_the_best_also_in_a_run_that_goes_on(digits: Path, tmp_path: Path) -> None:
+    """One validation image under a label that no network of this run answers: every epoch errs in all of it."""
+    data = tmp_path / "data"
+    shutil.copytree(digits, data)
+    reader = RecordReader(digits / "digits_val.rec")
+    answers = set(range(10))
+    fit(small(digits, tmp_path / "first", epochs=3))
+    for epoch in (1, 2, 3):
+        network, _ = weights.load(str(tmp_path / "first"), epoch)
+        shown = torch.from_numpy(decode(reader.image(0)[1])).permute(2, 0, 1)[None].float()
+        answers.discard(int(network.eval()(shown).argmax()))
+    with writing(data / "digits_val.rec") as writer:
+        writer.write(0, pack(IRHeader(0, float(min(answers)), 0, 0), bytes(reader.image(0)[1])))
+    run, best = small(data, tmp_path / "m", epochs=2), tmp_path / "m-best.safetensors"
+    fit(run)
+    assert weights.read(best)[0].epoch == 1
+    result = fit(dataclasses.replace(run, epochs=3, resume="yes", force=True))
+    assert result is not None
+    assert result.top1_error == 100
+    assert saved_epochs(str(tmp_path / "m")) == [1, 2, 3]
+    assert weights.read(best)[0].epoch == 1
 
 
 def test_the_same_seed_gives_the_same_bits(digits: Path, tmp_path: Path) -> None:
