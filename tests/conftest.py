@@ -6,6 +6,7 @@ A test that cannot run here gives as its reason `missing THING: where it comes f
 import collections
 import contextlib
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from numpy.typing import NDArray
 
 from resnet_v2 import cli
+from resnet_v2.data.records import RecordReader, writing
 from resnet_v2.packing.sources import make_data
 
 with contextlib.suppress(ImportError):  # `make gpu` does without
@@ -74,6 +76,18 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that `resnet-v2 data digits` writes."""
     return make_data("digits", tmp_path_factory.mktemp("data") / "digits", archive=None, mirror="", resize=0,
                      val_ratio=0.0, seed=0, threads=2)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def few_digits(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with 40 images for validation, which is else most of what a short run does."""
+    folder = tmp_path_factory.mktemp("data") / "few"
+    shutil.copytree(digits, folder)
+    reader = RecordReader(digits / "digits_val.rec")
+    with writing(folder / "digits_val.rec") as writer:
+        for ordinal in range(40):
+            writer.write(ordinal, reader[ordinal])
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -264,6 +264,7 @@ def test_a_mean_far_from_zero_costs_no_digits(
 
 
 @needs_triton
+@pytest.mark.slow
 def test_blocks_of_many_tiles_are_merged(interpreted: Check) -> None:
     interpreted(check_statistics, LONG, FLOAT, "normal", True)
     for check in (check_statistics, check_gradients):
