@@ -6,9 +6,11 @@ A test that cannot run here gives as its reason `missing THING: where it comes f
 import collections
 import contextlib
 import os
+import resource
 import shutil
 import signal
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,15 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     terminalreporter.section("NOT TESTED, for want of", red=True, bold=True)
     for reason, count in collections.Counter(reasons).most_common():
         terminalreporter.line(f"{reason.removeprefix('missing ')} ({count} test{'s' if count > 1 else ''})", red=True)
+
+
+def processor_seconds(command: Sequence[object]) -> float:
+    """The processor's time for a command that must end well; how busy the machine is hardly moves it."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def picture(seed: int, height: int, width: int) -> NDArray[np.uint8]:

@@ -5,14 +5,13 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 import pytest
 
 from conftest import Run
+from processes import Command
 from resnet_v2.errors import ResnetError
 from resnet_v2.logs.plot import follow, read_curves, table
 from resnet_v2.logs.runlog import RunLog, read_curve
@@ -204,24 +203,17 @@ def test_following_draws_when_a_log_has_grown(tmp_path: Path, capsys: pytest.Cap
 def test_follow_until_ctrl_c(our_log: str, tmp_path: Path) -> None:
     out = tmp_path / "c.html"
     words = ["plot", "--logs", f"{our_log}.log", "--out", str(out), "--follow"]
-    command = [sys.executable, "-m", "resnet_v2", *words]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            text = "".join(process.stdout.readline() for _ in range(3))
-            assert "29.00" in text
-            assert '<meta http-equiv="refresh"' in out.read_text()
-            log = RunLog(our_log, append=True, echo=lambda line: None)
-            log.validated(4, top1_error=22.0, top5_error=5.0)
-            log.close()
-            text = "".join(process.stdout.readline() for _ in range(3))
-            assert "22.00" in text
-            process.send_signal(signal.SIGINT)
-            _, err = process.communicate(timeout=30)
-        finally:
-            process.kill()
-    assert process.returncode == 130
-    assert "Traceback" not in err
+    command = Command(words, tmp_path)
+    command.wait_for(lambda: "29.00" in command.output, "the table of four epochs")
+    assert '<meta http-equiv="refresh"' in out.read_text()
+    log = RunLog(our_log, append=True, echo=lambda line: None)
+    log.validated(4, top1_error=22.0, top5_error=5.0)
+    log.close()
+    command.wait_for(lambda: "22.00" in command.output, "the table of five epochs")
+    command.send_signal(signal.SIGINT)
+    status, output = command.finish()
+    assert status == 130
+    assert "Traceback" not in output
 
 
 def test_bad_logs(tmp_path: Path, run: Run) -> None:

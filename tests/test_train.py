@@ -117,27 +117,27 @@ def test_the_first_of_equal_epochs_stays_the_best_also_in_a_run_that_goes_on(dig
     assert weights.read(best)[0].epoch == 1
 
 
-def test_the_same_seed_gives_the_same_bits(digits: Path, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_bits(few_digits: Path, tmp_path: Path) -> None:
     for name, seed, threads in (("a", 1, 1), ("b", 1, 2), ("c", 2, 2)):
-        fit(small(digits, tmp_path / name, epochs=1, seed=seed, threads=threads))
+        fit(small(few_digits, tmp_path / name, epochs=1, seed=seed, threads=threads))
     assert equal(tensors(tmp_path / "a", 1), tensors(tmp_path / "b", 1))
     assert not equal(tensors(tmp_path / "a", 1), tensors(tmp_path / "c", 1))
 
 
 @pytest.mark.parametrize("schedule", ["step", "cosine"])
-def test_retraining_ends_with_the_bits_of_the_whole_run(digits: Path, tmp_path: Path, schedule: str) -> None:
+def test_retraining_ends_with_the_bits_of_the_whole_run(few_digits: Path, tmp_path: Path, schedule: str) -> None:
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
-    fit(small(digits, whole, schedule=schedule, lr=0.05, wd=0.001))
+    fit(small(few_digits, whole, schedule=schedule, lr=0.05, wd=0.001))
     shutil.copy(f"{whole}-0002.safetensors", f"{resumed}-0002.safetensors")
-    fit(small(digits, resumed, schedule=schedule, retrain=True, model_load_epoch=2))
+    fit(small(few_digits, resumed, schedule=schedule, retrain=True, model_load_epoch=2))
     assert equal(tensors(whole, 4), tensors(resumed, 4))
     assert any(name.startswith("momentum.") for name in tensors(whole, 4))
 
 
-def test_retraining_takes_a_new_rate_and_decay(digits: Path, tmp_path: Path) -> None:
+def test_retraining_takes_a_new_rate_and_decay(few_digits: Path, tmp_path: Path) -> None:
     prefix = tmp_path / "run"
-    fit(small(digits, prefix))
-    fit(small(digits, prefix, retrain=True, model_load_epoch=2, lr=0.0005, wd=0.01))
+    fit(small(few_digits, prefix))
+    fit(small(few_digits, prefix, retrain=True, model_load_epoch=2, lr=0.0005, wd=0.01))
     events = [json.loads(line) for line in Path(f"{prefix}.jsonl").read_text().splitlines()]
     rates = [event["learning_rate"] for event in events if event["event"] == "train"]
     assert rates == pytest.approx([0.1, 0.1, 0.1, 0.01, 0.0005, 0.00005])
@@ -146,7 +146,7 @@ def test_retraining_takes_a_new_rate_and_decay(digits: Path, tmp_path: Path) -> 
     assert len(read_curve(Path(f"{prefix}.log")).top1) == 4
 
 
-def test_plans_and_fused_updates_change_no_bit(digits: Path, tmp_path: Path) -> None:
+def test_plans_and_fused_updates_change_no_bit(few_digits: Path, tmp_path: Path) -> None:
     settings: dict[str, dict[str, object]] = {
         "plain": {},
         "memonger": {"memonger": True},
@@ -155,10 +155,10 @@ def test_plans_and_fused_updates_change_no_bit(digits: Path, tmp_path: Path) -> 
         "both": {"memory_budget": "436MB", "fused_backward": True},
     }
     for name, changes in settings.items():
-        fit(small(digits, tmp_path / name, epochs=2, **changes))
+        fit(small(few_digits, tmp_path / name, epochs=2, **changes))
         assert equal(tensors(tmp_path / "plain", 2), tensors(tmp_path / name, 2)), name
     shutil.copy(tmp_path / "plain-0001.safetensors", tmp_path / "resumed-0001.safetensors")
-    fit(small(digits, tmp_path / "resumed", epochs=2, retrain=True, model_load_epoch=1, **settings["both"]))
+    fit(small(few_digits, tmp_path / "resumed", epochs=2, retrain=True, model_load_epoch=1, **settings["both"]))
     assert equal(tensors(tmp_path / "plain", 2), tensors(tmp_path / "resumed", 2))
 
 
@@ -170,15 +170,15 @@ def test_a_budget_that_is_too_small_says_so_at_once(digits: Path, tmp_path: Path
     assert not list(tmp_path.glob("run*"))
 
 
-def test_v1_has_its_own_files(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_v1_has_its_own_files(few_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    fit(small(digits, Path(), epochs=1, version="v1", model_prefix="", label_smoothing=0.1, warmup_epochs=0.5))
+    fit(small(few_digits, Path(), epochs=1, version="v1", model_prefix="", label_smoothing=0.1, warmup_epochs=0.5))
     assert (tmp_path / "model" / "resnet-v1-digits-8-0001.safetensors").is_file()
 
 
-def test_a_run_that_diverges_stops(digits: Path, tmp_path: Path) -> None:
+def test_a_run_that_diverges_stops(few_digits: Path, tmp_path: Path) -> None:
     with pytest.raises(ResnetError, match="the run has diverged"):
-        fit(small(digits, tmp_path / "run", lr=1e30))
+        fit(small(few_digits, tmp_path / "run", lr=1e30))
     assert not saved_epochs(str(tmp_path / "run"))
 
 
@@ -261,9 +261,9 @@ def test_a_label_outside_the_classes_stops_the_run(digits: Path, tmp_path: Path,
     assert re.search(r"record \d+ has the label [5-9], but the classes are 0 to 4", err)
 
 
-def test_damaged_records_stop_the_run_or_are_skipped(digits: Path, tmp_path: Path, run: Run) -> None:
+def test_damaged_records_stop_the_run_or_are_skipped(few_digits: Path, tmp_path: Path, run: Run) -> None:
     data = tmp_path / "data"
-    shutil.copytree(digits, data)
+    shutil.copytree(few_digits, data)
     reader = RecordReader(data / "digits_train.rec")
     with (data / "digits_train.rec").open("rb+") as file:
         file.seek(int(reader.offsets[40]) + 32)
