@@ -18,7 +18,9 @@ from typing import Any
 PATIENCE_SECONDS = 900
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["resnet_v2.training.train", "resnet_v2.inference.predict", "matplotlib.figure", "pytest"])
+SERVER.set_forkserver_preload(
+    ["resnet_v2.training.train", "resnet_v2.inference.predict", "matplotlib.figure", "pytest"]
+)
 
 
 def wait_until(happened: Callable[[], Any], what: str, pause_seconds: float = 0.01) -> None:
@@ -32,11 +34,11 @@ def wait_until(happened: Callable[[], Any], what: str, pause_seconds: float = 0.
 class Command:
     """A command line of `resnet-v2` that runs in `folder`; its output and its errors go to one file."""
 
-    def __init__(self, words: Sequence[object], folder: Path, stdin: bytes = b"", **environment: str) -> None:
+    def __init__(self, words: Sequence[object], folder: Path, **environment: str) -> None:
         with tempfile.NamedTemporaryFile(prefix="resnet-v2-output-", delete=False) as file:
             self._output = Path(file.name)
         folder.mkdir(exist_ok=True)
-        arguments = (perform, [str(word) for word in words], folder, os.environ | environment, self._output, stdin)
+        arguments = (perform, [str(word) for word in words], folder, os.environ | environment, self._output)
         self._process = SERVER.Process(target=_begin, args=arguments, daemon=True)
         self._process.start()
 
@@ -86,20 +88,14 @@ class Command:
 
 
 def _begin(
-    work: Callable[[list[str]], int], words: list[str], folder: Path, environment: Mapping[str, str], output: Path,
-    stdin: bytes,
-) -> None:  # fmt: skip
+    work: Callable[[list[str]], int], words: list[str], folder: Path, environment: Mapping[str, str], output: Path
+) -> None:
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
     with output.open("wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    with tempfile.TemporaryFile() as given:
-        given.write(stdin)
-        given.seek(0)
-        os.dup2(given.fileno(), 0)
-    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: PTH123, SIM115 (multiprocessing has closed it)
     sys.argv = ["resnet-v2", *words]
     sys.exit(work(words))
 

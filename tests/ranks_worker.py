@@ -27,8 +27,15 @@ def gradient(rec: Path, images: int, ranks: Ranks) -> dict[str, torch.Tensor]:
     device = torch.device("cpu")
     network = resnet(8, classes=10).double()
     trainer = step.Trainer.of(network, nesterov_sgd(network, 0.1, 0.9, 0.0), TrainConfig(sync_bn=True), ranks, device)
-    loader = Loader(RecordReader(rec), augmentation(1, 32, imagenet=False), seed=0, batch_size=images, classes=10,
-                    rank=ranks.rank, world_size=ranks.world_size)  # fmt: skip
+    loader = Loader(
+        RecordReader(rec),
+        augmentation(1, 32, imagenet=False),
+        seed=0,
+        batch_size=images,
+        classes=10,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+    )
     with mock.patch.object(step, "to_input", lambda *arguments: to_input(*arguments).double()):
         trainer.step(*on_device(next(iter(loader)), device), loader.images_of(0), 0.0)
     gradients = {name: one.grad for name, one in network.named_parameters() if one.grad is not None}

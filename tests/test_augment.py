@@ -143,12 +143,18 @@ PINNED: dict[int | str, tuple[int, int, list[Draw]]] = {
             Draw(
                 (270, 286),
                 ((0.7144493398, 0.0648595946, 3.3729877393), (-0.1517917587, 0.8608538417, 15.9773634828)),
-                19, 44, (-31, 49, 17), False,
+                19,
+                44,
+                (-31, 49, 17),
+                False,
             ),
             Draw(
                 (224, 237),
                 ((0.6360970081, 0.0590820804, -6.0414151358), (-0.0709600773, 0.6751400375, 9.9990075441)),
-                0, 12, (10, -3, -8), True,
+                0,
+                12,
+                (10, -3, -8),
+                True,
             ),
         ],
     ),
@@ -160,13 +166,15 @@ PINNED: dict[int | str, tuple[int, int, list[Draw]]] = {
             Draw((224, 224), None, 0, 0, (0, 0, 0), True, Box(2, 339, 75, 359)),
         ],
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("level", PINNED)
 def test_a_seed_draws_what_it_always_drew(level: int | str) -> None:
     """Runs and documents name seeds; what these give must not move."""
-    plan = random_resized_crop(224) if level == "rrc" else augmentation(int(level), 32 if level == 1 else 224, level != 1)
+    plan = (
+        random_resized_crop(224) if level == "rrc" else augmentation(int(level), 32 if level == 1 else 224, level != 1)
+    )
     height, width, expected = PINNED[level]
     for ordinal, wanted in enumerate(expected):
         found = draw(plan, height, width, generator(5, 6, ordinal))

@@ -150,8 +150,23 @@ def test_a_full_disk_leaves_no_half_file(few_digits: Path, tmp_path: Path, run: 
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("missing the right to mount a disk")
     try:
-        train = ["train", "--data-dir", few_digits, "--data-type", "digits", "--depth", 8, "--epochs", 9, "--gpus", "",
-                 "--num-examples", 32, "--model-prefix", disk / "m"]  # fmt: skip
+        train = [
+            "train",
+            "--data-dir",
+            few_digits,
+            "--data-type",
+            "digits",
+            "--depth",
+            8,
+            "--epochs",
+            9,
+            "--gpus",
+            "",
+            "--num-examples",
+            32,
+            "--model-prefix",
+            disk / "m",
+        ]
         status, _, err = run(*train)
         assert status == 2
         assert re.search(r"m-000[2-4]\.safetensors is not written", err)
@@ -171,8 +186,21 @@ def test_a_full_disk_leaves_no_half_file(few_digits: Path, tmp_path: Path, run: 
 
 
 def test_interrupting_is_status_130(few_digits: Path, tmp_path: Path) -> None:
-    words = ["train", "--data-dir", few_digits, "--data-type", "digits", "--depth", 8, "--num-examples", 64, "--gpus",
-             "", "--model-prefix", tmp_path / "m"]  # fmt: skip
+    words = [
+        "train",
+        "--data-dir",
+        few_digits,
+        "--data-type",
+        "digits",
+        "--depth",
+        8,
+        "--num-examples",
+        64,
+        "--gpus",
+        "",
+        "--model-prefix",
+        tmp_path / "m",
+    ]
     command = Command(words, tmp_path)
     command.wait_for((tmp_path / "m-0001.safetensors").is_file, "the first checkpoint")
     command.send_signal(signal.SIGINT)

@@ -78,9 +78,7 @@ DEMO = (
 )
 
 
-def test_the_demo_needs_nothing_that_windows_lacks(
-    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_demo_needs_nothing_that_windows_lacks(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     usual, without = tmp_path / "usual", tmp_path / "without"
     for folder in (usual, without):
         folder.mkdir()

@@ -128,19 +128,39 @@ def test_old_tools_read_our_text(our_log: str) -> None:
 def test_a_batch_is_told_in_full(tmp_path: Path, idle: float | None, told: str) -> None:
     lines: list[str] = []
     log = RunLog(str(tmp_path / "m"), append=False, echo=lines.append)
-    log.batch(3, 50, accuracy=0.25, samples_per_second=226.19, loss=2.30258, step_ms=12.34, data_wait=0.012,
-              memory_mib=811.6, gpu_idle=idle, learning_rate=0.1)  # fmt: skip
+    log.batch(
+        3,
+        50,
+        accuracy=0.25,
+        samples_per_second=226.19,
+        loss=2.30258,
+        step_ms=12.34,
+        data_wait=0.012,
+        memory_mib=811.6,
+        gpu_idle=idle,
+        learning_rate=0.1,
+    )
     log.close()
-    line = ("Epoch[3] Batch [50]\tSpeed: 226.19 samples/sec\tTrain-accuracy=0.250000\tLoss: 2.3026\tStep: 12.3 ms"
-            f"\tWaiting for data: 1.2%\tMemory: 812 MiB{told}")  # fmt: skip
+    line = (
+        "Epoch[3] Batch [50]\tSpeed: 226.19 samples/sec\tTrain-accuracy=0.250000\tLoss: 2.3026\tStep: 12.3 ms"
+        f"\tWaiting for data: 1.2%\tMemory: 812 MiB{told}"
+    )
     assert lines == [line]
     assert (tmp_path / "m.log").read_text() == f"INFO:root:{line}\n"
     event = json.loads((tmp_path / "m.jsonl").read_text())
     assert event.pop("time") > 1e9
     measured = {
-        "event": "batch", "epoch": 3, "batch": 50, "train_accuracy": 0.25, "samples_per_second": 226.19,
-        "loss": 2.30258, "step_ms": 12.34, "data_wait": 0.012, "memory_mib": 811.6, "learning_rate": 0.1,
-    }  # fmt: skip
+        "event": "batch",
+        "epoch": 3,
+        "batch": 50,
+        "train_accuracy": 0.25,
+        "samples_per_second": 226.19,
+        "loss": 2.30258,
+        "step_ms": 12.34,
+        "data_wait": 0.012,
+        "memory_mib": 811.6,
+        "learning_rate": 0.1,
+    }
     assert event == measured | ({} if idle is None else {"gpu_idle": idle})
 
 

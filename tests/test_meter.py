@@ -52,8 +52,11 @@ def test_speed_and_waits(monkeypatch: pytest.MonkeyPatch) -> None:
         meter.add(torch.tensor([2.0, 3]), 8, 0.05)
     found = meter.read(Ranks())
     assert {name: found[name] for name in ("seconds", "samples_per_second", "step_ms", "data_wait")} == {
-        "seconds": 2.0, "samples_per_second": 16.0, "step_ms": 500.0, "data_wait": 0.1,
-    }  # fmt: skip
+        "seconds": 2.0,
+        "samples_per_second": 16.0,
+        "step_ms": 500.0,
+        "data_wait": 0.1,
+    }
     assert (found["loss"], found["accuracy"]) == (8 / 32, 12 / 32)
     assert "gpu_idle" not in found
     # It goes on from its own state: the seconds in between are nobody's.

@@ -136,10 +136,19 @@ def test_two_machines(few_digits: Path, tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
-    torchrun = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{port}",
-                "--rdzv-id=a", "-m", "resnet_v2"]  # fmt: skip
-    words = [*torchrun, *flags(few_digits, tmp_path / "m", batch_size=16, num_examples=32, sync_bn=True,
-                               kv_store="dist_sync")]  # fmt: skip
+    torchrun = [
+        "--nnodes=2",
+        "--nproc-per-node=1",
+        "--rdzv-backend=c10d",
+        f"--rdzv-endpoint=localhost:{port}",
+        "--rdzv-id=a",
+        "-m",
+        "resnet_v2",
+    ]
+    words = [
+        *torchrun,
+        *flags(few_digits, tmp_path / "m", batch_size=16, num_examples=32, sync_bn=True, kv_store="dist_sync"),
+    ]
     for machine in [launcher(*words) for _ in range(2)]:
         ended(machine)
     train(flags(few_digits, tmp_path / "one", batch_size=32, num_examples=32), tmp_path)

@@ -208,7 +208,9 @@ def test_a_retraining_that_crashes_goes_on_with_the_same_command(
     assert all(torch.equal(ended["whole"][name], ended["crashed"][name]) for name in ended["whole"])
 
 
-def test_a_full_disk_leaves_the_last_good_checkpoint(few_digits: Path, tmp_path: Path, monkeypatch: Any, run: Run) -> None:
+def test_a_full_disk_leaves_the_last_good_checkpoint(
+    few_digits: Path, tmp_path: Path, monkeypatch: Any, run: Run
+) -> None:
     monkeypatch.chdir(tmp_path)
     words = command(few_digits, resume="no", epochs=2, num_examples=48, checkpoint_steps=0)
     written = Path.write_bytes

@@ -70,9 +70,39 @@ GOLDEN_VALIDATIONS = [(4.00537, 89.835), (2.59745, 81.319)]
 
 def test_a_golden_run(digits: Path, tmp_path: Path, run: Run) -> None:
     """Every number that a run makes: order, draws, rates, smoothing, decay, the small last batch, the average."""
-    words = ["train", "--data-dir", digits, "--data-type", "digits", "--depth", 8, "--device", "cpu", "--batch-size", 32,
-             "--num-examples", 100, "--epochs", 2, "--frequent", 1, "--schedule", "linear", "--warmup-epochs", 0.5,
-             "--lr", 0.05, "--wd", 0.01, "--label-smoothing", 0.1, "--ema", 0.8, "--aug-level", 3]  # fmt: skip
+    words = [
+        "train",
+        "--data-dir",
+        digits,
+        "--data-type",
+        "digits",
+        "--depth",
+        8,
+        "--device",
+        "cpu",
+        "--batch-size",
+        32,
+        "--num-examples",
+        100,
+        "--epochs",
+        2,
+        "--frequent",
+        1,
+        "--schedule",
+        "linear",
+        "--warmup-epochs",
+        0.5,
+        "--lr",
+        0.05,
+        "--wd",
+        0.01,
+        "--label-smoothing",
+        0.1,
+        "--ema",
+        0.8,
+        "--aug-level",
+        3,
+    ]
     assert run(*words, "--model-prefix", tmp_path / "m")[0] == 0
     told = [json.loads(line) for line in (tmp_path / "m.jsonl").read_text().splitlines()]
     batches = [event for event in told if event["event"] == "batch"]

@@ -111,7 +111,9 @@ def test_a_step_on_a_gpu(
 
 
 @pytest.mark.parametrize("amp", ["off", "bf16"])
-@pytest.mark.parametrize(("depth", "batch_size", "share"), [(50, 256, 1.0), (50, 256, 0.4), pytest.param(200, 128, 0.35, marks=SLOW)])
+@pytest.mark.parametrize(
+    ("depth", "batch_size", "share"), [(50, 256, 1.0), (50, 256, 0.4), pytest.param(200, 128, 0.35, marks=SLOW)]
+)
 def test_the_forecast_of_memory(
     depth: int, batch_size: int, share: float, amp: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
