@@ -16,6 +16,7 @@ from resnet_v2.data.augment import (
     Draw,
     apply,
     augmentation,
+    centre_box,
     centre_crop,
     draw,
     generator,
@@ -62,7 +63,7 @@ def test_one_warp_is_all_steps(level: int, imagenet: bool, height: int, width: i
 
 def test_colours_shift_in_hls_and_clamp() -> None:
     pixels = picture(5, 64, 64)
-    for offsets in ((36, -50, 50), (-36, 50, -50), (0, 1, 0)):
+    for offsets in ((36, -50, 50), (-36, 50, -50), (0, 1, 0), (1, 0, 0), (0, 0, 30)):
         hls = cv2.cvtColor(pixels, cv2.COLOR_RGB2HLS).astype(int)
         expected = cv2.cvtColor(np.clip(hls + offsets, 0, (180, 255, 255)).astype(np.uint8), cv2.COLOR_HLS2RGB)
         drawn = Draw((64, 64), None, 0, 0, offsets, mirror=False)
@@ -250,6 +251,18 @@ def test_centre_crop(height: int, width: int) -> None:
     assert np.array_equal(out, pixels[top : top + 224, left : left + 224])
 
 
+@pytest.mark.parametrize(("height", "width", "top", "left"), [(50, 80, 0, 67), (90, 60, 56, 0), (60, 60, 0, 0)])
+def test_evaluation_enlarges_all_of_a_small_image(height: int, width: int, top: int, left: int) -> None:
+    """The shorter side becomes 224; the box that is decoded for it is the whole image."""
+    pixels = picture(3, height, width)
+    assert centre_box(224, height, width) == Box(0, height, 0, width)
+    scale = 224 / min(height, width)
+    large = cv2.resize(pixels, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_LINEAR)
+    out = np.empty((224, 224, 3), np.uint8)
+    centre_crop(pixels, out)
+    assert np.array_equal(out, large[top : top + 224, left : left + 224])
+
+
 def test_centre_crop_enlarges() -> None:
     out = np.empty((224, 224, 3), np.uint8)
     centre_crop(np.full((100, 301, 3), 50, np.uint8), out)
@@ -295,6 +308,17 @@ def test_random_resized_crops_fill_their_ranges() -> None:
     assert strip is not None
     assert (strip.bottom - strip.top, strip.right - strip.left) == (10, 13)
     assert strip.left == (500 - 13) // 2
+
+
+@pytest.mark.parametrize(("bottom", "right"), [(320, 244), (244, 320), (180, 244), (244, 180), (400, 180), (180, 400)])
+def test_areas_are_for_sides_that_shrink(bottom: int, right: int) -> None:
+    """Where one side grows both are bilinear; a side that stays is no side that grows."""
+    pixels = picture(4, 440, 440)
+    out = np.empty((224, 224, 3), np.uint8)
+    apply(pixels, Draw((224, 224), None, 0, 0, (0, 0, 0), False, Box(20, bottom, 20, right)), out, "area")
+    shrinks = min(bottom, right) - 20 >= 224
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    assert np.array_equal(out, cv2.resize(pixels[20:bottom, 20:right], (224, 224), interpolation=method))
 
 
 def test_a_resized_crop_is_opencvs_resize() -> None:

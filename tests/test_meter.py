@@ -1,6 +1,7 @@
 """What steps add up to: losses, right answers, speed and waits, and the loss that is no number."""
 
 import json
+import types
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from resnet_v2.errors import ResnetError
 from resnet_v2.training.distributed import Ranks
-from resnet_v2.training.meter import Meter, Watch
+from resnet_v2.training.meter import Meter, Watch, peak_memory_mib
 
 CPU = torch.device("cpu")
 
@@ -80,6 +81,28 @@ def test_a_gpu_also_tells_how_long_it_was_idle(monkeypatch: pytest.MonkeyPatch) 
     found = meter.read(Ranks())
     assert (found["gpu_idle"], found["memory_mib"]) == (0.25, 3.0)
     assert meter.state()["idle"] == 1.0
+
+
+def test_figures_are_rounded_to_what_a_log_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    meter = Meter(CPU)
+    for _ in range(3):
+        clock.now += 1 / 3000
+        meter.add(torch.tensor([2.0, 3]), 1, 1 / 9000)
+    clock.now += 1 / 3
+    found = meter.read(Ranks())
+    told = [found[name] for name in ("seconds", "samples_per_second", "step_ms", "data_wait")]
+    assert told == [0.334, 8.97, 111.44, 0.001]
+
+
+@pytest.mark.parametrize(("platform", "told"), [("linux", 3 * 1024), ("darwin", 3 * 2**20)])
+def test_the_memory_of_the_process(platform: str, told: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux tells KiB, macOS bytes, Windows nothing."""
+    monkeypatch.setattr("resource.getrusage", lambda who: types.SimpleNamespace(ru_maxrss=told))
+    monkeypatch.setattr("sys.platform", platform)
+    assert peak_memory_mib(CPU) == 3
+    monkeypatch.setattr("sys.platform", "win32")
+    assert peak_memory_mib(CPU) == 0
 
 
 class TwoRanks(Ranks):

@@ -20,6 +20,7 @@ from resnet_v2.interchange.finding import checkpoint_path
 from resnet_v2.networks.architecture import Version
 from resnet_v2.networks.resnet import ResNet, resnet
 from resnet_v2.training.distributed import Ranks
+from resnet_v2.training.evaluate import to_input
 from resnet_v2.training.feed import on_device
 from resnet_v2.training.optim import nesterov_sgd
 from resnet_v2.training.step import Trainer
@@ -125,6 +126,41 @@ def test_a_long_gradient_is_shortened(digits: Path) -> None:
     losses(made, digits, 1, images=16)
     norm = torch.stack([p.grad.norm() for p in made.network.parameters() if p.grad is not None]).norm()
     assert float(norm) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_a_gradient_is_shortened_after_its_loss_scale_is_gone(digits: Path) -> None:
+    moved = []
+    for amp in ("off", "fp16"):
+        made = trainer(amp=amp, clip_norm=0.5)
+        before = made.network.fc1.weight.detach().clone()
+        losses(made, digits, 1, images=16, side=8)
+        moved.append(float((made.network.fc1.weight.detach() - before).norm()))
+    assert moved[0] == pytest.approx(moved[1], rel=0.05)
+
+
+def test_the_last_small_batch_counts_by_its_images(digits: Path) -> None:
+    """Its gradient is that of the mean loss over the images that it has."""
+    plan = augmentation(1, 32, imagenet=False).scaled(8)
+    loader = Loader(RecordReader(digits / "digits_train.rec"), plan, seed=0, batch_size=16, count=20, classes=10)
+    last = list(loader)[-1]
+    assert [loader.images_of(step) for step in range(loader.steps)] == [16, 4]
+    made = trainer()
+    made.step(*on_device(last, CPU), loader.images_of(1), 0.0)
+    logits = trainer().model(to_input(torch.from_numpy(last.images)))
+    mean = nn.functional.cross_entropy(logits, torch.from_numpy(last.labels))
+    (wanted,) = torch.autograd.grad(mean, logits)
+    assert made.network.fc1.bias.grad is not None
+    assert torch.allclose(made.network.fc1.bias.grad, wanted.sum(0), atol=1e-5)
+
+
+def test_the_average_keeps_statistics_too(digits: Path) -> None:
+    made = trainer(ema=0.5)
+    history = []
+    for _ in range(2):
+        losses(made, digits, 1, images=16, side=8)
+        history.append(made.network.bn1.running_var.detach().clone())
+    assert torch.allclose(made.evaluated.bn1.running_var, (history[0] + history[1]) / 2)
+    assert not torch.allclose(history[0], history[1])
 
 
 def test_a_batch_in_parts_is_one_step(digits: Path) -> None:

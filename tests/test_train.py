@@ -250,6 +250,13 @@ def test_size_schedule(tmp_path: Path) -> None:
             resolve(dataclasses.replace(config, size_schedule=wrong))
 
 
+def test_an_epoch_trains_at_its_own_size(few_digits: Path, tmp_path: Path) -> None:
+    for name, sizes in (("small", "0:16"), ("grows", "0:16,1:32")):
+        fit(small(few_digits, tmp_path / name, epochs=2, size_schedule=sizes))
+    assert equal(tensors(tmp_path / "small", 1), tensors(tmp_path / "grows", 1))
+    assert not equal(tensors(tmp_path / "small", 2), tensors(tmp_path / "grows", 2))
+
+
 def test_augmentation_schedule(tmp_path: Path) -> None:
     settings = resolve(TrainConfig(list_dir=tmp_path, aug_schedule="0:3,10:2,95:1"))
     assert [settings.augmentation(epoch).rotation for epoch in (0, 9, 10)] == [10, 10, 0]
@@ -340,20 +347,31 @@ def test_logits_that_are_no_numbers_are_errors(trained: str, digits: Path) -> No
     assert (result.top1_error, result.top5_error) == (100, 100)
 
 
+def test_a_resumed_run_has_the_loss_scale_of_the_whole_one(few_digits: Path, tmp_path: Path) -> None:
+    changes: dict[str, object] = {"batch_size": 4, "num_examples": 8, "amp": "fp16", "milestones": "1"}
+    fit(small(few_digits, tmp_path / "whole", epochs=2, **changes))
+    fit(small(few_digits, tmp_path / "parts", epochs=1, **changes))
+    fit(small(few_digits, tmp_path / "parts", epochs=2, resume="yes", force=True, **changes))
+    whole, parts = (
+        weights.read(checkpoint_path(str(tmp_path / name), 2))[0].training["scaler"] for name in ("whole", "parts")
+    )
+    assert whole == parts
+    assert whole["_growth_tracker"] == 4  # steps since the scale last moved
+
+
 def test_every_imagenet_stem_run_reads_the_records_of_its_level(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    for name, side in (("train_480_q90", 480), ("train_256_q90", 256), ("val_256_q90", 256)):
+    for name, side, count in (("train_480_q90", 480, 4), ("train_256_q90", 256, 2), ("val_256_q90", 256, 4)):
         with writing(tmp_path / f"{name}.rec") as writer:
-            for key in range(4):
+            for key in range(count):
                 image = encode(rng.integers(0, 256, (side, side, 3), dtype=np.uint8), ".jpg", 90)
                 writer.write(key, pack(IRHeader(0, float(key % 2), key, 0), image))
-    result = fit(
-        TrainConfig(
-            data_dir=tmp_path, depth=18, num_classes=2, gpus="", epochs=2, batch_size=2, aug_schedule="0:3,1:1",
-            model_prefix=str(tmp_path / "m"),
-        )
-    )  # fmt: skip
+    config = TrainConfig(data_dir=tmp_path, depth=18, num_classes=2, gpus="", epochs=2, batch_size=2, frequent=1,
+                         aug_schedule="0:3,1:1", model_prefix=str(tmp_path / "m"))  # fmt: skip
+    result = fit(config)
     assert result is not None
     assert result.images == 4
+    told = [json.loads(line) for line in (tmp_path / "m.jsonl").read_text().splitlines()]
+    assert [event["epoch"] for event in told if event["event"] == "batch"] == [0, 0, 1]
     with safetensors.safe_open(tmp_path / "m-0002.safetensors", framework="pt") as file:
         assert file.get_tensor("conv0.weight").shape == (64, 3, 7, 7)
