@@ -3,7 +3,7 @@ BIN := $(VENV)/bin
 PREFIX := model/resnet-digits-14
 EPOCHS := 20
 
-.PHONY: demo page test lint docs parity bench bench-peers latency gpu clean
+.PHONY: demo page test slow check mutants lint docs parity bench bench-peers latency gpu clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
@@ -23,10 +23,28 @@ page: $(VENV)/.installed
 	test -f $(PREFIX)-00$(EPOCHS).safetensors || $(MAKE) demo
 	$(BIN)/resnet-v2 demo --prefix $(PREFIX)
 
-# A process for each core, so each has one thread; then those that measure time.
+# A process for each core, so each has one thread. Tests of one file share what they set up.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not alone' -n auto --dist loadfile
-	$(BIN)/python -m pytest -m alone
+	$(PYTEST) -m 'not slow'
+
+# What takes long and is seen in a shorter form by `make test`: twenty kills, ranks on two machines, compilers.
+slow: $(VENV)/.installed
+	$(PYTEST) -m slow
+
+# All that CI runs. The last is the script of figures for machines with a GPU, with tiny sizes.
+check:
+	$(MAKE) test
+	$(MAKE) slow
+	$(MAKE) lint
+	$(MAKE) docs
+	$(MAKE) parity
+	$(MAKE) gpu SMALL=--small PYTHON=$(BIN)/python
+
+# Plant small faults in copies of the package and name those that no test sees (an hour on two cores; not in CI).
+mutants: $(VENV)/.installed
+	$(BIN)/pip install --quiet cosmic-ray
+	$(BIN)/python tests/mutants.py
 
 # Against the real MXNet 1.9.1, which gets an environment of its own.
 .venv-mxnet/.installed:

@@ -1,10 +1,18 @@
-"""Small real data for the tests: class folders of generated pictures, the packed digits, one trained checkpoint."""
+"""What tests share: small real data, one trained checkpoint, and what the end of a run says of skipped tests.
 
+A test that cannot run here gives as its reason `missing THING: where it comes from`.
+"""
+
+import collections
 import contextlib
 import os
+import resource
+import shutil
 import signal
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,6 +20,7 @@ import pytest
 from numpy.typing import NDArray
 
 from resnet_v2 import cli
+from resnet_v2.data.records import RecordReader, writing
 from resnet_v2.packing.sources import make_data
 
 with contextlib.suppress(ImportError):  # `make gpu` does without
@@ -30,6 +39,25 @@ if not os.environ.get("RESNET_V2_GPU_TESTS"):
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 Run = Callable[..., tuple[int, str, str]]
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say what was missing, and how many tests did not run for want of it."""
+    reasons = [str(report.longrepr[2]).removeprefix("Skipped: ") for report in terminalreporter.getreports("skipped")]
+    if not reasons:
+        return
+    terminalreporter.section("NOT TESTED, for want of", red=True, bold=True)
+    for reason, count in collections.Counter(reasons).most_common():
+        terminalreporter.line(f"{reason.removeprefix('missing ')} ({count} test{'s' if count > 1 else ''})", red=True)
+
+
+def processor_seconds(command: Sequence[object]) -> float:
+    """The processor's time for a command that must end well; how busy the machine is hardly moves it."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def picture(seed: int, height: int, width: int) -> NDArray[np.uint8]:
@@ -59,6 +87,18 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that `resnet-v2 data digits` writes."""
     return make_data("digits", tmp_path_factory.mktemp("data") / "digits", archive=None, mirror="", resize=0,
                      val_ratio=0.0, seed=0, threads=2)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def few_digits(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with 40 images for validation, which is else most of what a short run does."""
+    folder = tmp_path_factory.mktemp("data") / "few"
+    shutil.copytree(digits, folder)
+    reader = RecordReader(digits / "digits_val.rec")
+    with writing(folder / "digits_val.rec") as writer:
+        for ordinal in range(40):
+            writer.write(ordinal, reader[ordinal])
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,11 @@
-"""Run by torch's launcher from test_ranks.py: the gradient of one step in float64, written by rank 0.
+"""The gradient of one step in float64; run by torch's launcher from test_ranks.py, rank 0 writes it.
 
 In float32 some ReLUs have inputs that are 0 but for rounding, and a split batch rounds otherwise than a whole one.
 """
 
 import sys
 from pathlib import Path
+from unittest import mock
 
 import safetensors.torch
 import torch
@@ -15,28 +16,41 @@ from resnet_v2.data.loader import Loader
 from resnet_v2.data.records import RecordReader
 from resnet_v2.networks.resnet import resnet
 from resnet_v2.training import step
-from resnet_v2.training.distributed import joined
+from resnet_v2.training.distributed import Ranks, joined
 from resnet_v2.training.evaluate import to_input
 from resnet_v2.training.feed import on_device
 from resnet_v2.training.optim import nesterov_sgd
 
 
-def main() -> None:
-    rec, images, accumulate, out = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
-    torch.set_num_threads(1)
+def gradient(rec: Path, images: int, ranks: Ranks) -> dict[str, torch.Tensor]:
+    """The gradients and the statistics after the first step of so many images on all ranks."""
     device = torch.device("cpu")
-    setattr(step, "to_input", lambda *arguments: to_input(*arguments).double())  # noqa: B010
-    with joined(device) as ranks:
-        network = resnet(8, classes=10).double()
-        config = TrainConfig.of(sync_bn=True, accumulate=accumulate)
-        trainer = step.Trainer.of(network, nesterov_sgd(network, 0.1, 0.9, 0.0), config, ranks, device)
-        loader = Loader(RecordReader(rec), augmentation(1, 32, imagenet=False), seed=0, batch_size=images, classes=10,
-                        rank=ranks.rank, world_size=ranks.world_size)  # fmt: skip
+    network = resnet(8, classes=10).double()
+    trainer = step.Trainer.of(network, nesterov_sgd(network, 0.1, 0.9, 0.0), TrainConfig(sync_bn=True), ranks, device)
+    loader = Loader(
+        RecordReader(rec),
+        augmentation(1, 32, imagenet=False),
+        seed=0,
+        batch_size=images,
+        classes=10,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+    )
+    with mock.patch.object(step, "to_input", lambda *arguments: to_input(*arguments).double()):
         trainer.step(*on_device(next(iter(loader)), device), loader.images_of(0), 0.0)
-        if ranks.main:
-            gradients = {name: one.grad for name, one in network.named_parameters() if one.grad is not None}
-            buffers = {name: one for name, one in network.named_buffers() if one.is_floating_point()}
-            safetensors.torch.save_file({name: one.contiguous() for name, one in (gradients | buffers).items()}, out)
+    gradients = {name: one.grad for name, one in network.named_parameters() if one.grad is not None}
+    buffers = {name: one for name, one in network.named_buffers() if one.is_floating_point()}
+    return {name: one.contiguous() for name, one in (gradients | buffers).items()}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    rec, folder, *counts = sys.argv[1:]
+    with joined(torch.device("cpu"), "device") as ranks:
+        for count in counts:
+            found = gradient(Path(rec), int(count), ranks)
+            if ranks.main:
+                safetensors.torch.save_file(found, Path(folder) / count)
 
 
 if __name__ == "__main__":

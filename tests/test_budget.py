@@ -92,7 +92,9 @@ def test_what_makes_no_plan_is_said(run: Run, flags: list[str | int], words: str
     assert len(err.strip().splitlines()) == 1
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps what is freed this way")
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="missing glibc: no other C library keeps what is freed this way"
+)
 def test_freed_memory_leaves_the_process() -> None:
     program = """
 import sys, torch

@@ -3,9 +3,6 @@
 import importlib.util
 import shutil
 import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,15 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from resnet_v2.errors import ResnetError
-from resnet_v2.inference.demo import Explainer, serve, training_curve
+from processes import PATIENCE_SECONDS, Command
+from resnet_v2.inference.demo import Explainer, training_curve
 from resnet_v2.inference.gradcam import heat_map, overlay
 from resnet_v2.interchange import weights
 from resnet_v2.networks.resnet import resnet
 from resnet_v2.packing.photos import read_image
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-PATIENCE_MS = 30_000
+PATIENCE_MS = 1000 * PATIENCE_SECONDS
 
 
 def test_heat_maps_are_grad_cam(trained: str, digits: Path) -> None:
@@ -76,30 +73,20 @@ def test_addresses_where_nothing_can_listen(trained: str, monkeypatch: pytest.Mo
 
 
 @pytest.fixture
-def address(trained: str) -> Iterator[str]:
+def address(trained: str, tmp_path: Path) -> Iterator[str]:
     """The page of the trained digits network, served by the command."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "resnet_v2", "demo", "--prefix", trained, "--port", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            _wait_for(port, process)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
+    command = Command(["demo", "--prefix", trained, "--port", port], tmp_path)
 
-
-def _wait_for(port: int, process: "subprocess.Popen[str]") -> None:
-    for _ in range(300):
-        if process.poll() is not None:
-            assert process.stderr is not None
-            pytest.fail(f"the demo ended: {process.stderr.read()}")
+    def listens() -> bool:
         with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.1)
-    pytest.fail("the demo does not listen")
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    command.wait_for(listens, "the page", 0.1)
+    yield f"http://127.0.0.1:{port}"
+    command.kill()
 
 
 @pytest.fixture
@@ -108,14 +95,16 @@ def browser_page() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser.new_page(viewport={"width": 1100, "height": 820})
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=PATIENCE_MS)
+        page = browser.new_page(viewport={"width": 1100, "height": 820})
+        page.set_default_timeout(PATIENCE_MS)
+        yield page
         browser.close()
 
 
 @pytest.mark.skipif(
     CHROMIUM is None or any(importlib.util.find_spec(name) is None for name in ("gradio", "playwright")),
-    reason="needs chromium (apt-get install chromium) and pip install 'resnet-v2[demo]' playwright",
+    reason="missing chromium, gradio or playwright: apt-get install chromium, pip install 'resnet-v2[dev]'",
 )
 def test_the_page_in_a_browser(address: str, browser_page: Any, digits: Path, tmp_path: Path) -> None:
     page = browser_page
@@ -123,12 +112,10 @@ def test_the_page_in_a_browser(address: str, browser_page: Any, digits: Path, tm
     page.on("request", lambda request: asked.append(request.url))
     page.goto(address)
     page.set_input_files("input[type=file]", str(digits / "examples" / "7.png"))
-    page.get_by_text("heat map").wait_for(timeout=PATIENCE_MS)
-    bars = page.locator("[data-testid$=-confidence-set]")
-    assert bars.count() == 5
-    images = page.locator("img")
-    page.wait_for_function("document.querySelectorAll('img[src*=\"/file=\"]').length >= 4", timeout=PATIENCE_MS)
-    assert images.count() >= 4
+    page.get_by_text("heat map").wait_for()
+    for count, what in ((5, "[data-testid$=-confidence-set]"), (4, "img[src*='/file=']")):
+        page.wait_for_function("([count, what]) => document.querySelectorAll(what).length >= count", arg=[count, what])
+    assert page.locator("[data-testid$=-confidence-set]").count() == 5
     page.screenshot(path=str(tmp_path / "picture.png"))
     # A file that is no picture, and one that ends early, are answered with a sentence, and the page goes on.
     (tmp_path / "text.png").write_text("no image")
@@ -136,12 +123,12 @@ def test_the_page_in_a_browser(address: str, browser_page: Any, digits: Path, tm
     for name, sentence in (("text.png", "cannot identify image"), ("short.png", "This is no readable image.")):
         page.get_by_label("Remove Image").click()
         page.set_input_files("input[type=file]", str(tmp_path / name))
-        page.get_by_text(sentence).first.wait_for(timeout=PATIENCE_MS)
+        page.get_by_text(sentence).first.wait_for()
     page.get_by_label("Remove Image").click()
     page.set_input_files("input[type=file]", str(digits / "examples" / "8.png"))
-    page.get_by_text("heat map").wait_for(timeout=PATIENCE_MS)
+    page.get_by_text("heat map").wait_for()
     page.get_by_role("tab", name="Training curve").click()
-    page.get_by_text("best epoch").wait_for(timeout=PATIENCE_MS)
+    page.get_by_text("best epoch").wait_for()
     page.screenshot(path=str(tmp_path / "curve.png"))
     outside = [url for url in asked if not url.startswith((address, "data:", "blob:"))]
     assert not outside

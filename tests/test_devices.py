@@ -149,10 +149,11 @@ def test_weights_are_cast_once_a_step(plan: str) -> None:
 
 
 @pytest.mark.skipif(torch.version.cuda is not None, reason="a torch with CUDA: run the tests marked gpu on a GPU")
-def test_steps_on_a_gpu_of_fake_tensors(tmp_path: Path) -> None:
+@pytest.mark.parametrize("which", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+def test_steps_on_a_gpu_of_fake_tensors(tmp_path: Path, which: str) -> None:
     compiler = shutil.which("g++")
     if compiler is None:
-        pytest.skip("NOT TESTED: training steps on fake tensors of a GPU; install g++")
+        pytest.skip("missing g++: apt-get install g++")
     package = Path(torch.__file__).parent
     library = tmp_path / "gpu.so"
     folders = [f"-I{package / 'include'}", f"-L{package / 'lib'}", f"-Wl,-rpath,{package / 'lib'}"]
@@ -167,7 +168,8 @@ def test_steps_on_a_gpu_of_fake_tensors(tmp_path: Path) -> None:
         program,
         str(library),
         str(FAKES),
-        "-q",
+        "-m",
+        which,
         "-p",
         "no:cacheprovider",
         "-p",

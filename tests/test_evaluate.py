@@ -75,6 +75,45 @@ def test_views(rec: Path) -> None:
     assert engine.seen[2].shape == (5, 48, 48, 3)
 
 
+def test_a_view_is_resized_and_then_cropped(rec: Path) -> None:
+    """Five images of 40 x 60 become 20 x 30; the crop of 15 begins at rows 2 and columns 7, both rounded down."""
+    engine, reader = Recorder(), RecordReader(rec)
+    judge(engine, reader, View(15, resize=20), batch_size=5)
+    for number in range(5):
+        small = cv2.resize(picture(number, 40, 60), (30, 20), interpolation=cv2.INTER_AREA)
+        assert np.abs(engine.seen[0][number].astype(int) - small[2:17, 7:22]).max() <= 1
+
+
+class Constant(torch.nn.Module):
+    """Logits that fall from class to class, whatever is shown."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.architecture = Architecture(20, classes, "cifar")
+        self.logits = -0.5 * torch.arange(classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        assert not self.training
+        return self.logits.repeat(len(images), 1)
+
+
+def test_training_counts_what_a_hand_counts(tmp_path: Path) -> None:
+    """Logits 0, -0.5, -1, ... rank the label k at k."""
+    labels = [0, 0, 4, 5, 9, 1, 0]
+    with writing(tmp_path / "seven.rec") as writer:
+        for key, label in enumerate(labels):
+            writer.write(key, pack(IRHeader(0, float(label), key, 0), encode(picture(key, 32, 32), ".png", 3)))
+    network = Constant(10)
+    reader = RecordReader(tmp_path / "seven.rec")
+    found = evaluate(network, reader, size=32, batch_size=3, device=torch.device("cpu"))  # type: ignore[arg-type]
+    assert found.images == 7
+    assert found.top1_error == pytest.approx(100 * 4 / 7)
+    assert found.top5_error == pytest.approx(100 * 2 / 7)
+    normaliser = np.log(np.exp(-0.5 * np.arange(10)).sum())
+    assert found.loss == pytest.approx(np.mean([normaliser + 0.5 * label for label in labels]), rel=1e-6)
+    assert network.training
+
+
 def test_ten_crops(rec: Path) -> None:
     engine, reader = Recorder(), RecordReader(rec)
     found = judge(engine, reader, View(32, ten_crop=True), 3, batch_size=2)

@@ -96,7 +96,7 @@ def test_the_network_that_ships_is_small_and_described(run: Run) -> None:
     assert resnet_v2.load("").header == header
 
 
-@pytest.mark.skipif(not CIFAR.is_file(), reason="the JPEG copy of CIFAR-10 is not here")
+@pytest.mark.skipif(not CIFAR.is_file(), reason="missing ../shared: the JPEG copy of CIFAR-10")
 def test_the_card_has_the_error_to_the_last_digit(tmp_path: Path, run: Run) -> None:
     import tarfile
 

@@ -25,7 +25,7 @@ from resnet_v2.networks.resnet import ResNet, initialize
 
 needs_onnx = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxruntime", "openvino")),
-    reason="onnx, onnxruntime or openvino is not installed; pip install 'resnet-v2[onnx]'",
+    reason="missing onnx, onnxruntime or openvino: pip install 'resnet-v2[onnx]'",
 )
 ARCHITECTURES = [
     Architecture(20, 10, "cifar"),

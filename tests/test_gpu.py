@@ -199,6 +199,7 @@ def test_memory_whose_size_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
 
+@pytest.mark.slow
 def test_a_compiler_that_is_missing_is_one_sentence(digits: Path, tmp_path: Path) -> None:
     words = ["--data-dir", digits, "--data-type", "digits", "--depth", 8, "--num-examples", 32, "--batch-size", 32,
              "--epochs", 1, "--device", "cpu", "--compile", "--model-prefix", tmp_path / "m"]  # fmt: skip
@@ -240,9 +241,26 @@ def test_the_forecast_for_a_card(run: Run) -> None:
     assert "--gpu 'Voodoo 2' is not known here; give one of H200, H100" in err
 
 
-def test_auto_precision_is_saved_and_kept(digits: Path, tmp_path: Path, run: Run) -> None:
-    words = ["train", "--data-dir", digits, "--data-type", "digits", "--depth", 8, "--batch-size", 32,
-             "--device", "cpu", "--num-examples", 64, "--amp", "auto", "--model-prefix", tmp_path / "m"]  # fmt: skip
+def test_auto_precision_is_saved_and_kept(few_digits: Path, tmp_path: Path, run: Run) -> None:
+    words = [
+        "train",
+        "--data-dir",
+        few_digits,
+        "--data-type",
+        "digits",
+        "--depth",
+        8,
+        "--batch-size",
+        4,
+        "--device",
+        "cpu",
+        "--num-examples",
+        8,
+        "--amp",
+        "auto",
+        "--model-prefix",
+        tmp_path / "m",
+    ]
     status, _, err = run(*words, "--epochs", 2)
     assert status == 0, err
     first = re.search(r"--amp auto is (\w+): a step takes bf16 [\d.]+ ms, fp16 [\d.]+ ms", err)

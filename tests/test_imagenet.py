@@ -24,7 +24,7 @@ SAMPLE = (
     Path(os.environ.get("RESNET_V2_SHARED", Path(__file__).parents[2] / "shared")) / "data" / "imagenet-sample-400.tar"
 )
 
-pytestmark = pytest.mark.skipif(not SAMPLE.is_file(), reason="the sample of ImageNet is not here")
+pytestmark = pytest.mark.skipif(not SAMPLE.is_file(), reason="missing ../shared: the sample of ImageNet")
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,7 @@ LONG = (2, 256, 67, 67)
 
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None,
-    reason="the kernels are not tested: Triton is not installed; on Linux run `pip install triton`",
+    reason="missing triton: on Linux run `pip install triton`",
 )
 
 
@@ -264,6 +264,7 @@ def test_a_mean_far_from_zero_costs_no_digits(
 
 
 @needs_triton
+@pytest.mark.slow
 def test_blocks_of_many_tiles_are_merged(interpreted: Check) -> None:
     interpreted(check_statistics, LONG, FLOAT, "normal", True)
     for check in (check_statistics, check_gradients):

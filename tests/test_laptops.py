@@ -19,6 +19,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from conftest import Run
 from resnet_v2.data import portable, records
 from resnet_v2.data.records import RecordReader, writing
 from resnet_v2.errors import ResnetError
@@ -65,11 +66,7 @@ for name in ("remove", "rename", "replace", "unlink"):
 """
 
 # What `make demo` does, smaller, and a run that goes on.
-DEMO = """
-import sys
-from resnet_v2.cli import main
-
-for words in (
+DEMO = (
     "data digits --out digits",
     "train --data-dir digits --data-type digits --depth 8 --batch-size 16 --epochs 1 --num-examples 64 --device cpu "
     "--model-prefix model/m",
@@ -78,26 +75,24 @@ for words in (
     "evaluate --prefix model/m --epoch 2 --rec digits/digits_val.rec --device cpu --json",
     "plot --logs model/m.log --out curve.png",
     "predict --img digits/examples/7.png --prefix model/m --epoch 2 --top 2",
-):
-    if main(words.split()):
-        sys.exit(f"{words} failed")
-"""
+)
 
 
-def demo(folder: Path, before: str = "") -> str:
-    """What the commands print, from the evaluation on; their files are in the folder."""
-    folder.mkdir()
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", before + DEMO]
-    finished = subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=False)
-    assert finished.returncode == 0, finished.stderr.decode()
-    printed = finished.stdout.decode()
-    return printed[printed.index('{"images"') :]
-
-
-def test_the_demo_needs_nothing_that_windows_lacks(tmp_path: Path) -> None:
+def test_the_demo_needs_nothing_that_windows_lacks(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     usual, without = tmp_path / "usual", tmp_path / "without"
-    assert demo(usual) == demo(without, HIDING)
+    for folder in (usual, without):
+        folder.mkdir()
+    program = f"{HIDING}\nfrom resnet_v2.cli import main\nfor words in {DEMO}:\n    assert main(words.split()) == 0\n"
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    command = [sys.executable, "-c", program]
+    finished = subprocess.run(command, cwd=without, env=environment, capture_output=True, check=False)
+    assert finished.returncode == 0, finished.stderr.decode()
+    monkeypatch.chdir(usual)
+    done = [run(*words.split()) for words in DEMO]
+    assert [status for status, _, _ in done] == [0] * len(DEMO)
+    answers = "".join(out for _, out, _ in done[3:])
+    assert answers.startswith('{"images"')
+    assert finished.stdout.decode().endswith(answers)
     for name in ("digits_train.rec", "digits_train.idx", "digits_train.lst", "digits_val.rec", "synset.txt"):
         assert (usual / "digits" / name).read_bytes() == (without / "digits" / name).read_bytes()
     one, other = (safetensors.torch.load_file(folder / "model" / "m-0002.safetensors") for folder in (usual, without))
@@ -174,7 +169,7 @@ def test_names_that_the_output_cannot_hold_are_escaped(trained: str, digits: Pat
 
 
 def test_text_files_name_their_encoding() -> None:
-    pytest.importorskip("ruff")
+    pytest.importorskip("ruff", reason="missing ruff: pip install ruff")
     command = [sys.executable, "-m", "ruff", "check", "--isolated", "--preview", "--select=PLW1514", str(SOURCES)]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stdout
@@ -204,7 +199,7 @@ def test_a_lock_of_windows_keeps_two_runs_apart(tmp_path: Path, monkeypatch: pyt
 
 
 def imitated_msvcrt() -> types.ModuleType:
-    fcntl = pytest.importorskip("fcntl")
+    fcntl = pytest.importorskip("fcntl", reason="missing fcntl: this system has none")
     module = types.ModuleType("msvcrt")
 
     def locking(descriptor: int, mode: int, count: int) -> None:

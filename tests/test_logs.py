@@ -5,14 +5,13 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 import pytest
 
 from conftest import Run
+from processes import Command
 from resnet_v2.errors import ResnetError
 from resnet_v2.logs.plot import follow, read_curves, table
 from resnet_v2.logs.runlog import RunLog, read_curve
@@ -80,7 +79,7 @@ INFO:root:Epoch[0] Validation-accuracy=5.000000e-01	Validation-top_k_accuracy_5=
     assert curve.top5 == pytest.approx({0: 10.0})
 
 
-@pytest.mark.skipif(not REAL_LOGS.is_dir(), reason="the two logs of 2016 are not here")
+@pytest.mark.skipif(not REAL_LOGS.is_dir(), reason="missing ../shared: the two logs of 2016")
 def test_real_logs_give_the_published_errors(tmp_path: Path, run: Run) -> None:
     logs = f"{REAL_LOGS / 'resnet-50.log'},{REAL_LOGS / 'resnet-164.log'}"
     status, out, _ = run("plot", "--logs", logs, "--out", tmp_path / "c.png", "--json")
@@ -123,6 +122,46 @@ def test_old_tools_read_our_text(our_log: str) -> None:
     assert [(int(match[1]), float(match[2])) for match in val] == [(0, 0.5), (1, 0.57), (2, 0.64), (3, 0.71)]
     assert len(train) == 12
     assert float(train[0][2]) == 0.05
+
+
+@pytest.mark.parametrize(("idle", "told"), [(None, ""), (0.025, "\tGPU idle: 2.5%")])
+def test_a_batch_is_told_in_full(tmp_path: Path, idle: float | None, told: str) -> None:
+    lines: list[str] = []
+    log = RunLog(str(tmp_path / "m"), append=False, echo=lines.append)
+    log.batch(
+        3,
+        50,
+        accuracy=0.25,
+        samples_per_second=226.19,
+        loss=2.30258,
+        step_ms=12.34,
+        data_wait=0.012,
+        memory_mib=811.6,
+        gpu_idle=idle,
+        learning_rate=0.1,
+    )
+    log.close()
+    line = (
+        "Epoch[3] Batch [50]\tSpeed: 226.19 samples/sec\tTrain-accuracy=0.250000\tLoss: 2.3026\tStep: 12.3 ms"
+        f"\tWaiting for data: 1.2%\tMemory: 812 MiB{told}"
+    )
+    assert lines == [line]
+    assert (tmp_path / "m.log").read_text() == f"INFO:root:{line}\n"
+    event = json.loads((tmp_path / "m.jsonl").read_text())
+    assert event.pop("time") > 1e9
+    measured = {
+        "event": "batch",
+        "epoch": 3,
+        "batch": 50,
+        "train_accuracy": 0.25,
+        "samples_per_second": 226.19,
+        "loss": 2.30258,
+        "step_ms": 12.34,
+        "data_wait": 0.012,
+        "memory_mib": 811.6,
+        "learning_rate": 0.1,
+    }
+    assert event == measured | ({} if idle is None else {"gpu_idle": idle})
 
 
 def test_a_run_that_starts_anew_replaces_its_log(our_log: str) -> None:
@@ -184,24 +223,17 @@ def test_following_draws_when_a_log_has_grown(tmp_path: Path, capsys: pytest.Cap
 def test_follow_until_ctrl_c(our_log: str, tmp_path: Path) -> None:
     out = tmp_path / "c.html"
     words = ["plot", "--logs", f"{our_log}.log", "--out", str(out), "--follow"]
-    command = [sys.executable, "-m", "resnet_v2", *words]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            text = "".join(process.stdout.readline() for _ in range(3))
-            assert "29.00" in text
-            assert '<meta http-equiv="refresh"' in out.read_text()
-            log = RunLog(our_log, append=True, echo=lambda line: None)
-            log.validated(4, top1_error=22.0, top5_error=5.0)
-            log.close()
-            text = "".join(process.stdout.readline() for _ in range(3))
-            assert "22.00" in text
-            process.send_signal(signal.SIGINT)
-            _, err = process.communicate(timeout=30)
-        finally:
-            process.kill()
-    assert process.returncode == 130
-    assert "Traceback" not in err
+    command = Command(words, tmp_path)
+    command.wait_for(lambda: "29.00" in command.output, "the table of four epochs")
+    assert '<meta http-equiv="refresh"' in out.read_text()
+    log = RunLog(our_log, append=True, echo=lambda line: None)
+    log.validated(4, top1_error=22.0, top5_error=5.0)
+    log.close()
+    command.wait_for(lambda: "22.00" in command.output, "the table of five epochs")
+    command.send_signal(signal.SIGINT)
+    status, output = command.finish()
+    assert status == 130
+    assert "Traceback" not in output
 
 
 def test_bad_logs(tmp_path: Path, run: Run) -> None:

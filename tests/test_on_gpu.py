@@ -43,7 +43,7 @@ WANTED = os.environ.get("RESNET_V2_GPU_TESTS", "")
 ON_CPU = WANTED == "cpu"
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not WANTED, reason="NOT TESTED: what only a GPU shows; `make gpu` on a machine that has one"),
+    pytest.mark.skipif(not WANTED, reason="missing CUDA: `make gpu` on a machine that has a GPU"),
 ]
 DEVICE = torch.device("cpu") if ON_CPU else torch.device("cuda", 0)
 CPU = torch.device("cpu")
@@ -275,7 +275,7 @@ def test_ranks_that_speak_by_nccl(tmp_path: Path) -> None:
         torch.distributed.destroy_process_group()
 
 
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="NOT TESTED: several GPUs; one or none is here")
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="missing a second GPU")
 def test_several_gpus_train(made_up: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "resnet_v2", *words(made_up, tmp_path / "m")]
     command[command.index("--device") : command.index("--device") + 2] = ["--gpus", "0,1"]

@@ -105,7 +105,7 @@ def test_muon_moves_the_inner_convolutions(version: str) -> None:
     assert decays == {name: 0.5 if name.endswith("weight") else 0.0 for name in names.values()}
 
 
-@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has Muon from 2.9 on")
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="missing torch 2.9: it has Muon")
 def test_muon_is_torchs_but_for_its_precision() -> None:
     network = resnet(8, 10)
     parameters = dict(network.named_parameters())

@@ -3,38 +3,18 @@
 import csv
 import io
 import json
-import math
-import os
 import re
 import shutil
-import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from conftest import Run
-from resnet_v2.interchange import weights
+from conftest import Run, processor_seconds
 
 
 def names_of(out: str) -> list[str]:
     return [json.loads(line)["image"] for line in out.splitlines()]
-
-
-Piped = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def piped(run: Run, monkeypatch: pytest.MonkeyPatch) -> Piped:
-    """Predict what comes through a pipe."""
-
-    def call(data: bytes, *words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
-        return run("predict", "--img", "-", "--format", "jsonl", *words)
-
-    return call
 
 
 def test_files_folders_and_records(trained: str, digits: Path, run: Run) -> None:
@@ -49,68 +29,23 @@ def test_files_folders_and_records(trained: str, digits: Path, run: Run) -> None
     assert out == run("predict", "--img", *places, *model, "--batch-size", 50, "--threads", 1)[1]
 
 
-def test_standard_input_is_an_image_or_a_list(trained: str, digits: Path, run: Run, piped: Piped) -> None:
+def test_standard_input_is_an_image_or_a_list(
+    trained: str, digits: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def piped(data: bytes) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
+        return run("predict", "--img", "-", "--format", "jsonl", *model)
+
     image = digits / "examples" / "7.png"
     model = ["--prefix", trained, "--epoch", 4, "--gpus", ""]
     direct = json.loads(run("predict", "--img", image, *model, "--format", "jsonl")[1])
-    status, out, _ = piped(image.read_bytes(), *model)
-    assert status == 0
-    assert json.loads(out) == direct | {"image": "-"}
-    status, out, err = piped(f"{image}\n\n{digits}/none.png\n{image}\n".encode(), *model)
-    assert status == 1
-    assert names_of(out) == [str(image)] * 2
+    status, out, _ = piped(image.read_bytes())
+    assert (status, json.loads(out)) == (0, direct | {"image": "-"})
+    status, out, err = piped(f"{image}\n\n{digits}/none.png\n{image}\n".encode())
+    assert (status, names_of(out)) == (1, [str(image)] * 2)
     assert "none.png cannot be read" in err
-    status, out, err = piped(image.read_bytes()[:60], *model)
-    assert (status, out) == (1, "")
-    assert "Standard input is no readable image" in err
-    status, _, err = piped(b"", *model)
-    assert status == 2
-    assert "No image is named" in err
-
-
-def test_json_is_one_list(trained: str, digits: Path, tmp_path: Path, run: Run) -> None:
-    (tmp_path / "none.png").write_text("no image")
-    words = ["predict", "--img", digits / "examples", tmp_path / "none.png", "--prefix", trained, "--top", 2]
-    status, out, err = run(*words, "--gpus", "", "--json")
-    assert (status, "none.png is no readable image" in err) == (1, True)
-    lines = run(*words, "--gpu", "", "--format", "jsonl")[1].splitlines()
-    assert json.loads(out) == [json.loads(line) for line in lines]
-    assert len(lines) == 10
-    assert json.loads(run(*words[:2], digits / "examples" / "7.png", "--json", "--format", "csv")[1])[0]["top"]
-
-
-def test_flags_that_make_no_sense(trained: str, digits: Path, tmp_path: Path, run: Run) -> None:
-    image, rec = digits / "examples" / "7.png", digits / "digits_val.rec"
-    predict, evaluate = ["predict", "--prefix", trained, "--img"], ["evaluate", "--prefix", trained, "--rec", rec]
-    for name in ("empty.rec", "empty.idx"):
-        (tmp_path / name).touch()
-    for words, sentence in (
-        ([*predict, image, "--top", 0, "--format", "csv"], "top is 0; give a whole number of 1 or more."),
-        ([*predict, image, "--batch-size", 0], "batch_size is 0; give"),
-        ([*predict, image, "--threads", -1], "threads is -1; give"),
-        ([*predict, ""], "An empty path names no image"),
-        ([*predict, tmp_path / "empty.rec"], "No image is named"),
-        ([*predict, image, "--epoch", -1], "There is no epoch -1"),
-        ([*predict, image, "--epoch", 10**12], "is missing: saved epochs are 1, 2, 3, 4"),
-        ([*evaluate, "--batch-size", -1], "batch_size is -1; give"),
-        ([*evaluate, "--threads", -1], "threads is -1; give"),
-        ([*evaluate, "--crop", -1], "crop is -1; give a whole number of 0 or more."),
-        ([*evaluate, "--resize", 10**12], "longer than any image"),
-        ([*evaluate, "--mxnet-count", -1], "mxnet_count is -1; give"),
-        (["evaluate", "--prefix", trained, "--rec", tmp_path / "empty.rec"], "holds no records"),
-    ):
-        status, out, err = run(*words, "--gpus", "")
-        assert (status, out, err.startswith("resnet-v2: "), err.count("\n")) == (2, "", True, 1), words
-        assert sentence in err
-
-
-def test_answers_that_are_no_numbers(trained: str, digits: Path, tmp_path: Path, run: Run) -> None:
-    header, tensors = weights.read(Path(f"{trained}-0004.safetensors"))
-    tensors["fc1.bias"][3] = math.nan
-    weights.save(tmp_path / "damaged.safetensors", tensors, header)
-    status, out, err = run("predict", "--img", digits / "examples", "--prefix", tmp_path / "damaged", "--json")
-    assert (status, out) == (2, "")
-    assert "its weights are damaged" in err
+    status, _, err = piped(b"")
+    assert (status, "names no image" in err) == (2, True)
 
 
 def test_unreadable_images_are_reported_and_skipped(trained: str, digits: Path, tmp_path: Path, run: Run) -> None:
@@ -142,12 +77,8 @@ def test_forms(trained: str, digits: Path, tmp_path: Path, run: Run) -> None:
     assert float(rows[0]["probability"]) == pytest.approx(lines[0]["top"][0]["probability"], abs=1e-6)
 
 
-@pytest.mark.alone
-def test_a_cold_prediction_takes_less_than_a_few_seconds(trained: str, digits: Path) -> None:
-    """The promise is 2.5 s on a free machine; the bound leaves room for a busy one."""
-    command = [sys.executable, "-m", "resnet_v2", "predict", "--img", "-", "--format", "jsonl", "--prefix", trained]
-    image = (digits / "examples" / "7.png").read_bytes()
-    started = time.perf_counter()
-    done = subprocess.run(command, input=image, capture_output=True, check=True, env=dict(os.environ))
-    assert time.perf_counter() - started < 6
-    assert names_of(done.stdout.decode()) == ["-"]
+def test_a_cold_prediction_takes_little_more_than_torch(trained: str, digits: Path) -> None:
+    """The promise is 2.5 s on a free machine, of which most goes into the import of torch."""
+    words = ["predict", "--img", digits / "examples" / "7.png", "--prefix", trained]
+    with_torch = processor_seconds([sys.executable, "-c", "import torch"])
+    assert processor_seconds([sys.executable, "-m", "resnet_v2", *words]) < 2.5 * with_torch

@@ -37,7 +37,7 @@ def test_every_recipe_is_a_run(recipe: recipes.Recipe) -> None:
     assert recipe.source
 
 
-@pytest.mark.skipif(not REAL_LOGS.is_dir(), reason="the two logs of 2016 are not here")
+@pytest.mark.skipif(not REAL_LOGS.is_dir(), reason="missing ../shared: the two logs of 2016")
 @pytest.mark.parametrize("name", ["imagenet-resnet-50", "cifar10-resnet-164"])
 def test_recipes_agree_with_the_real_logs(name: str) -> None:
     """Error, length, drops and settings as the log itself tells them."""

@@ -65,10 +65,13 @@ def test_writing_again_empties(paths: tuple[str, str]) -> None:
     writer = recordio.MXIndexedRecordIO(*paths, "w")
     writer.write_idx(0, b"x")
     writer.reset()
+    assert (writer.keys, writer.idx, writer.tell()) == ([], {}, 0)
     writer.write_idx(7, b"y")
     writer.close()
     reader = recordio.MXIndexedRecordIO(*paths, "r")
     assert (reader.keys, reader.read_idx(7), reader.read()) == ([7], b"y", None)
+    reader.reset()
+    assert (reader.keys, reader.read()) == ([7], b"y")
 
 
 def test_wrong_use(paths: tuple[str, str]) -> None:
@@ -143,6 +146,12 @@ def test_png_images_come_back(fmt: str, quality: int) -> None:
     header, found = recordio.unpack_img(recordio.pack_img((0, 1.0, 2, 0), pixels, quality, fmt))
     assert header.label == 1.0
     assert np.array_equal(found, pixels)
+
+
+def test_pixels_that_cannot_be_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cv2.imencode", lambda *_: (False, np.empty(0, np.uint8)))
+    with pytest.raises(ValueError, match="failed to encode image"):
+        recordio.pack_img((0, 1.0, 2, 0), picture(1, 30, 40))
 
 
 def test_jpeg_quality_counts() -> None:

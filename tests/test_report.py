@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 
 from conftest import Run
+from processes import PATIENCE_SECONDS
 from resnet_v2.logs.runlog import RunLog
 from test_logs import MXNET_2016, REAL_LOGS
+
+PATIENCE_MS = 1000 * PATIENCE_SECONDS
 
 
 def make_log(prefix: Path, epochs: int, shift: float = 0.0) -> Path:
@@ -83,12 +86,12 @@ def test_nothing_in_a_log_gets_into_the_page_as_code(tmp_path: Path, run: Run) -
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Debian's Chromium, driven by playwright."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    playwright = pytest.importorskip("playwright.sync_api", reason="missing playwright: pip install playwright")
     chromium = shutil.which("chromium")
     if chromium is None:
-        pytest.skip("no chromium is installed; apt-get install chromium")
+        pytest.skip("missing chromium: apt-get install chromium")
     with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        started = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"], timeout=PATIENCE_MS)
         yield started
         started.close()
 
@@ -96,6 +99,7 @@ def browser() -> Iterator[Any]:
 def open_page(browser: Any, path: Path, scheme: str = "light") -> Any:
     """The page in an offline browser; whatever it complains about fails the test."""
     page = browser.new_context(viewport={"width": 1200, "height": 990}, color_scheme=scheme, offline=True).new_page()
+    page.set_default_timeout(PATIENCE_MS)
 
     def complain(message: object) -> None:
         raise AssertionError(f"the page says: {message}")
@@ -113,6 +117,13 @@ def hover(page: Any, chart: int, share: float) -> str:
     return str(page.locator("#tooltip").inner_text())
 
 
+def has_count(elements: Any, count: int) -> None:
+    """Wait until there are so many elements."""
+    from playwright.sync_api import expect
+
+    expect(elements).to_have_count(count, timeout=PATIENCE_MS)
+
+
 def test_in_a_browser(browser: Any, tmp_path: Path, run: Run) -> None:
     logs = f"{make_log(tmp_path / 'first', 9)},{make_log(tmp_path / 'second', 6, shift=3)}"
     run("plot", "--logs", logs, "--out", tmp_path / "a.html")
@@ -120,7 +131,7 @@ def test_in_a_browser(browser: Any, tmp_path: Path, run: Run) -> None:
     titles = page.locator("#charts h2").all_inner_texts()
     assert titles == ["Top-1 error (%)", "Loss (nats)", "Learning rate", "Throughput (images/s)"]
     curves = page.locator("#charts section").nth(0).locator("path.curve")
-    assert curves.count() == 4
+    has_count(curves, 4)
 
     text = hover(page, 0, 0.5)
     assert text.splitlines()[0] == "Epoch 4"
@@ -131,15 +142,15 @@ def test_in_a_browser(browser: Any, tmp_path: Path, run: Run) -> None:
     assert re.search(r"first\s+508 images/s", hover(page, 3, 1.0))
 
     page.get_by_role("button", name="first").click()
-    assert curves.count() == 2
+    has_count(curves, 2)
     assert "first" not in hover(page, 0, 0.5)
     page.get_by_role("button", name="training").click()
-    assert curves.count() == 1
+    has_count(curves, 1)
     page.get_by_role("button", name="top-5").click()
     assert page.locator("#charts h2").first.inner_text() == "Top-5 error (%)"
     assert re.search(r"second validation\s+36 %", hover(page, 0, 0.5))
     page.reload()
-    assert curves.count() == 1  # what was chosen outlives a reload
+    has_count(curves, 1)  # what was chosen outlives a reload
 
 
 def test_zoom_in_a_browser(browser: Any, tmp_path: Path, run: Run) -> None:
@@ -156,7 +167,7 @@ def test_zoom_in_a_browser(browser: Any, tmp_path: Path, run: Run) -> None:
     assert hover(page, 1, 1.0).startswith("Epoch 8")
 
 
-@pytest.mark.skipif(not REAL_LOGS.is_dir(), reason="the two logs of 2016 are not here")
+@pytest.mark.skipif(not REAL_LOGS.is_dir(), reason="missing ../shared: the two logs of 2016")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_real_logs_in_a_browser(browser: Any, tmp_path: Path, run: Run, scheme: str) -> None:
     """The curve of ResNet-50 ends where the log does; text is legible against its card in both schemes."""

@@ -6,8 +6,6 @@ import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,8 @@ import safetensors.torch
 import torch
 
 from conftest import Run
-from resnet_v2.config import arguments_of
+from processes import Command
+from resnet_v2.config import TrainConfig, arguments_of
 from resnet_v2.errors import ResnetError
 from resnet_v2.interchange import weights
 from resnet_v2.interchange.finding import checkpoint_path, saved_epochs
@@ -26,33 +25,19 @@ from resnet_v2.networks.architecture import Architecture
 from resnet_v2.training import checkpoint
 from resnet_v2.training.step import Trainer
 
-KILLS = 20
-EPOCHS = 10
 # What a clock or the machine says.
 MEASURED = {"time", "seconds", "samples_per_second", "step_ms", "data_wait", "memory_mib"}
 
 
 def command(digits: Path, **changes: Any) -> list[str]:
-    """A run of 200 steps that saves where it is after every second one."""
+    """A run of 20 steps per epoch that saves where it is after every second one."""
     settings: dict[str, object] = {
-        "data_dir": digits, "data_type": "digits", "depth": 8, "device": "cpu", "batch_size": 32, "num_examples": 640,
-        "epochs": EPOCHS, "milestones": "6,8", "frequent": 3, "checkpoint_steps": 2, "threads": 2, "resume": "auto",
+        "data_dir": digits, "data_type": "digits", "depth": 8, "device": "cpu", "batch_size": 16, "num_examples": 320,
+        "epochs": 10, "milestones": "6,8", "frequent": 3, "checkpoint_steps": 2, "threads": 2, "resume": "auto",
         "model_prefix": "m", "aug_level": 3, "ema": 0.9, "clip_norm": 5.0,
     }  # fmt: skip
-    return [sys.executable, "-m", "resnet_v2", "train", *arguments_of(settings | changes)]
-
-
-def start(words: list[str], folder: Path) -> subprocess.Popen[str]:
-    folder.mkdir(exist_ok=True)
-    environment = os.environ | {"OMP_NUM_THREADS": "2"}
-    return subprocess.Popen(
-        words, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-
-
-def finish(process: subprocess.Popen[str], timeout: float = 120) -> tuple[int, str]:
-    output, _ = process.communicate(timeout=timeout)
-    return process.returncode, output
+    config = TrainConfig(**(settings | changes))  # type: ignore[arg-type]
+    return ["train", *arguments_of(config)]
 
 
 def place(folder: Path) -> tuple[int, int]:
@@ -75,37 +60,34 @@ def text(folder: Path) -> str:
     return re.sub(r"(Speed:|cost=|Step:|data:|Memory:|after|which) ?[\d.]+", r"\1", log)
 
 
-def test_killed_twenty_times_it_ends_with_the_same_bits(digits: Path, tmp_path: Path) -> None:
-    words = command(digits)
+@pytest.mark.parametrize(("kills", "epochs"), [(3, 3), pytest.param(20, 10, marks=pytest.mark.slow)])
+def test_killed_again_and_again_it_ends_with_the_same_bits(
+    few_digits: Path, tmp_path: Path, kills: int, epochs: int
+) -> None:
+    words = command(few_digits, epochs=epochs, milestones=f"{epochs - 2},{epochs - 1}")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    status, output = finish(start(words, whole))
+    status, output = Command(words, whole).finish()
     assert status == 0, output
 
     chance = random.Random(1)
     while_writing = 0
-    for number in range(KILLS):
+    for number in range(kills):
         before = place(killed) if killed.exists() else (0, 0)
-        process = start(words, killed)
-        deadline = time.monotonic() + 60
-        while place(killed) <= before and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.002)
-        assert process.poll() is None, finish(process)
+        run = Command(words, killed)
+        run.wait_for(lambda before=before: place(killed) > before, "it goes on", 0.002)  # type: ignore[misc]
         if number % 2:
             time.sleep(chance.uniform(0, 0.15))
         else:  # in the middle of writing a checkpoint
-            while not list(killed.glob(".m-*.tmp")) and process.poll() is None:
-                pass
+            run.wait_for(lambda: list(killed.glob(".m-*.tmp")), "it writes a checkpoint", 0)
             while_writing += bool(list(killed.glob(".m-*.tmp")))
-        process.kill()
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
-    assert while_writing >= KILLS // 4
-    assert (0, 0) < place(killed) < (EPOCHS, 0)
-    status, output = finish(start(words, killed))
+        run.kill()
+    assert while_writing >= kills // 4
+    assert (0, 0) < place(killed) < (epochs, 0)
+    status, output = Command(words, killed).finish()
     assert status == 0, output
 
     assert sorted(path.name for path in whole.iterdir()) == sorted(path.name for path in killed.iterdir())
-    for epoch in range(1, EPOCHS + 1):
+    for epoch in range(1, epochs + 1):
         ours, theirs = (weights.read(checkpoint_path(str(folder / "m"), epoch)) for folder in (whole, killed))
         assert ours[1].keys() == theirs[1].keys()
         assert any(name.startswith("momentum.") for name in ours[1])
@@ -117,20 +99,17 @@ def test_killed_twenty_times_it_ends_with_the_same_bits(digits: Path, tmp_path: 
     best = read_header(killed / "m-best.safetensors")
     assert best.errors["top1_error"] == min(event["top1_error"] for event in events(killed) if "top1_error" in event)
 
-    status, output = finish(start(words, killed))
-    assert (status, "m is at its end, epoch 10" in output) == (0, True)
+    status, output = Command(words, killed).finish()
+    assert (status, f"m is at its end, epoch {epochs}" in output) == (0, True)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_told_to_stop_it_saves_and_says_so(digits: Path, tmp_path: Path, number: int, status: int) -> None:
-    process = start(command(digits, checkpoint_steps=0, resume="no", epochs=100), tmp_path)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "Batch [6]" in line:
-            break
-    process.send_signal(number)
-    output = process.communicate(timeout=60)[0]
-    assert process.returncode == status, output
+def test_told_to_stop_it_saves_and_says_so(few_digits: Path, tmp_path: Path, number: int, status: int) -> None:
+    run = Command(command(few_digits, checkpoint_steps=0, resume="no", epochs=100), tmp_path)
+    run.wait_for(lambda: "Batch [6]" in run.output, "it trains")
+    run.send_signal(number)
+    found, output = run.finish()
+    assert found == status, output
     stopped = re.search(r"stopped in epoch (\d+), batch (\d+); it is all in m-latest\.safetensors", output)
     assert stopped
     assert place(tmp_path) == (int(stopped[1]), int(stopped[2]))
@@ -138,10 +117,10 @@ def test_told_to_stop_it_saves_and_says_so(digits: Path, tmp_path: Path, number:
 
 
 def test_what_keeps_a_run_from_going_on(
-    digits: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+    few_digits: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words = command(digits, resume="no", epochs=1)[3:]
+    words = command(few_digits, resume="no", epochs=1, num_examples=80)
     assert run(*words[:1], *words[1:], "--resume")[::2] == (
         2, "resnet-v2: m-latest.safetensors is missing, so there is no run to go on with; leave --resume out to start "
         "one.\n",
@@ -161,10 +140,12 @@ def test_what_keeps_a_run_from_going_on(
     assert run(*words, "--force")[0] == 0
 
 
-def test_only_the_wanted_epochs_are_kept(digits: Path, tmp_path: Path) -> None:
+def test_only_the_wanted_epochs_are_kept(
+    few_digits: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / ".m-latest.safetensors.0.tmp").write_bytes(b"of a killed run")
-    status, output = finish(start(command(digits, epochs=4, keep=2, num_examples=96), tmp_path))
-    assert status == 0, output
+    monkeypatch.chdir(tmp_path)
+    assert run(*command(few_digits, epochs=4, keep=2, num_examples=48))[0] == 0
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["m-0003.safetensors", "m-0004.safetensors", "m-best.safetensors", "m-latest.safetensors",
                      "m.jsonl", "m.log"]  # fmt: skip
@@ -205,13 +186,13 @@ def crashing(step: Any, number: int) -> Any:
 
 
 def test_a_retraining_that_crashes_goes_on_with_the_same_command(
-    digits: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+    few_digits: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended = {}
     for name in ("whole", "crashed"):
         (tmp_path / name).mkdir()
         monkeypatch.chdir(tmp_path / name)
-        first = command(digits, epochs=4, num_examples=96, frequent=1, checkpoint_steps=1)[3:]
+        first = command(few_digits, epochs=4, num_examples=48, frequent=1, checkpoint_steps=1)
         assert run(*first)[0] == 0
         again = [*first, "--retrain", "--model-load-epoch", "2", "--lr", "0.0005", "--epochs", "6"]
         if name == "crashed":
@@ -227,9 +208,11 @@ def test_a_retraining_that_crashes_goes_on_with_the_same_command(
     assert all(torch.equal(ended["whole"][name], ended["crashed"][name]) for name in ended["whole"])
 
 
-def test_a_full_disk_leaves_the_last_good_checkpoint(digits: Path, tmp_path: Path, monkeypatch: Any, run: Run) -> None:
+def test_a_full_disk_leaves_the_last_good_checkpoint(
+    few_digits: Path, tmp_path: Path, monkeypatch: Any, run: Run
+) -> None:
     monkeypatch.chdir(tmp_path)
-    words = command(digits, resume="no", epochs=2, num_examples=96, checkpoint_steps=0)[3:]
+    words = command(few_digits, resume="no", epochs=2, num_examples=48, checkpoint_steps=0)
     written = Path.write_bytes
 
     def write_once(path: Path, data: bytes) -> int:

@@ -91,7 +91,7 @@ def test_what_we_encode_can_be_cut() -> None:
         assert PIL.Image.open(io.BytesIO(data)).size == size[::-1]
 
 
-@pytest.mark.skipif(not SAMPLE.is_file(), reason="the sample of ImageNet is not here")
+@pytest.mark.skipif(not SAMPLE.is_file(), reason="missing ../shared: the sample of ImageNet")
 def test_cuts_of_real_images() -> None:
     with tarfile.open(SAMPLE) as archive:
         files = [archive.extractfile(member) for member in archive.getmembers()]

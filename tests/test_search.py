@@ -69,13 +69,12 @@ def test_less_memory_takes_more_time() -> None:
     assert forecasts[2].extra_time < 0.12
 
 
-@pytest.mark.alone
 def test_1001_layers_take_seconds() -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     with torch.device("meta"):
         links = ResNet(Architecture(1001, 10, "cifar")).links()
     costs = link_costs(links, 32)
     plan = find_plan(links, costs, 20 * 2**20)
     assert plan is not None
     assert forecast(links, costs, plan).peak_bytes <= 20 * 2**20
-    assert time.perf_counter() - started < 10  # 2 s on a quiet machine
+    assert time.process_time() - started < 10  # 2 s on a quiet machine

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from processes import PATIENCE_SECONDS
+
 ROOT = Path(__file__).parents[1]
 PAGES = ("index", "formats", "training", "gpu", "memory", "using", "results", "differences", "api")
 # Whatever a browser asks for without a click: scripts, pictures and frames, and the links of the head that are not just
@@ -27,10 +29,10 @@ def loaded_from_elsewhere(html: str) -> list[str]:
 
 def build(root: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     if any(importlib.util.find_spec(name) is None for name in ("mkdocs", "material", "mkdocstrings")):
-        pytest.skip("needs pip install 'resnet-v2[docs]'")
+        pytest.skip("missing mkdocs: pip install 'resnet-v2[docs]'")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
-    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
 
 
 @pytest.fixture(scope="module")

@@ -153,7 +153,7 @@ def test_fashion_mnist_download(
     assert not pixels[:2].any()
 
 
-@pytest.mark.skipif(not sources.FASHION_DEBIAN.is_dir(), reason="the package dataset-fashion-mnist is not installed")
+@pytest.mark.skipif(not sources.FASHION_DEBIAN.is_dir(), reason="missing dataset-fashion-mnist: apt-get install it")
 def test_fashion_mnist_of_debian_is_the_official_content(tmp_path: Path) -> None:
     for name, checksum in sources.FASHION_SHA256.items():
         assert hashlib.sha256(gzip.decompress((sources.FASHION_DEBIAN / name).read_bytes())).hexdigest() == checksum

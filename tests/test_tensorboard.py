@@ -16,7 +16,7 @@ SMALL = ["--depth", 8, "--batch-size", 32, "--num-examples", 64, "--gpus", "", "
 
 def scalars(prefix: Path) -> dict[str, list[tuple[int, float]]]:
     reading: Any = pytest.importorskip(
-        "tensorboard.backend.event_processing.event_accumulator", reason="the package tensorboard is not installed"
+        "tensorboard.backend.event_processing.event_accumulator", reason="missing tensorboard: pip install tensorboard"
     )
     found = reading.EventAccumulator(f"{prefix}.tensorboard")
     found.Reload()
@@ -29,7 +29,7 @@ def train(digits: Path, prefix: Path, run: Run, *more: object) -> None:
 
 
 def test_a_run_in_two_parts(digits: Path, tmp_path: Path, run: Run) -> None:
-    pytest.importorskip("tensorboard")
+    pytest.importorskip("tensorboard", reason="missing tensorboard: pip install tensorboard")
     prefix = tmp_path / "m"
     train(digits, prefix, run, "--epochs", 2)
     train(digits, prefix, run, "--epochs", 3, "--retrain", "--model-load-epoch", 2)
@@ -43,7 +43,7 @@ def test_a_run_in_two_parts(digits: Path, tmp_path: Path, run: Run) -> None:
 
 
 def test_a_run_that_starts_anew_replaces_it_and_a_kill_loses_nothing(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
+    pytest.importorskip("tensorboard", reason="missing tensorboard: pip install tensorboard")
     prefix = tmp_path / "m"
     for errors in ((50.0, 40.0, 30.0), (20.0,)):
         log = RunLog(str(prefix), append=False, echo=lambda line: None, listener=open_writer(str(prefix), append=False))

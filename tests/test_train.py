@@ -11,7 +11,8 @@ import safetensors
 import torch
 
 from conftest import Run
-from resnet_v2.data.jpeg import encode
+from resnet_v2.config import TrainConfig
+from resnet_v2.data.jpeg import decode, encode
 from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
 from resnet_v2.errors import ResnetError
 from resnet_v2.interchange import weights
@@ -60,27 +61,111 @@ def test_the_header_says_what_the_network_is(trained: str, digits: Path) -> None
     assert again.top1_error == pytest.approx(header.errors["top1_error"])
 
 
-def test_the_same_seed_gives_the_same_bits(digits: Path, tmp_path: Path) -> None:
+# Of the run below: the mean loss of every batch, and the loss and top-1 error of both validations.
+GOLDEN_LOSSES = [2.49375, 2.12856, 2.48927, 2.17899, 2.37494, 2.41415, 2.28026, 2.57940]
+GOLDEN_VALIDATIONS = [(4.00537, 89.835), (2.59745, 81.319)]
+
+
+def test_a_golden_run(digits: Path, tmp_path: Path, run: Run) -> None:
+    """Every number that a run makes: order, draws, rates, smoothing, decay, the small last batch, the average."""
+    words = [
+        "train",
+        "--data-dir",
+        digits,
+        "--data-type",
+        "digits",
+        "--depth",
+        8,
+        "--device",
+        "cpu",
+        "--batch-size",
+        32,
+        "--num-examples",
+        100,
+        "--epochs",
+        2,
+        "--frequent",
+        1,
+        "--schedule",
+        "linear",
+        "--warmup-epochs",
+        0.5,
+        "--lr",
+        0.05,
+        "--wd",
+        0.01,
+        "--label-smoothing",
+        0.1,
+        "--ema",
+        0.8,
+        "--aug-level",
+        3,
+    ]
+    assert run(*words, "--model-prefix", tmp_path / "m")[0] == 0
+    told = [json.loads(line) for line in (tmp_path / "m.jsonl").read_text().splitlines()]
+    batches = [event for event in told if event["event"] == "batch"]
+    # A step's rate is that of its middle: a straight line up to 0.05 at half an epoch, then down to 0 at 2.
+    middles = [epoch + (step + 0.5) / 4 for epoch in range(2) for step in range(4)]
+    rates = [0.05 * (middle / 0.5 if middle < 0.5 else (2 - middle) / 1.5) for middle in middles]
+    assert [event["learning_rate"] for event in batches] == pytest.approx(rates)
+    assert [event["loss"] for event in batches] == pytest.approx(GOLDEN_LOSSES, rel=1e-3)
+    whole = [event for event in told if event["event"] == "train"]
+    images = (32, 32, 32, 4)
+    for epoch in range(2):
+        some = batches[4 * epoch : 4 * epoch + 4]
+        for name in ("loss", "train_accuracy"):
+            mean = sum(event[name] * count for event, count in zip(some, images, strict=True)) / 100
+            assert whole[epoch][name] == pytest.approx(mean)
+    found = [(event["loss"], event["top1_error"]) for event in told if event["event"] == "validation"]
+    for (loss, error), (golden_loss, golden_error) in zip(found, GOLDEN_VALIDATIONS, strict=True):
+        assert loss == pytest.approx(golden_loss, rel=5e-3)
+        assert error == pytest.approx(golden_error, abs=0.6)  # two images of 364
+
+
+def test_the_first_of_equal_epochs_stays_the_best_also_in_a_run_that_goes_on(digits: Path, tmp_path: Path) -> None:
+    """One validation image under a label that no network of this run answers: every epoch errs in all of it."""
+    data = tmp_path / "data"
+    shutil.copytree(digits, data)
+    reader = RecordReader(digits / "digits_val.rec")
+    answers = set(range(10))
+    fit(small(digits, tmp_path / "first", epochs=3))
+    for epoch in (1, 2, 3):
+        network, _ = weights.load(str(tmp_path / "first"), epoch)
+        shown = torch.from_numpy(decode(reader.image(0)[1])).permute(2, 0, 1)[None].float()
+        answers.discard(int(network.eval()(shown).argmax()))
+    with writing(data / "digits_val.rec") as writer:
+        writer.write(0, pack(IRHeader(0, float(min(answers)), 0, 0), bytes(reader.image(0)[1])))
+    run, best = small(data, tmp_path / "m", epochs=2), tmp_path / "m-best.safetensors"
+    fit(run)
+    assert weights.read(best)[0].epoch == 1
+    result = fit(dataclasses.replace(run, epochs=3, resume="yes", force=True))
+    assert result is not None
+    assert result.top1_error == 100
+    assert saved_epochs(str(tmp_path / "m")) == [1, 2, 3]
+    assert weights.read(best)[0].epoch == 1
+
+
+def test_the_same_seed_gives_the_same_bits(few_digits: Path, tmp_path: Path) -> None:
     for name, seed, threads in (("a", 1, 1), ("b", 1, 2), ("c", 2, 2)):
-        fit(small(digits, tmp_path / name, epochs=1, seed=seed, threads=threads))
+        fit(small(few_digits, tmp_path / name, epochs=1, seed=seed, threads=threads))
     assert equal(tensors(tmp_path / "a", 1), tensors(tmp_path / "b", 1))
     assert not equal(tensors(tmp_path / "a", 1), tensors(tmp_path / "c", 1))
 
 
 @pytest.mark.parametrize("schedule", ["step", "cosine"])
-def test_retraining_ends_with_the_bits_of_the_whole_run(digits: Path, tmp_path: Path, schedule: str) -> None:
+def test_retraining_ends_with_the_bits_of_the_whole_run(few_digits: Path, tmp_path: Path, schedule: str) -> None:
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
-    fit(small(digits, whole, schedule=schedule, lr=0.05, wd=0.001))
+    fit(small(few_digits, whole, schedule=schedule, lr=0.05, wd=0.001))
     shutil.copy(f"{whole}-0002.safetensors", f"{resumed}-0002.safetensors")
-    fit(small(digits, resumed, schedule=schedule, retrain=True, model_load_epoch=2))
+    fit(small(few_digits, resumed, schedule=schedule, retrain=True, model_load_epoch=2))
     assert equal(tensors(whole, 4), tensors(resumed, 4))
     assert any(name.startswith("momentum.") for name in tensors(whole, 4))
 
 
-def test_retraining_takes_a_new_rate_and_decay(digits: Path, tmp_path: Path) -> None:
+def test_retraining_takes_a_new_rate_and_decay(few_digits: Path, tmp_path: Path) -> None:
     prefix = tmp_path / "run"
-    fit(small(digits, prefix))
-    fit(small(digits, prefix, retrain=True, model_load_epoch=2, lr=0.0005, wd=0.01))
+    fit(small(few_digits, prefix))
+    fit(small(few_digits, prefix, retrain=True, model_load_epoch=2, lr=0.0005, wd=0.01))
     events = [json.loads(line) for line in Path(f"{prefix}.jsonl").read_text().splitlines()]
     rates = [event["learning_rate"] for event in events if event["event"] == "train"]
     assert rates == pytest.approx([0.1, 0.1, 0.1, 0.01, 0.0005, 0.00005])
@@ -89,7 +174,7 @@ def test_retraining_takes_a_new_rate_and_decay(digits: Path, tmp_path: Path) -> 
     assert len(read_curve(Path(f"{prefix}.log")).top1) == 4
 
 
-def test_plans_and_fused_updates_change_no_bit(digits: Path, tmp_path: Path) -> None:
+def test_plans_and_fused_updates_change_no_bit(few_digits: Path, tmp_path: Path) -> None:
     settings: dict[str, dict[str, object]] = {
         "plain": {},
         "memonger": {"memonger": True},
@@ -98,10 +183,10 @@ def test_plans_and_fused_updates_change_no_bit(digits: Path, tmp_path: Path) -> 
         "both": {"memory_budget": "436MB", "fused_backward": True},
     }
     for name, changes in settings.items():
-        fit(small(digits, tmp_path / name, epochs=2, **changes))
+        fit(small(few_digits, tmp_path / name, epochs=2, **changes))
         assert equal(tensors(tmp_path / "plain", 2), tensors(tmp_path / name, 2)), name
     shutil.copy(tmp_path / "plain-0001.safetensors", tmp_path / "resumed-0001.safetensors")
-    fit(small(digits, tmp_path / "resumed", epochs=2, retrain=True, model_load_epoch=1, **settings["both"]))
+    fit(small(few_digits, tmp_path / "resumed", epochs=2, retrain=True, model_load_epoch=1, **settings["both"]))
     assert equal(tensors(tmp_path / "plain", 2), tensors(tmp_path / "resumed", 2))
 
 
@@ -113,16 +198,70 @@ def test_a_budget_that_is_too_small_says_so_at_once(digits: Path, tmp_path: Path
     assert not list(tmp_path.glob("run*"))
 
 
-def test_v1_has_its_own_files(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_v1_has_its_own_files(few_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    fit(small(digits, Path(), epochs=1, version="v1", model_prefix="", label_smoothing=0.1, warmup_epochs=0.5))
+    fit(small(few_digits, Path(), epochs=1, version="v1", model_prefix="", label_smoothing=0.1, warmup_epochs=0.5))
     assert (tmp_path / "model" / "resnet-v1-digits-8-0001.safetensors").is_file()
 
 
-def test_a_run_that_diverges_stops(digits: Path, tmp_path: Path) -> None:
+def test_a_run_that_diverges_stops(few_digits: Path, tmp_path: Path) -> None:
     with pytest.raises(ResnetError, match="the run has diverged"):
-        fit(small(digits, tmp_path / "run", lr=1e8))
+        fit(small(few_digits, tmp_path / "run", lr=1e30))
     assert not saved_epochs(str(tmp_path / "run"))
+
+
+def test_defaults_are_those_of_2016(tmp_path: Path) -> None:
+    (tmp_path / "synset.txt").write_text("a\nb\n")
+    imagenet = resolve(TrainConfig(list_dir=tmp_path / "none"))
+    assert (imagenet.architecture.depth, imagenet.architecture.classes, imagenet.batch_size) == (50, 1000, 256)
+    assert (imagenet.epochs, imagenet.milestones) == (120, (30, 60, 90))
+    assert str(imagenet.records) == "data/imagenet/train_480_q90.rec"
+    assert imagenet.augmentation(0).hue == 36
+    cifar = resolve(TrainConfig(data_type="cifar10", list_dir=tmp_path))
+    assert (cifar.architecture.classes, cifar.batch_size, cifar.epochs, cifar.milestones) == (2, 128, 200, (120, 160))
+    assert cifar.augmentation(0).pad == 4
+    assert cifar.prefix == "model/resnet-cifar10-20"
+    assert resolve(TrainConfig(data_type="cifar10", list_dir=tmp_path, epochs=30)).milestones == (18, 24)
+
+
+def test_padding(tmp_path: Path) -> None:
+    settings = resolve(TrainConfig(data_type="cifar10", list_dir=tmp_path, num_classes=10, pad=2))
+    assert settings.augmentation(0).pad == 2
+    for wrong, message in (({"pad": 16}, "give 0 to 15 pixels"), ({"pad": 2, "augment": "rrc"}, "does nothing with")):
+        with pytest.raises(ResnetError, match=message):
+            resolve(TrainConfig(data_type="cifar10", list_dir=tmp_path, num_classes=10, **wrong))
+
+
+def test_size_schedule(tmp_path: Path) -> None:
+    config = TrainConfig(data_type="cifar10", list_dir=tmp_path, num_classes=10, size_schedule="0:16,2:24,4:32")
+    settings = resolve(config)
+    plans = [settings.augmentation(epoch) for epoch in range(6)]
+    assert [plan.size for plan in plans] == [16, 16, 24, 24, 32, 32]
+    assert [(plan.scale[1], plan.pad) for plan in plans[::2]] == [(0.5, 2), (0.75, 3), (1.0, 4)]
+    assert plans[-1] == resolve(dataclasses.replace(config, size_schedule="")).augmentation(5)
+    imagenet = resolve(TrainConfig(list_dir=tmp_path, size_schedule="0:112")).augmentation(0)
+    assert (imagenet.size, imagenet.pad, imagenet.scale) == (112, 0, (0.533 / 2, 0.5))
+    cropped = resolve(TrainConfig(list_dir=tmp_path, augment="rrc", size_schedule="0:128,2:224"))
+    assert [cropped.augmentation(epoch).size for epoch in (1, 2)] == [128, 224]
+    for wrong in ("0:40", "0:x", "16"):
+        with pytest.raises(ResnetError, match="a value from 8 to 32; write it like 0:24,6:32"):
+            resolve(dataclasses.replace(config, size_schedule=wrong))
+
+
+def test_an_epoch_trains_at_its_own_size(few_digits: Path, tmp_path: Path) -> None:
+    for name, sizes in (("small", "0:16"), ("grows", "0:16,1:32")):
+        fit(small(few_digits, tmp_path / name, epochs=2, size_schedule=sizes))
+    assert equal(tensors(tmp_path / "small", 1), tensors(tmp_path / "grows", 1))
+    assert not equal(tensors(tmp_path / "small", 2), tensors(tmp_path / "grows", 2))
+
+
+def test_augmentation_schedule(tmp_path: Path) -> None:
+    settings = resolve(TrainConfig(list_dir=tmp_path, aug_schedule="0:3,10:2,95:1"))
+    assert [settings.augmentation(epoch).rotation for epoch in (0, 9, 10)] == [10, 10, 0]
+    assert settings.records_of(94).name == "train_480_q90.rec"
+    assert settings.records_of(95).name == "train_256_q90.rec"
+    with pytest.raises(ResnetError, match="write it like 0:2,95:1"):
+        resolve(TrainConfig(list_dir=tmp_path, aug_schedule="0:4"))
 
 
 def test_what_cannot_be_trained_is_said_at_once(digits: Path, tmp_path: Path, run: Run) -> None:
@@ -157,9 +296,9 @@ def test_a_label_outside_the_classes_stops_the_run(digits: Path, tmp_path: Path,
     assert re.search(r"record \d+ has the label [5-9], but the classes are 0 to 4", err)
 
 
-def test_damaged_records_stop_the_run_or_are_skipped(digits: Path, tmp_path: Path, run: Run) -> None:
+def test_damaged_records_stop_the_run_or_are_skipped(few_digits: Path, tmp_path: Path, run: Run) -> None:
     data = tmp_path / "data"
-    shutil.copytree(digits, data)
+    shutil.copytree(few_digits, data)
     reader = RecordReader(data / "digits_train.rec")
     with (data / "digits_train.rec").open("rb+") as file:
         file.seek(int(reader.offsets[40]) + 32)
@@ -206,18 +345,31 @@ def test_logits_that_are_no_numbers_are_errors(trained: str, digits: Path) -> No
     assert (result.top1_error, result.top5_error) == (100, 100)
 
 
+def test_a_resumed_run_has_the_loss_scale_of_the_whole_one(few_digits: Path, tmp_path: Path) -> None:
+    changes: dict[str, object] = {"batch_size": 4, "num_examples": 8, "amp": "fp16", "milestones": "1"}
+    fit(small(few_digits, tmp_path / "whole", epochs=2, **changes))
+    fit(small(few_digits, tmp_path / "parts", epochs=1, **changes))
+    fit(small(few_digits, tmp_path / "parts", epochs=2, resume="yes", force=True, **changes))
+    whole, parts = (
+        weights.read(checkpoint_path(str(tmp_path / name), 2))[0].training["scaler"] for name in ("whole", "parts")
+    )
+    assert whole == parts
+    assert whole["_growth_tracker"] == 4  # steps since the scale last moved
+
+
 def test_every_imagenet_stem_run_reads_the_records_of_its_level(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    for name, side in (("train_480_q90", 480), ("train_256_q90", 256), ("val_256_q90", 256)):
+    for name, side, count in (("train_480_q90", 480, 4), ("train_256_q90", 256, 2), ("val_256_q90", 256, 4)):
         with writing(tmp_path / f"{name}.rec") as writer:
-            for key in range(4):
+            for key in range(count):
                 image = encode(rng.integers(0, 256, (side, side, 3), dtype=np.uint8), ".jpg", 90)
                 writer.write(key, pack(IRHeader(0, float(key % 2), key, 0), image))
-    result = fit(
-        {"data_dir": tmp_path, "depth": 18, "num_classes": 2, "gpus": "", "epochs": 2, "batch_size": 2}
-        | {"aug_schedule": "0:3,1:1", "model_prefix": str(tmp_path / "m")}
-    )
+    config = TrainConfig(data_dir=tmp_path, depth=18, num_classes=2, gpus="", epochs=2, batch_size=2, frequent=1,
+                         aug_schedule="0:3,1:1", model_prefix=str(tmp_path / "m"))  # fmt: skip
+    result = fit(config)
     assert result is not None
     assert result.images == 4
+    told = [json.loads(line) for line in (tmp_path / "m.jsonl").read_text().splitlines()]
+    assert [event["epoch"] for event in told if event["event"] == "batch"] == [0, 0, 1]
     with safetensors.safe_open(tmp_path / "m-0002.safetensors", framework="pt") as file:
         assert file.get_tensor("conv0.weight").shape == (64, 3, 7, 7)

@@ -70,9 +70,21 @@ class OnGpu(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return results
 
 
-@pytest.mark.parametrize("ours", [True, False], ids=["our kernels", "torch's kernels"])
-@pytest.mark.parametrize("amp", ["off", "bf16"])
-@pytest.mark.parametrize(("architecture", "size"), NETWORKS, ids=str)
+SLOW = pytest.mark.slow
+# What they have, shorter ones have too.
+LONG_NETWORKS = [network for network in NETWORKS if network[0].depth in (20, 50) and network[0].stem != "timm"]
+
+
+@pytest.mark.parametrize(
+    ("amp", "ours"),
+    [("bf16", True), ("off", False), pytest.param("off", True, marks=SLOW), pytest.param("bf16", False, marks=SLOW)],
+    ids=["bf16, our kernels", "float32, torch's kernels", "float32, our kernels", "bf16, torch's kernels"],
+)
+@pytest.mark.parametrize(
+    ("architecture", "size"),
+    [pytest.param(*network, marks=SLOW if network in LONG_NETWORKS else ()) for network in NETWORKS],
+    ids=str,
+)
 def test_a_step_on_a_gpu(
     architecture: Architecture, size: int, amp: str, ours: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,7 +109,9 @@ def test_a_step_on_a_gpu(
 
 
 @pytest.mark.parametrize("amp", ["off", "bf16"])
-@pytest.mark.parametrize(("depth", "batch_size", "share"), [(50, 256, 1.0), (50, 256, 0.4), (200, 128, 0.35)])
+@pytest.mark.parametrize(
+    ("depth", "batch_size", "share"), [(50, 256, 1.0), (50, 256, 0.4), pytest.param(200, 128, 0.35, marks=SLOW)]
+)
 def test_the_forecast_of_memory(
     depth: int, batch_size: int, share: float, amp: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,7 @@ def mxnet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MXNet]:
     """MXNet in its own Python: the one RESNET_V2_MXNET_PYTHON names, or .venv-mxnet; skips where there is none."""
     python = os.environ.get("RESNET_V2_MXNET_PYTHON", str(FOLDER.parents[1] / ".venv-mxnet/bin/python"))
     if not Path(python).is_file():
-        pytest.skip(f"MXNet's Python {python} is missing; make parity creates it, RESNET_V2_MXNET_PYTHON names another")
+        pytest.skip(f"missing .venv-mxnet: make parity creates {python}, RESNET_V2_MXNET_PYTHON names another")
     folder = tmp_path_factory.mktemp("exchange")
     with (folder / "errors.txt").open("w") as errors:
         process = subprocess.Popen(

@@ -156,7 +156,9 @@ def test_image_record_iter_reads_what_we_pack(
     assert np.array_equal(theirs["images"], pixels.astype(np.float32))
 
 
-@pytest.mark.skipif("RESNET_V2_DALI_PYTHON" not in os.environ, reason="RESNET_V2_DALI_PYTHON names no Python with DALI")
+@pytest.mark.skipif(
+    "RESNET_V2_DALI_PYTHON" not in os.environ, reason="missing DALI: RESNET_V2_DALI_PYTHON names no Python with it"
+)
 def test_dali_reads_what_we_pack(pictures: Path, tmp_path: Path) -> None:
     assert main(["list", str(pictures), str(tmp_path / "a")]) == 0
     assert main(["pack", str(tmp_path / "a_train.lst"), str(pictures), str(tmp_path / "a.rec"), "resize=256"]) == 0

@@ -19,7 +19,7 @@ LARGEST_DIFFERENCE = 1e-4
 def python() -> str:
     found = os.environ.get("RESNET_V2_TIMM_PYTHON", str(FOLDER.parents[1] / ".venv-timm/bin/python"))
     if not Path(found).is_file():
-        pytest.skip(f"timm's Python {found} is missing; make parity creates it, RESNET_V2_TIMM_PYTHON names another")
+        pytest.skip(f"missing .venv-timm: make parity creates {found}, RESNET_V2_TIMM_PYTHON names another")
     return found
 
 
