@@ -26,7 +26,8 @@ def gradient(rec: Path, images: int, ranks: Ranks) -> dict[str, torch.Tensor]:
     """The gradients and the statistics after the first step of so many images on all ranks."""
     device = torch.device("cpu")
     network = resnet(8, classes=10).double()
-    trainer = step.Trainer.of(network, nesterov_sgd(network, 0.1, 0.9, 0.0), TrainConfig(sync_bn=True), ranks, device)
+    config = TrainConfig.of(sync_bn=True)
+    trainer = step.Trainer.of(network, nesterov_sgd(network, 0.1, 0.9, 0.0), config, ranks, device)
     loader = Loader(
         RecordReader(rec),
         augmentation(1, 32, imagenet=False),
@@ -46,7 +47,7 @@ def gradient(rec: Path, images: int, ranks: Ranks) -> dict[str, torch.Tensor]:
 def main() -> None:
     torch.set_num_threads(1)
     rec, folder, *counts = sys.argv[1:]
-    with joined(torch.device("cpu"), "device") as ranks:
+    with joined(torch.device("cpu")) as ranks:
         for count in counts:
             found = gradient(Path(rec), int(count), ranks)
             if ranks.main:

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from processes import PATIENCE_SECONDS, Command
-from resnet_v2.inference.demo import Explainer, training_curve
+from resnet_v2.errors import ResnetError
+from resnet_v2.inference.demo import Explainer, serve, training_curve
 from resnet_v2.inference.gradcam import heat_map, overlay
 from resnet_v2.interchange import weights
 from resnet_v2.networks.resnet import resnet

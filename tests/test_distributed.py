@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from resnet_v2.errors import ResnetError
-from resnet_v2.training.distributed import Ranks, choose_device, launched, restarted, wanted_processes
+from resnet_v2.training.distributed import Ranks, choose_device, launched, restarted
 
 
 def test_a_process_alone_is_all_ranks() -> None:
@@ -50,23 +50,6 @@ def four_gpus(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     monkeypatch.setattr(torch, "empty", lambda *_, **__: None)
     return chosen
-
-
-@pytest.mark.parametrize(
-    ("gpus", "device", "nproc", "wanted"),
-    [("0,1,2", "", 1, 3), ("0,1,2", "", 3, 3), ("0", "", 2, 2), ("", "", 1, 1), ("0,1", "cpu", 3, 3), ("3", "", 1, 1)],
-)
-def test_how_many_ranks_the_flags_ask_for(
-    four_gpus: list[torch.device], gpus: str, device: str, nproc: int, wanted: int
-) -> None:
-    assert wanted_processes(gpus, device, nproc) == wanted
-
-
-def test_flags_that_ask_for_two_numbers_of_ranks(four_gpus: list[torch.device]) -> None:
-    with pytest.raises(ResnetError, match="names 2 GPUs, but --nproc says 3"):
-        wanted_processes("0,1", "", 3)
-    with pytest.raises(ResnetError, match="--nproc 0 makes no sense"):
-        wanted_processes("0", "", 0)
 
 
 @pytest.mark.parametrize(

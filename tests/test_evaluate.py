@@ -78,7 +78,7 @@ def test_views(rec: Path) -> None:
 def test_a_view_is_resized_and_then_cropped(rec: Path) -> None:
     """Five images of 40 x 60 become 20 x 30; the crop of 15 begins at rows 2 and columns 7, both rounded down."""
     engine, reader = Recorder(), RecordReader(rec)
-    judge(engine, reader, View(15, resize=20), batch_size=5)
+    judge(engine, reader, View(15, resize=20), 3, batch_size=5)
     for number in range(5):
         small = cv2.resize(picture(number, 40, 60), (30, 20), interpolation=cv2.INTER_AREA)
         assert np.abs(engine.seen[0][number].astype(int) - small[2:17, 7:22]).max() <= 1

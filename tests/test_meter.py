@@ -15,12 +15,12 @@ CPU = torch.device("cpu")
 
 
 def test_a_meter_goes_on_where_another_stopped() -> None:
-    first = Meter(CPU)
+    first = Meter()
     first.add(torch.tensor([1 / 3, 2]), 4, 0.25)
-    second = Meter(CPU, json.loads(json.dumps(first.state())))
+    second = Meter(json.loads(json.dumps(first.state())))
     for meter in (first, second):
         meter.add(torch.tensor([0.7, 1]), 4, 0.25)
-    ours, theirs = first.read(Ranks()), second.read(Ranks())
+    ours, theirs = first.read(Ranks(), CPU), second.read(Ranks(), CPU)
     assert (ours["loss"], ours["accuracy"]) == (theirs["loss"], theirs["accuracy"])
     assert ours["accuracy"] == 3 / 8
     assert ours["loss"] == pytest.approx((1 / 3 + 0.7) / 8)
@@ -47,11 +47,11 @@ class Clock:
 
 def test_speed_and_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
-    meter = Meter(CPU)
+    meter = Meter()
     for _ in range(4):
         clock.now += 0.5
         meter.add(torch.tensor([2.0, 3]), 8, 0.05)
-    found = meter.read(Ranks())
+    found = meter.read(Ranks(), CPU)
     assert {name: found[name] for name in ("seconds", "samples_per_second", "step_ms", "data_wait")} == {
         "seconds": 2.0,
         "samples_per_second": 16.0,
@@ -61,12 +61,13 @@ def test_speed_and_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (found["loss"], found["accuracy"]) == (8 / 32, 12 / 32)
     assert "gpu_idle" not in found
     # It goes on from its own state: the seconds in between are nobody's.
-    state = meter.state()
+    state, times = meter.state(), meter.clock()
     clock.now += 100
-    later = Meter(CPU, state)
+    later = Meter(state)
+    later.set_clock(times)
     clock.now += 2
     later.add(torch.tensor([2.0, 3]), 8, 0.15)
-    found = later.read(Ranks())
+    found = later.read(Ranks(), CPU)
     assert (found["seconds"], found["samples_per_second"], found["step_ms"]) == (4.0, 10.0, 800.0)
     assert found["data_wait"] == pytest.approx(0.35 / 4, abs=1e-4)
 
@@ -74,23 +75,24 @@ def test_speed_and_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_gpu_also_tells_how_long_it_was_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 3 * 2**20)
-    meter = Meter(torch.device("cuda", 0), {"idle": 0.5})
+    meter = Meter()
+    meter.set_clock({"seconds": 0.0, "waited": 0.0, "idle": 0.5})
     clock.now += 4
     meter.idle += 0.5
     meter.add(torch.tensor([2.0, 3]), 8, 0.0)
-    found = meter.read(Ranks())
+    found = meter.read(Ranks(), torch.device("cuda", 0))
     assert (found["gpu_idle"], found["memory_mib"]) == (0.25, 3.0)
-    assert meter.state()["idle"] == 1.0
+    assert meter.clock()["idle"] == 1.0
 
 
 def test_figures_are_rounded_to_what_a_log_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
-    meter = Meter(CPU)
+    meter = Meter()
     for _ in range(3):
         clock.now += 1 / 3000
         meter.add(torch.tensor([2.0, 3]), 1, 1 / 9000)
     clock.now += 1 / 3
-    found = meter.read(Ranks())
+    found = meter.read(Ranks(), CPU)
     told = [found[name] for name in ("seconds", "samples_per_second", "step_ms", "data_wait")]
     assert told == [0.334, 8.97, 111.44, 0.001]
 
@@ -121,10 +123,10 @@ class TwoRanks(Ranks):
 
 def test_losses_and_speed_are_those_of_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
-    meter = Meter(CPU)
+    meter = Meter()
     clock.now += 2
     meter.add(torch.tensor([2.0, 3]), 8, 0.5)
-    found = meter.read(TwoRanks(0, 2))
+    found = meter.read(TwoRanks(0, 2), CPU)
     assert (found["loss"], found["accuracy"]) == (2 / 8, 3 / 8)
     assert (found["samples_per_second"], found["step_ms"], found["data_wait"]) == (8.0, 2000.0, 0.25)
 

@@ -15,12 +15,11 @@ import torch
 
 from processes import PATIENCE_SECONDS, Command, wait_until
 from ranks_worker import gradient
-from resnet_v2.config import TrainConfig, arguments_of
-from resnet_v2.errors import ResnetError
+from resnet_v2.config import arguments_of
 from resnet_v2.interchange import weights
 from resnet_v2.interchange.finding import checkpoint_path
 from resnet_v2.interchange.header import Header
-from resnet_v2.training.distributed import Ranks, choose_device, wanted_processes
+from resnet_v2.training.distributed import Ranks, choose_device
 from resnet_v2.training.sync_batch_norm import SyncBatchNorm
 
 Tensors = dict[str, torch.Tensor]

@@ -16,7 +16,7 @@ import torch
 
 from conftest import Run
 from processes import Command
-from resnet_v2.config import TrainConfig, arguments_of
+from resnet_v2.config import arguments_of
 from resnet_v2.errors import ResnetError
 from resnet_v2.interchange import weights
 from resnet_v2.interchange.finding import checkpoint_path, saved_epochs
@@ -26,7 +26,7 @@ from resnet_v2.training import checkpoint
 from resnet_v2.training.step import Trainer
 
 # What a clock or the machine says.
-MEASURED = {"time", "seconds", "samples_per_second", "step_ms", "data_wait", "memory_mib"}
+MEASURED = {"time", "seconds", "samples_per_second", "step_ms", "data_wait", "memory_mib", "clock", "text_bytes"}
 
 
 def command(digits: Path, **changes: Any) -> list[str]:
@@ -36,8 +36,7 @@ def command(digits: Path, **changes: Any) -> list[str]:
         "epochs": 10, "milestones": "6,8", "frequent": 3, "checkpoint_steps": 2, "threads": 2, "resume": "auto",
         "model_prefix": "m", "aug_level": 3, "ema": 0.9, "clip_norm": 5.0,
     }  # fmt: skip
-    config = TrainConfig(**(settings | changes))  # type: ignore[arg-type]
-    return ["train", *arguments_of(config)]
+    return ["train", *arguments_of(settings | changes)]
 
 
 def place(folder: Path) -> tuple[int, int]:
@@ -87,13 +86,11 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(
     assert status == 0, output
 
     assert sorted(path.name for path in whole.iterdir()) == sorted(path.name for path in killed.iterdir())
-    for epoch in range(1, epochs + 1):
-        ours, theirs = (weights.read(checkpoint_path(str(folder / "m"), epoch)) for folder in (whole, killed))
-        assert ours[1].keys() == theirs[1].keys()
-        assert any(name.startswith("momentum.") for name in ours[1])
-        assert any(name.startswith("raw.") for name in ours[1])
-        assert all(torch.equal(ours[1][name], theirs[1][name]) for name in ours[1])
-        assert ours[0].errors == theirs[0].errors
+    _, tensors = weights.read(checkpoint_path(str(killed / "m"), epochs))
+    assert any(name.startswith("momentum.") for name in tensors)
+    assert any(name.startswith("raw.") for name in tensors)
+    for path in whole.glob("*.safetensors"):
+        assert path.read_bytes() == (killed / path.name).read_bytes(), path.name
     assert events(whole) == events(killed)
     assert text(whole) == text(killed)
     best = read_header(killed / "m-best.safetensors")
@@ -136,7 +133,7 @@ def test_what_keeps_a_run_from_going_on(
     assert (status, "holds an unfinished run (epoch 0 of 1); give --resume to go on with it" in err) == (2, True)
     status, _, err = run(*words, "--resume", "--lr", "0.3", "--aug-level", "1", "--threads", "1")
     assert status == 2
-    assert "made with other settings (--lr 0.3, was None; --aug-level 1, was 3)" in err
+    assert "made with other settings (--lr 0.3, was 0.1; --aug-level 1, was 3)" in err
     assert run(*words, "--force")[0] == 0
 
 

@@ -22,6 +22,7 @@ from resnet_v2.networks.resnet import ResNet, resnet
 from resnet_v2.training.distributed import Ranks
 from resnet_v2.training.evaluate import to_input
 from resnet_v2.training.feed import on_device
+from resnet_v2.training.fit import fit
 from resnet_v2.training.optim import nesterov_sgd
 from resnet_v2.training.step import Trainer
 
@@ -204,19 +205,10 @@ def test_a_trace_and_a_dry_run(few_digits: Path, tmp_path: Path, run: Run) -> No
 
 
 def test_the_averaged_weights_are_those_that_are_used(few_digits: Path, tmp_path: Path) -> None:
-    config = TrainConfig(
-        data_dir=few_digits,
-        data_type="digits",
-        depth=8,
-        epochs=1,
-        device="cpu",
-        batch_size=4,
-        num_examples=12,
-        ema=0.9,
-        amp="fp16",
-        model_prefix=str(tmp_path / "m"),
-    )
-    result = fit(config)
+    settings = {"data_dir": few_digits, "data_type": "digits", "depth": 8, "epochs": 1, "device": "cpu"}
+    prefix = str(tmp_path / "m")
+    more = {"batch_size": 4, "num_examples": 12, "ema": 0.9, "amp": "fp16", "model_prefix": prefix}
+    result = fit(settings | more)
     assert result is not None
     header, tensors = weights.read(checkpoint_path(str(tmp_path / "m"), 1))
     assert header.training["scaler"]["scale"] > 0
