@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from resnet_v2.config import parse_numbers
+from resnet_v2.data.records import RecordReader
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import replacing
 from resnet_v2.inference.arguments import whole
@@ -94,11 +95,11 @@ def evaluate_all(
     if len(sides) != len(crops):
         raise ResnetError(f"--resize {resize} has {len(sides)} sizes for {len(crops)} crops; give one for each.")
     whole("mxnet_count", mxnet_batch, 0)
-    rows = []
+    reader, rows = RecordReader(rec), []
     for predictor in predictors:
         for one_crop, side in zip(crops, sides, strict=True):
             view = View.of(predictor.header, one_crop, side, ten_crop)
-            verdicts = predictor.judge(rec, view, batch_size=batch_size, threads=threads)
+            verdicts = predictor.judge(reader, view, batch_size, threads)
             rows.append(Row(predictor.header, view, verdicts, mxnet_batch))
     return rows
 
