@@ -59,18 +59,18 @@ def test_what_the_page_shows(trained: str, digits: Path) -> None:
     assert training_curve(Path("nowhere/a-0001.safetensors"))[0] is None
 
 
-def test_addresses_where_nothing_can_listen(trained: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_addresses_where_nothing_can_listen() -> None:
+    """Told before the network is even looked for."""
     for port in (0, -1, 65536, 10**12):
         with pytest.raises(ResnetError, match=f"There is no port {port}; give a number from 1 to 65535"):
-            serve(trained, 4, "", "127.0.0.1", port)
-
-    class Taken:
-        def launch(self, **settings: object) -> None:
-            raise OSError(f"port {settings['server_port']} is taken")
-
-    monkeypatch.setattr("resnet_v2.inference.demo.page", lambda explainer, path: Taken())
-    with pytest.raises(ResnetError, match=r"Nothing can listen at 127.0.0.1, port 80 \(port 80 is taken\)"):
-        serve(trained, 4, "", "127.0.0.1", 80)
+            serve("none", 4, "", "127.0.0.1", port)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for host in ("127.0.0.1", "203.0.113.7", "nonsense.invalid", "a" * 300, ""):
+            with pytest.raises(ResnetError, match=f"Nothing can listen at {host}, port {port}: .+; give another"):
+                serve("none", 4, "", host, port)
 
 
 @pytest.fixture

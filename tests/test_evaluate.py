@@ -28,6 +28,8 @@ from resnet_v2.training.evaluate import evaluate
 class Recorder:
     """An engine of 3 classes that keeps the images it is shown; class 1 is as probable as their first red is bright."""
 
+    where = "nowhere"
+
     def __init__(self) -> None:
         self.seen: list[NDArray[np.uint8]] = []
 
@@ -58,7 +60,7 @@ def test_it_counts_as_training_does(trained: str, digits: Path) -> None:
     wanted = evaluate(network, reader, size=header.crop, batch_size=50, device=torch.device("cpu"))
     predictor = Predictor.open(trained, 4)
     for size in (7, 364):
-        found = predictor.judge(reader.path, View.of(header), batch_size=size)
+        found = predictor.judge(reader, View.of(header), size)
         assert len(found.labels) == wanted.images
         assert found.error(1) == pytest.approx(wanted.top1_error)
         assert found.error(5) == pytest.approx(wanted.top5_error)

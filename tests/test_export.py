@@ -98,7 +98,7 @@ def test_engines_agree(architecture: Architecture, tmp_path: Path) -> None:
         with torch.inference_mode():
             wanted = network(torch.from_numpy(images).permute(0, 3, 1, 2).float()).numpy()
         for predictor in predictors:
-            assert difference(predictor.engine.logits(images), wanted) < 1e-4, predictor
+            assert difference(predictor.engine.logits(images), wanted) < 1e-4, predictor.engine.where
 
 
 @needs_onnx

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from resnet_v2.config import Epoch
+from resnet_v2.data.records import RecordReader
 from resnet_v2.inference.engines import TorchEngine
 from resnet_v2.inference.pictures import Picture, Several, View, several
 from resnet_v2.inference.predict import Answer, Predictor
@@ -54,7 +55,7 @@ class Classifier(Predictor):
         self, rec: str | Path, *, crop: int = 0, resize: int = 0, ten_crop: bool = False, batch_size: int = 128
     ) -> Evaluation:
         """Loss and errors over a record, as `resnet-v2 evaluate` gives them; a crop of 0 is the checkpoint's own."""
-        found = self.judge(Path(rec), View.of(self.header, crop, resize, ten_crop), batch_size=batch_size)
+        found = self.judge(RecordReader(Path(rec)), View.of(self.header, crop, resize, ten_crop), batch_size)
         return Evaluation(len(found.labels), found.loss, found.error(1), found.error(5))
 
 

@@ -1,6 +1,7 @@
 """The page in the browser: a picture's classes, where the network saw them, and the curve of its training."""
 
 import os
+import socket
 import tempfile
 import time
 from collections.abc import Callable
@@ -64,23 +65,24 @@ def serve(prefix: str, epoch: Epoch | None, device: str, host: str, port: int) -
 
     Raises ResnetError when gradio or the network is missing, and for an address that cannot be listened at.
     """
-    if not 0 < port <= HIGHEST_PORT:
-        raise ResnetError(f"There is no port {port}; give a number from 1 to {HIGHEST_PORT}.")
+    _check_address(host, port)  # before anything is loaded
     path, header, tensors = weights.read_checkpoint(prefix, epoch)
     explainer = Explainer(weights.build(path, header, tensors), header, choose_device("", device or "cpu"))
-    shown = page(explainer, path)
+    shown = {"share": False, "quiet": False, "footer_links": [], "show_error": True}
+    page(explainer, path).launch(server_name=host, server_port=port, max_file_size=LARGEST_UPLOAD, **shown)
+
+
+def _check_address(host: str, port: int) -> None:
+    if not 0 < port <= HIGHEST_PORT:
+        raise ResnetError(f"There is no port {port}; give a number from 1 to {HIGHEST_PORT}.")
     try:
-        shown.launch(
-            server_name=host,
-            server_port=port,
-            max_file_size=LARGEST_UPLOAD,
-            share=False,
-            quiet=False,
-            footer_links=[],
-            show_error=True,
-        )
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            if os.name == "posix":  # a page that has just been closed does not block its port
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
     except (OSError, UnicodeError) as error:
-        raise ResnetError(f"Nothing can listen at {host}, port {port} ({error}); give another.") from None
+        why = getattr(error, "strerror", None) or error
+        raise ResnetError(f"Nothing can listen at {host}, port {port}: {why}; give another.") from None
 
 
 def page(explainer: Explainer, checkpoint: Path) -> Any:

@@ -22,7 +22,9 @@ Logits = NDArray[np.float32]
 
 
 class Engine(Protocol):
-    """A network that is ready to answer."""
+    """A network that is ready to answer; `where` says by what and where it runs."""
+
+    where: str
 
     def logits(self, images: Images) -> Logits:
         """n x H x W x 3 images (uint8, RGB) -> n x classes logits."""
@@ -65,13 +67,9 @@ class TorchEngine:
 
     def __init__(self, network: "ResNet", device: "torch.device", precision: Precision = "float32") -> None:
         self.network, self.device = network.to(device), device
-        self._autocast = precision == "bfloat16"
-
-    def __repr__(self) -> str:
-        return f"torch on {self.device}"
+        self.where, self._autocast = f"torch on {device}", precision == "bfloat16"
 
     def logits(self, images: Images) -> Logits:
-        """n x H x W x 3 images (uint8, RGB) -> n x classes logits."""
         return self.run(self.network, images)
 
     def run(self, forward: Any, images: Images) -> Logits:
@@ -88,6 +86,8 @@ class TorchEngine:
 class OnnxEngine:
     """ONNX Runtime on the CPU."""
 
+    where = "ONNX Runtime on cpu"
+
     def __init__(self, model: bytes, precision: Precision = "float32") -> None:
         if precision != "float32":
             raise ResnetError(f"ONNX Runtime does not compute in {precision} on a CPU; take engine openvino or torch.")
@@ -96,17 +96,14 @@ class OnnxEngine:
         options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "0"))
         self._session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
-    def __repr__(self) -> str:
-        return "ONNX Runtime on cpu"
-
     def logits(self, images: Images) -> Logits:
-        """n x H x W x 3 images (uint8, RGB) -> n x classes logits."""
-        (result,) = self._session.run(None, {"images": _planes(images)})
-        return np.asarray(result, np.float32)
+        return np.asarray(self._session.run(None, {"images": _planes(images)})[0], np.float32)
 
 
 class OpenvinoEngine:
     """OpenVINO on the CPU; bfloat16 needs a processor that has it, and is float32 on others."""
+
+    where = "OpenVINO on cpu"
 
     def __init__(self, model: bytes, precision: Precision = "float32") -> None:
         self._precision = {"float32": "f32", "bfloat16": "bf16"}[precision]
@@ -115,11 +112,7 @@ class OpenvinoEngine:
         # One program for each shape: it is faster than one for all of them.
         self._requests: dict[tuple[int, ...], Any] = {}
 
-    def __repr__(self) -> str:
-        return "OpenVINO on cpu"
-
     def logits(self, images: Images) -> Logits:
-        """n x H x W x 3 images (uint8, RGB) -> n x classes logits."""
         planes = _planes(images)
         if planes.shape not in self._requests:
             self._requests[planes.shape] = self._compile(planes.shape)

@@ -1,6 +1,7 @@
 """Evaluation as the papers report it: any crop, ten crops, every image once, and what a class is taken for."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +12,10 @@ from resnet_v2.data.jpeg import Encoded, Image
 from resnet_v2.data.loader import Reading, batches, split
 from resnet_v2.data.records import RecordReader
 from resnet_v2.data.rows import Box
+from resnet_v2.errors import ResnetError
 from resnet_v2.inference.arguments import whole
 from resnet_v2.inference.engines import Engine, Images, Logits
-from resnet_v2.inference.pictures import CROPS, View
+from resnet_v2.inference.pictures import View
 
 NOWHERE = 1 << 62
 Shares = NDArray[np.float64]
@@ -55,9 +57,14 @@ class Verdicts:
 
 
 def judge(
-    engine: Engine, reader: RecordReader, view: View, classes: int, *, batch_size: int, threads: int = 0
+    engine: Engine, reader: RecordReader, view: View, classes: int, batch_size: int, threads: int = 0
 ) -> Verdicts:
-    """What an engine says of every record, each read and counted once. Ten crops: the mean of their probabilities."""
+    """What an engine says of every record, each read and counted once. Ten crops: the mean of their probabilities.
+
+    Raises ResnetError where there are no records.
+    """
+    if not len(reader):
+        raise ResnetError(f"{reader.path} holds no records; pack it again.")
     steps = split(np.arange(len(reader)), whole("batch_size", batch_size))
     reading = Reading(whole("threads", threads, 0), allocate=lambda shape: np.empty((shape[0], *view.slot), np.uint8))
     labels, predictions, ranks = (np.empty(len(reader), np.int64) for _ in range(3))
@@ -79,17 +86,13 @@ def judge(
             with np.errstate(divide="ignore"):
                 loss -= float(np.log(own).sum())
             progress.update(len(truth))
-    return Verdicts(labels, predictions, ranks, loss / max(1, len(reader)), classes)
+    return Verdicts(labels, predictions, ranks, loss / len(reader), classes)
 
 
 def _shares(engine: Engine, images: Images) -> Shares:
-    """n (x 10) x H x W x 3 images -> n x classes probabilities."""
-    if images.ndim == 4:
-        return probabilities(engine.logits(images))
-    total = probabilities(engine.logits(np.ascontiguousarray(images[:, 0]))) / CROPS
-    for crop in range(1, CROPS):
-        total += probabilities(engine.logits(np.ascontiguousarray(images[:, crop]))) / CROPS
-    return total
+    """n x crops x H x W x 3 images -> n x classes probabilities, the mean of the crops'."""
+    crops = [np.ascontiguousarray(images[:, crop]) for crop in range(images.shape[1])]
+    return cast(Shares, sum(probabilities(engine.logits(crop)) / len(crops) for crop in crops))
 
 
 def probabilities(logits: Logits) -> Shares:

@@ -53,8 +53,8 @@ class View:
 
     @property
     def slot(self) -> tuple[int, ...]:
-        """The shape of what one image becomes."""
-        return (*((CROPS,) if self.ten_crop else ()), self.crop, self.crop, 3)
+        """The shape of what one image becomes: crops x height x width x 3."""
+        return CROPS if self.ten_crop else 1, self.crop, self.crop, 3
 
     def look(self, pixels: Image, out: Image) -> None:
         """Put what is seen of an image (H x W x 3 or 4, uint8, RGB first) into `out`, an array of the shape `slot`.
@@ -67,7 +67,7 @@ class View:
         if self.resize or (self.ten_crop and short < self.crop):
             pixels = resize_shorter_side(pixels, side)
         if not self.ten_crop:
-            centre_crop(pixels, out)
+            centre_crop(pixels, out[0])
             return
         for number, (down, right) in enumerate(CORNERS_AND_CENTRE):
             top, left = int(down * (pixels.shape[0] - self.crop)), int(right * (pixels.shape[1] - self.crop))
@@ -81,13 +81,13 @@ def prepare(picture: Picture, view: View, name: str = "") -> Image:
     Pictures are turned upright by their EXIF orientation. Raises ResnetError, with the `name` (of a path the path), for
     what is no picture.
     """
-    out = np.empty(view.slot, np.uint8)
+    out: Image = np.empty(view.slot, np.uint8)
     name = name or (os.fspath(picture) if isinstance(picture, str | os.PathLike) else "The image")
     try:
         view.look(_pixels(picture, name), out)
     except ValueError as error:
         raise ResnetError(f"{name or 'An empty path'} is no readable image: {error}; replace or remove it.") from None
-    return out
+    return cast(Image, out[0])
 
 
 def several(images: Any) -> TypeGuard[Several | NDArray[Any]]:

@@ -1,13 +1,11 @@
 """Pictures -> class names and probabilities, with the preprocessing of evaluation."""
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, overload
 
 import cv2
 import numpy as np
@@ -25,8 +23,6 @@ from resnet_v2.inference.places import STANDARD_INPUT, Named
 from resnet_v2.interchange.header import Header
 
 BATCH_SIZE = 32
-Item = TypeVar("Item")
-Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -75,7 +71,7 @@ class Predictor:
         header, (_, *made) = self.header, vars(self.header.architecture).items()
         details = ", ".join(f"{name} {value}" for name, value in made if name != "version")
         view = f"crop {header.crop} of {header.resize}"
-        return f"{type(self).__name__}({header.network}, {details}, epoch {header.epoch}, {view}, {self.engine!r})"
+        return f"{type(self).__name__}({header.network}, {details}, epoch {header.epoch}, {view}, {self.engine.where})"
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -114,27 +110,30 @@ class Predictor:
         """
         whole("top", top)
         whole("batch_size", batch_size)
-        threads = whole("threads", threads, 0) or os.cpu_count() or 1
-        return self._predictions(_batched(pictures, batch_size, threads, self._load), top)
+        return self._predictions(iter(pictures), top, batch_size, whole("threads", threads, 0) or os.cpu_count() or 1)
 
-    def _predictions(self, batches: Iterator[list[tuple[Named, Image | str]]], top: int) -> Iterator[Prediction]:
+    def _predictions(self, left: Iterator[Named], top: int, batch_size: int, threads: int) -> Iterator[Prediction]:
         cv2.setNumThreads(0)  # the threads are ours; OpenCV's own would only fight with them
-        for some in batches:
-            crops = [crop for _, crop in some if not isinstance(crop, str)]
-            found = iter(self._answers(np.stack(crops), top) if crops else ())
-            for named, crop in some:
-                if isinstance(crop, str):
-                    yield Prediction(named.name, (), crop)
-                else:
-                    yield Prediction(named.name, next(found))
+        with ThreadPoolExecutor(threads, thread_name_prefix="pictures") as pool:
 
-    def judge(self, rec: Path, view: View, *, batch_size: int = 128, threads: int = 0) -> Verdicts:
-        """What the network says of every record of a file; a ResnetError says so when there are none."""
-        reader = RecordReader(rec)
-        if not len(reader):
-            raise ResnetError(f"{rec} holds no records; pack it again.")
-        classes = self.header.architecture.classes
-        return judge(self.engine, reader, view, classes, batch_size=batch_size, threads=threads)
+            def begun() -> list[tuple[str, Future[Image | str]]]:
+                return [(named.name, pool.submit(self._load, named)) for named in islice(left, batch_size)]
+
+            now, ahead = begun(), begun()
+            while now:
+                loaded = [(name, future.result()) for name, future in now]
+                crops = [crop for _, crop in loaded if not isinstance(crop, str)]
+                found = iter(self._answers(np.stack(crops), top) if crops else ())
+                for name, crop in loaded:
+                    if isinstance(crop, str):
+                        yield Prediction(name, (), problem=crop)
+                    else:
+                        yield Prediction(name, next(found))
+                now, ahead = ahead, begun()
+
+    def judge(self, reader: RecordReader, view: View, batch_size: int = 128, threads: int = 0) -> Verdicts:
+        """What the network says of every record."""
+        return judge(self.engine, reader, view, self.header.architecture.classes, batch_size, threads)
 
     def _crops(self, images: Several | NDArray[Any]) -> Iterator[Images]:
         for start in range(0, len(images), BATCH_SIZE):
@@ -156,18 +155,3 @@ class Predictor:
             best = np.argsort(-row, kind="stable")[:top]
             found.append(tuple(Answer(int(one), self.header.name(one), float(row[one])) for one in best))
         return found
-
-
-def _batched(
-    items: Iterable[Item], batch_size: int, threads: int, make: Callable[[Item], Made]
-) -> Iterator[list[tuple[Item, Made]]]:
-    """(item, make(item)) in their order, `batch_size` at a time; threads make the next batch meanwhile."""
-    source = iter(items)
-    waiting: deque[list[tuple[Item, Future[Made]]]] = deque()
-    with ThreadPoolExecutor(threads, thread_name_prefix="pictures") as pool:
-        while True:
-            while len(waiting) < 2 and (some := list(islice(source, batch_size))):
-                waiting.append([(item, pool.submit(make, item)) for item in some])
-            if not waiting:
-                return
-            yield [(item, future.result()) for item, future in waiting.popleft()]

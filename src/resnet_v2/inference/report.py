@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from resnet_v2.data.records import RecordReader
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import replacing
 from resnet_v2.inference.evaluate import Verdicts
@@ -82,11 +83,11 @@ def evaluate_all(
     mxnet_batch: int = 0,
 ) -> list[Row]:
     """Every network with every pair of a crop and a shorter side over a record; 0 is the checkpoint's."""
-    rows = []
+    reader, rows = RecordReader(rec), []
     for predictor in predictors:
         for crop, side in sizes:
             view = View.of(predictor.header, crop, side, ten_crop)
-            verdicts = predictor.judge(rec, view, batch_size=batch_size, threads=threads)
+            verdicts = predictor.judge(reader, view, batch_size, threads)
             rows.append(Row(predictor.header, view, verdicts, mxnet_batch))
     return rows
 
