@@ -118,11 +118,6 @@ class Description:
     def _made_by(self, name: str, *kinds: Kind) -> bool:
         return name != INPUT and self.named[name].kind in kinds
 
-    def before(self, name: str) -> "Description":
-        """The operations that stand before one."""
-        names = list(self.named)
-        return Description(self.channels, self.operations[: names.index(name)])
-
     @cached_property
     def steps(self) -> tuple[Step, ...]:
         """The operations, each with its ReLU."""
