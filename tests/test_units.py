@@ -122,6 +122,9 @@ def test_a_budget_has_a_plan() -> None:
     chosen = workload.within(budget, 128)
     assert workload.total_bytes(chosen.forecast, 128) <= budget
     assert 0 < chosen.forecast.extra_time < 0.5
+    assert chosen.plan is not None
+    links = test_recompute.network_of(BOTTLENECK).links()
+    assert test_recompute.kept_bytes(links, chosen.plan, 7) == chosen.forecast.kept_bytes
 
 
 def test_folding_keeps_the_logits() -> None:

@@ -35,11 +35,10 @@ class Unit(nn.Module):
     def __init__(self, description: Description, momentum: float) -> None:
         super().__init__()
         self.description = description
-        self._steps = description.steps  # found before torch.compile looks
         add_layers(self, description, momentum)
 
     def forward(self, x: Tensor) -> Tensor:
-        return run(self._steps, self, x)
+        return run(self.description.steps, self, x)
 
 
 def add_layers(owner: nn.Module, description: Description, momentum: float) -> None:

@@ -57,7 +57,7 @@ class ResNet(nn.Module):
     def residual_units(self) -> Iterator[Unit]:
         """The units of all stages, from the input on."""
         for name in self.stages:
-            yield from cast(Iterator[Unit], getattr(self, name).children())
+            yield from cast("Iterator[Unit]", getattr(self, name))
 
     def stem(self, x: Tensor) -> Tensor:
         """N x 3 x H x W images -> the first unit's input (see `units.stem`)."""
