@@ -102,10 +102,10 @@ def test_plans_keep_what_the_forecast_says() -> None:
 @pytest.mark.parametrize("architecture", [BASIC, BOTTLENECK], ids=str)
 def test_plain_networks_keep_what_the_costs_say(architecture: Architecture) -> None:
     network = initialize(ResNet(architecture), 0)
-    costs = link_costs(network.links(), 32)
+    links, costs = network.links(), link_costs(network.links(), 32)
     # Of a ReLU or sigmoid behind a convolution autograd keeps what it gives; the costs count what it takes, too.
     taken = sum(convolution.out_channels for name, convolution in convolutions(network) if name in ("down", "up"))
-    counted = sum(cost.plain for cost in costs) + 2 * costs[-1].output  # and the head's BatchNorm and ReLU
+    counted = forecast(links, costs, None).kept_bytes + 2 * costs[-1].output  # and the head's BatchNorm and ReLU
     assert test_costs.saved_bytes(network, 32, 3) == counted - 4 * taken
 
 
