@@ -87,7 +87,7 @@ def test_plans_in_bfloat16(bf16: bool) -> None:
     links = ResNet(BASIC).links()
     found = test_recompute.plans(links, link_costs(links, 32))
     plain = test_recompute.train(test_recompute.network_of(BASIC), 32, 2, bf16)
-    for name in ("activated", "two levels"):
+    for name in ("activated", "one segment"):
         planned = test_recompute.train(test_recompute.network_of(BASIC, found[name]), 32, 2, bf16)
         assert test_recompute.equal(plain, planned), name
 
