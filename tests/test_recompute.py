@@ -93,7 +93,7 @@ NETWORKS = [
     (Architecture(50, 10, "imagenet"), 64),
     (Architecture(18, 10, "imagenet"), 64),
     (Architecture(50, 10, "imagenet", "v1"), 64),
-    (Architecture(50, 10, "timm"), 64),
+    (Architecture(18, 10, "timm"), 64),
 ]
 
 

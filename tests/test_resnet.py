@@ -181,3 +181,17 @@ def test_a_fixed_gamma_is_one_whatever_the_network_was_built_on() -> None:
         assert norm.bias.grad is not None
         assert torch.allclose(norm.bias.grad, torch.tensor(4.0 * 8 * 8))
         norm.bias.grad = None
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The .grad attribute")  # torch's own, when it compiles
+def test_every_kind_of_unit_is_compiled_once_and_whole() -> None:
+    network = resnet(20, 10).train()
+    torch._dynamo.reset()
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    for unit in network.get_submodule("stage1").children():
+        unit.compile(backend="eager")
+    network(images(2, 8))
+    # The first of the three units and the other two.
+    assert counters["stats"]["unique_graphs"] == 2
+    assert not counters["graph_break"]

@@ -87,7 +87,7 @@ def test_plans_in_bfloat16(bf16: bool) -> None:
     links = ResNet(BASIC).links()
     found = test_recompute.plans(links, link_costs(links, 32))
     plain = test_recompute.train(test_recompute.network_of(BASIC), 32, 2, bf16)
-    for name in ("activated", "two levels"):
+    for name in ("activated", "one segment"):
         planned = test_recompute.train(test_recompute.network_of(BASIC, found[name]), 32, 2, bf16)
         assert test_recompute.equal(plain, planned), name
 
@@ -102,10 +102,10 @@ def test_plans_keep_what_the_forecast_says() -> None:
 @pytest.mark.parametrize("architecture", [BASIC, BOTTLENECK], ids=str)
 def test_plain_networks_keep_what_the_costs_say(architecture: Architecture) -> None:
     network = initialize(ResNet(architecture), 0)
-    costs = link_costs(network.links(), 32)
+    links, costs = network.links(), link_costs(network.links(), 32)
     # Of a ReLU or sigmoid behind a convolution autograd keeps what it gives; the costs count what it takes, too.
     taken = sum(convolution.out_channels for name, convolution in convolutions(network) if name in ("down", "up"))
-    counted = sum(cost.plain for cost in costs) + 2 * costs[-1].output  # and the head's BatchNorm and ReLU
+    counted = forecast(links, costs, None).kept_bytes + 2 * costs[-1].output  # and the head's BatchNorm and ReLU
     assert test_costs.saved_bytes(network, 32, 3) == counted - 4 * taken
 
 
@@ -122,6 +122,9 @@ def test_a_budget_has_a_plan() -> None:
     chosen = workload.within(budget, 128)
     assert workload.total_bytes(chosen.forecast, 128) <= budget
     assert 0 < chosen.forecast.extra_time < 0.5
+    assert chosen.plan is not None
+    links = test_recompute.network_of(BOTTLENECK).links()
+    assert test_recompute.kept_bytes(links, chosen.plan, 7) == chosen.forecast.kept_bytes
 
 
 def test_folding_keeps_the_logits() -> None:

@@ -260,10 +260,7 @@ def parameter_names(network: nn.Module) -> dict[str, str]:
 
 
 def to_state(
-    arrays: Arrays,
-    architecture: Architecture,
-    fixed: Collection[str] = (_INPUT_GAMMA,),
-    source: str = "The file",
+    arrays: Arrays, architecture: Architecture, fixed: Collection[str] = (_INPUT_GAMMA,), source: str = "The file"
 ) -> dict[str, Tensor]:
     """MXNet's arrays -> the state of `ResNet(architecture)`, float32 tensors by our names.
 
@@ -308,11 +305,8 @@ def _float32(array: npt.NDArray[Any]) -> Tensor:
 
 def from_network(network: ResNet) -> dict[str, npt.NDArray[np.float32]]:
     """The parameters and moving statistics of a network under MXNet's names, float32; `bn_data_gamma` as ones."""
-    state = network.state_dict()
-    arrays = {
-        theirs: state[ours].detach().cpu().float().contiguous().numpy()
-        for theirs, ours in parameter_names(network).items()
-    }
+    names, state = parameter_names(network), network.state_dict()
+    arrays = {theirs: state[ours].detach().cpu().float().contiguous().numpy() for theirs, ours in names.items()}
     if network.architecture.version == "v2":
         arrays[f"arg:{_INPUT_GAMMA}"] = np.ones(3, np.float32)
     return arrays

@@ -20,7 +20,8 @@ class Operation(NamedTuple):
     """One operation; its `name` is that of its module, if it has parameters, and of the value that it gives.
 
     `channels`, `kernel` and `stride` are those of convolutions (without bias), dense layers and max pooling; windows
-    reach over the border by half of the kernel. `mean` is that of each channel, N x C x 1 x 1. A fixed gamma is 1.
+    reach over the border by half of the kernel. `mean` is that of each channel, N x C x 1 x 1; `dense` takes it flat,
+    in heads alone. A fixed gamma is 1.
     """
 
     kind: Kind
@@ -61,6 +62,9 @@ class Description:
 
     channels: int
     operations: tuple[Operation, ...]
+
+    def __post_init__(self) -> None:
+        _ = self.steps  # found before torch.compile looks, which does not understand how a property is cached
 
     @cached_property
     def output(self) -> str:
@@ -118,11 +122,6 @@ class Description:
     def _made_by(self, name: str, *kinds: Kind) -> bool:
         return name != INPUT and self.named[name].kind in kinds
 
-    def before(self, name: str) -> "Description":
-        """The operations that stand before one."""
-        names = list(self.named)
-        return Description(self.channels, self.operations[: names.index(name)])
-
     @cached_property
     def steps(self) -> tuple[Step, ...]:
         """The operations, each with its ReLU."""
@@ -168,23 +167,21 @@ class Description:
         return {step.name: tuple(_needs(step)) for step in self.steps}
 
     @cached_property
-    def points(self) -> tuple[str, ...]:
-        """The points that the backward pass needs, the input first."""
-        needed = {source for names in self.needs.values() for name in names for source in self.sources[name]}
-        heavy = (operation.name for operation in self.layers if operation.kind in HEAVY)
-        return (INPUT, *(name for name in heavy if name in needed))
+    def held(self) -> dict[str, tuple[str, ...]]:
+        """Every value that the backward pass looks at, and the points from which it is computed again."""
+        looked_at = dict.fromkeys(name for names in self.needs.values() for name in names)
+        every = {each: None for name in looked_at for each in (INPUT, name, *self.sources[name])}
+        return {name: tuple(dict.fromkeys((name, *self.sources[name]))) for name in every}
 
     @cached_property
-    def held(self) -> dict[str, tuple[str, ...]]:
-        """Every value that the backward pass looks at, with the points from which it is computed again."""
-        needed = {*self.points, *(name for names in self.needs.values() for name in names)}
-        return {name: tuple(dict.fromkeys((name, *self.sources[name]))) for name in needed}
+    def points(self) -> tuple[str, ...]:
+        """The points that the backward pass needs, the input first."""
+        return (INPUT, *(layer.name for layer in self.layers if layer.kind in HEAVY and layer.name in self.held))
 
     @cached_property
     def activations(self) -> tuple[str, ...]:
         """What autograd keeps besides the points, but for the output, which belongs to what follows."""
-        needed = dict.fromkeys(name for names in self.needs.values() for name in names)
-        return tuple(name for name in needed if name not in (*self.points, self.output))
+        return tuple(name for name in self.held if name not in (*self.points, self.output))
 
 
 def _needs(step: Step) -> Iterator[str]:

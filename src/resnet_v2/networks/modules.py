@@ -38,7 +38,7 @@ class Unit(nn.Module):
         add_layers(self, description, momentum)
 
     def forward(self, x: Tensor) -> Tensor:
-        return run(self.description, self, x)
+        return run(self.description.steps, self, x)
 
 
 def add_layers(owner: nn.Module, description: Description, momentum: float) -> None:
@@ -57,15 +57,13 @@ def _layer(operation: Operation, inputs: int, momentum: float) -> nn.Module:
     return nn.Conv2d(inputs, operation.channels, kernel, operation.stride, padding=kernel // 2, bias=False)
 
 
-def run(description: Description, owner: nn.Module, x: Tensor) -> Tensor:
-    """The output of a description, by the layers of `owner`; what nobody wants any more is freed at once."""
+def run(steps: Sequence[Step], owner: nn.Module, x: Tensor) -> Tensor:
+    """The output of a description's steps, by the layers of `owner`; what nobody wants any more is freed at once."""
     values = {INPUT: x}
-    for step in description.steps:
-        inputs = [values[name] for name in step.operation.inputs]
-        values[step.name] = x = compute(step, owner, inputs, step.overwrites)
+    for step in steps:
+        values[step.name] = x = compute(step, owner, [values[name] for name in step.operation.inputs], step.overwrites)
         for name in step.last_uses:
             del values[name]
-        del inputs
     return x
 
 

@@ -44,7 +44,6 @@ class ResNet(nn.Module):
         self.pass_by_plan: Callable[[Sequence[Link], Tensor], Tensor] | None = None
         self.compiled, self._compiled_images = False, 0
         self._stem, self._head = units.stem(architecture), units.head(architecture)
-        self._until_maps, self._until_features = self._head.before("pool1"), self._head.before("fc1")
         add_layers(self, self._stem, batch_norm_momentum)
         self.stages: list[str] = []
         for name, description in units.units(architecture).items():
@@ -63,11 +62,11 @@ class ResNet(nn.Module):
     def residual_units(self) -> Iterator[Unit]:
         """The units of all stages, from the input on."""
         for name in self.stages:
-            yield from cast(Iterator[Unit], getattr(self, name).children())
+            yield from cast("Iterator[Unit]", getattr(self, name))
 
     def stem(self, x: Tensor) -> Tensor:
         """N x 3 x H x W images -> the first unit's input (see `units.stem`)."""
-        return run(self._stem, self, x)
+        return run(self._stem.steps, self, x)
 
     def links(self) -> tuple[Link, ...]:
         """The stem and the units as a chain."""
@@ -75,14 +74,14 @@ class ResNet(nn.Module):
 
     def maps(self, x: Tensor) -> Tensor:
         """N x 3 x H x W images -> N x filters x H/32 x W/32 (CIFAR: /4, pooled: /8), what is averaged at the end."""
-        return run(self._until_maps, self, self._units_of(x))
+        return run(self._head.steps[:-2], self, self._units_of(x))
 
     def features(self, x: Tensor) -> Tensor:
         """N x 3 x H x W images -> N x filters pooled features, the input of `fc1`."""
-        return run(self._until_features, self, self._units_of(x)).flatten(1)
+        return run(self._head.steps[:-1], self, self._units_of(x)).flatten(1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return run(self._head, self, self._units_of(x))
+        return run(self._head.steps, self, self._units_of(x))
 
     def _units_of(self, x: Tensor) -> Tensor:
         """N x 3 x H x W images -> what the last unit gives."""

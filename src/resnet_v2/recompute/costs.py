@@ -46,11 +46,6 @@ class LinkCost:
         """Bytes of all points."""
         return sum(self.points.values())
 
-    @property
-    def plain(self) -> int:
-        """Bytes that plain autograd keeps for the backward pass."""
-        return self.whole + self.activations + self.indices
-
 
 def link_costs(
     links: Sequence[Link], image_size: int, element_bytes: int = 4, device: Speeds = speeds.CPU, batch_size: int = 128

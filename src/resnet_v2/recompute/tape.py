@@ -6,7 +6,7 @@ output when its turn comes; and an input that was not kept is computed from the 
 whole segment. Moving statistics move in the forward pass alone.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
@@ -75,9 +75,55 @@ class Tape:
         batch_norm.count_batch(norm for link in self.links for norm in link.norms)
         for segment in self.plan.segments:
             for number in range(segment.start, segment.stop):
-                kept = segment.kept(number, self.links[number])
-                x = _Forward(self, number, kept, segment.activated).output(x)
+                link = self.links[number]
+                activations = link.description.activations if segment.activated else ()
+                x = self._first_run(number, (*segment.kept(number, link), *activations), x)
         return x
+
+    def _first_run(self, number: int, kept: Collection[str], x: Tensor) -> Tensor:
+        """The output of a link for its input, recorded by autograd; keeps some of its values."""
+        link, values = self.links[number], {INPUT: x}
+        if INPUT in kept:
+            self.slots[number][INPUT].tensor = x.detach()
+        for step in link.description.steps:
+            values[step.name] = x = self._run(number, step, [values[name] for name in step.operation.inputs])
+            if step.name in kept:
+                self.slots[number][step.name].tensor = x.detach()
+            for name in step.last_uses:
+                del values[name]
+        return x
+
+    def _run(self, number: int, step: Step, inputs: list[Tensor]) -> Tensor:
+        owner, arguments = self.links[number].owner, (self, number, step, *inputs)
+        if step.heavy:
+            return self._convolve(number, step, inputs[0])
+        if step.operation.kind == "norm":
+            norm = getattr(owner, step.operation.name)
+            return cast(Tensor, _Normalise.apply(*arguments, norm.weight, norm.bias))  # type: ignore[no-untyped-call]
+        if self.links[number].description.needs[step.name]:
+            return cast(Tensor, _Elementwise.apply(*arguments))  # type: ignore[no-untyped-call]
+        return compute(step, owner, inputs, step.overwrites)
+
+    def _convolve(self, number: int, step: Step, x: Tensor) -> Tensor:
+        """A convolution that finds its input by its name instead of holding it."""
+        owner, source, storage = self.links[number].owner, step.operation.inputs[0], _storage(x)
+        convolution = getattr(owner, step.operation.name)
+
+        def fetch() -> Tensor:
+            tensor = self.value(number, source)
+            self.release(number, source)
+            return tensor
+
+        def pack(tensor: Tensor) -> Any:
+            if _storage(tensor) != storage:
+                if tensor.dtype != convolution.weight.dtype and tensor.shape == convolution.weight.shape:
+                    self.cast_weights[convolution] = tensor.detach()
+                return tensor
+            self.hold(number, source)
+            return fetch
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, _unpack):
+            return compute(step, owner, (x,), overwrite=False)
 
     def hold(self, number: int, name: str) -> None:
         """One more step wants a value, and with it the points that it follows from."""
@@ -98,11 +144,16 @@ class Tape:
         if slot.tensor is None and name in description.points:
             self._restore(number, name)
         elif slot.tensor is None:
-            for source in description.sources[name]:
-                self.value(number, source)
-            with self.as_in_forward():
-                slot.tensor = _Again(self, number, self.slots[number][INPUT].tensor).value(name)
+            slot.tensor = self._activation(number, description.step[name])
         return cast(Tensor, slot.tensor)
+
+    def _activation(self, number: int, step: Step) -> Tensor:
+        if step.operation.kind == "norm":
+            return self.normalised_again(number, step, self.value(number, step.operation.inputs[0]))
+        for source in self.links[number].description.sources[step.name]:
+            self.value(number, source)
+        with self.as_in_forward():
+            return _Again(self, number, self.slots[number][INPUT].tensor).value(step.name)
 
     def normalised_again(self, number: int, step: Step, x: Tensor) -> Tensor:
         """The same bits that the first forward pass got from a BatchNorm (and ReLU)."""
@@ -146,62 +197,6 @@ class Tape:
                 again.keep(link.points if whole else segment.kept(number, link))
                 if number != final:
                     x = again.value(link.description.output)
-
-
-class _Forward:
-    """The first run of a link, recorded by autograd."""
-
-    def __init__(self, tape: Tape, number: int, kept: Sequence[str], activated: bool) -> None:
-        self.tape, self.number, self.link = tape, number, tape.links[number]
-        self.kept = {*kept, *(self.link.description.activations if activated else ())}
-
-    def output(self, x: Tensor) -> Tensor:
-        values = {INPUT: x}
-        self._keep(INPUT, x)
-        for step in self.link.description.steps:
-            inputs = [values[name] for name in step.operation.inputs]
-            values[step.name] = x = self._run(step, inputs)
-            self._keep(step.name, x)
-            for name in step.last_uses:
-                del values[name]
-            del inputs
-        return x
-
-    def _keep(self, name: str, tensor: Tensor) -> None:
-        if name in self.kept:
-            self.tape.slots[self.number][name].tensor = tensor.detach()
-
-    def _run(self, step: Step, inputs: list[Tensor]) -> Tensor:
-        if step.heavy:
-            return self._convolve(step, inputs[0])
-        if step.operation.kind == "norm":
-            norm = getattr(self.link.owner, step.operation.name)
-            inputs += [norm.weight, norm.bias]
-            return cast(Tensor, _Normalise.apply(self.tape, self.number, step, *inputs))  # type: ignore[no-untyped-call]
-        if self.link.description.needs[step.name]:
-            return cast(Tensor, _Elementwise.apply(self.tape, self.number, step, *inputs))  # type: ignore[no-untyped-call]
-        return compute(step, self.link.owner, inputs, step.overwrites)
-
-    def _convolve(self, step: Step, x: Tensor) -> Tensor:
-        """A convolution that finds its input by its name instead of holding it."""
-        tape, number, storage, source = self.tape, self.number, _storage(x), step.operation.inputs[0]
-        convolution = getattr(self.link.owner, step.operation.name)
-
-        def fetch() -> Tensor:
-            tensor = tape.value(number, source)
-            tape.release(number, source)
-            return tensor
-
-        def pack(tensor: Tensor) -> Any:
-            if _storage(tensor) != storage:
-                if tensor.dtype != convolution.weight.dtype and tensor.shape == convolution.weight.shape:
-                    tape.cast_weights[convolution] = tensor.detach()
-                return tensor
-            tape.hold(number, source)
-            return fetch
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, _unpack):
-            return compute(step, self.link.owner, (x,), overwrite=False)
 
 
 def _storage(tensor: Tensor) -> int:
@@ -303,19 +298,14 @@ class _Elementwise(torch.autograd.Function):
         tape, number, step = ctx.place
         needs = tape.links[number].description.needs[step.name]
         values = [tape.value(number, name) for name in needs]
-        if needs == (step.name,):  # a ReLU
+        if needs == (step.name,):  # a ReLU, behind a sum or alone
             gradient = torch.ops.aten.threshold_backward(gradients[0], values[0], 0)
             results: Sequence[Tensor] = [gradient] * len(step.operation.inputs)
         else:
-            results = _differentiated(tape, number, step, values, gradients[0])
+            leaves = [value.detach().requires_grad_() for value in values]
+            with tape.as_in_forward(), torch.enable_grad():
+                output = compute(step, tape.links[number].owner, leaves, overwrite=False)
+            results = torch.autograd.grad(output, leaves, gradients[0])
         for name in needs:
             tape.release(number, name)
         return None, None, None, *results
-
-
-def _differentiated(tape: Tape, number: int, step: Step, values: list[Tensor], gradient: Tensor) -> Sequence[Tensor]:
-    """The gradients of a step's inputs, by running it once more."""
-    leaves = [value.detach().requires_grad_() for value in values]
-    with tape.as_in_forward(), torch.enable_grad():
-        output = compute(step, tape.links[number].owner, leaves, overwrite=False)
-    return torch.autograd.grad(output, leaves, gradient)
