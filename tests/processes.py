@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 # Nothing takes so long unless it hangs, however busy the machine is.
 PATIENCE_SECONDS = 900
@@ -116,9 +117,9 @@ def perform_on_a_slow_disk(words: list[str]) -> int:
     """The command line, where it takes a moment until a file has reached the disk."""
     flush = os.fsync
 
-    def flush_slowly(descriptor: Any) -> None:
+    def flush_slowly(descriptor: int) -> None:
         time.sleep(0.02)
         flush(descriptor)
 
-    os.fsync = flush_slowly
-    return perform(words)
+    with mock.patch.object(os, "fsync", flush_slowly):
+        return perform(words)
