@@ -127,14 +127,16 @@ def operators() -> dict[str, Operator]:
     return found
 
 
-def is_annotation(node: Any) -> bool:
-    """Whether a node is part of a type, which no test runs."""
+def is_declaration(node: Any) -> bool:
+    """Whether a node says how a function or class is to be used (types, decorators, the `*` and `/` among parameters)."""
     while node.parent is not None:
         siblings = node.parent.children
         place = siblings.index(node)
-        after = siblings[place - 1] if place else None
+        before = siblings[place - 1] if place else None
         kind = node.parent.type
-        if (kind in ("annassign", "tfpdef") and after == ":") or (kind == "funcdef" and after == "->"):
+        if (kind in ("annassign", "tfpdef") and before == ":") or (kind == "funcdef" and before == "->"):
+            return True
+        if kind == "decorator" or (kind == "parameters" and node.type == "operator"):
             return True
         node = node.parent
     return False
@@ -149,7 +151,7 @@ def mutants(module: str, count: int, seed: int) -> list[Mutant]:
         occurrence = 0
         for node in ast_nodes(get_ast(source)):
             for start, _ in operator.mutation_positions(node):
-                if not is_annotation(node):
+                if not is_declaration(node):
                     places.setdefault(start, []).append((name, occurrence))
                 occurrence += 1
     chance = random.Random(f"{module} {seed}")
