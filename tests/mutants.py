@@ -128,7 +128,7 @@ def operators() -> dict[str, Operator]:
 
 
 def is_declaration(node: Any) -> bool:
-    """Whether a node says how a function or class is to be used (types, decorators, the `*` and `/` among parameters)."""
+    """Whether a node says how something is to be used: types, decorators, the `*` and `/` among parameters."""
     while node.parent is not None:
         siblings = node.parent.children
         place = siblings.index(node)
