@@ -27,7 +27,8 @@ with contextlib.suppress(ImportError):  # `make gpu` does without
     import hypothesis
 
     # How long one example takes depends on the tests beside it.
-    hypothesis.settings.register_profile("any machine", deadline=None)
+    too_slow = hypothesis.HealthCheck.too_slow
+    hypothesis.settings.register_profile("any machine", deadline=None, suppress_health_check=[too_slow])
     hypothesis.settings.load_profile("any machine")
 
 # A shell lets what it starts in the background ignore Ctrl-C, and so would the commands that tests start and interrupt.

@@ -43,6 +43,7 @@ UNUSED = {"VariableReplacer", "VariableInserter", "ExceptionReplacer", "RemoveDe
 # The tests of a module, the quick ones first.
 GOLDEN_RUN = "test_train.py::test_a_golden_run"
 RETRAINING = "test_train.py::test_retraining_ends_with_the_bits_of_the_whole_run"
+GRADIENT = "test_ranks_make_the_gradient_of_one"
 FUSED = "test_updates_inside_the_backward_pass_change_no_bit"
 TESTS: dict[str, list[str]] = {
     "data/augment": ["test_augment.py", "test_loader.py"],
@@ -52,15 +53,15 @@ TESTS: dict[str, list[str]] = {
     "inference/evaluate": ["test_evaluate.py"],
     "recompute/costs": ["test_costs.py", "test_search.py"],
     "recompute/plan": ["test_search.py", "test_recompute.py"],
-    "recompute/search": ["test_search.py", "test_recompute.py", "test_budget.py"],
+    "recompute/search": ["test_search.py", "test_budget.py", "test_costs.py"],
     "recompute/tape": ["test_recompute.py"],
     "training/checkpoint": ["test_resumption.py"],
-    "training/distributed": ["test_distributed.py", "test_ranks.py"],
+    "training/distributed": ["test_distributed.py", "test_ranks.py", "test_gpu.py"],
     "training/evaluate": ["test_evaluate.py", GOLDEN_RUN],
     "training/feed": ["test_feed.py"],
     "training/meter": ["test_meter.py", GOLDEN_RUN],
     "training/optim": ["test_optim.py", GOLDEN_RUN, RETRAINING, "test_graph.py", "test_recompute.py::" + FUSED],
-    "training/step": [GOLDEN_RUN, "test_step.py", "test_graph.py", "test_ranks.py"],
+    "training/step": [GOLDEN_RUN, "test_step.py", "test_graph.py", "test_ranks.py::" + GRADIENT],
     "training/train": [GOLDEN_RUN, "test_train.py", "test_resumption.py"],
 }
 
@@ -126,14 +127,16 @@ def operators() -> dict[str, Operator]:
     return found
 
 
-def is_annotation(node: Any) -> bool:
-    """Whether a node is part of a type, which no test runs."""
+def is_declaration(node: Any) -> bool:
+    """Whether a node says how something is to be used: types, decorators, the `*` and `/` among parameters."""
     while node.parent is not None:
         siblings = node.parent.children
         place = siblings.index(node)
-        after = siblings[place - 1] if place else None
+        before = siblings[place - 1] if place else None
         kind = node.parent.type
-        if (kind in ("annassign", "tfpdef") and after == ":") or (kind == "funcdef" and after == "->"):
+        if (kind in ("annassign", "tfpdef") and before == ":") or (kind == "funcdef" and before == "->"):
+            return True
+        if kind == "decorator" or (kind == "parameters" and node.type == "operator"):
             return True
         node = node.parent
     return False
@@ -148,7 +151,7 @@ def mutants(module: str, count: int, seed: int) -> list[Mutant]:
         occurrence = 0
         for node in ast_nodes(get_ast(source)):
             for start, _ in operator.mutation_positions(node):
-                if not is_annotation(node):
+                if not is_declaration(node):
                     places.setdefault(start, []).append((name, occurrence))
                 occurrence += 1
     chance = random.Random(f"{module} {seed}")

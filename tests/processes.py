@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 # Nothing takes so long unless it hangs, however busy the machine is.
 PATIENCE_SECONDS = 900
@@ -32,13 +33,18 @@ def wait_until(happened: Callable[[], Any], what: str, pause_seconds: float = 0.
 
 
 class Command:
-    """A command line of `resnet-v2` that runs in `folder`; its output and its errors go to one file."""
+    """A command line of `resnet-v2` that runs in `folder`; its output and its errors go to one file.
 
-    def __init__(self, words: Sequence[object], folder: Path, **environment: str) -> None:
+    `work` is what is done with its words, `perform` where it is not given.
+    """
+
+    def __init__(
+        self, words: Sequence[object], folder: Path, work: Callable[[list[str]], int] | None = None, **environment: str
+    ) -> None:
         with tempfile.NamedTemporaryFile(prefix="resnet-v2-output-", delete=False) as file:
             self._output = Path(file.name)
         folder.mkdir(exist_ok=True)
-        arguments = (perform, [str(word) for word in words], folder, os.environ | environment, self._output)
+        arguments = (work or perform, [str(word) for word in words], folder, os.environ | environment, self._output)
         self._process = SERVER.Process(target=_begin, args=arguments, daemon=True)
         self._process.start()
 
@@ -105,3 +111,15 @@ def perform(words: list[str]) -> int:
     from resnet_v2 import cli
 
     return cli.main(words)
+
+
+def perform_on_a_slow_disk(words: list[str]) -> int:
+    """The command line, where it takes a moment until a file has reached the disk."""
+    flush = os.fsync
+
+    def flush_slowly(descriptor: int) -> None:
+        time.sleep(0.02)
+        flush(descriptor)
+
+    with mock.patch.object(os, "fsync", flush_slowly):
+        return perform(words)

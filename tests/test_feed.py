@@ -133,6 +133,11 @@ def holds(entries: Iterable[tuple[Any, Any]], batch: Batch) -> bool:
     return any(held[0] is batch for _, held in entries)
 
 
+def test_a_rank_may_have_nothing_to_do(diary: Diary) -> None:
+    assert list(feed(batches(0), GPU)) == list(feed(batches(0), CPU)) == []
+    assert not diary
+
+
 def test_pinned_memory_is_held_until_its_step_begins(diary: Diary) -> None:
     copies = feeding._Copies(GPU)
     for number, batch in enumerate(batches(3)):

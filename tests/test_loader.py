@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -107,6 +108,12 @@ def test_too_many_bad_records_end_the_epoch(reader: RecordReader) -> None:
     damage(reader, [3, 4, 5, 20, 21])
     with pytest.raises(ResnetError, match=r"more than one record in a hundred is bad|cannot be decoded"):
         centres(reader, [*range(50)], 16, on_skip=print)
+
+
+def test_opencv_starts_no_threads_beside_the_loaders(reader: RecordReader) -> None:
+    cv2.setNumThreads(2)
+    centres(reader, [0], 1)
+    assert cv2.getNumThreads() == 1
 
 
 def test_a_loop_may_stop_early(reader: RecordReader) -> None:

@@ -141,6 +141,7 @@ def test_two_machines(few_digits: Path, tmp_path: Path) -> None:
         "--rdzv-backend=c10d",
         f"--rdzv-endpoint=localhost:{port}",
         "--rdzv-id=a",
+        "--rdzv-conf=read_timeout=600",
         "-m",
         "resnet_v2",
     ]
@@ -156,7 +157,7 @@ def test_two_machines(few_digits: Path, tmp_path: Path) -> None:
 
 def test_several_machines_must_be_told(few_digits: Path, tmp_path: Path) -> None:
     ranks = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}  # as a launcher sets them
-    status, output = Command(flags(few_digits, tmp_path / "m"), tmp_path, **ranks).finish()
+    status, output = Command(flags(few_digits, tmp_path / "m"), tmp_path, None, **ranks).finish()
     assert status == 2
     assert "2 machines take part; give --kv-store dist_sync" in output
 

@@ -119,7 +119,7 @@ def test_missing_files_say_what_to_do(tmp_path: Path) -> None:
         RecordReader(path)
 
 
-@pytest.mark.parametrize("text", ["0\tx\n", "0\n", "0\t-5\n", "0\t0\t0\n", "\xff"])
+@pytest.mark.parametrize("text", ["0\tx\n", "0\n", "0\t-5\n", "0\t-1\n", "0\t0\t0\n", "\xff"])
 def test_damaged_index(tmp_path: Path, text: str) -> None:
     path = write(tmp_path / "a.rec", [b"x"])
     index_path(path).write_text(text, encoding="latin-1")
@@ -155,6 +155,28 @@ def test_damaged_record_is_named_and_the_others_are_read(tmp_path: Path) -> None
     with pytest.raises(ResnetError, match="record 1 at byte 1008 is damaged"):
         reader[1]
     assert list(scan(path)) == [(0, 1008), (2016, 3024)]
+
+
+@pytest.mark.parametrize("length", [(1 << 16) - 8, 1 << 16, 200_000, 200_001])
+def test_the_next_record_is_found_behind_a_long_damaged_one(tmp_path: Path, length: int) -> None:
+    """Its magic number may be the last word of what is read at once, or of no block's beginning."""
+    path = write(tmp_path / "a.rec", [b"x" * length, b"good", b"z"])
+    with path.open("rb+") as file:
+        file.write(b"\0\0\0\0")
+    start = 8 + length + -length % 4
+    assert list(scan(path)) == [(start, start + 12), (start + 12, start + 24)]
+
+
+def test_a_reader_that_is_gone_has_closed_its_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.rec", [b"x"])
+
+    def opened() -> int:
+        return sum(os.path.realpath(one) == str(path) for one in Path("/proc/self/fd").iterdir())
+
+    reader = RecordReader(path)
+    assert opened() == 1
+    del reader
+    assert opened() == 0
 
 
 @given(st.binary(max_size=200))

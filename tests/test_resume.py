@@ -5,19 +5,20 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from conftest import Run
+from processes import wait_until
 from resnet_v2.data.lists import read_list
 from resnet_v2.data.records import index_path
 from resnet_v2.packing import resume
 
-# `pack` in a process that notes its progress often and kills itself at the given call of write, checkpoint or replace.
+# `pack` in a process that notes its progress often and kills itself at the given call of write, checkpoint or replace,
+# or hangs behind a byte of the record until it is killed.
 KILLED = """
-import os, pathlib, signal, sys
+import os, pathlib, signal, sys, time
 from resnet_v2.packing import resume
 from resnet_v2.cli import main
 
@@ -28,7 +29,9 @@ def counted(function):
     def call(*arguments, **options):
         global calls
         calls += 1
-        if calls == int(count):
+        if place == "hang" and arguments[0]._rec.tell() > int(count):
+            time.sleep(10**6)
+        if place != "hang" and calls == int(count):
             if place == "write":  # half a record, and an index line without an end
                 arguments[0]._rec.write(arguments[2][: len(arguments[2]) // 2])
                 arguments[0]._rec.flush()
@@ -43,8 +46,8 @@ def counted(function):
 
 resume.CHECKPOINT_SECONDS = 0.0
 owner = {"write": resume.PartWriter, "checkpoint": resume.PartWriter, "replace": pathlib.Path, "unlink": pathlib.Path}
-if place != "never":
-    setattr(owner[place], place, counted(getattr(owner[place], place)))
+name = "write" if place == "hang" else place
+setattr(owner[name], name, counted(getattr(owner[name], name)))
 sys.exit(main(sys.argv[2:]))
 """
 
@@ -92,11 +95,9 @@ def test_killed_at_any_time(command: list[str], class_folder: Path, tmp_path: Pa
     out, part = tmp_path / "out.rec", tmp_path / ".out.rec.part"
     size = (tmp_path / "whole.rec").stat().st_size
     for share in (0.1, 0.4, 0.7):
-        process = subprocess.Popen(
-            [sys.executable, "-c", KILLED, "never:0", *command, str(out)], stderr=subprocess.DEVNULL
-        )
-        while process.poll() is None and not (part.exists() and part.stat().st_size > share * size):
-            time.sleep(0.001)
+        hang = f"hang:{int(0.9 * size)}"  # however late this process sees how far that one is
+        process = subprocess.Popen([sys.executable, "-c", KILLED, hang, *command, str(out)], stderr=subprocess.DEVNULL)
+        wait_until(lambda share=share: part.exists() and part.stat().st_size > share * size, "packing", 0.001)  # type: ignore[misc]
         process.kill()
         assert process.wait() == -signal.SIGKILL
     _, _, err = run(*command, out)

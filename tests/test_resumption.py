@@ -72,12 +72,12 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(
     while_writing = 0
     for number in range(kills):
         before = place(killed) if killed.exists() else (0, 0)
-        run = Command(words, killed)
+        run = Command(words, killed, perform_on_a_slow_disk)
         run.wait_for(lambda before=before: place(killed) > before, "it goes on", 0.002)  # type: ignore[misc]
         if number % 2:
             time.sleep(chance.uniform(0, 0.15))
         else:  # in the middle of writing a checkpoint
-            run.wait_for(lambda: list(killed.glob(".m-*.tmp")), "it writes a checkpoint", 0)
+            run.wait_for(lambda: list(killed.glob(".m-*.tmp")), "it writes a checkpoint", 0.001)
             while_writing += bool(list(killed.glob(".m-*.tmp")))
         run.kill()
     assert while_writing >= kills // 4
