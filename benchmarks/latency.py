@@ -22,9 +22,9 @@ import openvino
 import torch
 
 from resnet_v2.inference.predict import Predictor
-from resnet_v2.interchange import weights
-from resnet_v2.interchange.finding import checkpoint_path
-from resnet_v2.interchange.header import Header
+from resnet_v2.networks import weights
+from resnet_v2.networks.finding import checkpoint_path
+from resnet_v2.networks.header import Header
 from resnet_v2.networks.resnet import ResNet, resnet
 
 Call = Callable[[], object]

@@ -9,10 +9,11 @@ from pathlib import Path
 import cv2
 
 from conftest import picture
-from resnet_v2.interchange import mxnet, weights
-from resnet_v2.interchange.finding import checkpoint_path, saved_epochs, split_path
-from resnet_v2.interchange.header import Header
+from resnet_v2.interchange import mxnet
+from resnet_v2.networks import weights
 from resnet_v2.networks.architecture import Architecture, Stem, Version
+from resnet_v2.networks.finding import checkpoint_path, saved_epochs, split_path
+from resnet_v2.networks.header import Header
 from resnet_v2.networks.resnet import ResNet, initialize
 from resnet_v2.packing.class_folders import make_lists
 from resnet_v2.packing.pack import pack_list

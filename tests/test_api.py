@@ -22,7 +22,7 @@ from conftest import Run, picture
 from resnet_v2.data.records import RecordReader
 from resnet_v2.inference.demo import Explainer
 from resnet_v2.inference.pictures import View, prepare
-from resnet_v2.interchange.header import Header
+from resnet_v2.networks.header import Header
 from resnet_v2.packing.photos import read_image
 from resnet_v2.training.evaluate import evaluate
 

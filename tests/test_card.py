@@ -9,9 +9,9 @@ import torch
 
 import resnet_v2
 from conftest import Run
-from resnet_v2.interchange import weights
-from resnet_v2.interchange.finding import checkpoint_path
-from resnet_v2.interchange.header import Header
+from resnet_v2.networks import weights
+from resnet_v2.networks.finding import checkpoint_path
+from resnet_v2.networks.header import Header
 
 
 def test_a_card_tells_what_the_header_and_the_log_know(trained: str, run: Run) -> None:

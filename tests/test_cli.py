@@ -14,7 +14,7 @@ import pytest
 from conftest import Run, processor_seconds
 from processes import Command
 from resnet_v2.inference.pictures import View, prepare
-from resnet_v2.interchange import weights
+from resnet_v2.networks import weights
 from resnet_v2.packing.photos import read_image
 
 

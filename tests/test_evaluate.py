@@ -19,9 +19,9 @@ from resnet_v2.inference import report
 from resnet_v2.inference.evaluate import NOWHERE, Verdicts, judge
 from resnet_v2.inference.pictures import View
 from resnet_v2.inference.predict import Predictor
-from resnet_v2.interchange import weights
-from resnet_v2.interchange.header import Header
+from resnet_v2.networks import weights
 from resnet_v2.networks.architecture import Architecture
+from resnet_v2.networks.header import Header
 from resnet_v2.training.evaluate import evaluate
 
 
@@ -121,7 +121,7 @@ def test_the_loss_is_the_mean_of_few_images_too(tmp_path: Path, count: int) -> N
     with writing(tmp_path / "few.rec") as writer:
         for key in range(count):
             writer.write(key, pack(IRHeader(0, 1.0, key, 0), encode(picture(key, 32, 32), ".png", 3)))
-    found = judge(Recorder(), RecordReader(tmp_path / "few.rec"), View(32), batch_size=5)
+    found = judge(Recorder(), RecordReader(tmp_path / "few.rec"), View(32), 3, batch_size=5)
     bright = [float(picture(key, 32, 32)[0, 0, 0]) / 255 for key in range(count)]
     losses = [-np.log((0.1 + 0.8 * one) / (1.101 - 0.1 * one)) for one in bright]
     assert found.loss == pytest.approx(sum(losses) / count if count else 0, rel=1e-5)

@@ -10,9 +10,9 @@ import pytest
 
 import resnet_v2
 from conftest import Run
-from resnet_v2.interchange.finding import SHIPPED
-from resnet_v2.interchange.header import read_header
 from resnet_v2.logs.runlog import read_curve, read_lines
+from resnet_v2.networks.finding import SHIPPED
+from resnet_v2.networks.header import read_header
 from resnet_v2.training import recipe_table, recipes
 
 ROOT = Path(__file__).parents[1]

@@ -15,12 +15,12 @@ from torch import nn
 from conftest import Run
 from resnet_v2.errors import ResnetError
 from resnet_v2.inference.predict import Predictor
-from resnet_v2.interchange import weights
 from resnet_v2.interchange.export import export
-from resnet_v2.interchange.finding import checkpoint_path
 from resnet_v2.interchange.folding import folded
-from resnet_v2.interchange.header import Header
+from resnet_v2.networks import weights
 from resnet_v2.networks.architecture import Architecture
+from resnet_v2.networks.finding import checkpoint_path
+from resnet_v2.networks.header import Header
 from resnet_v2.networks.resnet import ResNet, initialize
 
 needs_onnx = pytest.mark.skipif(

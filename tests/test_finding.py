@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from resnet_v2.errors import ResnetError
-from resnet_v2.interchange import finding
+from resnet_v2.networks import finding
 
 
 def touch(folder: Path, *names: str) -> None:

@@ -7,7 +7,7 @@ import torch
 
 import resnet_v2
 from conftest import Run
-from resnet_v2.interchange import weights
+from resnet_v2.networks import weights
 
 
 def train(class_folder: Path, prefix: Path, run: Run, *flags: object) -> tuple[int, str, str]:

@@ -13,9 +13,9 @@ import torch
 from conftest import Run
 from resnet_v2.config import TrainConfig, arguments_of
 from resnet_v2.errors import ResnetError
-from resnet_v2.interchange.header import read_header
 from resnet_v2.networks import kernels
 from resnet_v2.networks.architecture import Architecture
+from resnet_v2.networks.header import read_header
 from resnet_v2.networks.resnet import resnet
 from resnet_v2.recompute import budget, speeds
 from resnet_v2.recompute.budget import CONTEXT_BYTES, MOST_CONTEXT_BYTES, Workload, cap, process_bytes

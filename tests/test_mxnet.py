@@ -16,7 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resnet_v2.errors import ResnetError
-from resnet_v2.interchange.finding import params_path
 from resnet_v2.interchange.mxnet import (
     from_network,
     load_checkpoint,
@@ -29,6 +28,7 @@ from resnet_v2.interchange.mxnet import (
 )
 from resnet_v2.interchange.symbol import fixed_gammas, symbol_json
 from resnet_v2.networks.architecture import IMAGENET_UNITS, Architecture, Version
+from resnet_v2.networks.finding import params_path
 from resnet_v2.networks.resnet import ResNet, resnet
 
 V1, V2, V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA

@@ -24,8 +24,7 @@ from every_network import NETWORKS, PLANS
 from resnet_v2.config import TrainConfig
 from resnet_v2.data.loader import Batch
 from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
-from resnet_v2.interchange import weights
-from resnet_v2.networks import kernels
+from resnet_v2.networks import kernels, weights
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.resnet import ResNet, initialize
 from resnet_v2.recompute import budget

@@ -7,7 +7,7 @@ import pytest
 
 from conftest import Run
 from resnet_v2.errors import ResnetError, SettingError
-from resnet_v2.interchange.header import read_header
+from resnet_v2.networks.header import read_header
 from resnet_v2.training import checkpoint
 from resnet_v2.training.fit import fit
 from resnet_v2.training.plan import RunPlan, decide, departures

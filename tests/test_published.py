@@ -16,8 +16,9 @@ import torch
 
 from conftest import Run
 from resnet_v2.errors import ResnetError
-from resnet_v2.interchange import mxnet, published, weights
+from resnet_v2.interchange import mxnet, published
 from resnet_v2.interchange.timm import our_name, read_timm
+from resnet_v2.networks import weights
 from resnet_v2.networks.architecture import EPSILON, Architecture
 from resnet_v2.networks.resnet import ResNet, initialize
 

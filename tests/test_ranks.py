@@ -16,9 +16,9 @@ import torch
 from processes import PATIENCE_SECONDS, Command, wait_until
 from ranks_worker import gradient
 from resnet_v2.config import arguments_of
-from resnet_v2.interchange import weights
-from resnet_v2.interchange.finding import checkpoint_path
-from resnet_v2.interchange.header import Header
+from resnet_v2.networks import weights
+from resnet_v2.networks.finding import checkpoint_path
+from resnet_v2.networks.header import Header
 from resnet_v2.training.distributed import Ranks, choose_device
 from resnet_v2.training.sync_batch_norm import SyncBatchNorm
 

@@ -15,13 +15,13 @@ import safetensors.torch
 import torch
 
 from conftest import Run
-from processes import Command
+from processes import Command, perform_on_a_slow_disk
 from resnet_v2.config import arguments_of
 from resnet_v2.errors import ResnetError
-from resnet_v2.interchange import weights
-from resnet_v2.interchange.finding import checkpoint_path, saved_epochs
-from resnet_v2.interchange.header import Header, read_header
+from resnet_v2.networks import weights
 from resnet_v2.networks.architecture import Architecture
+from resnet_v2.networks.finding import checkpoint_path, saved_epochs
+from resnet_v2.networks.header import Header, read_header
 from resnet_v2.training import checkpoint
 from resnet_v2.training.step import Trainer
 

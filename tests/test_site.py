@@ -80,7 +80,7 @@ def test_the_python_api(site: Path) -> None:
     for name in (
         "inference.classifier.load", "inference.classifier.Classifier.classify", "inference.predict.Answer",
         "errors.ResnetError", "networks.resnet.resnet", "networks.architecture.Architecture",
-        "interchange.weights.save",
+        "networks.weights.save",
         "data.recordio.MXIndexedRecordIO", "data.loader.Loader", "data.records.RecordReader", "logs.runlog.read_curve",
     ):  # fmt: skip
         assert f'id="resnet_v2.{name}"' in page

@@ -15,9 +15,9 @@ from resnet_v2.data.augment import augmentation
 from resnet_v2.data.loader import Batch, Loader
 from resnet_v2.data.records import RecordReader
 from resnet_v2.errors import ResnetError
-from resnet_v2.interchange import weights
-from resnet_v2.interchange.finding import checkpoint_path
+from resnet_v2.networks import weights
 from resnet_v2.networks.architecture import Version
+from resnet_v2.networks.finding import checkpoint_path
 from resnet_v2.networks.resnet import ResNet, resnet
 from resnet_v2.training.distributed import Ranks
 from resnet_v2.training.evaluate import to_input

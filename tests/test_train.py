@@ -14,9 +14,9 @@ from conftest import Run
 from resnet_v2.data.jpeg import decode, encode
 from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
 from resnet_v2.errors import ResnetError
-from resnet_v2.interchange import weights
-from resnet_v2.interchange.finding import checkpoint_path, saved_epochs
 from resnet_v2.logs.runlog import read_curve
+from resnet_v2.networks import weights
+from resnet_v2.networks.finding import checkpoint_path, saved_epochs
 from resnet_v2.training.evaluate import evaluate, rank_of_label
 from resnet_v2.training.fit import fit
 

@@ -9,7 +9,7 @@ import pytest
 
 from resnet_v2.inference.predict import Predictor
 from resnet_v2.interchange import published
-from resnet_v2.interchange.weights import load
+from resnet_v2.networks.weights import load
 
 FOLDER = Path(__file__).parent
 LARGEST_DIFFERENCE = 1e-4

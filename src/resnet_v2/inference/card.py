@@ -11,10 +11,10 @@ from resnet_v2.errors import ResnetError
 from resnet_v2.files import write_text
 from resnet_v2.inference import report
 from resnet_v2.inference.classifier import Classifier
-from resnet_v2.interchange import weights
-from resnet_v2.interchange.finding import FOLDER_WEIGHTS, run_prefix
-from resnet_v2.interchange.header import Header
 from resnet_v2.logs.runlog import Curve, read_curve
+from resnet_v2.networks import weights
+from resnet_v2.networks.finding import FOLDER_WEIGHTS, run_prefix
+from resnet_v2.networks.header import Header
 from resnet_v2.networks.resnet import ResNet
 
 PAPERS = {

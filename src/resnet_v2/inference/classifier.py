@@ -11,8 +11,8 @@ from resnet_v2.data.records import RecordReader
 from resnet_v2.inference.engines import TorchEngine
 from resnet_v2.inference.pictures import Picture, Several, View, several
 from resnet_v2.inference.predict import Answer, Predictor
-from resnet_v2.interchange import weights
-from resnet_v2.interchange.header import Header
+from resnet_v2.networks import weights
+from resnet_v2.networks.header import Header
 from resnet_v2.networks.resnet import ResNet
 from resnet_v2.training.distributed import choose_device
 from resnet_v2.training.evaluate import Evaluation

@@ -16,10 +16,10 @@ from resnet_v2.inference.classifier import Classifier
 from resnet_v2.inference.gradcam import heat_map, overlay
 from resnet_v2.inference.pictures import Picture, prepare
 from resnet_v2.inference.predict import Answer
-from resnet_v2.interchange import weights
-from resnet_v2.interchange.finding import run_prefix
 from resnet_v2.interchange.optional import package
 from resnet_v2.logs.plot import draw, read_curves, table
+from resnet_v2.networks import weights
+from resnet_v2.networks.finding import run_prefix
 from resnet_v2.training.distributed import choose_device
 
 Made = TypeVar("Made")

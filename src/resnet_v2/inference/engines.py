@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from resnet_v2.config import EngineName, Epoch, Precision
 from resnet_v2.errors import ResnetError
-from resnet_v2.interchange.finding import find_checkpoint
-from resnet_v2.interchange.header import Header, read_header
 from resnet_v2.interchange.optional import package
+from resnet_v2.networks.finding import find_checkpoint
+from resnet_v2.networks.header import Header, read_header
 
 if TYPE_CHECKING:
     import torch
@@ -41,8 +41,8 @@ def open_engine(
     if name != "torch":
         model, header = _onnx_of(prefix, epoch)
         return OnnxEngine(model, precision) if name == "onnx" else OpenvinoEngine(model, precision), header
-    from resnet_v2.interchange import weights
     from resnet_v2.interchange.folding import folded
+    from resnet_v2.networks import weights
     from resnet_v2.training.distributed import choose_device
 
     network, header = weights.load(prefix, epoch)
@@ -55,8 +55,8 @@ def _onnx_of(prefix: str, epoch: Epoch | None) -> tuple[bytes, Header]:
     newer = exported.is_file() and exported.stat().st_mtime_ns >= path.stat().st_mtime_ns
     if newer and path.suffix == ".safetensors":
         return exported.read_bytes(), read_header(path)
-    from resnet_v2.interchange import weights
     from resnet_v2.interchange.export import onnx_of
+    from resnet_v2.networks import weights
 
     network, header = weights.load(prefix, epoch)
     return onnx_of(network, header), header

@@ -13,7 +13,7 @@ from resnet_v2.data.jpeg import Image, claimed_size, resize_shorter_side
 from resnet_v2.data.loader import MAX_PIXELS
 from resnet_v2.errors import ResnetError
 from resnet_v2.inference.arguments import whole
-from resnet_v2.interchange.header import Header
+from resnet_v2.networks.header import Header
 from resnet_v2.packing.photos import read_upright
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from resnet_v2.inference.engines import Engine, Images, open_engine
 from resnet_v2.inference.evaluate import Verdicts, judge, probabilities
 from resnet_v2.inference.pictures import Picture, Several, View, prepare, several
 from resnet_v2.inference.places import STANDARD_INPUT, Named
-from resnet_v2.interchange.header import Header
+from resnet_v2.networks.header import Header
 
 BATCH_SIZE = 32
 

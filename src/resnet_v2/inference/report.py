@@ -12,7 +12,7 @@ from resnet_v2.files import replacing
 from resnet_v2.inference.evaluate import Verdicts
 from resnet_v2.inference.pictures import View
 from resnet_v2.inference.predict import Predictor
-from resnet_v2.interchange.header import Header
+from resnet_v2.networks.header import Header
 
 # Above this many classes their names would be too small to read.
 MOST_NAMES = 60

@@ -13,11 +13,12 @@ from torch import Tensor
 from resnet_v2.config import Epoch
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import replacing
-from resnet_v2.interchange import mxnet, weights
-from resnet_v2.interchange.finding import checkpoint_path, params_path, split_path
+from resnet_v2.interchange import mxnet
 from resnet_v2.interchange.folding import folded
-from resnet_v2.interchange.header import METADATA_KEY, Header
 from resnet_v2.interchange.optional import package
+from resnet_v2.networks import weights
+from resnet_v2.networks.finding import checkpoint_path, params_path, split_path
+from resnet_v2.networks.header import METADATA_KEY, Header
 from resnet_v2.networks.resnet import ResNet
 
 Format = Literal["onnx", "torch", "mxnet", "safetensors"]

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import replacing, write_text
-from resnet_v2.interchange.finding import params_path
 from resnet_v2.interchange.symbol import fixed_gammas, symbol_json
 from resnet_v2.networks.architecture import Architecture, Stem
+from resnet_v2.networks.finding import params_path
 from resnet_v2.networks.resnet import ResNet
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -89,7 +89,7 @@ def read_params(path: Path) -> dict[str, npt.NDArray[Any]]:
         with path.open("rb") as file:
             return parse_params(file, os.fstat(file.fileno()).st_size, str(path))
     except FileNotFoundError:
-        raise ResnetError(f"{path} is missing; check --prefix and --epoch.") from None
+        raise ResnetError(f"{path} is missing; check `prefix` and `epoch`.") from None
     except OSError as error:
         raise ResnetError(f"{path} cannot be read ({error.strerror}); check the path and its permissions.") from None
 

@@ -10,9 +10,10 @@ from tqdm import tqdm
 
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import replacing
-from resnet_v2.interchange import timm, weights
-from resnet_v2.interchange.finding import checkpoint_path
-from resnet_v2.interchange.header import Header
+from resnet_v2.interchange import timm
+from resnet_v2.networks import weights
+from resnet_v2.networks.finding import checkpoint_path
+from resnet_v2.networks.header import Header
 
 CHUNK_BYTES = 1 << 20
 # More than any of these networks; a longer answer is none of them.
@@ -84,5 +85,5 @@ def download(url: str, path: Path) -> None:
                     raise ResnetError(f"{url} ended after {file.tell()} of {length} bytes; try again.")
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
         raise ResnetError(
-            f"{url} cannot be downloaded ({getattr(error, 'reason', error)}); copy it by other means and give --from."
+            f"{url} cannot be downloaded ({getattr(error, 'reason', error)}); copy it by other means and give `from`."
         ) from None

@@ -44,11 +44,11 @@ class Architecture:
             stems = ", ".join(get_args(Stem))
             raise ResnetError(f"There is no {self.stem} stem of {self.version}; stems are {stems}, versions v1 and v2.")
         if self.version == "v1" and self.stem in ("timm", "pooled"):
-            raise ResnetError(f"The {self.stem} stem is of version v2 only; give --version v2 or another stem.")
+            raise ResnetError(f"The {self.stem} stem is of version v2 only; give `version` v2 or another stem.")
         if self.width < 1:
-            raise ResnetError(f"A network of width {self.width} has no channels; give --width 1 or more.")
+            raise ResnetError(f"A network of width {self.width} has no channels; give `width` 1 or more.")
         if self.classes < 1:
-            raise ResnetError(f"A network needs at least one class, not {self.classes}; give --num-classes.")
+            raise ResnetError(f"A network needs at least one class, not {self.classes}; give `num_classes`.")
         _ = self.units
 
     @property

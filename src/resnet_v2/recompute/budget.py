@@ -74,7 +74,7 @@ class Choice:
 class Workload:
     """A network in training: images of `image_size` pixels (0: its usual size), in bf16 autocast or not.
 
-    `fused`: gradients are used up as they come (`--fused-backward`). `batch_size` images of a step run on a `device`
+    `fused`: gradients are used up as they come (`fused_backward`). `batch_size` images of a step run on a `device`
     of which the process takes `process_bytes` besides tensors; `free_bytes` (0: unknown) were there at the start.
     """
 

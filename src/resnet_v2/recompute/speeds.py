@@ -88,7 +88,7 @@ def named(name: str) -> Speeds:
         if name.replace("-", " ").upper() == card:
             return its
     raise ResnetError(
-        f"--gpu {name!r} is not known here; give one of {', '.join(CARDS)}, or here on a machine that has a GPU."
+        f"`gpu` {name!r} is not known here; give one of {', '.join(CARDS)}, or here on a machine that has a GPU."
     )
 
 

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import replacing
-from resnet_v2.interchange import weights
-from resnet_v2.interchange.finding import checkpoint_path, saved_epochs
-from resnet_v2.interchange.header import Header, read_header
+from resnet_v2.networks import weights
+from resnet_v2.networks.finding import checkpoint_path, saved_epochs
+from resnet_v2.networks.header import Header, read_header
 
 
 @dataclass(frozen=True)

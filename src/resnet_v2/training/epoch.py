@@ -9,10 +9,10 @@ from tqdm import tqdm
 
 from resnet_v2.data.loader import Loader, Reading
 from resnet_v2.data.records import RecordReader
-from resnet_v2.interchange import weights
-from resnet_v2.interchange.finding import checkpoint_path
-from resnet_v2.interchange.header import Header
 from resnet_v2.logs.runlog import RunLog
+from resnet_v2.networks import weights
+from resnet_v2.networks.finding import checkpoint_path
+from resnet_v2.networks.header import Header
 from resnet_v2.training import checkpoint
 from resnet_v2.training.distributed import Ranks
 from resnet_v2.training.evaluate import Evaluation, evaluate

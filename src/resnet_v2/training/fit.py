@@ -12,10 +12,10 @@ from tqdm import tqdm
 from resnet_v2.config import arguments_of
 from resnet_v2.data.records import RecordReader
 from resnet_v2.errors import ResnetError
-from resnet_v2.interchange import weights
-from resnet_v2.interchange.header import read_header
 from resnet_v2.logs.runlog import RunLog
 from resnet_v2.logs.tensorboard import open_writer
+from resnet_v2.networks import weights
+from resnet_v2.networks.header import read_header
 from resnet_v2.networks.resnet import ResNet, initialize
 from resnet_v2.recompute.budget import Workload, plan_for_training
 from resnet_v2.recompute.malloc import keep_freed_memory

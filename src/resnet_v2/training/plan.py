@@ -16,7 +16,7 @@ from resnet_v2.config import NEUTRAL, TRAIN_DEFAULTS, TrainConfig
 from resnet_v2.data.augment import Augmentation, augmentation, random_resized_crop
 from resnet_v2.data.lists import read_synset
 from resnet_v2.errors import ResnetError, SettingError
-from resnet_v2.interchange import weights
+from resnet_v2.networks import weights
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.training import checkpoint, recipes
 from resnet_v2.training.checkpoint import Start

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from resnet_v2.errors import ResnetError
-from resnet_v2.interchange import weights
+from resnet_v2.networks import weights
 from resnet_v2.training.checkpoint import Start
 from resnet_v2.training.distributed import Ranks
 from resnet_v2.training.evaluate import Evaluation

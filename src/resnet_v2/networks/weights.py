@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import cast
 
 import safetensors
@@ -14,10 +15,12 @@ from torch import Tensor
 from resnet_v2.config import Epoch
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import replacing
-from resnet_v2.interchange import mxnet
-from resnet_v2.interchange.finding import find_checkpoint, split_path
-from resnet_v2.interchange.header import METADATA_KEY, Header, read_header
+from resnet_v2.networks.finding import find_checkpoint, split_path
+from resnet_v2.networks.header import METADATA_KEY, Header, read_header
 from resnet_v2.networks.resnet import ResNet
+
+# What reads other people's checkpoints, by the ending of their names; it is imported when one is met.
+FOREIGN = {".params": "resnet_v2.interchange.mxnet:load_checkpoint"}
 
 
 def read_checkpoint(prefix: str | Path, epoch: Epoch | None = None) -> tuple[Path, Header, dict[str, Tensor]]:
@@ -30,7 +33,7 @@ def read_checkpoint(prefix: str | Path, epoch: Epoch | None = None) -> tuple[Pat
     if path.suffix == ".safetensors":
         return path, *read(path)
     start, number = split_path(path)
-    architecture, tensors = mxnet.load_checkpoint(start, number)
+    architecture, tensors = resolve_name(FOREIGN[path.suffix])(start, number)
     return path, Header.of_epoch(architecture, number), tensors
 
 
