@@ -25,16 +25,7 @@ IM2REC_WORD = re.compile(r"([a-z_]+)=(.*)")
 def data(settings: config.DataConfig) -> None:
     from resnet_v2.packing.sources import make_data
 
-    folder = make_data(
-        settings.source,
-        settings.out,
-        archive=settings.archive,
-        mirror=settings.mirror,
-        resize=settings.resize,
-        val_ratio=settings.val_ratio,
-        seed=settings.seed,
-        threads=settings.threads,
-    )
+    folder = make_data(**vars(settings))
     name = folder.resolve().name if settings.source not in ("digits", "cifar10", "fashion-mnist") else settings.source
     print(f"{folder} is ready: resnet-v2 train --data-dir {folder} --data-type {name}")
 
@@ -65,17 +56,7 @@ def make_list(settings: config.ListConfig) -> None:
 def pack(settings: config.PackConfig) -> None:
     from resnet_v2.packing.pack import pack_list
 
-    report = pack_list(
-        settings.lst,
-        settings.root,
-        settings.out,
-        resize=settings.resize,
-        quality=settings.quality,
-        encoding=settings.encoding,
-        threads=settings.threads,
-        on_error=settings.on_error,
-        pass_through=settings.pass_through,
-    )
+    report = pack_list(**vars(settings))
     print(f"{settings.out}: {report.images} images packed, {len(report.skipped)} skipped")
 
 

@@ -4,16 +4,9 @@ One frozen dataclass per command. The line below a field is its help text in `re
 """
 
 from resnet_v2.config.fields import Range, flat, parse_bytes, parse_gpus, parse_numbers
+from resnet_v2.config.forecast import PlanConfig, RecipesConfig
 from resnet_v2.config.packing import DataConfig, IndexConfig, ListConfig, PackConfig
-from resnet_v2.config.training import (
-    NEUTRAL,
-    TRAIN_DEFAULTS,
-    Memory,
-    PlanConfig,
-    RecipesConfig,
-    TrainConfig,
-    arguments_of,
-)
+from resnet_v2.config.training import NEUTRAL, TRAIN_DEFAULTS, Memory, TrainConfig, arguments_of
 from resnet_v2.config.using import (
     CardConfig,
     CompareConfig,

@@ -1,4 +1,4 @@
-"""Settings of training and of what is known before it."""
+"""Settings of training."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +17,7 @@ from resnet_v2.config.fields import (
     Threads,
     Usual,
     flat,
+    hints,
     nested,
     parse_bytes,
     parse_gpus,
@@ -255,11 +256,8 @@ class Output:
 
 
 # What changes no number of a run, so that it may go on with others and no checkpoint names them.
-NEUTRAL = frozenset({
-    "checkpoint_steps", "cuda_graphs", "device", "dry_run", "explain", "force", "frequent", "fused_backward", "gpus",
-    "keep", "kv_store", "max_restarts", "memonger", "memory_budget", "model_prefix", "profile", "recipe", "resume",
-    "tensorboard", "threads", "workspace",
-})  # fmt: skip
+NEUTRAL = (hints(Memory).keys() | hints(Output).keys()) - {"retrain", "model_load_epoch"}
+NEUTRAL |= {"cuda_graphs", "device", "gpus", "kv_store", "max_restarts", "threads", "workspace"}
 
 
 @dataclass(frozen=True)
@@ -299,54 +297,3 @@ def arguments_of(given: Mapping[str, Any]) -> list[str]:
         flag = name.replace("_", "-")
         arguments.append(f"--{flag}" if value is True else f"--no-{flag}" if value is False else f"--{flag}={value}")
     return arguments
-
-
-@settings
-class PlanConfig:
-    """How much memory and time training takes, plain and by activation plans; nothing is computed, no GPU is needed."""
-
-    depth: Annotated[int, Range(1, 10**6)] = 200
-    """number of layers"""
-    batch_size: Annotated[int, Range(1, 10**6)] = 128
-    """images per step"""
-    budget: str = ""
-    """memory of the whole process, such as 12GB: shows its plan, and every plan's largest batch in it"""
-    image: Side = 0
-    """side of the images in pixels, 0: 224, CIFAR stem 32"""
-    stem: Annotated[Literal["", "imagenet", "cifar", "pooled"], Usual("the one that depths were published with")] = ""
-    """the network's kind"""
-    width: Annotated[int, Range(1, 64)] = 1
-    """multiplies the channels of every layer"""
-    version: Literal["v2", "v1"] = "v2"
-    """v2: pre-activation units; v1: the units of the first ResNet paper"""
-    num_classes: Annotated[int, Range(1, 10**6)] = 1000
-    """number of classes"""
-    amp: Literal["none", "bf16"] = "none"
-    """bf16: activations in bfloat16 under autocast"""
-    fused_backward: bool = False
-    """as train --fused-backward"""
-    gpu: str = ""
-    """the GPU to forecast for, such as H100, A100, T4, or here: the one of this machine (default: a CPU)"""
-    json: bool = False
-    """print one JSON list, one object per plan"""
-    out: Path | None = None
-    """picture of the memory over one step; the ending chooses the format (.png, .svg, .pdf)"""
-
-    def __post_init__(self) -> None:
-        """Refuse a budget that is none."""
-        _ = self.budget_bytes
-
-    @property
-    def budget_bytes(self) -> int:
-        """The budget in bytes, 0: none."""
-        return parse_bytes(self.budget, "budget")
-
-
-@settings
-class RecipesConfig:
-    """List the runs that `train --recipe` knows: settings, hardware, errors published and measured, their sources."""
-
-    json: bool = False
-    """print one JSON list"""
-    markdown: bool = False
-    """print the table of docs/results.md: what was published, measured here, and what stands in for the rest"""

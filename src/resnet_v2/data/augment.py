@@ -248,9 +248,14 @@ def _crop(pixels: Image, drawn: Draw, place: tuple[int, int, int, int], method: 
     crop = scratch("crop", height, width, pixels.shape[2])
     (a, b, right), (c, d, down) = drawn.matrix
     return cv2.warpAffine(
-        pixels, np.array([[a, b, right - left], [c, d, down - top]]), (width, height), dst=crop, flags=method,
-        borderMode=cv2.BORDER_CONSTANT, borderValue=(FILL, FILL, FILL, FILL),
-    ).astype(np.uint8, copy=False)  # fmt: skip
+        pixels,
+        np.array([[a, b, right - left], [c, d, down - top]]),
+        (width, height),
+        dst=crop,
+        flags=method,
+        borderMode=cv2.BORDER_CONSTANT,
+        borderValue=(FILL, FILL, FILL, FILL),
+    ).astype(np.uint8, copy=False)
 
 
 def _to_three_channels(pixels: Image, out: Image) -> None:

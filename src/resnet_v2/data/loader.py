@@ -73,9 +73,19 @@ class Loader:
     """
 
     def __init__(
-        self, reader: RecordReader, plan: augment.Augmentation, *, seed: int, batch_size: int, classes: int,
-        epoch: int = 0, count: int = 0, rank: int = 0, world_size: int = 1, reading: Reading | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        reader: RecordReader,
+        plan: augment.Augmentation,
+        *,
+        seed: int,
+        batch_size: int,
+        classes: int,
+        epoch: int = 0,
+        count: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        reading: Reading | None = None,
+    ) -> None:
         self.epoch, self.step = epoch, 0
         self._reader, self._plan, self._seed, self._classes = reader, plan, seed, classes
         self._batch_size, self._count = batch_size, count or len(reader)

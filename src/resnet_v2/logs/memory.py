@@ -19,10 +19,12 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         lines.append((row["plan"], size, total, f"{row['extra_time_percent']:.1f} %", largest, segments, levels))
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
-        "  ".join(cell.rjust(width) if column else cell.ljust(width) for column, (cell, width) in
-                  enumerate(zip(line, widths, strict=True)))
+        "  ".join(
+            cell.rjust(width) if column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
         for line in lines
-    )  # fmt: skip
+    )
 
 
 def draw(

@@ -130,9 +130,19 @@ class RunLog:
         self._write([f"Start training with [{device}]"], "start", {"settings": settings, "device": device})
 
     def batch(
-        self, epoch: int, batch: int, *, accuracy: float, samples_per_second: float, loss: float, step_ms: float,
-        data_wait: float, memory_mib: float, gpu_idle: float | None = None, **values: float,
-    ) -> None:  # fmt: skip
+        self,
+        epoch: int,
+        batch: int,
+        *,
+        accuracy: float,
+        samples_per_second: float,
+        loss: float,
+        step_ms: float,
+        data_wait: float,
+        memory_mib: float,
+        gpu_idle: float | None = None,
+        **values: float,
+    ) -> None:
         """Since the last such line: training accuracy and share of time spent waiting for data (shares), speed, mean
         loss, milliseconds per step; the most memory so far in MiB; and, on a GPU, the share of time in which it had
         nothing to do. `values` go to the JSON line alone.

@@ -9,13 +9,18 @@ from resnet_v2.errors import ResnetError
 # The tag of every figure of an event; its step is the epoch that the event tells, counted from 0.
 TAGS = {
     "train": {
-        "loss": "loss/training", "train_accuracy": "accuracy/training", "learning_rate": "run/learning rate",
-        "samples_per_second": "run/images per second", "data_wait": "run/share of time waiting for data",
+        "loss": "loss/training",
+        "train_accuracy": "accuracy/training",
+        "learning_rate": "run/learning rate",
+        "samples_per_second": "run/images per second",
+        "data_wait": "run/share of time waiting for data",
     },
     "validation": {
-        "loss": "loss/validation", "top1_error": "error/top-1 (%)", "top5_error": "error/top-5 (%)",
+        "loss": "loss/validation",
+        "top1_error": "error/top-1 (%)",
+        "top5_error": "error/top-5 (%)",
     },
-}  # fmt: skip
+}
 
 
 class TensorBoardWriter:

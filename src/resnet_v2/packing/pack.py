@@ -58,9 +58,17 @@ class ImageForm:
 
 
 def pack_list(
-    lst: Path, root: Path, out: Path, *, resize: int, quality: int, encoding: str, threads: int, on_error: str,
+    lst: Path,
+    root: Path,
+    out: Path,
+    *,
+    resize: int,
+    quality: int,
+    encoding: str,
+    threads: int,
+    on_error: str,
     pass_through: bool = False,
-) -> PackReport:  # fmt: skip
+) -> PackReport:
     """Pack the images that a `.lst` names, below a folder or in a tar, into `out` and its `.idx`.
 
     A run that was stopped goes on where it was when it is called again in the same way. Raises ResnetError for an empty

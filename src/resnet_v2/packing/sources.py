@@ -32,8 +32,17 @@ CIFAR10_ARCHIVE = "cifar-10-binary.tar.gz"
 CIFAR10_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
 
 FASHION_CLASSES = (
-    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-)  # fmt: skip
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
 FASHION_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 FASHION_DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 # Of the unpacked files: Debian's copies are packed anew, so the packed bytes differ from the official ones.
@@ -64,9 +73,16 @@ class Source:
 
 
 def make_data(
-    source: str, out: Path | None, *, archive: Path | None, mirror: str, resize: int, val_ratio: float, seed: int,
+    source: str,
+    out: Path | None,
+    *,
+    archive: Path | None,
+    mirror: str,
+    resize: int,
+    val_ratio: float,
+    seed: int,
     threads: int,
-) -> Path:  # fmt: skip
+) -> Path:
     """Write NAME_train and NAME_val (.rec, .idx, .lst), synset.txt and, for a named set, a folder `examples`.
 
     Returns the folder. Raises ResnetError for an unknown name and for a download or an archive that is not what it
@@ -98,9 +114,15 @@ def _pack_folder(root: Path, folder: Path, resize: int, val_ratio: float, seed: 
         lst = prefix.with_name(f"{prefix.name}_{part}.lst")
         if lst.is_file():
             report = pack_list(
-                lst, root, lst.with_suffix(".rec"), resize=resize, quality=95, encoding=".jpg", threads=threads,
+                lst,
+                root,
+                lst.with_suffix(".rec"),
+                resize=resize,
+                quality=95,
+                encoding=".jpg",
+                threads=threads,
                 on_error="skip",
-            )  # fmt: skip
+            )
             _say(f"{lst.with_suffix('.rec')}: {report.images} images, {len(report.skipped)} skipped")
 
 
@@ -127,9 +149,7 @@ def _pack_arrays(images: NDArray[np.uint8], entries: list[ListEntry], out: Path,
         image: Image = images[int(entry.path)]
         return image
 
-    return pack_entries(
-        entries, load, out, quality=PNG_COMPRESSION, encoding=".png", threads=threads, on_error="stop"
-    )  # fmt: skip
+    return pack_entries(entries, load, out, quality=PNG_COMPRESSION, encoding=".png", threads=threads, on_error="stop")
 
 
 def _write_examples(source: Source, folder: Path) -> None:

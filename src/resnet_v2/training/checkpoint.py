@@ -14,6 +14,7 @@ from typing import Any
 import safetensors
 from torch import Tensor
 
+from resnet_v2.config import NEUTRAL
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import replacing
 from resnet_v2.networks import weights
@@ -36,27 +37,19 @@ class Start:
         return int(self.header.training["position"]["epoch"])
 
     def given(self) -> dict[str, Any]:
-        """The settings that somebody gave when the run began; those of the first version of the header are all that
-        have a value.
+        """The settings that somebody gave when the run began; the first version of the header told them from others by
+        their having a value, and also held what changes no number.
         """
         training = self.header.training
         settings = {name: value for name, value in training.get("settings", {}).items() if value is not None}
         if "given" in training:
             return {name: settings[name] for name in training["given"]}
-        return {name: value for name, value in settings.items() if name not in OLD_PLACES}
+        return {name: value for name, value in settings.items() if name not in NEUTRAL | {"nproc"}}
 
     def began_with(self, retrain: bool, model_load_epoch: int) -> bool:
         """Whether its run began by going on from this epoch."""
         saved = self.header.training["settings"]
         return (saved["retrain"], saved["model_load_epoch"]) == (retrain, model_load_epoch)
-
-
-# The first version of the header also held what changes no number.
-OLD_PLACES = frozenset({
-    "checkpoint_steps", "cuda_graphs", "device", "dry_run", "force", "frequent", "fused_backward", "gpus", "keep",
-    "kv_store", "max_restarts", "memonger", "memory_budget", "model_prefix", "nproc", "profile", "recipe", "resume",
-    "tensorboard", "threads", "workspace",
-})  # fmt: skip
 
 
 def latest_path(prefix: str) -> Path:

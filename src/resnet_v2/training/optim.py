@@ -202,11 +202,21 @@ def fuse_into_backward(optimizer: torch.optim.SGD) -> None:
         momentum: list[torch.Tensor | None] = [state.get("momentum_buffer")]
         assert parameter.grad is not None
         sgd(
-            [parameter], [parameter.grad], momentum, has_sparse_grad=False, foreach=False,
-            fused=bool(group["fused"]), grad_scale=None,
-            found_inf=None, weight_decay=group["weight_decay"], momentum=group["momentum"], lr=group["lr"],
-            dampening=group["dampening"], nesterov=group["nesterov"], maximize=group["maximize"],
-        )  # fmt: skip
+            [parameter],
+            [parameter.grad],
+            momentum,
+            has_sparse_grad=False,
+            foreach=False,
+            fused=bool(group["fused"]),
+            grad_scale=None,
+            found_inf=None,
+            weight_decay=group["weight_decay"],
+            momentum=group["momentum"],
+            lr=group["lr"],
+            dampening=group["dampening"],
+            nesterov=group["nesterov"],
+            maximize=group["maximize"],
+        )
         if group["momentum"]:
             state["momentum_buffer"] = momentum[0]
         parameter.grad = None

@@ -70,9 +70,19 @@ def table() -> str:
         levels = settings.get("aug_schedule") or str(settings.get("aug_level") or (2 if _large(row) else 1))
         here = "-" if row["measured"] is None else f"{row['measured']['top1_error']:.2f}"
         lines.append(
-            (row["name"], _percent(row["top1_error"]), _percent(row["top5_error"]), here, str(settings["batch_size"]),
-             str(settings["epochs"]), drops, levels, _hours(row["gpu_hours"]), row["hardware"])
-        )  # fmt: skip
+            (
+                row["name"],
+                _percent(row["top1_error"]),
+                _percent(row["top5_error"]),
+                here,
+                str(settings["batch_size"]),
+                str(settings["epochs"]),
+                drops,
+                levels,
+                _hours(row["gpu_hours"]),
+                row["hardware"],
+            )
+        )
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     text = [
         "  ".join(

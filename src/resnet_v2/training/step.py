@@ -46,9 +46,15 @@ class Trainer:
 
     @classmethod
     def of(
-        cls, network: ResNet, optimizer: torch.optim.SGD, config: TrainConfig, ranks: Ranks, device: torch.device,
-        amp: str = "", graph: Graph | None = None,
-    ) -> "Trainer":  # fmt: skip
+        cls,
+        network: ResNet,
+        optimizer: torch.optim.SGD,
+        config: TrainConfig,
+        ranks: Ranks,
+        device: torch.device,
+        amp: str = "",
+        graph: Graph | None = None,
+    ) -> "Trainer":
         """A trainer of a network that is on its device already; `amp` is the config's where it is not given."""
         if config.optimisation.sync_bn and ranks.world_size > 1:
             synchronize(network)
