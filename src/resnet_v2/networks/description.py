@@ -20,8 +20,8 @@ class Operation(NamedTuple):
     """One operation; its `name` is that of its module, if it has parameters, and of the value that it gives.
 
     `channels`, `kernel` and `stride` are those of convolutions (without bias), dense layers and max pooling; windows
-    reach over the border by half of the kernel. `mean` is that of each channel, N x C x 1 x 1; `dense` takes it flat and
-    stands in heads alone. A fixed gamma is 1.
+    reach over the border by half of the kernel. `mean` is that of each channel, N x C x 1 x 1; `dense` takes it flat,
+    in heads alone. A fixed gamma is 1.
     """
 
     kind: Kind
