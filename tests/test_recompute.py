@@ -91,8 +91,8 @@ NETWORKS = [
     (Architecture(20, 10, "cifar", "v1"), 32),
     (Architecture(38, 10, "pooled", width=2), 32),
     (Architecture(50, 10, "imagenet"), 64),
-    (Architecture(18, 10, "imagenet"), 64),
-    (Architecture(50, 10, "imagenet", "v1"), 64),
+    (Architecture(18, 10, "imagenet"), 32),
+    (Architecture(50, 10, "imagenet", "v1"), 32),
 ]
 
 
