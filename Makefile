@@ -41,7 +41,7 @@ check:
 	$(MAKE) parity
 	$(MAKE) gpu SMALL=--small PYTHON=$(BIN)/python
 
-# Plant small faults in copies of the package and name those that no test sees (an hour on two cores; not in CI).
+# Plant small faults in copies of the package and name those that no test sees: an hour on two cores, so not in CI.
 mutants: $(VENV)/.installed
 	$(BIN)/pip install --quiet cosmic-ray
 	$(BIN)/python tests/mutants.py

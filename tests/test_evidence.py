@@ -97,6 +97,7 @@ def test_the_network_that_ships_is_small_and_described(run: Run) -> None:
 
 
 @pytest.mark.skipif(not CIFAR.is_file(), reason="missing ../shared: the JPEG copy of CIFAR-10")
+@pytest.mark.slow
 def test_the_card_has_the_error_to_the_last_digit(tmp_path: Path, run: Run) -> None:
     import tarfile
 

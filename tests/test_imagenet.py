@@ -45,7 +45,10 @@ def imagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("depth", "level"), [*((depth, 2) for depth in IMAGENET_UNITS), (50, 1)])
+@pytest.mark.parametrize(
+    ("depth", "level"),
+    [*(pytest.param(depth, 2, marks=pytest.mark.slow if depth > 50 else ()) for depth in IMAGENET_UNITS), (50, 1)],
+)
 def test_every_depth_trains_a_step(imagenet: Path, depth: int, level: int) -> None:
     reader = RecordReader(imagenet / ("train_256_q90.rec" if level == 1 else "train_480_q90.rec"))
     preprocess = augmented(augmentation(level, 224, imagenet=True), 0, 0)
