@@ -1,11 +1,13 @@
 """What a run is decided to be: from what was given, a recipe, a checkpoint, the data, and in this order."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from conftest import Run
+from resnet_v2.data.augment import draw, generator
 from resnet_v2.errors import ResnetError, SettingError
 from resnet_v2.networks.header import read_header
 from resnet_v2.training import checkpoint
@@ -51,6 +53,15 @@ def test_padding(tmp_path: Path) -> None:
     for wrong, message in (({"pad": 16}, "give 0 to 15 pixels"), ({"pad": 2, "augment": "rrc"}, "does nothing with")):
         with pytest.raises(SettingError, match=message):
             cifar(tmp_path, **wrong)
+
+
+def test_letters_are_not_mirrored(tmp_path: Path) -> None:
+    for augment in ("levels", "rrc"):
+        plain, letters = cifar(tmp_path, augment=augment), cifar(tmp_path, augment=augment, mirror=False)
+        for ordinal in range(40):
+            drawn = draw(plain.augmentation(0), 40, 40, generator(0, 0, ordinal))
+            unmirrored = draw(letters.augmentation(0), 40, 40, generator(0, 0, ordinal))
+            assert unmirrored == replace(drawn, mirror=False)
 
 
 def test_size_schedule(tmp_path: Path) -> None:

@@ -142,6 +142,8 @@ class Augmentation:
     """pixels of grey around an image before it is cropped at random"""
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "area"] = "bilinear"
     """how images are resized and warped; area averages where rrc shrinks and is bilinear elsewhere"""
+    mirror: bool = True
+    """mirror every second image; --no-mirror for digits, letters and signs, which mean something else then"""
 
     def __post_init__(self) -> None:
         """Refuse schedules that are none."""

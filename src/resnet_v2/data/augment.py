@@ -43,7 +43,7 @@ class Augmentation:
     """The ranges of one level. Sides and `pad` in pixels, angles in degrees, colours in steps of OpenCV's 8-bit HLS.
 
     With `resized` it is a random resized crop and mirror, and the other ranges have no meaning. `interpolation` is one
-    of INTERPOLATIONS.
+    of INTERPOLATIONS. `mirror`: every second image is mirrored.
     """
 
     size: int
@@ -57,6 +57,7 @@ class Augmentation:
     shear: float = 0.0
     resized: bool = False
     interpolation: str = "bilinear"
+    mirror: bool = True
 
     def warps(self) -> bool:
         """Whether more happens to the geometry than crop and mirror."""
@@ -128,7 +129,7 @@ def draw(plan: Augmentation, height: int, width: int, rng: np.random.Generator) 
     """Draw the parameters for an image of height x width pixels."""
     if plan.resized:
         box, mirror = _draw_box(height, width, rng)
-        return Draw((plan.size, plan.size), None, 0, 0, (0, 0, 0), mirror, box)
+        return Draw((plan.size, plan.size), None, 0, 0, (0, 0, 0), mirror and plan.mirror, box)
     # All random numbers at once, and plain floats from there on: this runs for every image of every epoch.
     chance = iter(rng.random(10).tolist())
     shear = _within(plan.shear, chance)
@@ -147,7 +148,7 @@ def draw(plan: Augmentation, height: int, width: int, rng: np.random.Generator) 
     top = _up_to(canvas[0] - smallest, chance) - plan.pad
     left = _up_to(canvas[1] - smallest, chance) - plan.pad
     hue, saturation, lightness = (int(_within(limit, chance)) for limit in (plan.hue, plan.saturation, plan.lightness))
-    return Draw(canvas, matrix, top, left, (hue, lightness, saturation), next(chance) < 0.5)
+    return Draw(canvas, matrix, top, left, (hue, lightness, saturation), plan.mirror and next(chance) < 0.5)
 
 
 def _draw_box(height: int, width: int, rng: np.random.Generator) -> tuple[Box, bool]:

@@ -69,7 +69,7 @@ class RunPlan:
         else:
             found = augmentation(_at(its.levels, epoch), image_size, self.architecture.large_images)
             found = replace(found, pad=its.pad).scaled(size)
-        return replace(found, interpolation=its.interpolation)
+        return replace(found, interpolation=its.interpolation, mirror=its.mirror)
 
     def records_of(self, epoch: int) -> Path:
         """The record that an epoch reads: level 1 on ImageNet has its own, packed smaller."""
