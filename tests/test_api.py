@@ -164,7 +164,7 @@ def test_wrong_numbers_are_refused_by_name(trained: str, digits: Path) -> None:
     ]
     for name, least, do in doing:
         for wrong in (least - 1, -7, math.nan, 2.5, "5", None):
-            words = f"^{name} is {wrong!r}; give a whole number of {least} or more.$"
+            words = f"^`{name}` (must be {least} or more, not|'?{wrong}'? is not a whole number)"
             with pytest.raises(resnet_v2.ResnetError, match=words):
                 do(wrong)
     with pytest.raises(resnet_v2.ResnetError, match="longer than any image"):

@@ -123,6 +123,12 @@ def check_value(name: str, hint: Any, value: Any) -> None:
         raise SettingError(f"`{name}` must be {limits}, not {value}.")
 
 
+def checked(name: str, hint: Any, value: Any) -> Any:
+    """An argument of this type; SettingError where it cannot be that."""
+    check_value(name, hint, value)
+    return value
+
+
 def _fits(choice: Any, value: Any) -> bool:
     if choice is NoneType:
         return value is None

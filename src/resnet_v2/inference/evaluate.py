@@ -7,13 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from resnet_v2.config import Count, CountOrNone, checked
 from resnet_v2.data.augment import centre_box
 from resnet_v2.data.jpeg import Encoded, Image
 from resnet_v2.data.loader import Reading, batches, split
 from resnet_v2.data.records import RecordReader
 from resnet_v2.data.rows import Box
 from resnet_v2.errors import ResnetError
-from resnet_v2.inference.arguments import whole
 from resnet_v2.inference.engines import Engine, Images, Logits
 from resnet_v2.inference.pictures import View
 
@@ -65,8 +65,10 @@ def judge(
     """
     if not len(reader):
         raise ResnetError(f"{reader.path} holds no records; pack it again.")
-    steps = split(np.arange(len(reader)), whole("batch_size", batch_size))
-    reading = Reading(whole("threads", threads, 0), allocate=lambda shape: np.empty((shape[0], *view.slot), np.uint8))
+    steps = split(np.arange(len(reader)), checked("batch_size", Count, batch_size))
+    reading = Reading(
+        checked("threads", CountOrNone, threads), allocate=lambda shape: np.empty((shape[0], *view.slot), np.uint8)
+    )
     labels, predictions, ranks = (np.empty(len(reader), np.int64) for _ in range(3))
     loss = 0.0
 

@@ -11,11 +11,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_v2.config import EngineName, Epoch, Precision
+from resnet_v2.config import Count, CountOrNone, EngineName, Epoch, Precision, checked
 from resnet_v2.data.jpeg import Image
 from resnet_v2.data.records import RecordReader
 from resnet_v2.errors import ResnetError
-from resnet_v2.inference.arguments import whole
 from resnet_v2.inference.engines import Engine, Images, open_engine
 from resnet_v2.inference.evaluate import Verdicts, judge, probabilities
 from resnet_v2.inference.pictures import Picture, Several, View, prepare, several
@@ -96,7 +95,7 @@ class Predictor:
         >>> resnet_v2.load("model/resnet-digits-14").classify("7.png")[0].name
         '7'
         """
-        whole("top", top)
+        checked("top", Count, top)
         if not several(images):
             return self.classify([images], top)[0]
         return [list(found) for crops in self._crops(images) for found in self._answers(crops, top)]
@@ -108,9 +107,11 @@ class Predictor:
 
         `threads` (0: one per core) read pictures while the network works on those before.
         """
-        whole("top", top)
-        whole("batch_size", batch_size)
-        return self._predictions(iter(pictures), top, batch_size, whole("threads", threads, 0) or os.cpu_count() or 1)
+        checked("top", Count, top)
+        checked("batch_size", Count, batch_size)
+        return self._predictions(
+            iter(pictures), top, batch_size, checked("threads", CountOrNone, threads) or os.cpu_count() or 1
+        )
 
     def _predictions(self, left: Iterator[Named], top: int, batch_size: int, threads: int) -> Iterator[Prediction]:
         cv2.setNumThreads(0)  # the threads are ours; OpenCV's own would only fight with them
