@@ -288,6 +288,18 @@ def test_a_part_of_the_image_is_enough(level: int | str, interpolation: str) -> 
         ) + 1e-9
 
 
+@pytest.mark.parametrize("level", [2, 3])
+def test_a_part_of_an_enlarged_image_is_enough(level: int) -> None:
+    """Between two of its pixels lie several of the crop, the last of which need the one beyond."""
+    pixels, plan = picture(4, 120, 90), augmentation(level, 224, imagenet=True)
+    for ordinal in range(40):
+        drawn = draw(plan, 120, 90, generator(3, 0, ordinal))
+        drawn = replace(drawn, hls=(0, 0, 0))
+        box = needed_box(drawn, plan, 120, 90)
+        difference = np.abs(result(pixels, drawn, 224).astype(int) - result(box.of(pixels), drawn.within(box), 224))
+        assert difference.max() <= 1
+
+
 def test_random_resized_crops_fill_their_ranges() -> None:
     plan = random_resized_crop(224)
     drawn = [draw(plan, 450, 450, generator(5, 0, ordinal)) for ordinal in range(4000)]

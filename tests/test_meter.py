@@ -72,6 +72,20 @@ def test_speed_and_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["data_wait"] == pytest.approx(0.35 / 4, abs=1e-4)
 
 
+def test_a_new_meter_has_measured_nothing() -> None:
+    meter = Meter(CPU)
+    assert (meter.images, meter.steps, meter.waited, meter.idle) == (0, 0, 0, 0)
+    assert meter.state() | {"seconds": 0} == {
+        "loss": 0,
+        "correct": 0,
+        "images": 0,
+        "steps": 0,
+        "waited": 0,
+        "idle": 0,
+        "seconds": 0,
+    }
+
+
 def test_a_gpu_also_tells_how_long_it_was_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 3 * 2**20)

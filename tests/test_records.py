@@ -157,9 +157,9 @@ def test_damaged_record_is_named_and_the_others_are_read(tmp_path: Path) -> None
     assert list(scan(path)) == [(0, 1008), (2016, 3024)]
 
 
-@pytest.mark.parametrize("length", [(1 << 16) - 8, 1 << 16, 200_000, 200_001])
+@pytest.mark.parametrize("length", [(1 << 16) - 12, (1 << 16) - 8, 1 << 16, 200_000, 200_001])
 def test_the_next_record_is_found_behind_a_long_damaged_one(tmp_path: Path, length: int) -> None:
-    """Its magic number may be the last word of what is read at once, or of no block's beginning."""
+    """Its magic number may be one of the last words of what is read at once."""
     path = write(tmp_path / "a.rec", [b"x" * length, b"good", b"z"])
     with path.open("rb+") as file:
         file.write(b"\0\0\0\0")
@@ -177,6 +177,16 @@ def test_a_reader_that_is_gone_has_closed_its_file(tmp_path: Path) -> None:
     assert opened() == 1
     del reader
     assert opened() == 0
+
+
+def test_a_reader_closes_its_file_once(tmp_path: Path) -> None:
+    """The number of a closed file may by then be another file's."""
+    path = write(tmp_path / "a.rec", [b"x"])
+    reader = RecordReader(path)
+    reader.close()
+    with path.open("rb") as other:
+        del reader
+        assert other.read(1) == MAGIC_BYTES[:1]
 
 
 @given(st.binary(max_size=200))
