@@ -116,7 +116,7 @@ def test_training_counts_what_a_hand_counts(tmp_path: Path) -> None:
     assert network.training
 
 
-@pytest.mark.parametrize("count", [0, 1, 2])
+@pytest.mark.parametrize("count", [1, 2])
 def test_the_loss_is_the_mean_of_few_images_too(tmp_path: Path, count: int) -> None:
     with writing(tmp_path / "few.rec") as writer:
         for key in range(count):
@@ -124,7 +124,7 @@ def test_the_loss_is_the_mean_of_few_images_too(tmp_path: Path, count: int) -> N
     found = judge(Recorder(), RecordReader(tmp_path / "few.rec"), View(32), 3, batch_size=5)
     bright = [float(picture(key, 32, 32)[0, 0, 0]) / 255 for key in range(count)]
     losses = [-np.log((0.1 + 0.8 * one) / (1.101 - 0.1 * one)) for one in bright]
-    assert found.loss == pytest.approx(sum(losses) / count if count else 0, rel=1e-5)
+    assert found.loss == pytest.approx(sum(losses) / count, rel=1e-5)
 
 
 def test_ten_crops(rec: Path) -> None:

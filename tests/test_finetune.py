@@ -43,7 +43,7 @@ def test_finetuning_trains_every_layer(packed: Path, trained: str, tmp_path: Pat
 
 def test_what_does_not_fit(packed: Path, trained: str, tmp_path: Path, run: Run) -> None:
     for flags, words in (
-        (["--finetune", trained, "--depth", 20], "has 8 layers, not 20"),
+        (["--finetune", trained, "--depth", 20], "has --depth 8, not 20"),
         (["--finetune", "nothing"], "There is no checkpoint nothing"),
         (["--finetune", trained, "--retrain", "--model-load-epoch", 1, "--epochs", 2], "give one of them"),
         (["--finetune", trained, "--zero-init-residual"], "is for new weights"),

@@ -153,7 +153,7 @@ def test_memory_that_cannot_be_asked_for_is_told(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delattr(os, "sysconf")
     monkeypatch.delattr(os, "sysconf_names")
     monkeypatch.setattr(Path, "is_file", lambda _: False)  # no /proc
-    with pytest.raises(ResnetError, match="give --memory-budget"):
+    with pytest.raises(ResnetError, match="give `memory_budget`"):
         free_bytes(torch.device("cpu"))
 
 

@@ -135,7 +135,7 @@ def test_downloads(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert np.isfinite(weights.load(str(path))[0].fc1.weight.detach().numpy()).all()
     for url, words in (
         (f"{server}/half", "ended after|cannot be downloaded"),
-        (f"{server}/none", "cannot be downloaded .*--from"),
+        (f"{server}/none", "cannot be downloaded .*`from`"),
         ("http://127.0.0.1:1/x", "cannot be downloaded"),
     ):
         at(url)

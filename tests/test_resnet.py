@@ -59,7 +59,7 @@ def test_a_pooled_stem_and_a_width() -> None:
     plain, wide = (resnet(20, 10, width=width).state_dict() for width in (1, 4))
     name = "stage2.unit1.conv1.weight"
     assert wide[name].numel() == 16 * plain[name].numel()
-    for stem, version, width, words in (("pooled", "v1", 1, "version v2 only"), ("cifar", "v2", 0, "--width 1")):
+    for stem, version, width, words in (("pooled", "v1", 1, "version v2 only"), ("cifar", "v2", 0, "`width` 1")):
         with pytest.raises(ResnetError, match=words):
             Architecture(20, 10, stem, version, width)  # type: ignore[arg-type]
 

@@ -152,7 +152,7 @@ def test_absurd_sizes_are_refused_before_memory_is_taken() -> None:
     png = bytearray(encode(picture(1, 64, 64), ".png", 3))
     png[16:24] = b"\x7f\xff\xff\xff\x7f\xff\xff\xff"
     for data in (bytes(jpeg), bytes(png)):
-        with pytest.raises(ValueError, match="pixels, more than --max-pixels"):
+        with pytest.raises(ValueError, match="pixels, more than `max_pixels`"):
             Encoded(data, find_segments(data), MAX_PIXELS)
 
 

@@ -14,7 +14,6 @@ from resnet_v2.config import TrainConfig
 from resnet_v2.data.augment import augmentation
 from resnet_v2.data.loader import Batch, Loader
 from resnet_v2.data.records import RecordReader
-from resnet_v2.errors import ResnetError
 from resnet_v2.networks import weights
 from resnet_v2.networks.architecture import Version
 from resnet_v2.networks.finding import checkpoint_path
@@ -168,12 +167,6 @@ def test_a_batch_in_parts_is_one_step(digits: Path) -> None:
     assert losses(made, digits, 4) == pytest.approx(losses(trainer(), digits, 4), rel=0.3)
     tiny = Batch(np.zeros((1, 32, 32, 3), np.uint8), np.zeros(1, np.int64), np.zeros(1, np.int64))
     assert made.step(*on_device(tiny, CPU), 1, 0.0)[0].isfinite()
-
-
-def test_what_does_not_go_with_updates_inside_the_backward_pass() -> None:
-    for settings in ({"clip_norm": 1.0}, {"accumulate": 2}, {"amp": "fp16"}, {"optimizer": "muon"}):
-        with pytest.raises(ResnetError, match="leave it or them out"):
-            trainer(fused_backward=True, **settings)
 
 
 def test_a_trace_and_a_dry_run(few_digits: Path, tmp_path: Path, run: Run) -> None:

@@ -3,7 +3,17 @@
 One frozen dataclass per command. The line below a field is its help text in `resnet-v2 COMMAND --help`.
 """
 
-from resnet_v2.config.fields import Count, CountOrNone, Range, checked, flat, parse_bytes, parse_gpus, parse_numbers
+from resnet_v2.config.fields import (
+    Count,
+    CountOrNone,
+    Range,
+    Side,
+    checked,
+    flat,
+    parse_bytes,
+    parse_gpus,
+    parse_numbers,
+)
 from resnet_v2.config.forecast import PlanConfig, RecipesConfig
 from resnet_v2.config.packing import DataConfig, IndexConfig, ListConfig, PackConfig
 from resnet_v2.config.training import NEUTRAL, TRAIN_DEFAULTS, Memory, TrainConfig, arguments_of
@@ -45,6 +55,7 @@ __all__ = [
     "PredictConfig",
     "Range",
     "RecipesConfig",
+    "Side",
     "TrainConfig",
     "arguments_of",
     "checked",

@@ -120,7 +120,8 @@ def check_value(name: str, hint: Any, value: Any) -> None:
         raise SettingError(f"`{name}` {value!r} is not {' or '.join(map(_words, choices))}.")
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if limits is not None and is_number and (math.isnan(value) or value not in limits):
-        raise SettingError(f"`{name}` must be {limits}, not {value}.")
+        words = f"at most {limits.most}" if value > limits.most else limits
+        raise SettingError(f"`{name}` must be {words}, not {value}.")
 
 
 def checked(name: str, hint: Any, value: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, Union, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_v2.config import CountOrNone, checked
+from resnet_v2.config import Side, checked
 from resnet_v2.data.augment import centre_crop
 from resnet_v2.data.jpeg import Image, claimed_size, resize_shorter_side
 from resnet_v2.data.loader import MAX_PIXELS
@@ -40,7 +40,7 @@ class View:
     @classmethod
     def of(cls, header: Header, crop: int = 0, resize: int = 0, ten_crop: bool = False) -> "View":
         """The view that is asked for; a crop of 0 is the one that the network was evaluated with in training."""
-        crop, resize = checked("crop", CountOrNone, crop) or header.crop, checked("resize", CountOrNone, resize)
+        crop, resize = checked("crop", Side, crop) or header.crop, checked("resize", Side, resize)
         if resize and resize < crop:
             raise ResnetError(f"A crop of {crop} does not fit into a shorter side of {resize}; make the crop smaller.")
         if max(crop, resize) ** 2 > MAX_PIXELS:
