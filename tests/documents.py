@@ -29,8 +29,8 @@ BLOCK = re.compile(r"^```[^\n]*\n(?P<fenced>.*?)^```$|(?<=\n\n)(?P<indented>(?: 
 MARK = re.compile(r"\bneeds? (?:a GPU|(?:two |four |several )?GPUs|ImageNet)\b")
 COMMENT = re.compile(r"\s# .*$")
 PYTHON_STARTS = ("import ", "from ")
-# The only block that is neither commands nor Python: the table that `plan` prints.
-OUTPUT_START = "plan      "
+# Blocks that are neither commands nor Python: the table that `plan` prints, and changes of the program.
+OTHER_STARTS = ("plan      ", "+++ ")
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def commands(name: str, text: str) -> Iterator[Command]:
         number = text.count("\n", 0, block.start(kind)) + 1
         if content.startswith(PYTHON_STARTS):
             yield Command(f"{name}:{number}", content, marked, python=True)
-        elif not content.startswith(OUTPUT_START):
+        elif not content.startswith(OTHER_STARTS):
             yield from _lines(name, content, number, marked)
 
 

@@ -45,7 +45,7 @@ def test_standard_input_is_an_image_or_a_list(
     assert (status, names_of(out)) == (1, [str(image)] * 2)
     assert "none.png cannot be read" in err
     status, _, err = piped(b"")
-    assert (status, "names no image" in err) == (2, True)
+    assert (status, "No image is named" in err) == (2, True)
 
 
 def test_unreadable_images_are_reported_and_skipped(trained: str, digits: Path, tmp_path: Path, run: Run) -> None:
