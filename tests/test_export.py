@@ -1,7 +1,7 @@
 """Exported networks give the logits of the network, and the engines those of PyTorch."""
 
 import importlib.util
-import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -116,12 +116,16 @@ sys.exit(status)"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == run("predict", "--img", image, "--prefix", trained, "--epoch", 4)[1]
-    # An older export than the checkpoint is not trusted.
-    os.utime(path, ns=(0, 0))
-    path.write_bytes(b"damaged")
-    os.utime(path, ns=(0, 0))
+    # Another checkpoint's export is not taken for it, however new.
+    assert run("export", "--prefix", trained, "--epoch", 1, "--to", "onnx", "--out", tmp_path / "other")[0] == 0
+    shutil.copy(tmp_path / "other-0001.onnx", path)
     assert run("predict", "--img", image, "--prefix", trained, "--epoch", 4, "--engine", "onnx")[1] == done.stdout
     path.unlink()
+    # The best one's is found under the name that it is given.
+    assert run("export", "--prefix", f"{trained}-best", "--to", "onnx")[1].startswith(f"{trained}-best-0000.onnx")
+    code = code.replace('"--epoch", "4"', '"--epoch", "best"')
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+    Path(f"{trained}-best-0000.onnx").unlink()
 
 
 @needs_onnx

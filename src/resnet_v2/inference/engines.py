@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from resnet_v2.config import EngineName, Epoch, Precision
 from resnet_v2.errors import ResnetError
+from resnet_v2.files import sha256
 from resnet_v2.interchange.optional import package
-from resnet_v2.networks.finding import find_checkpoint
+from resnet_v2.networks.finding import exported_path, find_checkpoint
 from resnet_v2.networks.header import Header, read_header
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ def open_engine(
 ) -> tuple[Engine, Header]:
     """The engine and the header of a checkpoint; `device` and `gpus` say where PyTorch runs, the others use the CPU.
 
-    ONNX Runtime and OpenVINO take PREFIX-NNNN.onnx beside the checkpoint when it is no older, and PyTorch is then not
-    even imported; else they make it in memory. Raises ResnetError when the checkpoint or the engine is not there.
+    ONNX Runtime and OpenVINO take the checkpoint's own export beside it, and PyTorch is then not even imported; else
+    they make one in memory. Raises ResnetError when the checkpoint or the engine is not there.
     """
     if name != "torch":
         model, header = _onnx_of(prefix, epoch)
@@ -51,15 +52,16 @@ def open_engine(
 
 def _onnx_of(prefix: str, epoch: Epoch | None) -> tuple[bytes, Header]:
     path = find_checkpoint(prefix, epoch)
-    exported = path.with_suffix(".onnx")
-    newer = exported.is_file() and exported.stat().st_mtime_ns >= path.stat().st_mtime_ns
-    if newer and path.suffix == ".safetensors":
-        return exported.read_bytes(), read_header(path)
+    exported = exported_path(path, ".onnx")
+    if exported.is_file() and path.suffix == ".safetensors":
+        model = exported.read_bytes()
+        if sha256(path).encode() in model:  # else it is another network's, or this one's of before
+            return model, read_header(path)
     from resnet_v2.interchange.export import onnx_of
     from resnet_v2.networks import weights
 
     network, header = weights.load(prefix, epoch)
-    return onnx_of(network, header), header
+    return onnx_of(network, header, path), header
 
 
 class TorchEngine:

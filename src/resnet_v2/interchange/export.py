@@ -12,12 +12,12 @@ from torch import Tensor
 
 from resnet_v2.config import Epoch
 from resnet_v2.errors import ResnetError
-from resnet_v2.files import replacing
+from resnet_v2.files import replacing, sha256
 from resnet_v2.interchange import mxnet
 from resnet_v2.interchange.folding import folded
 from resnet_v2.interchange.optional import package
 from resnet_v2.networks import weights
-from resnet_v2.networks.finding import checkpoint_path, params_path, split_path
+from resnet_v2.networks.finding import checkpoint_path, exported_path, params_path, split_path
 from resnet_v2.networks.header import METADATA_KEY, Header
 from resnet_v2.networks.resnet import ResNet
 
@@ -51,8 +51,8 @@ def export(prefix: str, epoch: Epoch | None, to: Format, out: str = "") -> str:
             raise ResnetError(f"{target} is the checkpoint itself; export it under another name.")
         weights.save(target, weights.network_tensors(network), header)
         return str(target)
-    target = Path(f"{start}-{number:04d}.{'onnx' if to == 'onnx' else 'pt2'}")
-    data, forward = _onnx(network, header) if to == "onnx" else _exported_program(network, header)
+    target = exported_path(path, ".onnx" if to == "onnx" else ".pt2", out)
+    data, forward = _onnx(network, header, path) if to == "onnx" else _exported_program(network, header)
     difference = _difference(network, forward, header.crop)
     if not difference <= LARGEST_DIFFERENCE:
         raise ResnetError(
@@ -64,16 +64,19 @@ def export(prefix: str, epoch: Epoch | None, to: Format, out: str = "") -> str:
     return f"{target} (logits within {difference:.0e} of the network's)"
 
 
-def onnx_of(network: ResNet, header: Header) -> bytes:
-    """A network as an ONNX model, its BatchNorms folded; a ResnetError says so when onnx is not installed."""
+def onnx_of(network: ResNet, header: Header, path: Path) -> bytes:
+    """The network of a checkpoint as an ONNX model, its BatchNorms folded; it names the checkpoint's SHA-256.
+
+    A ResnetError says so when onnx is not installed.
+    """
     package("onnx", "onnx")
     from resnet_v2.interchange.onnx_graph import onnx_model
 
-    return onnx_model(folded(network), header)
+    return onnx_model(folded(network), header, sha256(path))
 
 
-def _onnx(network: ResNet, header: Header) -> tuple[bytes, Forward]:
-    data = onnx_of(network, header)
+def _onnx(network: ResNet, header: Header, path: Path) -> tuple[bytes, Forward]:
+    data = onnx_of(network, header, path)
     session = package("onnxruntime", "onnx").InferenceSession(data, providers=["CPUExecutionProvider"])
     return data, lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 

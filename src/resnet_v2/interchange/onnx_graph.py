@@ -18,8 +18,8 @@ IMAGES, LOGITS = "images", "logits"
 PLAIN = {"relu": "Relu", "sigmoid": "Sigmoid", "add": "Add", "multiply": "Mul", "mean": "GlobalAveragePool"}
 
 
-def onnx_model(network: ResNet, header: Header) -> bytes:
-    """A network, folded or not, as an ONNX model; its metadata entry `resnet_v2` is the header.
+def onnx_model(network: ResNet, header: Header, checkpoint: str = "") -> bytes:
+    """A network, folded or not, as an ONNX model; its metadata entry `resnet_v2` is the header, `checkpoint` as given.
 
     Input `images`: N x 3 x H x W float32, RGB, 0-255; N, H and W are free. Output `logits`: N x classes float32.
     """
@@ -31,7 +31,7 @@ def onnx_model(network: ResNet, header: Header) -> bytes:
     made = helper.make_graph(graph.nodes, "resnet-v2", [images], [logits], graph.parameters)
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="resnet-v2")
     model.ir_version = IR_VERSION
-    helper.set_model_props(model, {METADATA_KEY: header.to_json()})
+    helper.set_model_props(model, {METADATA_KEY: header.to_json(), "checkpoint": checkpoint})
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString())
 

@@ -37,6 +37,12 @@ def split_path(path: Path) -> tuple[str, int]:
     return str(path.with_name(numbered[1])), int(numbered[2])
 
 
+def exported_path(checkpoint: Path, ending: str, start: str = "") -> Path:
+    """What a checkpoint's export is called: `model/a-best.safetensors`, `.onnx` -> `model/a-best-0000.onnx`."""
+    own, epoch = split_path(checkpoint)
+    return Path(f"{start or own}-{epoch:04d}{ending}")
+
+
 def run_prefix(checkpoint: Path) -> str:
     """The prefix of the run that a checkpoint is of, and so of its logs, also of PREFIX-best and PREFIX-latest."""
     return re.sub("-(best|latest)$", "", split_path(checkpoint)[0])

@@ -1,6 +1,5 @@
 """Images -> records: what MXNet's im2rec does, in threads, with the order of the list kept."""
 
-import hashlib
 import os
 import sys
 from collections import deque
@@ -23,7 +22,7 @@ from resnet_v2.data.lists import ListEntry, is_sorted_by_class, read_list
 from resnet_v2.data.records import IRHeader, pack, scan
 from resnet_v2.data.rows import write_rows
 from resnet_v2.errors import ResnetError
-from resnet_v2.files import replacing
+from resnet_v2.files import replacing, sha256
 from resnet_v2.packing.archives import ImageFiles, open_images
 from resnet_v2.packing.photos import check_image, read_upright
 from resnet_v2.packing.resume import PartWriter, resuming
@@ -102,11 +101,9 @@ def warn_of_bad_labels(lst: Path, labels: NDArray[np.float32]) -> None:
 
 def _settings(lst: Path, root: Path, form: ImageForm) -> Mapping[str, object]:
     """Everything that the bytes of the record depend on: a run goes on only where all of it is the same."""
-    with lst.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     tar = [root.stat().st_size, root.stat().st_mtime_ns] if root.is_file() else None
     programs = [__version__, simplejpeg.__version__, cv2.__version__]
-    return {"list": digest, "root": str(root.resolve()), "tar": tar, "programs": programs, **asdict(form)}
+    return {"list": sha256(lst), "root": str(root.resolve()), "tar": tar, "programs": programs, **asdict(form)}
 
 
 def _make_from_file(files: ImageFiles, form: ImageForm, entry: ListEntry) -> bytes:
