@@ -17,8 +17,7 @@ from resnet_v2.data.records import RecordReader
 from resnet_v2.networks.resnet import resnet
 from resnet_v2.training import step
 from resnet_v2.training.distributed import Ranks, joined
-from resnet_v2.training.evaluate import to_input
-from resnet_v2.training.feed import on_device
+from resnet_v2.training.feed import on_device, to_input
 from resnet_v2.training.optim import nesterov_sgd
 
 

@@ -22,7 +22,8 @@ from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.resnet import ResNet, initialize
 from resnet_v2.recompute.tape import follow, take_our_kernels
 from resnet_v2.training.distributed import Ranks
-from resnet_v2.training.evaluate import evaluate, to_input
+from resnet_v2.training.evaluate import evaluate
+from resnet_v2.training.feed import to_input
 from resnet_v2.training.meter import Meter, Watch
 from resnet_v2.training.optim import nesterov_sgd
 from resnet_v2.training.step import Trainer

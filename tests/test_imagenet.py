@@ -17,7 +17,7 @@ from resnet_v2.data.loader import Reading, augmented, batches
 from resnet_v2.data.records import RecordReader
 from resnet_v2.networks.architecture import IMAGENET_UNITS
 from resnet_v2.networks.resnet import resnet
-from resnet_v2.training.evaluate import array_to_input
+from resnet_v2.training.feed import array_to_input
 from resnet_v2.training.optim import nesterov_sgd
 
 SAMPLE = (

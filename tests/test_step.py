@@ -19,8 +19,7 @@ from resnet_v2.networks.architecture import Version
 from resnet_v2.networks.finding import checkpoint_path
 from resnet_v2.networks.resnet import ResNet, resnet
 from resnet_v2.training.distributed import Ranks
-from resnet_v2.training.evaluate import to_input
-from resnet_v2.training.feed import on_device
+from resnet_v2.training.feed import on_device, to_input
 from resnet_v2.training.fit import fit
 from resnet_v2.training.optim import nesterov_sgd
 from resnet_v2.training.step import Trainer

@@ -326,7 +326,9 @@ def _refuse_empty_paths(settings: Any, words: Sequence[str]) -> None:
     if "" in words or any(word.startswith("--") and word.endswith("=") for word in words):
         for name, value in config.flat(settings):
             if value == Path() and "." not in words:
-                raise ResnetError(f"`{name}` is empty; give a path.")
+                marks = getattr(config.hints(type(settings)).get(name), "__metadata__", ())
+                shown = next((mark.metavar for mark in marks if getattr(mark, "metavar", None)), f"`{name}`")
+                raise ResnetError(f"{shown} is empty; give a path.")
 
 
 def _whole_flag(word: str, after: str) -> tuple[str, ...]:

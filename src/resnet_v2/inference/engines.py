@@ -78,7 +78,8 @@ class TorchEngine:
         """What `forward`, the network or a method of it, makes of n x H x W x 3 images (uint8, RGB)."""
         import torch
 
-        from resnet_v2.training.evaluate import array_to_input, evaluating
+        from resnet_v2.training.evaluate import evaluating
+        from resnet_v2.training.feed import array_to_input
 
         with evaluating(self.network), torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
             result: Logits = forward(array_to_input(images, self.device)).float().cpu().numpy()

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from resnet_v2.data.jpeg import Image
 from resnet_v2.networks.resnet import ResNet
-from resnet_v2.training.evaluate import array_to_input, evaluating
+from resnet_v2.training.evaluate import evaluating
+from resnet_v2.training.feed import array_to_input
 
 # The share of the heat in the mixture with the image.
 HEAT_SHARE = 0.5

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import nn
 from tqdm import tqdm
 
@@ -15,7 +14,7 @@ from resnet_v2.data.loader import Reading, batches, centred, split
 from resnet_v2.data.records import RecordReader
 from resnet_v2.networks.resnet import ResNet
 from resnet_v2.training.distributed import Ranks
-from resnet_v2.training.feed import allocator, feed
+from resnet_v2.training.feed import allocator, feed, to_input
 
 
 @dataclass(frozen=True)
@@ -26,17 +25,6 @@ class Evaluation:
     loss: float
     top1_error: float
     top5_error: float
-
-
-def to_input(images: torch.Tensor, memory_format: str = "channels-last") -> torch.Tensor:
-    """n x H x W x 3 uint8 -> n x 3 x H x W float32 on the same device, 0-255, in this memory format."""
-    pixels = images.permute(0, 3, 1, 2).float()
-    return pixels.contiguous() if memory_format == "contiguous" else pixels
-
-
-def array_to_input(images: NDArray[np.uint8], device: torch.device) -> torch.Tensor:
-    """n x H x W x 3 uint8 on the CPU -> n x 3 x H x W float32 on the device, 0-255, channels-last."""
-    return to_input(torch.from_numpy(images).to(device))
 
 
 def rank_of_label(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -72,6 +72,17 @@ def on_device(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(batch.images).to(device), torch.from_numpy(batch.labels).to(device)
 
 
+def to_input(images: Tensor, memory_format: str = "channels-last") -> Tensor:
+    """n x H x W x 3 uint8 -> n x 3 x H x W float32 on the same device, 0-255, in this memory format."""
+    pixels = images.permute(0, 3, 1, 2).float()
+    return pixels.contiguous() if memory_format == "contiguous" else pixels
+
+
+def array_to_input(images: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """n x H x W x 3 uint8 on the CPU -> n x 3 x H x W float32 on the device, 0-255, channels-last."""
+    return to_input(torch.from_numpy(images).to(device))
+
+
 @cache
 def _stream_of_copies(device: torch.device) -> torch.cuda.Stream:
     """One for all passes: torch keeps the memory of each stream for itself."""

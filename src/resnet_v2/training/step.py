@@ -14,7 +14,7 @@ from resnet_v2.config import TrainConfig
 from resnet_v2.networks.resnet import ResNet
 from resnet_v2.recompute.tape import take_our_kernels
 from resnet_v2.training.distributed import Ranks
-from resnet_v2.training.evaluate import to_input
+from resnet_v2.training.feed import to_input
 from resnet_v2.training.graph import Graph
 from resnet_v2.training.optim import fuse_into_backward, set_learning_rate, update_average
 from resnet_v2.training.sync_batch_norm import synchronize
