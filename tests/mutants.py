@@ -46,11 +46,13 @@ RETRAINING = "test_train.py::test_retraining_ends_with_the_bits_of_the_whole_run
 GRADIENT = "test_ranks_make_the_gradient_of_one"
 FUSED = "test_updates_inside_the_backward_pass_change_no_bit"
 TESTS: dict[str, list[str]] = {
+    "config/fields": ["test_config.py", "test_plan.py"],
     "data/augment": ["test_augment.py", "test_loader.py"],
     "data/loader": ["test_loader.py", "test_rows.py"],
     "data/recordio": ["test_recordio.py"],
     "data/records": ["test_records.py", "test_recordio.py", "test_loader.py"],
     "inference/evaluate": ["test_evaluate.py"],
+    "logs/runlog": ["test_logs.py", GOLDEN_RUN, "test_old_files.py", "test_resumption.py"],
     "recompute/costs": ["test_costs.py", "test_search.py"],
     "recompute/plan": ["test_search.py", "test_recompute.py"],
     "recompute/search": ["test_search.py", "test_budget.py", "test_costs.py"],
@@ -62,7 +64,10 @@ TESTS: dict[str, list[str]] = {
     "training/meter": ["test_meter.py", GOLDEN_RUN],
     "training/optim": ["test_optim.py", GOLDEN_RUN, RETRAINING, "test_graph.py", "test_recompute.py::" + FUSED],
     "training/step": [GOLDEN_RUN, "test_step.py", "test_graph.py", "test_ranks.py::" + GRADIENT],
-    "training/train": [GOLDEN_RUN, "test_train.py", "test_resumption.py"],
+    "training/epoch": [GOLDEN_RUN, "test_train.py", "test_resumption.py"],
+    "training/fit": [GOLDEN_RUN, "test_plan.py", "test_train.py", "test_resumption.py", "test_old_files.py"],
+    "training/plan": ["test_plan.py", GOLDEN_RUN, "test_train.py", "test_recipes.py", "test_resumption.py"],
+    "training/state": [RETRAINING, "test_old_files.py", "test_resumption.py", "test_step.py", "test_ranks.py"],
 }
 
 
