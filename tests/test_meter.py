@@ -2,6 +2,7 @@
 
 import json
 import types
+from typing import cast
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ import torch
 from resnet_v2.errors import ResnetError
 from resnet_v2.training.distributed import Ranks
 from resnet_v2.training.meter import Meter, Watch, peak_memory_mib
+from resnet_v2.training.state import TrainState
+from resnet_v2.training.step import Trainer
 
 CPU = torch.device("cpu")
 
@@ -77,6 +80,13 @@ def test_a_new_meter_has_measured_nothing() -> None:
     assert (meter.images, meter.steps, meter.waited, meter.idle) == (0, 0, 0, 0)
     assert meter.state() == {"loss": 0, "correct": 0, "images": 0, "steps": 0}
     assert meter.clock() | {"seconds": 0} == {"waited": 0, "idle": 0, "seconds": 0}
+
+
+def test_a_new_run_has_taken_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    Clock(monkeypatch)
+    nothing = {"seconds": 0, "waited": 0, "idle": 0}
+    state = TrainState(cast(Trainer, None), epoch=0)
+    assert state.clock() == {"seconds": 0, "waited": 0, "whole": nothing, "recent": nothing}
 
 
 def test_a_gpu_also_tells_how_long_it_was_idle(monkeypatch: pytest.MonkeyPatch) -> None:
