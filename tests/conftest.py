@@ -20,6 +20,7 @@ import pytest
 from numpy.typing import NDArray
 
 from resnet_v2 import cli
+from resnet_v2.config import arguments_of
 from resnet_v2.data.records import RecordReader, writing
 from resnet_v2.packing.sources import make_data
 
@@ -40,6 +41,11 @@ if not os.environ.get("RESNET_V2_GPU_TESTS"):
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 Run = Callable[..., tuple[int, str, str]]
+
+
+def digits_run(data: Path, **given: object) -> list[str]:
+    """The words of a run of ResNet-8 on digits."""
+    return ["train", *arguments_of({"data_dir": data, "data_type": "digits", "depth": 8} | given)]
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

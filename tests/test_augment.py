@@ -230,6 +230,14 @@ def test_colour_shift_clamps_and_does_not_wrap() -> None:
     assert int(shifted[0]) in (0, 180)
 
 
+def test_the_smallest_shift_of_the_last_hue_clamps() -> None:
+    pixels = np.full((4, 4, 3), (255, 0, 1), np.uint8)
+    hls = cv2.cvtColor(pixels, cv2.COLOR_RGB2HLS)
+    assert int(hls[0, 0, 0]) == 180
+    shifted = result(pixels, Draw((4, 4), None, 0, 0, (1, 0, 0), mirror=False), 4)
+    assert np.array_equal(shifted, cv2.cvtColor(hls, cv2.COLOR_HLS2RGB))
+
+
 def test_unknown_level() -> None:
     with pytest.raises(ResnetError, match="levels are 1, 2 and 3"):
         augmentation(4, 224, imagenet=True)

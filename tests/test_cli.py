@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import Run, processor_seconds
+from conftest import Run, digits_run, processor_seconds
 from processes import Command
 from resnet_v2.inference.pictures import View, prepare
 from resnet_v2.networks import weights
@@ -153,23 +153,7 @@ def test_a_full_disk_leaves_no_half_file(few_digits: Path, tmp_path: Path, run: 
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("missing the right to mount a disk")
     try:
-        train = [
-            "train",
-            "--data-dir",
-            few_digits,
-            "--data-type",
-            "digits",
-            "--depth",
-            8,
-            "--epochs",
-            9,
-            "--gpus",
-            "",
-            "--num-examples",
-            32,
-            "--model-prefix",
-            disk / "m",
-        ]
+        train = digits_run(few_digits, epochs=9, gpus="", num_examples=32, model_prefix=disk / "m")
         status, _, err = run(*train)
         assert status == 2
         assert re.search(r"m-000[2-4]\.safetensors is not written", err)
@@ -181,7 +165,7 @@ def test_a_full_disk_leaves_no_half_file(few_digits: Path, tmp_path: Path, run: 
         assert status == 2
         assert "the disk is full" in err
         assert not (disk / "digits" / "digits_train.rec").exists()
-        status, _, err = run(*train[:-1], disk / "n")
+        status, _, err = run(*train[:-1], f"--model-prefix={disk / 'n'}")
         assert status == 2
         assert "free, but a checkpoint takes" in err
     finally:
@@ -189,21 +173,7 @@ def test_a_full_disk_leaves_no_half_file(few_digits: Path, tmp_path: Path, run: 
 
 
 def test_interrupting_is_status_130(few_digits: Path, tmp_path: Path) -> None:
-    words = [
-        "train",
-        "--data-dir",
-        few_digits,
-        "--data-type",
-        "digits",
-        "--depth",
-        8,
-        "--num-examples",
-        64,
-        "--gpus",
-        "",
-        "--model-prefix",
-        tmp_path / "m",
-    ]
+    words = digits_run(few_digits, num_examples=64, gpus="", model_prefix=tmp_path / "m")
     command = Command(words, tmp_path)
     command.wait_for((tmp_path / "m-0001.safetensors").is_file, "the first checkpoint")
     command.send_signal(signal.SIGINT)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import Run
+from conftest import Run, digits_run
 from resnet_v2.config import TrainConfig, arguments_of
 from resnet_v2.errors import ResnetError
 from resnet_v2.networks import kernels
@@ -242,25 +242,7 @@ def test_the_forecast_for_a_card(run: Run) -> None:
 
 
 def test_auto_precision_is_saved_and_kept(few_digits: Path, tmp_path: Path, run: Run) -> None:
-    words = [
-        "train",
-        "--data-dir",
-        few_digits,
-        "--data-type",
-        "digits",
-        "--depth",
-        8,
-        "--batch-size",
-        4,
-        "--device",
-        "cpu",
-        "--num-examples",
-        8,
-        "--amp",
-        "auto",
-        "--model-prefix",
-        tmp_path / "m",
-    ]
+    words = digits_run(few_digits, batch_size=4, device="cpu", num_examples=8, amp="auto", model_prefix=tmp_path / "m")
     status, _, err = run(*words, "--epochs", 2)
     assert status == 0, err
     first = re.search(r"--amp auto is (\w+): a step takes bf16 [\d.]+ ms, fp16 [\d.]+ ms", err)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from conftest import Run
+from conftest import Run, digits_run
 from resnet_v2.config import TrainConfig
 from resnet_v2.data.augment import augmentation
 from resnet_v2.data.loader import Batch, Loader
@@ -169,23 +169,7 @@ def test_a_batch_in_parts_is_one_step(digits: Path) -> None:
 
 
 def test_a_trace_and_a_dry_run(few_digits: Path, tmp_path: Path, run: Run) -> None:
-    words = [
-        "train",
-        "--data-dir",
-        few_digits,
-        "--data-type",
-        "digits",
-        "--depth",
-        8,
-        "--epochs",
-        1,
-        "--device",
-        "cpu",
-        "--batch-size",
-        32,
-        "--model-prefix",
-        tmp_path / "m",
-    ]
+    words = digits_run(few_digits, epochs=1, device="cpu", batch_size=32, model_prefix=tmp_path / "m")
     status, _, err = run(*words, "--dry-run")
     assert status == 0
     assert "1433 images per epoch in 45 steps" in err

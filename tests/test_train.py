@@ -10,7 +10,7 @@ import pytest
 import safetensors
 import torch
 
-from conftest import Run
+from conftest import Run, digits_run
 from resnet_v2.data.jpeg import decode, encode
 from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
 from resnet_v2.errors import ResnetError
@@ -67,39 +67,21 @@ GOLDEN_VALIDATIONS = [(4.00537, 89.835), (2.59745, 81.319)]
 
 def test_a_golden_run(digits: Path, tmp_path: Path, run: Run) -> None:
     """Every number that a run makes: order, draws, rates, smoothing, decay, the small last batch, the average."""
-    words = [
-        "train",
-        "--data-dir",
+    words = digits_run(
         digits,
-        "--data-type",
-        "digits",
-        "--depth",
-        8,
-        "--device",
-        "cpu",
-        "--batch-size",
-        32,
-        "--num-examples",
-        100,
-        "--epochs",
-        2,
-        "--frequent",
-        1,
-        "--schedule",
-        "linear",
-        "--warmup-epochs",
-        0.5,
-        "--lr",
-        0.05,
-        "--wd",
-        0.01,
-        "--label-smoothing",
-        0.1,
-        "--ema",
-        0.8,
-        "--aug-level",
-        3,
-    ]
+        device="cpu",
+        batch_size=32,
+        num_examples=100,
+        epochs=2,
+        frequent=1,
+        schedule="linear",
+        warmup_epochs=0.5,
+        lr=0.05,
+        wd=0.01,
+        label_smoothing=0.1,
+        ema=0.8,
+        aug_level=3,
+    )
     assert run(*words, "--model-prefix", tmp_path / "m")[0] == 0
     told = [json.loads(line) for line in (tmp_path / "m.jsonl").read_text().splitlines()]
     batches = [event for event in told if event["event"] == "batch"]

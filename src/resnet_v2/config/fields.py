@@ -70,7 +70,7 @@ def settings(kind: type[Kind]) -> type[Kind]:
     Its objects refuse a value that is not of the field's type or outside its range with a SettingError. A range is
     shown in the help beside the default.
     """
-    checked = kind.__dict__.get("__post_init__")
+    checked = getattr(kind, "__post_init__", None)
 
     def check(self: Any) -> None:
         for name, hint in hints(type(self)).items():

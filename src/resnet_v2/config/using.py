@@ -29,8 +29,26 @@ def parse_sizes(crop: str, resize: str) -> list[tuple[int, int]]:
     return list(zip(crops, sides, strict=True))
 
 
+class _Sized:
+    """What commands share whose crops, sides and GPUs are lists."""
+
+    crop: str
+    resize: str
+    gpus: str
+
+    def __post_init__(self) -> None:
+        """Refuse lists that are none."""
+        _ = self.sizes
+        parse_gpus(self.gpus)
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Pairs of a crop and a shorter side, 0 where nothing is said."""
+        return parse_sizes(self.crop, self.resize)
+
+
 @settings
-class EvaluateConfig:
+class EvaluateConfig(_Sized):
     """Loss, top-1 and top-5 error of checkpoints over a record, every image counted once."""
 
     rec: Path
@@ -68,19 +86,9 @@ class EvaluateConfig:
     json: bool = False
     """print JSON: images, loss, top1_error, top5_error; a list for several evaluations"""
 
-    def __post_init__(self) -> None:
-        """Refuse lists that are none."""
-        _ = self.sizes
-        parse_gpus(self.gpus)
-
-    @property
-    def sizes(self) -> list[tuple[int, int]]:
-        """Pairs of a crop and a shorter side, 0 where nothing is said."""
-        return parse_sizes(self.crop, self.resize)
-
 
 @settings
-class CompareConfig:
+class CompareConfig(_Sized):
     """ResNet-v1 against ResNet-v2, or any two networks, on your own data: a table, and whether chance explains it."""
 
     first: Annotated[Positional[str], arg(metavar="FIRST")]
@@ -99,16 +107,6 @@ class CompareConfig:
     """the GPU to use; '' is the CPU"""
     device: str = ""
     """torch device; comes before --gpus"""
-
-    def __post_init__(self) -> None:
-        """Refuse lists that are none."""
-        _ = self.sizes
-        parse_gpus(self.gpus)
-
-    @property
-    def sizes(self) -> list[tuple[int, int]]:
-        """Pairs of a crop and a shorter side, 0 where nothing is said."""
-        return parse_sizes(self.crop, self.resize)
 
 
 @settings
