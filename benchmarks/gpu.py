@@ -79,9 +79,16 @@ def named(sizes: Sizes, name: str) -> str:
 
 
 def trainer(
-    sizes: Sizes, work: Workload, amp: str = "off", plan: Plan | None = None, graph: bool = False,
-    compiled: bool = False, tf32: bool = True, layout: str = "channels-last", deterministic: bool = True,
-) -> Trainer:  # fmt: skip
+    sizes: Sizes,
+    work: Workload,
+    amp: str = "off",
+    plan: Plan | None = None,
+    graph: bool = False,
+    compiled: bool = False,
+    tf32: bool = True,
+    layout: str = "channels-last",
+    deterministic: bool = True,
+) -> Trainer:
     """As `train` makes it."""
     if sizes.device.type == "cuda":
         gpu.set_numerics(deterministic, tf32)
@@ -158,8 +165,14 @@ def timm_50(sizes: Sizes, work: Workload) -> Iterator[Line]:
         return
     network = timm.create_model("resnetv2_50", num_classes=10 if sizes.small else 1000)
     network = network.to(device=sizes.device, memory_format=torch.channels_last).train()
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=1e-4,
-                                fused=sizes.device.type == "cuda" or None)  # fmt: skip
+    optimizer = torch.optim.SGD(
+        network.parameters(),
+        lr=0.01,
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=1e-4,
+        fused=sizes.device.type == "cuda" or None,
+    )
     if sizes.device.type == "cuda":
         gpu.set_numerics(deterministic=True, tf32=True)  # as ours
     size = 64 if sizes.small else 224
@@ -218,13 +231,21 @@ def plans(sizes: Sizes) -> Iterator[Line]:
         plan = plan_for_training(made, sizes.device, (2 if sizes.small else 12) * 10**9)
         its = made.forecast(plan)
         planned = seconds(sizes, step_of(sizes, trainer(sizes, made, amp, plan), made), steps=3)
-        yield Line(f"{name}, in 12 GB", round(1000 * planned, 1), "ms",
-                   f"{100 * (planned / plain - 1):+.1f} %, foretold {100 * its.extra_time:+.1f} %")  # fmt: skip
+        yield Line(
+            f"{name}, in 12 GB",
+            round(1000 * planned, 1),
+            "ms",
+            f"{100 * (planned / plain - 1):+.1f} %, foretold {100 * its.extra_time:+.1f} %",
+        )
         if sizes.device.type == "cuda":
             peak = torch.cuda.max_memory_reserved() + made.process_bytes
-            yield Line(f"{name}, in 12 GB: peak", round(peak / 1e9, 2), "GB",
-                       f"foretold {made.total_bytes(its, made.batch_size) / 1e9:.2f}, tensors "
-                       f"{(torch.cuda.max_memory_allocated() + made.process_bytes) / 1e9:.2f}")  # fmt: skip
+            yield Line(
+                f"{name}, in 12 GB: peak",
+                round(peak / 1e9, 2),
+                "GB",
+                f"foretold {made.total_bytes(its, made.batch_size) / 1e9:.2f}, tensors "
+                f"{(torch.cuda.max_memory_allocated() + made.process_bytes) / 1e9:.2f}",
+            )
             torch.cuda.set_per_process_memory_fraction(1.0)
             torch.cuda.empty_cache()
 
@@ -259,8 +280,14 @@ def loader(sizes: Sizes) -> Iterator[Line]:
         reader = RecordReader(made_record(Path(folder) / "made.rec", 32 if sizes.small else 1024, 480))
         cores = os.cpu_count() or 1
         for threads in sorted({1, 2, 4, 8, cores} & set(range(1, cores + 1))):
-            made = Loader(reader, augmentation(2, 224, imagenet=True), seed=0, batch_size=16 if sizes.small else 256,
-                          classes=1000, reading=Reading(threads))  # fmt: skip
+            made = Loader(
+                reader,
+                augmentation(2, 224, imagenet=True),
+                seed=0,
+                batch_size=16 if sizes.small else 256,
+                classes=1000,
+                reading=Reading(threads),
+            )
             started = time.perf_counter()
             count = sum(len(batch.labels) for batch in made)
             speed = count / (time.perf_counter() - started)
@@ -283,8 +310,10 @@ def training(sizes: Sizes) -> Iterator[Line]:
             raise SystemExit(f"train ended with {done.returncode}: {done.stderr[-2000:]}")
         events = [json.loads(line) for line in (data / "m.jsonl").read_text().splitlines()]
         batches = [event for event in events if event["event"] == "batch"][1:]  # the first one loads kernels
-        median = {key: statistics.median(one.get(key, 0.0) for one in batches)
-                  for key in ("samples_per_second", "step_ms", "data_wait", "gpu_idle")}  # fmt: skip
+        median = {
+            key: statistics.median(one.get(key, 0.0) for one in batches)
+            for key in ("samples_per_second", "step_ms", "data_wait", "gpu_idle")
+        }
         note = f"waits for data {median['data_wait']:.1%}, GPU idle {median['gpu_idle']:.1%}"
         depth = 18 if sizes.small else 50
         yield Line(
@@ -301,8 +330,9 @@ def inference(sizes: Sizes) -> Iterator[Line]:
     with tempfile.TemporaryDirectory() as folder:
         reader = RecordReader(made_record(Path(folder) / "made.rec", 16 if sizes.small else 1024, 256))
         started = time.perf_counter()
-        result = evaluate(network, reader, size=work.architecture.image_size, batch_size=work.batch_size,
-                          device=sizes.device)  # fmt: skip
+        result = evaluate(
+            network, reader, size=work.architecture.image_size, batch_size=work.batch_size, device=sizes.device
+        )
         its = time.perf_counter() - started
         yield Line(
             named(sizes, "evaluate, ResNet-50, from 256 pixels"),

@@ -92,8 +92,22 @@ def measure_memory(workload: Workload, options: argparse.Namespace) -> list[Row]
     for name in options.plans.split(","):
         peaks = []
         for size in batches:
-            command = [sys.executable, __file__, "peak", "--depth", str(options.depth), "--stem", options.stem,
-                       "--batch-size", str(size), "--plans", name, "--budget", options.budget, "--json"]  # fmt: skip
+            command = [
+                sys.executable,
+                __file__,
+                "peak",
+                "--depth",
+                str(options.depth),
+                "--stem",
+                options.stem,
+                "--batch-size",
+                str(size),
+                "--plans",
+                name,
+                "--budget",
+                options.budget,
+                "--json",
+            ]
             environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
             output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
             peaks.append(json.loads(output)[0]["peak_mib"])
@@ -176,8 +190,13 @@ def measure_step(workload: Workload, options: argparse.Namespace) -> list[Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    work = {"memory": measure_memory, "peak": measure_peak, "time": measure_time, "step": measure_step,
-            "exact": check_exactness}  # fmt: skip
+    work = {
+        "memory": measure_memory,
+        "peak": measure_peak,
+        "time": measure_time,
+        "step": measure_step,
+        "exact": check_exactness,
+    }
     parser.add_argument("work", choices=work)
     parser.add_argument("--depth", type=int, default=200)
     parser.add_argument("--stem", default="", choices=("", "imagenet", "cifar"))

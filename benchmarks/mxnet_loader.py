@@ -39,9 +39,15 @@ def main() -> None:
     rec, augmentation = sys.argv[1:3]
     threads, batch_size, wanted = map(int, sys.argv[3:6])
     stream = mx.io.ImageRecordIter(
-        path_imgrec=rec, data_shape=(3, 224, 224), batch_size=batch_size, rand_mirror=True, shuffle=True,
-        preprocess_threads=threads, round_batch=False, **AUGMENTATIONS[augmentation],
-    )  # fmt: skip
+        path_imgrec=rec,
+        data_shape=(3, 224, 224),
+        batch_size=batch_size,
+        rand_mirror=True,
+        shuffle=True,
+        preprocess_threads=threads,
+        round_batch=False,
+        **AUGMENTATIONS[augmentation],
+    )
     _epoch(stream, batch_size)
     images, started = 0, time.perf_counter()
     while images < wanted:

@@ -37,8 +37,15 @@ def loaded_batches(rec: Path, architecture: Architecture, batch_size: int, threa
     plan = augmentation(2 if imagenet else 1, architecture.image_size, imagenet)
     reader = RecordReader(rec)
     for epoch in itertools.count():
-        loader = Loader(reader, plan, seed=0, batch_size=batch_size, classes=architecture.classes, epoch=epoch,
-                        reading=Reading(threads))  # fmt: skip
+        loader = Loader(
+            reader,
+            plan,
+            seed=0,
+            batch_size=batch_size,
+            classes=architecture.classes,
+            epoch=epoch,
+            reading=Reading(threads),
+        )
         yield from (batch for batch in loader if len(batch.labels) == batch_size)
 
 

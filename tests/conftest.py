@@ -92,8 +92,16 @@ def class_folder(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that `resnet-v2 data digits` writes."""
-    return make_data("digits", tmp_path_factory.mktemp("data") / "digits", archive=None, mirror="", resize=0,
-                     val_ratio=0.0, seed=0, threads=2)  # fmt: skip
+    return make_data(
+        "digits",
+        tmp_path_factory.mktemp("data") / "digits",
+        archive=None,
+        mirror="",
+        resize=0,
+        val_ratio=0.0,
+        seed=0,
+        threads=2,
+    )
 
 
 @pytest.fixture(scope="session")
@@ -113,9 +121,28 @@ def trained(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The prefix of a ResNet-8 trained on the digits for 4 epochs of 256 images."""
     prefix = str(tmp_path_factory.mktemp("model") / "resnet-digits-8")
     status = cli.main(
-        ["train", "--data-dir", str(digits), "--data-type", "digits", "--depth", "8", "--epochs", "4", "--gpus", "",
-         "--num-examples", "256", "--batch-size", "32", "--frequent", "4", "--model-prefix", prefix]
-    )  # fmt: skip
+        [
+            "train",
+            "--data-dir",
+            str(digits),
+            "--data-type",
+            "digits",
+            "--depth",
+            "8",
+            "--epochs",
+            "4",
+            "--gpus",
+            "",
+            "--num-examples",
+            "256",
+            "--batch-size",
+            "32",
+            "--frequent",
+            "4",
+            "--model-prefix",
+            prefix,
+        ]
+    )
     assert status == 0
     return prefix
 

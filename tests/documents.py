@@ -137,8 +137,16 @@ def record(path: Path, side: int) -> None:
     source = Path("stand-ins") / path.stem
     class_folders(source, images=1)
     make_lists(source, source)
-    pack_list(source.with_name(f"{source.name}_train.lst"), source, path, resize=side, quality=90, encoding=".jpg",
-              threads=1, on_error="stop")  # fmt: skip
+    pack_list(
+        source.with_name(f"{source.name}_train.lst"),
+        source,
+        path,
+        resize=side,
+        quality=90,
+        encoding=".jpg",
+        threads=1,
+        on_error="stop",
+    )
 
 
 def small_record(path: Path) -> None:

@@ -47,9 +47,13 @@ def params_files() -> list[bytes]:
 def record_files() -> list[bytes]:
     """Small valid `.rec` files: plain, with the magic number inside, with several labels."""
     payloads = [
-        b"hello", b"", MAGIC_BYTES * 3, b"abcd" + MAGIC_BYTES + b"efgh",
-        pack(IRHeader(0, 3.0, 1, 0), b"\xff\xd8image"), pack(IRHeader(0, [1.0, 2.0, 3.0], 1, 0), b"image"),
-    ]  # fmt: skip
+        b"hello",
+        b"",
+        MAGIC_BYTES * 3,
+        b"abcd" + MAGIC_BYTES + b"efgh",
+        pack(IRHeader(0, 3.0, 1, 0), b"\xff\xd8image"),
+        pack(IRHeader(0, [1.0, 2.0, 3.0], 1, 0), b"image"),
+    ]
     return [b"".join(piece for payload in some for piece in frame(payload)) for some in (payloads, payloads[::-1])]
 
 

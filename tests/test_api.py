@@ -167,7 +167,7 @@ def test_wrong_numbers_are_refused_by_name(trained: str, digits: Path) -> None:
             words = f"^`{name}` (must be {least} |'?{wrong}'? is not a whole number)"
             with pytest.raises(resnet_v2.ResnetError, match=words):
                 do(wrong)
-    with pytest.raises(resnet_v2.ResnetError, match="`crop` must be at most 65535"):
+    with pytest.raises(resnet_v2.ResnetError, match="`crop` must be 0 to 65535"):
         network.evaluate(rec, crop=10**12)
     assert len(network.classify(image, top=10**6)) == 10
 

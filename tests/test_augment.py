@@ -39,9 +39,13 @@ def step_by_step(pixels: Pixels, drawn: Draw, size: int, pad: int) -> Pixels:
     """What MXNet's augmenter does, one OpenCV call after the other."""
     if drawn.matrix is not None:
         pixels = cv2.warpAffine(
-            pixels, np.array(drawn.matrix), drawn.canvas[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT,
+            pixels,
+            np.array(drawn.matrix),
+            drawn.canvas[::-1],
+            flags=cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_CONSTANT,
             borderValue=(FILL,) * 3,
-        ).astype(np.uint8)  # fmt: skip
+        ).astype(np.uint8)
     pixels = cv2.copyMakeBorder(pixels, pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=(FILL,) * 3).astype(np.uint8)
     top, left = drawn.top + pad, drawn.left + pad
     crop = pixels[top : top + size, left : left + size]

@@ -75,8 +75,20 @@ def test_evaluate(trained: str, digits: Path, run: Run) -> None:
 
 
 def test_predict_images_and_folders(trained: str, digits: Path, tmp_path: Path, run: Run) -> None:
-    status, out, _ = run("predict", "--img", digits / "examples" / "7.png", digits / "examples", "--prefix", trained,
-                         "--epoch", 4, "--top", 3, "--format", "jsonl")  # fmt: skip
+    status, out, _ = run(
+        "predict",
+        "--img",
+        digits / "examples" / "7.png",
+        digits / "examples",
+        "--prefix",
+        trained,
+        "--epoch",
+        4,
+        "--top",
+        3,
+        "--format",
+        "jsonl",
+    )
     rows = [json.loads(line) for line in out.splitlines()]
     assert status == 0
     assert len(rows) == 11

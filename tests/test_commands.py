@@ -190,9 +190,17 @@ def test_what_is_collected() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["resnet-v2 frobnicate", "resnet-v2 plan --frobnicate", "resnet-v2 index missing.rec", "make nothing",
-     "torchrun -m resnet_v2 train", "pip install '.[nothing]'", "python benchmarks/step.py --frobnicate", "frobnicate"],
-)  # fmt: skip
+    [
+        "resnet-v2 frobnicate",
+        "resnet-v2 plan --frobnicate",
+        "resnet-v2 index missing.rec",
+        "make nothing",
+        "torchrun -m resnet_v2 train",
+        "pip install '.[nothing]'",
+        "python benchmarks/step.py --frobnicate",
+        "frobnicate",
+    ],
+)
 def test_what_does_not_work_is_reported(text: str, perform: Perform) -> None:
     with pytest.raises(pytest.fail.Exception, match=re.escape(f"a.md:1: {text}")):
         perform(Command("a.md:1", text))

@@ -7,6 +7,7 @@ import typing
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import pytest
 
 import resnet_v2
@@ -157,6 +158,12 @@ def test_values_that_python_may_pass() -> None:
     with pytest.raises(SettingError, match="no setting `learning_rate`"):
         TrainConfig.of(learning_rate=0.1)
     assert TrainConfig.of(lr=1, data_dir="a").data.data_dir == Path("a")
+    numpys = TrainConfig.of(depth=np.int64(18), lr=np.float32(0.5), seed=np.uint8(3)).flat()
+    assert [(numpys[name], type(numpys[name])) for name in ("depth", "lr", "seed")] == [
+        (18, int),
+        (0.5, float),
+        (3, int),
+    ]
     assert TrainConfig.of(lr=0.5).changed(lr=0.25, depth=18).schedule.lr == 0.25
 
 
@@ -176,7 +183,7 @@ def test_a_range_shows_in_the_help_and_in_the_error() -> None:
 
 def test_lists_and_amounts() -> None:
     assert parse_numbers("1, 2,3", int, "crop", Range(1)) == (1, 2, 3)
-    with pytest.raises(SettingError, match="`crop` '1,0' has a number that is not 1 or more"):
+    with pytest.raises(SettingError, match="`crop` '1,0' has a number that is not from 1 to"):
         parse_numbers("1,0", int, "crop", Range(1))
     assert (parse_bytes("12GB", "budget"), parse_bytes("1.5 gib", "budget")) == (12 * 10**9, 3 * 2**29)
 

@@ -118,8 +118,10 @@ def test_the_card_has_the_error_to_the_last_digit(tmp_path: Path, run: Run) -> N
 
 def test_the_readme_has_the_figures_of_the_results() -> None:
     """Speeds and memory are measured by hand; what is checked is that both documents say the same."""
-    ours, mxnet, dali, _ = (re.findall(r"[\d.]+", cell) for cell in cells(
-        RESULTS, "level 2 from 480: scale, aspect, crop, colours, mirror")[1:])  # fmt: skip
+    ours, mxnet, dali, _ = (
+        re.findall(r"[\d.]+", cell)
+        for cell in cells(RESULTS, "level 2 from 480: scale, aspect, crop, colours, mirror")[1:]
+    )
     row = " ".join(cells(README, "loading ImageNet at level 2, images/s"))
     assert re.findall(r"[\d.]+", row)[1:] == [mxnet[0], dali[0], ours[0]]
     plan = cells(RESULTS, "28")

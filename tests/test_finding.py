@@ -16,8 +16,15 @@ def touch(folder: Path, *names: str) -> None:
 
 
 def test_names(tmp_path: Path) -> None:
-    touch(tmp_path, "a-0003.safetensors", "a-0012.safetensors", "mx-0000.params", "b/model.safetensors",
-          "c-1001-0005.safetensors", "c-1001-0007.params")  # fmt: skip
+    touch(
+        tmp_path,
+        "a-0003.safetensors",
+        "a-0012.safetensors",
+        "mx-0000.params",
+        "b/model.safetensors",
+        "c-1001-0005.safetensors",
+        "c-1001-0007.params",
+    )
     for name, epoch, found in (
         ("a", 3, "a-0003.safetensors"),
         ("a", None, "a-0012.safetensors"),
@@ -44,8 +51,15 @@ def test_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_best_and_latest(tmp_path: Path) -> None:
-    touch(tmp_path, "a-0001.safetensors", "a-0003.safetensors", "a-best.safetensors", "a-latest.safetensors",
-          "b-0002.safetensors", "mx-0005.params")  # fmt: skip
+    touch(
+        tmp_path,
+        "a-0001.safetensors",
+        "a-0003.safetensors",
+        "a-best.safetensors",
+        "a-latest.safetensors",
+        "b-0002.safetensors",
+        "mx-0005.params",
+    )
     for name, epoch, found in (
         ("a", "best", "a-best.safetensors"),
         ("a", "latest", "a-latest.safetensors"),

@@ -11,8 +11,24 @@ from resnet_v2.networks import weights
 
 
 def train(class_folder: Path, prefix: Path, run: Run, *flags: object) -> tuple[int, str, str]:
-    return run("train", "--data-dir", class_folder.parent / "pets", "--data-type", "pets", "--gpus", "", "--epochs", 1,
-               "--batch-size", 4, "--lr", 0.01, "--model-prefix", prefix, *flags)  # fmt: skip
+    return run(
+        "train",
+        "--data-dir",
+        class_folder.parent / "pets",
+        "--data-type",
+        "pets",
+        "--gpus",
+        "",
+        "--epochs",
+        1,
+        "--batch-size",
+        4,
+        "--lr",
+        0.01,
+        "--model-prefix",
+        prefix,
+        *flags,
+    )
 
 
 @pytest.fixture

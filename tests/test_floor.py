@@ -68,15 +68,21 @@ def test_a_new_name_is_told(tmp_path: Path) -> None:
     ("source", "names"),
     [
         ("import torch.distributed as dist\ndist.barrier()", {"torch.distributed", "torch.distributed.barrier"}),
-        ("import torch.distributed\ntorch.Tensor.view", {"torch.distributed", "torch", "torch.Tensor",
-                                                         "torch.Tensor.view"}),
-        ("def f():\n    from torch.nn import functional as F\n    return F.relu",
-         {"torch.nn.functional", "torch.nn.functional.relu"}),
-        ("from torch import Tensor as T\nT.view(x, dtype=3)", {"torch.Tensor", "torch.Tensor.view",
-                                                               "torch.Tensor.view(dtype)"}),
+        (
+            "import torch.distributed\ntorch.Tensor.view",
+            {"torch.distributed", "torch", "torch.Tensor", "torch.Tensor.view"},
+        ),
+        (
+            "def f():\n    from torch.nn import functional as F\n    return F.relu",
+            {"torch.nn.functional", "torch.nn.functional.relu"},
+        ),
+        (
+            "from torch import Tensor as T\nT.view(x, dtype=3)",
+            {"torch.Tensor", "torch.Tensor.view", "torch.Tensor.view(dtype)"},
+        ),
         ("import safetensors.torch\nsafetensors.torch.save(x)\nx.torch.y\nfrom . import torch", set()),
     ],
-)  # fmt: skip
+)
 def test_names_are_found(source: str, names: set[str]) -> None:
     assert {name for name, _ in floor_names.names_of(source)} == names
 

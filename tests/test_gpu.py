@@ -201,8 +201,25 @@ def test_memory_whose_size_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_a_compiler_that_is_missing_is_one_sentence(digits: Path, tmp_path: Path) -> None:
-    words = ["--data-dir", digits, "--data-type", "digits", "--depth", 8, "--num-examples", 32, "--batch-size", 32,
-             "--epochs", 1, "--device", "cpu", "--compile", "--model-prefix", tmp_path / "m"]  # fmt: skip
+    words = [
+        "--data-dir",
+        digits,
+        "--data-type",
+        "digits",
+        "--depth",
+        8,
+        "--num-examples",
+        32,
+        "--batch-size",
+        32,
+        "--epochs",
+        1,
+        "--device",
+        "cpu",
+        "--compile",
+        "--model-prefix",
+        tmp_path / "m",
+    ]
     nowhere = os.environ | {"PATH": "/nowhere", "CXX": "", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
     command = [sys.executable, "-m", "resnet_v2", "train", *map(str, words)]
     result = subprocess.run(command, capture_output=True, text=True, env=nowhere, check=False)

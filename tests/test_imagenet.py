@@ -66,15 +66,29 @@ def test_every_depth_trains_a_step(imagenet: Path, depth: int, level: int) -> No
 
 def test_resnet_18_from_records_to_names(imagenet: Path, run: Run) -> None:
     prefix = imagenet / "resnet-18"
-    status, out, _ = run("train", "--data-dir", imagenet, "--depth", 18, "--epochs", 2, "--batch-size", 4, "--gpus", "",
-                         "--model-prefix", prefix, "--lr", 0.01)  # fmt: skip
+    status, out, _ = run(
+        "train",
+        "--data-dir",
+        imagenet,
+        "--depth",
+        18,
+        "--epochs",
+        2,
+        "--batch-size",
+        4,
+        "--gpus",
+        "",
+        "--model-prefix",
+        prefix,
+        "--lr",
+        0.01,
+    )
     assert status == 0
     assert "on 8 images" in out
     status, out, _ = run("evaluate", "--prefix", prefix, "--epoch", 2, "--rec", imagenet / "val_256_q90.rec", "--json")
     assert status == 0
     assert json.loads(out)["images"] == 8
-    status, out, _ = run("predict", "--img", imagenet / "images", "--prefix", prefix, "--epoch", 2, "--format",
-                         "jsonl")  # fmt: skip
+    status, out, _ = run("predict", "--img", imagenet / "images", "--prefix", prefix, "--epoch", 2, "--format", "jsonl")
     rows = [json.loads(line) for line in out.splitlines()]
     assert status == 0
     assert len(rows) == 8

@@ -160,8 +160,22 @@ def test_memory_that_cannot_be_asked_for_is_told(monkeypatch: pytest.MonkeyPatch
 def test_names_that_the_output_cannot_hold_are_escaped(trained: str, digits: Path, tmp_path: Path) -> None:
     """As on Windows, where a pipe or a file takes 256 letters."""
     (tmp_path / "names.txt").write_text("\n".join("狗é" for _ in range(10)), encoding="utf-8")
-    command = [sys.executable, "-m", "resnet_v2", "predict", "--img", digits / "examples" / "7.png", "--prefix",
-               trained, "--epoch", "4", "--synset", tmp_path / "names.txt", "--device", "cpu"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "resnet_v2",
+        "predict",
+        "--img",
+        digits / "examples" / "7.png",
+        "--prefix",
+        trained,
+        "--epoch",
+        "4",
+        "--synset",
+        tmp_path / "names.txt",
+        "--device",
+        "cpu",
+    ]
     environment = os.environ | {"PYTHONIOENCODING": "cp1252"}
     finished = subprocess.run([str(word) for word in command], env=environment, capture_output=True, check=False)
     assert finished.returncode == 0, finished.stderr.decode()

@@ -131,10 +131,19 @@ def test_orders() -> None:
 def test_ranks_share_every_step_and_lose_nothing(reader: RecordReader, world_size: int) -> None:
     whole = load(reader, 2)
     parts = [
-        list(Loader(reader, augmentation(3, 32, imagenet=False), seed=0, batch_size=16, classes=7, rank=rank,
-                    world_size=world_size))
+        list(
+            Loader(
+                reader,
+                augmentation(3, 32, imagenet=False),
+                seed=0,
+                batch_size=16,
+                classes=7,
+                rank=rank,
+                world_size=world_size,
+            )
+        )
         for rank in range(world_size)
-    ]  # fmt: skip
+    ]
     for batch, *shares in zip(whole, *parts, strict=True):
         assert np.array_equal(batch.ordinals, np.concatenate([share.ordinals for share in shares]))
         assert np.array_equal(batch.images, np.concatenate([share.images for share in shares]))
@@ -146,8 +155,15 @@ def test_ranks_share_every_step_and_lose_nothing(reader: RecordReader, world_siz
 
 def test_a_loader_goes_on_where_another_stopped(reader: RecordReader) -> None:
     def new(rank: int = 0, world_size: int = 1, seed: int = 3) -> Loader:
-        return Loader(reader, augmentation(1, 32, imagenet=False), seed=seed, batch_size=16, classes=7, rank=rank,
-                      world_size=world_size)  # fmt: skip
+        return Loader(
+            reader,
+            augmentation(1, 32, imagenet=False),
+            seed=seed,
+            batch_size=16,
+            classes=7,
+            rank=rank,
+            world_size=world_size,
+        )
 
     never_stopped = new()
     expected = [*never_stopped, *never_stopped]

@@ -47,8 +47,13 @@ def test_mxnet_log_with_a_resumed_epoch(tmp_path: Path) -> None:
     assert curve.train_top5 == pytest.approx({0: 70.0})
     assert curve.top1 == pytest.approx({0: 82.0, 1: 40.0, 3: 45.0})
     assert curve.summary() == {
-        "log": "a.log", "epochs": 3, "best_epoch": 1, "checkpoint": 2, "top1_error": 40.0, "top5_error": None,
-    }  # fmt: skip
+        "log": "a.log",
+        "epochs": 3,
+        "best_epoch": 1,
+        "checkpoint": 2,
+        "top1_error": 40.0,
+        "top5_error": None,
+    }
 
 
 @pytest.mark.parametrize("ending", [".log", ".jsonl"])
@@ -97,8 +102,16 @@ def our_log(tmp_path: Path) -> str:
         log.start({"depth": 20}, "cpu")
         for epoch in range(first, last):
             for batch in (50, 100):
-                log.batch(epoch, batch, accuracy=0.1 * epoch + batch / 1000, samples_per_second=123.4, loss=1.0,
-                          step_ms=1.0, data_wait=0.01, memory_mib=100.0)  # fmt: skip
+                log.batch(
+                    epoch,
+                    batch,
+                    accuracy=0.1 * epoch + batch / 1000,
+                    samples_per_second=123.4,
+                    loss=1.0,
+                    step_ms=1.0,
+                    data_wait=0.01,
+                    memory_mib=100.0,
+                )
             log.trained(epoch, accuracy=0.1 * epoch + 0.075, seconds=12.0)
             log.validated(epoch, top1_error=50.0 - 7 * epoch, top5_error=10.0 - epoch, loss=1.0, images=100)
         log.close()

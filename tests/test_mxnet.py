@@ -469,14 +469,24 @@ def test_names_of_operators_and_passing_nodes_do_not_matter() -> None:
 
 
 NO_SYMBOL = [
-    "", "{", "[]", "null", "1", '"text"', "{}", '{"nodes": 3}', '{"nodes": [], "heads": []}', "[" * 100_000,
-    '{"nodes": [], "heads": [[0, 0]]}', '{"nodes": [{"op": "null", "name": 5, "inputs": []}], "heads": [[0, 0]]}',
+    "",
+    "{",
+    "[]",
+    "null",
+    "1",
+    '"text"',
+    "{}",
+    '{"nodes": 3}',
+    '{"nodes": [], "heads": []}',
+    "[" * 100_000,
+    '{"nodes": [], "heads": [[0, 0]]}',
+    '{"nodes": [{"op": "null", "name": 5, "inputs": []}], "heads": [[0, 0]]}',
     '{"nodes": [{"op": "Flatten", "name": "a", "inputs": [[0, 0]]}], "heads": [[0, 0]]}',
     '{"nodes": [{"op": "null", "name": "a", "inputs": []}], "heads": [[-1, 0]]}',
     '{"nodes": [{"op": "null", "name": "a", "inputs": [], "attrs": [3]}], "heads": [[0, 0]]}',
     '{"nodes": [{"op": "BatchNorm", "name": "a", "inputs": []}], "heads": [[0, 0]]}',
     '{"nodes": [' + "9" * 5000 + '], "heads": [[0, 0]]}',
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("text", NO_SYMBOL, ids=range(len(NO_SYMBOL)))

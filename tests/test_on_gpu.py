@@ -78,9 +78,12 @@ def made_up(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def made(
-    architecture: Architecture, plan: Plan | None = None, graph: Graph | None = None, device: torch.device = DEVICE,
+    architecture: Architecture,
+    plan: Plan | None = None,
+    graph: Graph | None = None,
+    device: torch.device = DEVICE,
     **settings: object,
-) -> Trainer:  # fmt: skip
+) -> Trainer:
     network = follow(initialize(ResNet(architecture), 0), plan)
     network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     config = TrainConfig.of(**settings)

@@ -106,9 +106,12 @@ def test_muon_is_torchs_but_for_its_precision() -> None:
     matrix, alone = torch.nn.Parameter(begun.clone()), torch.nn.Parameter(dense.detach().clone())
     ours = muon(network, 0.5, 0.9, 5e-4)
     theirs = torch.optim.Muon(
-        [matrix], lr=MUON_SHARE * 0.5, momentum=0.9, weight_decay=5e-4 / (1 - 0.9) / MUON_SHARE,
+        [matrix],
+        lr=MUON_SHARE * 0.5,
+        momentum=0.9,
+        weight_decay=5e-4 / (1 - 0.9) / MUON_SHARE,
         ns_steps=NEWTON_SCHULZ_STEPS,
-    )  # fmt: skip
+    )
     nag = torch.optim.SGD([alone], lr=0.5, momentum=0.9, nesterov=True, weight_decay=5e-4)
     numbers = torch.Generator().manual_seed(0)
     for _ in range(5):

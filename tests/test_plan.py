@@ -9,6 +9,7 @@ import pytest
 from conftest import Run
 from resnet_v2.data.augment import draw, generator
 from resnet_v2.errors import ResnetError, SettingError
+from resnet_v2.networks import weights
 from resnet_v2.networks.header import read_header
 from resnet_v2.training import checkpoint
 from resnet_v2.training.fit import fit
@@ -143,6 +144,58 @@ def test_a_run_goes_on_with_what_it_was_given(digits: Path, tmp_path: Path) -> N
     assert (retrained.architecture.depth, retrained.first_epoch, retrained.schedule.base) == (8, 1, 0.03)
     slower, _ = decide({"model_prefix": prefix, "retrain": True, "model_load_epoch": 1, "epochs": 3, "lr": 0.003})
     assert slower.schedule.learning_rate(1) == pytest.approx(0.003)
+
+
+def test_a_rate_with_retraining_is_that_of_the_epoch_also_when_it_goes_on(digits: Path, tmp_path: Path) -> None:
+    given: dict[str, Any] = {
+        "data_dir": digits,
+        "data_type": "digits",
+        "depth": 8,
+        "gpus": "",
+        "num_examples": 16,
+        "milestones": "1,2",
+        "model_prefix": str(tmp_path / "m"),
+    }
+    fit(given | {"epochs": 2})
+    retraining = given | {"epochs": 3, "retrain": True, "model_load_epoch": 2}
+    fit(retraining)
+    saved = tmp_path / "m-latest.safetensors"
+    header, tensors = weights.read(saved)
+    position = {"epoch": 2, "step": 0, "trained": False}
+    weights.save(saved, tensors, replace(header, training={**header.training, "position": position}))
+    resumed, _ = decide(retraining | {"resume": "yes", "force": True, "lr": 0.02})
+    assert resumed.schedule.learning_rate(2) == pytest.approx(0.02)
+    assert resumed.schedule.base == pytest.approx(2.0)
+
+
+def test_ranks_started_by_torchrun_leave_an_unfinished_run_alone(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {"data_dir": digits, "data_type": "digits", "depth": 8, "gpus": "", "num_examples": 16}
+    given |= {"epochs": 1, "model_prefix": str(tmp_path / "m")}
+    fit(given)
+    assert checkpoint.unfinished(given["model_prefix"]) is None
+    saved = tmp_path / "m-latest.safetensors"
+    header, tensors = weights.read(saved)
+    position = {"epoch": 0, "step": 1, "trained": False}
+    weights.save(saved, tensors, replace(header, training={**header.training, "position": position}))
+    for name, value in (("RANK", 0), ("WORLD_SIZE", 2), ("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 2)):
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(ResnetError, match=r"holds an unfinished run \(epoch 0 of 1\)"):
+        decide(given)
+
+
+def test_ranks_that_are_started_anew_do_not_take_an_earlier_run_for_theirs(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in (checkpoint.latest_path, checkpoint.best_path):
+        path(str(tmp_path / "m")).write_bytes(b"of an earlier run")
+    left: list[Path] = []
+    monkeypatch.setattr("resnet_v2.training.fit.launch", lambda *_: left.extend(tmp_path.iterdir()))
+    words: dict[str, Any] = {"data_dir": digits, "data_type": "digits", "depth": 8, "gpus": "", "nproc": 2}
+    fit(words | {"force": True, "model_prefix": str(tmp_path / "m")})
+    assert not left
+    assert not list(tmp_path.iterdir())
 
 
 def test_retraining_keeps_the_checkpoints_rate(tmp_path: Path, digits: Path) -> None:

@@ -64,8 +64,20 @@ def test_unreadable_images_are_reported_and_skipped(trained: str, digits: Path, 
 def test_forms(trained: str, digits: Path, tmp_path: Path, run: Run) -> None:
     (tmp_path / "names.txt").write_text("\n".join(f'digit {number}, "{number}"' for number in range(10)))
     image = digits / "examples" / "7.png"
-    words = ["predict", "--img", image, image, "--prefix", trained, "--epoch", 4, "--top", 2, "--synset",
-             tmp_path / "names.txt"]  # fmt: skip
+    words = [
+        "predict",
+        "--img",
+        image,
+        image,
+        "--prefix",
+        trained,
+        "--epoch",
+        4,
+        "--top",
+        2,
+        "--synset",
+        tmp_path / "names.txt",
+    ]
     _, text, _ = run(*words)
     assert len(text.splitlines()) == 6
     assert text.splitlines()[0] == str(image)

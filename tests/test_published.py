@@ -38,8 +38,11 @@ def save_timm(path: Path, classes: int) -> None:
     """Write a file in timm's form: random weights of a ResNet-50."""
     torch.manual_seed(0)
     network = initialize(ResNet(Architecture(50, classes, "timm")), 0)
-    tensors = {timm_name(name): tensor for name, tensor in weights.network_tensors(network).items()
-               if not name.startswith("bn_data")}  # fmt: skip
+    tensors = {
+        timm_name(name): tensor
+        for name, tensor in weights.network_tensors(network).items()
+        if not name.startswith("bn_data")
+    }
     tensors["head.fc.weight"] = tensors["head.fc.weight"][:, :, None, None]
     tensors["norm.num_batches_tracked"] = torch.tensor(3)
     safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)

@@ -27,9 +27,19 @@ Tensors = dict[str, torch.Tensor]
 
 def flags(digits: Path, prefix: Path, **changes: object) -> list[str]:
     settings: dict[str, object] = {
-        "data_dir": digits, "data_type": "digits", "depth": 8, "device": "cpu", "batch_size": 16, "num_examples": 49,
-        "epochs": 1, "frequent": 2, "wd": 0.0, "threads": 1, "model_prefix": str(prefix), "aug_level": 2,
-    }  # fmt: skip
+        "data_dir": digits,
+        "data_type": "digits",
+        "depth": 8,
+        "device": "cpu",
+        "batch_size": 16,
+        "num_examples": 49,
+        "epochs": 1,
+        "frequent": 2,
+        "wd": 0.0,
+        "threads": 1,
+        "model_prefix": str(prefix),
+        "aug_level": 2,
+    }
     return ["train", *arguments_of(settings | changes)]
 
 

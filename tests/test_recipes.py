@@ -80,9 +80,26 @@ def test_the_list(run: Run) -> None:
 
 def test_training_tells_what_differs(digits: Path, tmp_path: Path, run: Run) -> None:
     status, _, err = run(
-        "train", "--recipe", "cifar10-resnet-164", "--data-dir", digits, "--data-type", "digits", "--depth", 8,
-        "--epochs", 1, "--num-examples", 32, "--batch-size", 32, "--gpus", "", "--model-prefix", tmp_path / "m",
-    )  # fmt: skip
+        "train",
+        "--recipe",
+        "cifar10-resnet-164",
+        "--data-dir",
+        digits,
+        "--data-type",
+        "digits",
+        "--depth",
+        8,
+        "--epochs",
+        1,
+        "--num-examples",
+        32,
+        "--batch-size",
+        32,
+        "--gpus",
+        "",
+        "--model-prefix",
+        tmp_path / "m",
+    )
     assert status == 0
     assert "--depth 8 is not the recipe's: cifar10-resnet-164 has --depth 164." in err
     assert "--data-dir" not in err

@@ -23,8 +23,15 @@ def make_log(prefix: Path, epochs: int, shift: float = 0.0) -> Path:
     log.start({"depth": 20}, "cpu")
     for epoch in range(epochs):
         rate = 0.1 if epoch < 5 else 0.001
-        log.trained(epoch, accuracy=0.08 * epoch, seconds=12.0, loss=2.3 / (epoch + 1), learning_rate=rate,
-                    samples_per_second=500.0 + epoch, data_wait=0.01)  # fmt: skip
+        log.trained(
+            epoch,
+            accuracy=0.08 * epoch,
+            seconds=12.0,
+            loss=2.3 / (epoch + 1),
+            learning_rate=rate,
+            samples_per_second=500.0 + epoch,
+            data_wait=0.01,
+        )
         log.validated(epoch, top1_error=80.0 - 7 * epoch + shift, top5_error=40.0 - epoch, loss=2.0, images=100)
     log.close()
     return prefix.with_suffix(".log")
@@ -47,8 +54,14 @@ def test_every_measure_of_our_logs(tmp_path: Path, run: Run) -> None:
     assert one["name"] == "run"
     assert one["summary"]["top1_error"] == 31.0
     assert set(one["series"]) == {
-        "train_top1", "top1", "top5", "train_loss", "loss", "learning_rate", "samples_per_second",
-    }  # fmt: skip
+        "train_top1",
+        "top1",
+        "top5",
+        "train_loss",
+        "loss",
+        "learning_rate",
+        "samples_per_second",
+    }
     assert one["series"]["samples_per_second"][7] == [7, 507.0]
     assert one["series"]["learning_rate"][5] == [5, 0.001]
     run("plot", "--logs", tmp_path / "run.jsonl", "--out", out)

@@ -173,8 +173,10 @@ def test_a_fixed_gamma_is_one_whatever_the_network_was_built_on() -> None:
     for network in (ordinary, from_meta, copy.deepcopy(from_meta), copy.deepcopy(ordinary).double().float()):
         assert "bn_data.weight" not in network.state_dict()
         assert {name for name, _ in network.bn_data.named_buffers()} == {
-            "running_mean", "running_var", "num_batches_tracked"
-        }  # fmt: skip
+            "running_mean",
+            "running_var",
+            "num_batches_tracked",
+        }
         norm = network.bn_data.train()
         assert torch.allclose(norm(x), expected, atol=1e-5)
         norm(x).sum().backward()

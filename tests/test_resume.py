@@ -71,9 +71,20 @@ def files_of(out: Path) -> list[bytes]:
     return [out.read_bytes(), index_path(out).read_bytes()]
 
 
-@pytest.mark.parametrize("places", [["write:1"], ["write:20"], ["checkpoint:1"], ["checkpoint:9"], ["checkpoint:25"],
-                                    ["replace:1"], ["replace:2"], ["unlink:1"],
-                                    ["write:3", "write:5", "checkpoint:2", "replace:2"]])  # fmt: skip
+@pytest.mark.parametrize(
+    "places",
+    [
+        ["write:1"],
+        ["write:20"],
+        ["checkpoint:1"],
+        ["checkpoint:9"],
+        ["checkpoint:25"],
+        ["replace:1"],
+        ["replace:2"],
+        ["unlink:1"],
+        ["write:3", "write:5", "checkpoint:2", "replace:2"],
+    ],
+)
 def test_a_killed_run_goes_on_to_the_same_bytes(
     command: list[str], tmp_path: Path, run: Run, places: list[str]
 ) -> None:

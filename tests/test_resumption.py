@@ -7,6 +7,7 @@ import random
 import re
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from resnet_v2.networks import weights
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.finding import checkpoint_path, saved_epochs
 from resnet_v2.networks.header import Header, read_header
-from resnet_v2.training import checkpoint
+from resnet_v2.training import checkpoint, epoch
 from resnet_v2.training.step import Trainer
 
 # What a clock or the machine says.
@@ -32,10 +33,23 @@ MEASURED = {"time", "seconds", "samples_per_second", "step_ms", "data_wait", "me
 def command(digits: Path, **changes: Any) -> list[str]:
     """A run of 20 steps per epoch that saves where it is after every second one."""
     settings: dict[str, object] = {
-        "data_dir": digits, "data_type": "digits", "depth": 8, "device": "cpu", "batch_size": 16, "num_examples": 320,
-        "epochs": 10, "milestones": "6,8", "frequent": 3, "checkpoint_steps": 2, "threads": 2, "resume": "auto",
-        "model_prefix": "m", "aug_level": 3, "ema": 0.9, "clip_norm": 5.0,
-    }  # fmt: skip
+        "data_dir": digits,
+        "data_type": "digits",
+        "depth": 8,
+        "device": "cpu",
+        "batch_size": 16,
+        "num_examples": 320,
+        "epochs": 10,
+        "milestones": "6,8",
+        "frequent": 3,
+        "checkpoint_steps": 2,
+        "threads": 2,
+        "resume": "auto",
+        "model_prefix": "m",
+        "aug_level": 3,
+        "ema": 0.9,
+        "clip_norm": 5.0,
+    }
     return ["train", *arguments_of(settings | changes)]
 
 
@@ -119,9 +133,10 @@ def test_what_keeps_a_run_from_going_on(
     monkeypatch.chdir(tmp_path)
     words = command(few_digits, resume="no", epochs=1, num_examples=80)
     assert run(*words[:1], *words[1:], "--resume")[::2] == (
-        2, "resnet-v2: m-latest.safetensors is missing, so there is no run to go on with; leave --resume out to start "
+        2,
+        "resnet-v2: m-latest.safetensors is missing, so there is no run to go on with; leave --resume out to start "
         "one.\n",
-    )  # fmt: skip
+    )
     assert run(*words)[0] == 0
     path = checkpoint.latest_path("m")
     header, tensors = weights.read(path)
@@ -144,14 +159,20 @@ def test_only_the_wanted_epochs_are_kept(
     monkeypatch.chdir(tmp_path)
     assert run(*command(few_digits, epochs=4, keep=2, num_examples=48))[0] == 0
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["m-0003.safetensors", "m-0004.safetensors", "m-best.safetensors", "m-latest.safetensors",
-                     "m.jsonl", "m.log"]  # fmt: skip
+    assert names == [
+        "m-0003.safetensors",
+        "m-0004.safetensors",
+        "m-best.safetensors",
+        "m-latest.safetensors",
+        "m.jsonl",
+        "m.log",
+    ]
 
 
 def test_the_files_of_a_longer_run_before_do_not_push_out_new_ones(tmp_path: Path) -> None:
     prefix = str(tmp_path / "m")
-    for epoch in (1, 2, 3, 7, 8, 9):
-        checkpoint_path(prefix, epoch).write_bytes(b"")
+    for number in (1, 2, 3, 7, 8, 9):
+        checkpoint_path(prefix, number).write_bytes(b"")
     checkpoint.tidy(prefix, 3, keep=2)
     assert saved_epochs(prefix) == [2, 3, 7, 8, 9]
 
@@ -205,6 +226,84 @@ def test_a_retraining_that_crashes_goes_on_with_the_same_command(
     assert all(torch.equal(ended["whole"][name], ended["crashed"][name]) for name in ended["whole"])
 
 
+def test_a_run_told_to_stop_in_its_last_validation_ends_without_its_log(
+    few_digits: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = command(few_digits, epochs=2, num_examples=48, checkpoint_steps=0)
+    validated = epoch.evaluate
+
+    def told_to_stop(*arguments: Any, **names: Any) -> Any:
+        if place(tmp_path) == (1, 0):
+            signal.raise_signal(signal.SIGTERM)
+        return validated(*arguments, **names)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(epoch, "evaluate", told_to_stop)
+        run(*words)
+    assert read_header(checkpoint.latest_path("m")).training["position"] == {"epoch": 1, "step": 3, "trained": True}
+    for ending in ("log", "jsonl"):
+        Path(f"m.{ending}").unlink()
+    assert run(*words)[0] == 0
+    assert (place(tmp_path), events(tmp_path)[-1]["event"]) == ((2, 0), "finished")
+
+
+def test_fewer_epochs_than_a_stopped_run_has_behind_it(
+    few_digits: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = command(few_digits, epochs=3, num_examples=48, checkpoint_steps=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", crashing(Trainer.step, 6))
+        with pytest.raises(CrashError):
+            run(*words)
+    assert place(tmp_path) == (1, 2)
+    status, _, err = run(*words, "--epochs", "1", "--force")
+    assert (status, "m-latest.safetensors is amid epoch 1, behind --epochs 1; give more" in err) == (2, True), err
+
+
+def test_killed_between_the_names_of_a_checkpoint_the_best_is_the_best(
+    few_digits: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = command(few_digits, epochs=3, num_examples=160, checkpoint_steps=0, ema=0.0, lr=0.02)
+    named = checkpoint.name_also
+
+    def die_after_the_first_of_the_last_epoch(path: Path, other: Path) -> None:
+        named(path, other)
+        if read_header(path).epoch == 3:
+            raise CrashError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "name_also", die_after_the_first_of_the_last_epoch)
+        with pytest.raises(CrashError):
+            run(*words)
+    assert run(*words)[0] == 0
+    assert read_header(checkpoint.latest_path("m")).training["best"][1] == 3
+    assert read_header(checkpoint.best_path("m")).epoch == 3
+
+
+def test_a_file_that_is_no_state_of_a_run(
+    few_digits: Path, trained: str, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = command(few_digits, epochs=1, num_examples=48)
+    _, header, tensors = weights.read_checkpoint(trained)
+    path = checkpoint.latest_path("m")
+    newer = {**header.training, "version": checkpoint.VERSION + 1}
+    for training, sentence in (({}, "holds weights alone"), (newer, "was written by a newer resnet-v2")):
+        weights.save(path, tensors, replace(header, training=training))
+        status, _, err = run(*words)
+        assert (status, f"m-latest.safetensors {sentence}" in err) == (2, True), err
+
+
+def test_a_loss_that_is_no_number_is_not_saved(few_digits: Path, tmp_path: Path, run: Run, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, _, err = run(*command(few_digits, lr=1e6, clip_norm=0.0, epochs=1, frequent=1000, checkpoint_steps=16))
+    assert (status, "the run has diverged" in err) == (2, True)
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
 def test_a_full_disk_leaves_the_last_good_checkpoint(
     few_digits: Path, tmp_path: Path, monkeypatch: Any, run: Run
 ) -> None:
@@ -223,8 +322,10 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(
     assert (status, "m-0002.safetensors is not written: the disk is full" in err) == (2, True)
     assert place(tmp_path) == (1, 0)
     assert sorted(path.name for path in tmp_path.glob("*.safetensors")) == [
-        "m-0001.safetensors", "m-best.safetensors", "m-latest.safetensors",
-    ]  # fmt: skip
+        "m-0001.safetensors",
+        "m-best.safetensors",
+        "m-latest.safetensors",
+    ]
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     assert run(*words, "--resume")[0] == 0

@@ -61,8 +61,15 @@ def check_cuts(data: bytes, seed: int) -> None:
 @pytest.mark.parametrize("subsampling", [0, 1, 2])
 @pytest.mark.parametrize("rows", [1, 2])
 def test_cuts_of_colour_images(size: tuple[int, int], subsampling: int, rows: int) -> None:
-    check_cuts(saved(picture(3, 60, 60).repeat(8, 0).repeat(8, 1)[: size[0], : size[1]], subsampling=subsampling,
-                     quality=90, restart_marker_rows=rows), 0)  # fmt: skip
+    check_cuts(
+        saved(
+            picture(3, 60, 60).repeat(8, 0).repeat(8, 1)[: size[0], : size[1]],
+            subsampling=subsampling,
+            quality=90,
+            restart_marker_rows=rows,
+        ),
+        0,
+    )
 
 
 @pytest.mark.parametrize("size", [(100, 130), (97, 33)])

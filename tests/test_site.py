@@ -78,11 +78,18 @@ def test_nothing_comes_from_other_servers(site: Path) -> None:
 def test_the_python_api(site: Path) -> None:
     page = (site / "api.html").read_text()
     for name in (
-        "inference.classifier.load", "inference.classifier.Classifier.classify", "inference.predict.Answer",
-        "errors.ResnetError", "networks.resnet.resnet", "networks.architecture.Architecture",
+        "inference.classifier.load",
+        "inference.classifier.Classifier.classify",
+        "inference.predict.Answer",
+        "errors.ResnetError",
+        "networks.resnet.resnet",
+        "networks.architecture.Architecture",
         "networks.weights.save",
-        "data.recordio.MXIndexedRecordIO", "data.loader.Loader", "data.records.RecordReader", "logs.runlog.read_curve",
-    ):  # fmt: skip
+        "data.recordio.MXIndexedRecordIO",
+        "data.loader.Loader",
+        "data.records.RecordReader",
+        "logs.runlog.read_curve",
+    ):
         assert f'id="resnet_v2.{name}"' in page
     # Examples are blocks of code; what Markdown makes of >>> by itself are quotations.
     assert "<blockquote>" not in page

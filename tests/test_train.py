@@ -24,9 +24,18 @@ from resnet_v2.training.fit import fit
 def small(digits: Path, prefix: Path, **changes: object) -> dict[str, object]:
     """A run of two seconds: ResNet-8, 96 digits per epoch."""
     settings: dict[str, object] = {
-        "data_dir": digits, "data_type": "digits", "depth": 8, "gpus": "", "epochs": 4, "milestones": "3",
-        "batch_size": 32, "num_examples": 96, "frequent": 2, "model_prefix": str(prefix), "threads": 2,
-    }  # fmt: skip
+        "data_dir": digits,
+        "data_type": "digits",
+        "depth": 8,
+        "gpus": "",
+        "epochs": 4,
+        "milestones": "3",
+        "batch_size": 32,
+        "num_examples": 96,
+        "frequent": 2,
+        "model_prefix": str(prefix),
+        "threads": 2,
+    }
     return settings | changes
 
 
@@ -225,9 +234,22 @@ def test_what_cannot_be_trained_is_said_at_once(digits: Path, tmp_path: Path, ru
 
 def test_a_label_outside_the_classes_stops_the_run(digits: Path, tmp_path: Path, run: Run) -> None:
     status, _, err = run(
-        "train", "--data-dir", digits, "--list-dir", tmp_path, "--data-type", "digits", "--gpus", "", "--depth", 8,
-        "--num-classes", 5, "--model-prefix", tmp_path / "m",
-    )  # fmt: skip
+        "train",
+        "--data-dir",
+        digits,
+        "--list-dir",
+        tmp_path,
+        "--data-type",
+        "digits",
+        "--gpus",
+        "",
+        "--depth",
+        8,
+        "--num-classes",
+        5,
+        "--model-prefix",
+        tmp_path / "m",
+    )
     assert status == 2
     assert re.search(r"record \d+ has the label [5-9], but the classes are 0 to 4", err)
 
@@ -250,9 +272,21 @@ def test_damaged_records_stop_the_run_or_are_skipped(few_digits: Path, tmp_path:
 
 def test_a_checkpoint_of_another_network_is_refused(digits: Path, trained: str, run: Run) -> None:
     status, _, err = run(
-        "train", "--data-dir", digits, "--data-type", "digits", "--gpus", "", "--depth", 14, "--model-prefix", trained,
-        "--retrain", "--model-load-epoch", 2,
-    )  # fmt: skip
+        "train",
+        "--data-dir",
+        digits,
+        "--data-type",
+        "digits",
+        "--gpus",
+        "",
+        "--depth",
+        14,
+        "--model-prefix",
+        trained,
+        "--retrain",
+        "--model-load-epoch",
+        2,
+    )
     assert status == 2
     assert "but the settings ask for" in err
 

@@ -43,8 +43,14 @@ def test_networks_come_back(saved: tuple[str, ResNet]) -> None:
 
 def test_names_are_those_of_the_design(saved: tuple[str, ResNet]) -> None:
     tensors = safetensors.torch.load_file(f"{saved[0]}-0003.safetensors")
-    assert {"bn_data.bias", "conv0.weight", "stage1.unit1.sc.weight", "stage3.unit3.bn2.running_var", "bn1.weight",
-            "fc1.bias"} <= set(tensors)  # fmt: skip
+    assert {
+        "bn_data.bias",
+        "conv0.weight",
+        "stage1.unit1.sc.weight",
+        "stage3.unit3.bn2.running_var",
+        "bn1.weight",
+        "fc1.bias",
+    } <= set(tensors)
     assert not any("num_batches" in name for name in tensors)
 
 

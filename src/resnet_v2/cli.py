@@ -9,7 +9,6 @@ import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import tyro
@@ -310,7 +309,6 @@ def _run(words: list[str]) -> Any:
         description="ResNet-v2: pack, train, evaluate, predict.",
         config=(tyro.conf.OmitArgPrefixes,),
     )
-    _refuse_empty_paths(settings, words)
     run: Any = COMMANDS[words[0]][1]
     return run(_typed(settings, words) if isinstance(settings, config.TrainConfig) else settings)
 
@@ -319,16 +317,6 @@ def _typed(settings: config.TrainConfig, words: Sequence[str]) -> dict[str, Any]
     """The settings whose flags were typed: a default that is typed out counts as much as any other value."""
     names = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words if word.startswith("--")}
     return {name: value for name, value in settings.flat().items() if name in names or f"no_{name}" in names}
-
-
-def _refuse_empty_paths(settings: Any, words: Sequence[str]) -> None:
-    """'' as a path is a mistake, such as a variable of the shell that is not set; pathlib takes it for this folder."""
-    if "" in words or any(word.startswith("--") and word.endswith("=") for word in words):
-        for name, value in config.flat(settings):
-            if value == Path() and "." not in words:
-                marks = getattr(config.hints(type(settings)).get(name), "__metadata__", ())
-                shown = next((mark.metavar for mark in marks if getattr(mark, "metavar", None)), f"`{name}`")
-                raise ResnetError(f"{shown} is empty; give a path.")
 
 
 def _whole_flag(word: str, after: str) -> tuple[str, ...]:

@@ -78,9 +78,13 @@ def warp_then_crop(settings: dict[str, Any], arrays: Arrays) -> Answer:
         if draw["matrix"] is not None:
             height, width = draw["canvas"]
             pixels = cv2.warpAffine(
-                pixels, np.array(draw["matrix"]), (width, height), flags=cv2.INTER_LINEAR,
-                borderMode=cv2.BORDER_CONSTANT, borderValue=grey,
-            )  # fmt: skip
+                pixels,
+                np.array(draw["matrix"]),
+                (width, height),
+                flags=cv2.INTER_LINEAR,
+                borderMode=cv2.BORDER_CONSTANT,
+                borderValue=grey,
+            )
         pixels = cv2.copyMakeBorder(pixels, pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=grey)
         top, left = draw["top"] + pad, draw["left"] + pad
         crop = pixels[top : top + size, left : left + size]

@@ -24,7 +24,10 @@ def mxnet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MXNet]:
     with (folder / "errors.txt").open("w") as errors:
         process = subprocess.Popen(
             [python, str(FOLDER / "worker.py")],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
         with process:
             yield MXNet(process, folder)

@@ -107,9 +107,19 @@ def measured(crops: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
 
 
 def test_geometry_is_drawn_as_mxnet_draws_it(mxnet: MXNet, ruler: Path) -> None:
-    _, found = mxnet.ask("iterate", path_imgrec=str(ruler), data_shape=[3, SIZE, SIZE], batch_size=50, rand_crop=True,
-                         rand_mirror=True, min_random_scale=0.533, max_random_scale=1.0, max_aspect_ratio=0.25,
-                         fill_value=FILL, preprocess_threads=1)  # fmt: skip
+    _, found = mxnet.ask(
+        "iterate",
+        path_imgrec=str(ruler),
+        data_shape=[3, SIZE, SIZE],
+        batch_size=50,
+        rand_crop=True,
+        rand_mirror=True,
+        min_random_scale=0.533,
+        max_random_scale=1.0,
+        max_aspect_ratio=0.25,
+        fill_value=FILL,
+        preprocess_threads=1,
+    )
     theirs = measured(found["images"].transpose(0, 2, 3, 1))
     plan = augment.Augmentation(SIZE, scale=(0.533, 1.0), aspect=0.25)
     steps = split(np.arange(COUNT), 50)
@@ -132,8 +142,9 @@ def test_colour_offsets_of_1x_are_drawn_narrower(mxnet: MXNet, tmp_path: Path) -
     with writing(rec) as writer:
         for key in range(COUNT):
             writer.write(key, pack(IRHeader(0, 0.0, key, 0), data))
-    _, found = mxnet.ask("iterate", path_imgrec=str(rec), data_shape=[3, SIZE, SIZE], batch_size=50, random_l=50,
-                         preprocess_threads=1)  # fmt: skip
+    _, found = mxnet.ask(
+        "iterate", path_imgrec=str(rec), data_shape=[3, SIZE, SIZE], batch_size=50, random_l=50, preprocess_threads=1
+    )
     theirs = found["images"][:, 0, 0, 0] - 128
     plan = augment.Augmentation(SIZE, lightness=50)
     stream = batches(RecordReader(rec), split(np.arange(COUNT), 50), augmented(plan, 0, 0), SIZE, 1, Reading())

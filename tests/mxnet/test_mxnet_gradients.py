@@ -98,8 +98,10 @@ def test_gradients(name: str, mxnet: MXNet, monkeypatch: pytest.MonkeyPatch) -> 
 
     assert set(plain) == {key for key in theirs if key.startswith("arg:")} - {"arg:bn_data_gamma"}
     found = [largest_difference(*pair) for pair in ((double, theirs_double), (imitated, theirs), (plain, theirs))]
-    print(f"{name}: float64 {found[0]}; float32 with the same choices {found[1]}; float32 {found[2]}; "
-          f"{choices.differing} of {choices.gates} gates differ")  # fmt: skip
+    print(
+        f"{name}: float64 {found[0]}; float32 with the same choices {found[1]}; float32 {found[2]}; "
+        f"{choices.differing} of {choices.gates} gates differ"
+    )
     assert found[0][0] < 1e-11
     assert found[1][0] < 1e-3
     assert choices.differing < 1e-4 * choices.gates

@@ -24,10 +24,21 @@ pytest_plugins = ["mxnet_process"]
 MXNET_PYTHON = os.environ.get("RESNET_V2_MXNET_PYTHON", str(Path(__file__).parents[2] / ".venv-mxnet/bin/python"))
 
 PAYLOADS = [
-    b"", b"a", b"abc", b"abcd", b"x" * 1000, MAGIC_BYTES, MAGIC_BYTES * 4, b"abcd" + MAGIC_BYTES, MAGIC_BYTES + b"abc",
-    b"a" + MAGIC_BYTES * 2, b"abcd" + MAGIC_BYTES + b"efgh" + MAGIC_BYTES + b"i", MAGIC_BYTES[:3],
-    bytes(7) + MAGIC_BYTES, struct.pack("<II", 0xCED7230A, 5) * 3,
-]  # fmt: skip
+    b"",
+    b"a",
+    b"abc",
+    b"abcd",
+    b"x" * 1000,
+    MAGIC_BYTES,
+    MAGIC_BYTES * 4,
+    b"abcd" + MAGIC_BYTES,
+    MAGIC_BYTES + b"abc",
+    b"a" + MAGIC_BYTES * 2,
+    b"abcd" + MAGIC_BYTES + b"efgh" + MAGIC_BYTES + b"i",
+    MAGIC_BYTES[:3],
+    bytes(7) + MAGIC_BYTES,
+    struct.pack("<II", 0xCED7230A, 5) * 3,
+]
 
 payloads = st.lists(st.one_of(st.just(MAGIC_BYTES), st.binary(max_size=9)), max_size=8).map(b"".join)
 

@@ -96,9 +96,15 @@ def train(run: Run, dtype: torch.dtype, correct: Correction | None = None) -> tu
 def train_mxnet(run: Run, mxnet: MXNet, rule: str, dtype: str) -> tuple[npt.NDArray[np.float64], Arrays]:
     images, labels = run.batches()
     _, theirs = mxnet.ask(
-        "train", {**weights_of(run.network()), "batches": images, "labels": labels}, **settings_of(run.architecture),
-        rates=run.rates, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, rule=rule, dtype=dtype,
-    )  # fmt: skip
+        "train",
+        {**weights_of(run.network()), "batches": images, "labels": labels},
+        **settings_of(run.architecture),
+        rates=run.rates,
+        momentum=MOMENTUM,
+        weight_decay=WEIGHT_DECAY,
+        rule=rule,
+        dtype=dtype,
+    )
     return theirs.pop("losses"), theirs
 
 
@@ -144,8 +150,10 @@ def test_same_path_in_float64(name: str, rule: str, mxnet: MXNet) -> None:
     ours = arrays_of(network)
     apart = np.abs(our_losses - their_losses)
     worst = max((difference(ours[key], theirs[key]), key) for key in ours if not key.endswith("_moving_var"))
-    print(f"{name}, NAG of {rule}, float64: losses {our_losses[0]:.3f} to {our_losses[-1]:.3f} differ by up to "
-          f"{apart.max():.1e}, weights and means by {worst}")  # fmt: skip
+    print(
+        f"{name}, NAG of {rule}, float64: losses {our_losses[0]:.3f} to {our_losses[-1]:.3f} differ by up to "
+        f"{apart.max():.1e}, weights and means by {worst}"
+    )
     assert apart.max() < 1e-10
     assert worst[0] < 1e-9
     for key, unbiased in ours.items():
@@ -183,9 +191,11 @@ def test_neighbouring_paths_in_float32(name: str, mxnet: MXNet) -> None:
     apart = np.abs(our_losses - their_losses)
     rounding = np.abs(np.subtract(our_losses, exact_losses))
     weights = weights_difference(ours, theirs, start)
-    print(f"{name}, float32: losses {our_losses[0]:.3f} to {our_losses[-1]:.3f} differ by {apart[0]:.1e} at first and "
-          f"up to {apart.max():.1e}, ours from our float64 by {rounding.max():.1e}; final weights by {weights:.1e} of "
-          f"their way, ours from float64 by {weights_difference(ours, arrays_of(exact), start):.1e}")  # fmt: skip
+    print(
+        f"{name}, float32: losses {our_losses[0]:.3f} to {our_losses[-1]:.3f} differ by {apart[0]:.1e} at first and "
+        f"up to {apart.max():.1e}, ours from our float64 by {rounding.max():.1e}; final weights by {weights:.1e} of "
+        f"their way, ours from float64 by {weights_difference(ours, arrays_of(exact), start):.1e}"
+    )
     assert apart[0] < 1e-5
     assert apart.max() < run.float32_losses
     assert weights < run.float32_weights

@@ -187,9 +187,19 @@ def save_sparse(settings: dict[str, Any], arrays: Arrays) -> Answer:
 
 
 COMMANDS = (
-    shapes, logits, gradients, train, initialize, module_probabilities, save_checkpoint, save, save_bfloat16, load,
-    save_sparse, *data_commands.COMMANDS,
-)  # fmt: skip
+    shapes,
+    logits,
+    gradients,
+    train,
+    initialize,
+    module_probabilities,
+    save_checkpoint,
+    save,
+    save_bfloat16,
+    load,
+    save_sparse,
+    *data_commands.COMMANDS,
+)
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:

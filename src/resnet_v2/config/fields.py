@@ -15,6 +15,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
 from tyro.conf import arg
+from tyro.constructors import PrimitiveConstructorSpec
 
 from resnet_v2.errors import SettingError
 
@@ -80,9 +81,29 @@ def settings(kind: type[Kind]) -> type[Kind]:
 
     for name, hint in hints(kind).items():
         if found := _shown(hint):
-            kind.__annotations__[name] = Annotated[hint, arg(help_behavior_hint=found)]
+            hint = kind.__annotations__[name] = Annotated[hint, arg(help_behavior_hint=found)]
+        if Path in (_plain(hint), *typing.get_args(_plain(hint))):
+            kind.__annotations__[name] = Annotated[hint, _path_of(name, hint)]
     kind.__post_init__ = check  # type: ignore[attr-defined]
     return dataclass(frozen=True)(kind)
+
+
+def _path_of(name: str, hint: Any) -> PrimitiveConstructorSpec[Path | None]:
+    """How tyro reads a path: '' is a mistake, such as a variable of the shell that is not set, and no folder."""
+    shown = next((mark.metavar for mark in _marks(hint) if getattr(mark, "metavar", None)), f"`{name}`")
+
+    def read(words: list[str]) -> Path:
+        if not words[0]:
+            raise SettingError(f"{shown} is empty; give a path.")
+        return Path(words[0])
+
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=read,
+        is_instance=lambda value: value is None or isinstance(value, Path),
+        str_from_instance=lambda value: [str(value)],
+    )
 
 
 def hints(kind: type) -> dict[str, Any]:
@@ -120,7 +141,7 @@ def check_value(name: str, hint: Any, value: Any) -> None:
         raise SettingError(f"`{name}` {value!r} is not {' or '.join(map(_words, choices))}.")
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if limits is not None and is_number and (math.isnan(value) or value not in limits):
-        words = f"at most {limits.most}" if value > limits.most else limits
+        words = f"at most {limits.most}" if value > limits.most == MOST else limits
         raise SettingError(f"`{name}` must be {words}, not {value}.")
 
 
@@ -153,7 +174,7 @@ def parse_numbers(text: str, kind: type[Number], name: str, limits: Range) -> tu
     except ValueError:
         raise SettingError(f"`{name}` {text!r} is not a list of numbers; write it like 30,60,90.") from None
     if any(math.isnan(number) or number not in limits for number in found):
-        raise SettingError(f"`{name}` {text!r} has a number that is not {limits}.")
+        raise SettingError(f"`{name}` {text!r} has a number that is not from {limits.least} to {limits.most}.")
     return found
 
 
@@ -210,12 +231,20 @@ def nested(kind: type[Kind], values: Mapping[str, Any]) -> Kind:
     return made
 
 
+def _own(kind: Any, value: Any) -> Any:
+    """The value in Python's own type: a path may be a text, a number one of numpy's."""
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    if kind in KINDS and isinstance(value, KINDS[kind]) and not isinstance(value, bool):
+        return kind(value)
+    return value
+
+
 def _nested(kind: Any, left: dict[str, Any]) -> Any:
     found = {}
     for name, hint in hints(kind).items():
         if dataclasses.is_dataclass(hint):
             found[name] = _nested(hint, left)
         elif name in left:
-            value = left.pop(name)
-            found[name] = Path(value) if _plain(hint) is Path and isinstance(value, str) else value
+            found[name] = _own(_plain(hint), left.pop(name))
     return kind(**found)

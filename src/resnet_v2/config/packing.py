@@ -30,6 +30,11 @@ class DataConfig:
     threads: Threads = 0
     """packing threads, 0: one per core"""
 
+    def __post_init__(self) -> None:
+        """Refuse an empty path."""
+        if not self.source:
+            raise SettingError("SOURCE is empty; give the name of a data set or the path of a folder.")
+
 
 @settings
 class ListConfig:

@@ -210,6 +210,11 @@ class ExportConfig:
     out: str = ""
     """start of the names to write (default: the checkpoint's)"""
 
+    def __post_init__(self) -> None:
+        """Refuse an empty prefix, which elsewhere means the network of the package: nothing is written beside that."""
+        if not self.prefix:
+            raise SettingError("`prefix` is empty; give the start of a checkpoint's name.")
+
 
 @settings
 class PlotConfig:

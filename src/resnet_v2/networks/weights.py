@@ -37,6 +37,12 @@ def read_checkpoint(prefix: str | Path, epoch: Epoch | None = None) -> tuple[Pat
     return path, Header.of_epoch(architecture, number), tensors
 
 
+def checkpoint_header(prefix: str | Path, epoch: Epoch | None = None) -> Header:
+    """The header of a checkpoint alone, of which `read_checkpoint` gives everything."""
+    path = find_checkpoint(prefix, epoch)
+    return read_header(path) if path.suffix == ".safetensors" else read_checkpoint(prefix, epoch)[1]
+
+
 def save(path: Path, tensors: Mapping[str, Tensor], header: Header, check: bool = False) -> None:
     """Write tensors and header into one file that appears under its name only when it is whole.
 

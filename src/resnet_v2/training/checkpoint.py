@@ -21,6 +21,8 @@ from resnet_v2.networks import weights
 from resnet_v2.networks.finding import checkpoint_path, saved_epochs
 from resnet_v2.networks.header import Header, read_header
 
+VERSION = 2  # of the header's part on training
+
 
 @dataclass(frozen=True)
 class Start:
@@ -68,9 +70,22 @@ def find(prefix: str, epoch: int) -> Start:
 
 
 def find_latest(prefix: str) -> Start | None:
-    """Read the last state of a run; None where there is none."""
+    """Read the last state of a run; None where there is none. A ResnetError says what keeps a run from going on."""
     path = latest_path(prefix)
-    return Start(path, *weights.read(path), resumed=True) if path.is_file() else None
+    if not path.is_file():
+        return None
+    header, tensors = weights.read(path)
+    if "position" not in header.training:
+        raise ResnetError(f"{path} holds weights alone, and no run to go on with; start from it with `finetune`.")
+    if header.training.get("version", 1) > VERSION:
+        raise ResnetError(f"{path} was written by a newer resnet-v2; update this one to go on with it.")
+    return Start(path, header, tensors, resumed=True)
+
+
+def forget_run(prefix: str) -> None:
+    """Remove the latest and the best state of a run that another one replaces."""
+    latest_path(prefix).unlink(missing_ok=True)
+    best_path(prefix).unlink(missing_ok=True)
 
 
 def name_also(path: Path, other: Path) -> None:

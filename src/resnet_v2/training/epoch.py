@@ -179,9 +179,9 @@ def end_epoch(run: Run, state: TrainState, result: Evaluation) -> None:
     run.log.saved(path)  # before it is, so that a run that goes on from it has the line
     save(run, state, path, result)
     if run.ranks.main:
-        checkpoint.name_also(path, checkpoint.latest_path(prefix))
-        if improved:
+        if improved:  # before it is the latest: killed in between, the run repeats the epoch and comes here again
             checkpoint.name_also(path, checkpoint.best_path(prefix))
+        checkpoint.name_also(path, checkpoint.latest_path(prefix))
         checkpoint.tidy(prefix, state.epoch, run.plan.config.output.keep)
 
 

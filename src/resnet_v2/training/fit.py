@@ -51,6 +51,8 @@ def fit(given: Mapping[str, Any], say: Callable[[str], object] = to_stderr) -> E
     """
     plan, start = decide(given)
     if plan.processes > 1 and not launched():
+        if start is None:
+            checkpoint.forget_run(plan.prefix)  # else a rank that is started again would take it for its own
         launch(arguments_of(given), plan.processes, plan.config.devices.max_restarts)
         return None
     devices = plan.config.devices
@@ -76,8 +78,12 @@ def _fit(
     say: Callable[[str], object],
 ) -> Evaluation | None:
     if plan.first_epoch >= plan.epochs:
+        path = checkpoint.latest_path(plan.prefix)
+        evaluation = read_header(path).training["evaluation"]
+        if evaluation is None:
+            raise ResnetError(f"{path} is amid epoch {plan.first_epoch}, behind `epochs` {plan.epochs}; give more.")
         say(f"{plan.prefix} is at its end, epoch {plan.epochs}.")
-        return Evaluation(**read_header(checkpoint.latest_path(plan.prefix)).training["evaluation"])
+        return Evaluation(**evaluation)
     readers = _open_records(plan)
     config = plan.config
     if device.type == "cuda":
@@ -176,7 +182,9 @@ def _train(
                 result = validate(run, state, readers.validation)
                 end_epoch(run, state, result)
                 if state.epoch == plan.epochs:
-                    log.finished(round(state.seconds, 3), round(state.waited / state.seconds, 4))
+                    # A rank that keeps no log, and a run whose log was lost, may know of no time.
+                    share = state.waited / state.seconds if state.seconds else 0.0
+                    log.finished(round(state.seconds, 3), round(share, 4))
                     return result
     finally:
         log.close()
@@ -188,9 +196,7 @@ def _open_log(plan: RunPlan, ranks: Ranks, start: Start | None, state: TrainStat
         return RunLog.nowhere()
     prefix = plan.prefix
     if start is None:
-        # They belong to the run that this one replaces.
-        checkpoint.latest_path(prefix).unlink(missing_ok=True)
-        checkpoint.best_path(prefix).unlink(missing_ok=True)
+        checkpoint.forget_run(prefix)
     listener = open_writer(prefix, append=start is not None) if plan.config.output.tensorboard else None
     log = RunLog(prefix, append=start is not None, echo=tqdm.write, listener=listener)
     if start is not None and start.resumed:

@@ -20,7 +20,7 @@ from resnet_v2.networks import weights
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.training import checkpoint, recipes
 from resnet_v2.training.checkpoint import Start
-from resnet_v2.training.distributed import Ranks, launched, ranks_of_environment, restarted
+from resnet_v2.training.distributed import Ranks, ranks_of_environment, restarted
 from resnet_v2.training.optim import Schedule
 
 # Of the whole run: 30, 60, 90 of 120 epochs on ImageNet, 120 and 160 of 200 on CIFAR.
@@ -143,6 +143,7 @@ def decide(given: Values) -> tuple[RunPlan, Start | None]:
     )
     values = {name: value for _, layer in layers for name, value in layer.items()}
     sources = {name: source for source, layer in layers for name in layer}
+    sources |= {name: "computed" for name in ("model_prefix", "threads") if name not in asked}
     values["num_classes"] = usual["num_classes"]  # 0, which may be given, asks for the lines of synset.txt
     values["threads"] = values["threads"] or max(1, (os.cpu_count() or 1) // ranks.local_world_size)
     config = TrainConfig.of(**(values | {"model_prefix": prefix}))
@@ -155,7 +156,7 @@ def decide(given: Values) -> tuple[RunPlan, Start | None]:
         sources=sources,
         architecture=architecture,
         class_names=names,
-        schedule=_schedule(config, given, start),
+        schedule=_schedule(config, asked, start),
         first_epoch=start.epoch if start is not None and resumed else config.output.model_load_epoch,
         batch_size=config.optimisation.batch_size * ranks.machines,
         processes=max(config.devices.nproc, _gpus(config)),
@@ -183,7 +184,7 @@ def departures(plan: RunPlan) -> list[str]:
 
 
 def _of_recipe(given: Values) -> dict[str, Any]:
-    """What the recipe says. A rate that is given with `retrain` is that of the epoch, which no recipe tells."""
+    """What the recipe says; with `retrain` but for rate and decay, which are the checkpoint's."""
     if not given.get("recipe"):
         return {}
     settings = recipes.find(given["recipe"]).settings
@@ -201,7 +202,7 @@ def _tuned(asked: Values) -> dict[str, Any]:
     """The architecture of the checkpoint that is fine-tuned."""
     if not asked.get("finetune"):
         return {}
-    its = weights.read_checkpoint(asked["finetune"])[1].architecture
+    its = weights.checkpoint_header(asked["finetune"]).architecture
     found = {name: getattr(its, name) for name in ARCHITECTURE}
     for name in found.keys() & asked.keys():
         if asked[name] != found[name]:
@@ -258,7 +259,7 @@ def _find_start(prefix: str, asked: Values) -> Start | None:
     if resume == "yes":
         raise ResnetError(f"{path} is missing, so there is no run to go on with; leave `resume` out to start one.")
     where = checkpoint.unfinished(prefix)
-    if where is not None and not asked.get("force") and not launched():
+    if where is not None and not asked.get("force"):
         raise ResnetError(
             f"{path} holds an unfinished run ({where}); give `resume` to go on with it, or `force` to start anew."
         )
@@ -284,16 +285,14 @@ def _told(value: Any) -> Any:
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
-def _schedule(config: TrainConfig, given: Values, start: Start | None) -> Schedule:
-    """The learning rate: with `retrain` a given one is that of the epoch it goes on from, else it is the base."""
+def _schedule(config: TrainConfig, asked: Values, start: Start | None) -> Schedule:
+    """The learning rate: with `retrain` one that is asked for is that of the epoch it goes on from, else the base."""
     its = config.schedule
     schedule = Schedule(its.lr, its.epochs, its.schedule, its.drops, its.warmup_epochs)
     if start is None or "learning_rate" not in start.header.training:
         return schedule
-    if "lr" in given and not start.resumed:
-        return schedule.through(its.lr, config.output.model_load_epoch)
-    if "lr" in given and start.header.training["settings"]["lr"] != its.lr:
-        return schedule
+    if "lr" in asked and not (start.resumed and start.header.training["settings"]["lr"] == its.lr):
+        return schedule.through(its.lr, config.output.model_load_epoch) if config.output.retrain else schedule
     return replace(schedule, base=float(start.header.training["learning_rate"]))
 
 
@@ -320,7 +319,7 @@ def _check_together(config: TrainConfig, architecture: Architecture, ranks: Rank
         ),
         (
             pad and config.augmentation.augment == "rrc",
-            "`pad` does nothing with `augment` rrc, which takes a box; leave one of them out.",
+            "`pad` does nothing with `augment` rrc, which takes a box; give `pad` 0.",
         ),
         (pad > largest_pad, f"`pad` {pad} is no padding here; give 0 to {largest_pad} pixels."),
         (

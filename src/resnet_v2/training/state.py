@@ -12,14 +12,13 @@ from torch import Tensor
 
 from resnet_v2.errors import ResnetError
 from resnet_v2.networks import weights
-from resnet_v2.training.checkpoint import Start
+from resnet_v2.training.checkpoint import VERSION, Start
 from resnet_v2.training.distributed import Ranks
 from resnet_v2.training.evaluate import Evaluation
 from resnet_v2.training.meter import Meter
 from resnet_v2.training.optim import momentum_tensors, restore_momentum
 from resnet_v2.training.step import Trainer
 
-VERSION = 2  # of the header's part on training
 RAW = "raw."  # with an average of the weights: those in training, the others being their average
 
 
