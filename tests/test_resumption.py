@@ -23,7 +23,7 @@ from resnet_v2.networks import weights
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.finding import checkpoint_path, saved_epochs
 from resnet_v2.networks.header import Header, read_header
-from resnet_v2.training import checkpoint, epoch
+from resnet_v2.training import checkpoint, epoch, evaluate
 from resnet_v2.training.step import Trainer
 
 # What a clock or the machine says.
@@ -231,7 +231,7 @@ def test_a_run_told_to_stop_in_its_last_validation_ends_without_its_log(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     words = command(few_digits, epochs=2, num_examples=48, checkpoint_steps=0)
-    validated = epoch.evaluate
+    validated = evaluate.evaluate
 
     def told_to_stop(*arguments: Any, **names: Any) -> Any:
         if place(tmp_path) == (1, 0):
