@@ -44,6 +44,7 @@ UNUSED = {"VariableReplacer", "VariableInserter", "ExceptionReplacer", "RemoveDe
 GOLDEN_RUN = "test_train.py::test_a_golden_run"
 RETRAINING = "test_train.py::test_retraining_ends_with_the_bits_of_the_whole_run"
 GRADIENT = "test_ranks_make_the_gradient_of_one"
+EMPTY = "test_a_rank_without_an_image_takes_part"
 FUSED = "test_updates_inside_the_backward_pass_change_no_bit"
 TESTS: dict[str, list[str]] = {
     "config/fields": ["test_config.py", "test_plan.py"],
@@ -63,7 +64,13 @@ TESTS: dict[str, list[str]] = {
     "training/feed": ["test_feed.py"],
     "training/meter": ["test_meter.py", GOLDEN_RUN],
     "training/optim": ["test_optim.py", GOLDEN_RUN, RETRAINING, "test_graph.py", "test_recompute.py::" + FUSED],
-    "training/step": [GOLDEN_RUN, "test_step.py", "test_graph.py", "test_ranks.py::" + GRADIENT],
+    "training/step": [
+        GOLDEN_RUN,
+        "test_step.py",
+        "test_graph.py",
+        "test_ranks.py::" + GRADIENT,
+        "test_ranks.py::" + EMPTY,
+    ],
     "training/epoch": [GOLDEN_RUN, "test_train.py", "test_resumption.py"],
     "training/fit": [GOLDEN_RUN, "test_plan.py", "test_train.py", "test_resumption.py", "test_old_files.py"],
     "training/plan": ["test_plan.py", GOLDEN_RUN, "test_train.py", "test_recipes.py", "test_resumption.py"],

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from resnet_v2.errors import ResnetError
 from resnet_v2.networks.architecture import Architecture
-from resnet_v2.networks.batch_norm import FixedGammaBatchNorm, normalise, normalise_again
-from resnet_v2.networks.modules import Link
+from resnet_v2.networks.batch_norm import normalise, normalise_again
+from resnet_v2.networks.modules import FixedGammaBatchNorm, Link
 from resnet_v2.networks.resnet import ResNet, initialize
 from resnet_v2.recompute.costs import LinkCost, link_costs
 from resnet_v2.recompute.plan import Plan, Segment, forecast, uniform_plan

@@ -6,9 +6,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from resnet_v2.networks.batch_norm import gamma
 from resnet_v2.networks.description import INPUT, Operation
 from resnet_v2.networks.header import METADATA_KEY, Header
+from resnet_v2.networks.modules import gamma
 from resnet_v2.networks.resnet import ResNet
 from resnet_v2.networks.units import operations
 

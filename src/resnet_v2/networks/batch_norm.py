@@ -1,4 +1,4 @@
-"""BatchNorm as training needs it: with a gamma that may be fixed at 1, and its output once more without its statistics.
+"""BatchNorm of a backward pass that is written by hand: its statistics kept, its output made once more from them.
 
 No autograd call here has a beta without a gamma: torch's CUDA kernels would give the beta no gradient, and cuDNN's are
 only taken with both.
@@ -9,34 +9,10 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnet_v2.networks import kernels
-
-
-class FixedGammaBatchNorm(nn.BatchNorm2d):
-    """BatchNorm with gamma fixed at 1 and a beta that is learned: MXNet's `fix_gamma=True`, used on the raw images."""
-
-    def __init__(self, channels: int, eps: float, momentum: float) -> None:
-        super().__init__(channels, eps=eps, momentum=momentum)
-        self.register_parameter("weight", None)
-
-    def reset_parameters(self) -> None:
-        self.reset_running_stats()
-        nn.init.zeros_(self.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training and self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
-        momentum = cast(float, self.momentum)
-        mean, variance = self.running_mean, self.running_var
-        return F.batch_norm(x, mean, variance, gamma(self), self.bias, self.training, momentum, self.eps)
-
-
-def gamma(module: nn.BatchNorm2d) -> Tensor:
-    """The gamma of a BatchNorm, or ones where it is fixed, made anew each time: no copy and no file holds them."""
-    return torch.ones_like(module.bias, requires_grad=False) if module.weight is None else module.weight
+from resnet_v2.networks.modules import gamma
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import NamedTuple, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnet_v2.networks.architecture import EPSILON
-from resnet_v2.networks.batch_norm import FixedGammaBatchNorm
 from resnet_v2.networks.description import INPUT, Description, Operation, Step
 
 
@@ -39,6 +39,30 @@ class Unit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return run(self.description.steps, self, x)
+
+
+class FixedGammaBatchNorm(nn.BatchNorm2d):
+    """BatchNorm with gamma fixed at 1 and a beta that is learned: MXNet's `fix_gamma=True`, used on the raw images."""
+
+    def __init__(self, channels: int, eps: float, momentum: float) -> None:
+        super().__init__(channels, eps=eps, momentum=momentum)
+        self.register_parameter("weight", None)
+
+    def reset_parameters(self) -> None:
+        self.reset_running_stats()
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        momentum = cast(float, self.momentum)
+        mean, variance = self.running_mean, self.running_var
+        return F.batch_norm(x, mean, variance, gamma(self), self.bias, self.training, momentum, self.eps)
+
+
+def gamma(module: nn.BatchNorm2d) -> Tensor:
+    """The gamma of a BatchNorm, or ones where it is fixed, made anew each time: no copy and no file holds them."""
+    return torch.ones_like(module.bias, requires_grad=False) if module.weight is None else module.weight
 
 
 def add_layers(owner: nn.Module, description: Description, momentum: float) -> None:

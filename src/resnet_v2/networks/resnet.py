@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from resnet_v2.networks import units
 from resnet_v2.networks.architecture import IMAGENET_UNITS, Architecture, Stem, Version
-from resnet_v2.networks.batch_norm import FixedGammaBatchNorm
-from resnet_v2.networks.modules import Link, Unit, add_layers, run
+from resnet_v2.networks.modules import FixedGammaBatchNorm, Link, Unit, add_layers, run
 
 # Kinds of units and shapes of batches that torch.compile may meet, in training and evaluation.
 KINDS_OF_UNITS = 64

@@ -143,10 +143,10 @@ class Trainer:
 
     def _logits(self, images: Tensor, images_of_step: int) -> Tensor:
         counted = images_of_step if self.config.optimisation.sync_bn else len(images)
-        values = counted * self.network.architecture.smallest_side(images.shape[-1]) ** 2
-        if values > 1:
+        side = self.network.architecture.smallest_side
+        if counted > 1 or (counted and side(images.shape[-1]) > 1):
             return cast(Tensor, self.model(images))
-        if values:
+        if counted:
             # torch refuses to normalise one value. Twice the same has its mean, its variance 0 and its gradient.
             return cast(Tensor, self.model(torch.cat([images, images]))[: len(images)])
         # This rank has no image in the epoch's last step: it takes part with zero gradients, and its BatchNorms, which

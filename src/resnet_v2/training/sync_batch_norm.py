@@ -7,7 +7,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnet_v2.networks.batch_norm import gamma
+from resnet_v2.networks.modules import gamma
 
 
 class SyncBatchNorm(nn.BatchNorm2d):
