@@ -185,7 +185,28 @@ def test_lists_and_amounts() -> None:
     assert parse_numbers("1, 2,3", int, "crop", Range(1)) == (1, 2, 3)
     with pytest.raises(SettingError, match="`crop` '1,0' has a number that is not from 1 to"):
         parse_numbers("1,0", int, "crop", Range(1))
-    assert (parse_bytes("12GB", "budget"), parse_bytes("1.5 gib", "budget")) == (12 * 10**9, 3 * 2**29)
+    with pytest.raises(SettingError, match="`crop` '1;2' is not a list of numbers"):
+        parse_numbers("1;2", int, "crop", Range(1))
+    amounts = {"": 0, "7": 7, "12GB": 12 * 10**9, "1.5 gib": 3 * 2**29, "2K": 2000, "3 MB": 3 * 10**6, "1tb": 10**12}
+    amounts |= {"2KiB": 2048, "3MiB": 3 * 2**20, "0.5TiB": 2**39}
+    assert {text: parse_bytes(text, "budget") for text in amounts} == amounts
+
+
+def test_values_that_no_run_can_have() -> None:
+    """By number, where the walk above takes the range from the field."""
+    shares = {"mom": (-0.5, 1), "ema": (-0.5, 1), "bn_mom": (-0.1, 1.1), "label_smoothing": (-0.1, 1.1)}
+    amounts = {name: (-1e-9,) for name in ("wd", "lr", "clip_norm")}
+    counts = {name: (0,) for name in ("accumulate", "epochs", "frequent", "nproc", "batch_size", "depth", "width")}
+    counts |= {name: (-1,) for name in ("threads", "keep", "num_classes", "num_examples", "pad", "checkpoint_steps")}
+    for name, values in (shares | amounts | counts).items():
+        for value in values:
+            with pytest.raises(SettingError, match=f"`{name}` must be"):
+                TrainConfig.of(**{name: value})
+
+
+def test_settings_stay_as_they_are() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        TrainConfig().schedule.lr = 1  # type: ignore[misc]
 
 
 def test_flags_of_what_was_given() -> None:
