@@ -1,14 +1,17 @@
 """Training: it learns, it goes on from an epoch to the last bit, and it says what is wrong before it starts."""
 
+import io
 import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import safetensors
 import torch
+from tqdm import tqdm
 
 from conftest import Run, digits_run
 from resnet_v2.data.jpeg import decode, encode
@@ -135,6 +138,24 @@ def test_the_first_of_equal_epochs_stays_the_best_also_in_a_run_that_goes_on(dig
     assert result.top1_error == 100
     assert saved_epochs(str(tmp_path / "m")) == [1, 2, 3]
     assert weights.read(best)[0].epoch == 1
+
+
+def test_the_bar_counts_epochs_from_one_and_images(
+    few_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = []
+
+    class Bar(tqdm):  # type: ignore[type-arg]
+        def __init__(self, **settings: Any) -> None:
+            super().__init__(**settings | {"disable": False, "file": io.StringIO()})
+
+        def close(self) -> None:
+            shown.append((self.desc, self.n, self.total))
+            super().close()
+
+    monkeypatch.setattr("resnet_v2.training.epoch.tqdm", Bar)
+    fit(small(few_digits, tmp_path / "m", epochs=2, milestones="1"))
+    assert set(shown) == {("epoch 1/2: ", 96, 96), ("epoch 2/2: ", 96, 96)}
 
 
 def test_the_same_seed_gives_the_same_bits(few_digits: Path, tmp_path: Path) -> None:
