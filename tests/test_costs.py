@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from resnet_v2.networks.architecture import Architecture
+from resnet_v2.networks.architecture import Architecture, Version
 from resnet_v2.networks.description import INPUT
 from resnet_v2.networks.modules import Link
 from resnet_v2.networks.resnet import ResNet, initialize
@@ -99,3 +99,24 @@ def test_a_kernel_takes_its_arithmetic_its_traffic_or_its_start() -> None:
         assert 1000 * batch_size * seconds(links, 224, 4, replace(measured, launch=0.0)) == pytest.approx(
             milliseconds, rel=0.15
         )
+
+
+def test_units_by_hand() -> None:
+    """In elements of the unit's output; a device that computes at once and moves an element in a second."""
+    slow = replace(speeds.CPU, bandwidth=4.0, flops_32=1e30)
+    # Name of the unit, elements; what its two or three BatchNorms move in two passes; the most gradients at once.
+    by_hand: list[tuple[Version, str, int, int, int]] = [
+        # Behind conv1 wait the gradients of the sum, which the shortcut wants, and of relu2, for that of conv1.
+        ("v2", "stage1.unit2", 16 * 32**2, 2 + 2, 3),
+        # The input is twice the output. Behind conv1: that of the sum, of relu1 by the shortcut, and of relu1 again.
+        ("v2", "stage2.unit1", 32 * 16**2, 4 + 2, 1 + 2 + 2),
+        ("v1", "stage1.unit2", 16 * 32**2, 2 + 2, 3),
+        ("v1", "stage2.unit1", 32 * 16**2, 2 + 2 + 2, 1 + 2 + 2),
+    ]
+    for version, name, elements, renormalise, gradients in by_hand:
+        network = ResNet(Architecture(20, 10, "cifar", version))
+        links = network.links()
+        (place,) = [i for i, link in enumerate(links) if link.owner is network.get_submodule(name)]
+        cost = link_costs(links, 32, 4, slow)[place]
+        assert cost.renormalise == pytest.approx(renormalise * elements), name
+        assert cost.plain_peak == 4 * gradients * elements, name

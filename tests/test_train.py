@@ -145,7 +145,7 @@ def test_the_bar_counts_epochs_from_one_and_images(
 ) -> None:
     shown = []
 
-    class Bar(tqdm):  # type: ignore[type-arg]
+    class Bar(tqdm):  # type: ignore[misc]
         def __init__(self, **settings: Any) -> None:
             super().__init__(**settings | {"disable": False, "file": io.StringIO()})
 
@@ -155,7 +155,7 @@ def test_the_bar_counts_epochs_from_one_and_images(
 
     monkeypatch.setattr("resnet_v2.training.epoch.tqdm", Bar)
     fit(small(few_digits, tmp_path / "m", epochs=2, milestones="1"))
-    assert set(shown) == {("epoch 1/2: ", 96, 96), ("epoch 2/2: ", 96, 96)}
+    assert set(shown) == {("epoch 1/2", 96, 96), ("epoch 2/2", 96, 96)}
 
 
 def test_the_same_seed_gives_the_same_bits(few_digits: Path, tmp_path: Path) -> None:
