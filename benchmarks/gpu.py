@@ -28,11 +28,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from resnet_v2.config import TrainConfig
+from resnet_v2.config import Stem, TrainConfig
 from resnet_v2.data.augment import augmentation
 from resnet_v2.data.loader import Loader, Reading
 from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
-from resnet_v2.networks.architecture import Architecture, Stem
+from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.resnet import ResNet, initialize
 from resnet_v2.recompute.budget import Workload, plan_for_training
 from resnet_v2.recompute.plan import Plan

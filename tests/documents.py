@@ -9,9 +9,10 @@ from pathlib import Path
 import cv2
 
 from conftest import picture
+from resnet_v2.config import Stem, Version
 from resnet_v2.interchange import mxnet
 from resnet_v2.networks import weights
-from resnet_v2.networks.architecture import Architecture, Stem, Version
+from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.finding import checkpoint_path, saved_epochs, split_path
 from resnet_v2.networks.header import Header
 from resnet_v2.networks.resnet import ResNet, initialize

@@ -2,6 +2,8 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -232,6 +234,15 @@ def test_colour_shift_clamps_and_does_not_wrap() -> None:
     drawn = Draw((4, 4), None, 0, 0, (36, 0, 0), mirror=False)
     shifted = cv2.cvtColor(result(pixels, drawn, 4), cv2.COLOR_RGB2HLS)[0, 0]
     assert int(shifted[0]) in (0, 180)
+
+
+def test_an_image_takes_all_its_numbers_also_without_a_mirror() -> None:
+    """So that what is added behind them draws the same with and without --no-mirror."""
+    for mirror in (True, False):
+        numbers = iter([0.25] * 10)
+        rng: Any = SimpleNamespace(random=lambda count, numbers=numbers: SimpleNamespace(tolist=lambda: numbers))
+        draw(replace(augmentation(3, 32, False), mirror=mirror), 40, 40, rng)
+        assert next(numbers, None) is None
 
 
 def test_the_smallest_shift_of_the_last_hue_clamps() -> None:

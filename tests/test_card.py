@@ -1,6 +1,7 @@
 """Model cards and the folder that is pushed with them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,17 @@ def test_half_the_size(trained: str, digits: Path, tmp_path: Path, run: Run) -> 
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
     measured = json.loads(run("evaluate", "--prefix", folder, "--rec", rec, "--gpus", "", "--json")[1])
     assert {name: measured[name] for name in header.errors} == header.errors
+
+
+def test_whatever_was_asked_of_a_run_is_told(trained: str, tmp_path: Path, run: Run) -> None:
+    path, header, tensors = weights.read_checkpoint(trained)
+    asked = {"augment": "rrc", "mirror": False, "ema": 0.9, "clip_norm": 2.0, "interpolation": "bicubic", "amp": "bf16"}
+    training = {**header.training, "settings": {**header.training["settings"], **asked}}
+    weights.save(tmp_path / path.name, tensors, replace(header, training=training))
+    told = run("card", "--prefix", tmp_path / Path(trained).name)[1]
+    for name, value in asked.items():
+        assert f"| {name} | {json.dumps(value)} |" in told
+    assert "| accumulate |" not in told  # which nobody asked for
 
 
 def test_what_cannot_be_written(trained: str, tmp_path: Path, run: Run) -> None:

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from resnet_v2.networks.architecture import Architecture, Version
+from resnet_v2.config import Version
+from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.description import INPUT
 from resnet_v2.networks.modules import Link
 from resnet_v2.networks.resnet import ResNet, initialize

@@ -15,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from resnet_v2.config import Version
 from resnet_v2.errors import ResnetError
 from resnet_v2.interchange.mxnet import (
     from_network,
@@ -27,7 +28,7 @@ from resnet_v2.interchange.mxnet import (
     write_params,
 )
 from resnet_v2.interchange.symbol import fixed_gammas, symbol_json
-from resnet_v2.networks.architecture import IMAGENET_UNITS, Architecture, Version
+from resnet_v2.networks.architecture import IMAGENET_UNITS, Architecture
 from resnet_v2.networks.finding import params_path
 from resnet_v2.networks.resnet import ResNet, resnet
 

@@ -291,7 +291,12 @@ def test_a_file_that_is_no_state_of_a_run(
     _, header, tensors = weights.read_checkpoint(trained)
     path = checkpoint.latest_path("m")
     newer = {**header.training, "version": checkpoint.VERSION + 1}
-    for training, sentence in (({}, "holds weights alone"), (newer, "was written by a newer resnet-v2")):
+    unknown = {**header.training, "given": ["depth", "upside_down"]}
+    for training, sentence in (
+        ({}, "holds weights alone"),
+        (newer, "was written by a newer resnet-v2"),
+        (unknown, "was made with --upside-down, which this resnet-v2 does not know; update it"),
+    ):
         weights.save(path, tensors, replace(header, training=training))
         status, _, err = run(*words)
         assert (status, f"m-latest.safetensors {sentence}" in err) == (2, True), err

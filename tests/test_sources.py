@@ -20,6 +20,7 @@ from resnet_v2.data.lists import read_list, read_synset
 from resnet_v2.data.records import RecordReader
 from resnet_v2.packing import sources
 from resnet_v2.packing.photos import read_image
+from resnet_v2.packing.sources import SOURCES
 
 
 def test_digits(digits: Path) -> None:
@@ -171,7 +172,21 @@ def test_a_folder_becomes_a_data_set(class_folder: Path, tmp_path: Path, run: Ru
 def test_unknown_name(tmp_path: Path, run: Run) -> None:
     status, _, err = run("data", "cifar11", "--out", tmp_path / "c")
     assert status == 2
-    assert "neither a data set (digits, cifar10, fashion-mnist) nor a folder" in err
+    assert f"neither a data set ({', '.join(SOURCES)}) nor a folder" in err
+
+
+def test_what_a_source_does_not_take_is_refused(class_folder: Path, tmp_path: Path, run: Run) -> None:
+    for source in ("digits", class_folder):
+        for flag in ("--archive", "--mirror"):
+            status, _, err = run("data", source, "--out", tmp_path / "c", flag, "http://there/")
+            assert (status, "leave --archive and --mirror out" in err) == (2, True), err
+    assert not (tmp_path / "c").exists()
+
+
+def test_what_to_train_with_next(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resnet_v2.packing.sources.make_data", lambda **_: tmp_path / "mine")
+    for source, name in (*((name, name) for name in SOURCES), (tmp_path, "mine")):
+        assert run("data", source)[1].endswith(f" --data-dir {tmp_path / 'mine'} --data-type {name}\n")
 
 
 def test_a_folder_with_too_few_images_to_hold_any_out(tmp_path: Path, run: Run) -> None:

@@ -10,12 +10,11 @@ import torch
 from torch import nn
 
 from conftest import Run, digits_run
-from resnet_v2.config import TrainConfig
+from resnet_v2.config import TrainConfig, Version
 from resnet_v2.data.augment import augmentation
 from resnet_v2.data.loader import Batch, Loader
 from resnet_v2.data.records import RecordReader
 from resnet_v2.networks import weights
-from resnet_v2.networks.architecture import Version
 from resnet_v2.networks.finding import checkpoint_path
 from resnet_v2.networks.resnet import ResNet, resnet
 from resnet_v2.training.distributed import Ranks

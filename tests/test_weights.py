@@ -8,10 +8,10 @@ import pytest
 import safetensors.torch
 import torch
 
+from resnet_v2.config import Version
 from resnet_v2.errors import ResnetError
 from resnet_v2.interchange.export import export
 from resnet_v2.networks import weights
-from resnet_v2.networks.architecture import Version
 from resnet_v2.networks.finding import checkpoint_path, find_checkpoint, saved_epochs
 from resnet_v2.networks.header import METADATA_KEY, Header
 from resnet_v2.networks.resnet import ResNet, resnet

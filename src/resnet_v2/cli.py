@@ -22,10 +22,10 @@ IM2REC_WORD = re.compile(r"([a-z_]+)=(.*)")
 
 
 def data(settings: config.DataConfig) -> None:
-    from resnet_v2.packing.sources import make_data
+    from resnet_v2.packing.sources import SOURCES, make_data
 
     folder = make_data(**vars(settings))
-    name = folder.resolve().name if settings.source not in ("digits", "cifar10", "fashion-mnist") else settings.source
+    name = settings.source if settings.source in SOURCES else folder.resolve().name
     print(f"{folder} is ready: resnet-v2 train --data-dir {folder} --data-type {name}")
 
 

@@ -55,6 +55,10 @@ ShareBelowOne = Annotated[float, Range(0, 1, open=True)]
 Amount = Annotated[float, Range(0)]
 Threads = Annotated[int, Range(0, 1024)]
 Side = Annotated[int, Range(0, 65535)]  # of an image in pixels, as far as JPEG goes
+Version = Literal["v2", "v1"]  # of the units
+# timm: that of timm's resnetv2_50 and their like, imagenet without a BatchNorm and ReLU behind the first convolution.
+# pooled: cifar with ImageNet's BatchNorm, ReLU and max pooling behind it: the stages see a quarter of the pixels.
+Stem = Literal["imagenet", "cifar", "pooled", "timm"]
 
 
 @dataclass(frozen=True)

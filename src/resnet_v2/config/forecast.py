@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from resnet_v2.config.fields import Range, Side, Usual, parse_bytes, settings
+from resnet_v2.config.fields import Range, Side, Stem, Usual, Version, parse_bytes, settings
 
 
 @settings
@@ -18,11 +18,11 @@ class PlanConfig:
     """memory of the whole process, such as 12GB: shows its plan, and every plan's largest batch in it"""
     image: Side = 0
     """side of the images in pixels, 0: 224, CIFAR stem 32"""
-    stem: Annotated[Literal["", "imagenet", "cifar", "pooled"], Usual("the one that depths were published with")] = ""
+    stem: Annotated[Literal["", Stem], Usual("the one that depths were published with")] = ""
     """the network's kind"""
     width: Annotated[int, Range(1, 64)] = 1
     """multiplies the channels of every layer"""
-    version: Literal["v2", "v1"] = "v2"
+    version: Version = "v2"
     """v2: pre-activation units; v1: the units of the first ResNet paper"""
     num_classes: Annotated[int, Range(1, 10**6)] = 1000
     """number of classes"""

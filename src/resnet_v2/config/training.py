@@ -14,8 +14,10 @@ from resnet_v2.config.fields import (
     Share,
     ShareBelowOne,
     Side,
+    Stem,
     Threads,
     Usual,
+    Version,
     flat,
     hints,
     nested,
@@ -57,11 +59,11 @@ class Network:
 
     depth: Annotated[int, Range(1, 10**6), Usual("50, CIFAR stem 20")] = 50
     """number of layers"""
-    stem: Annotated[Literal["imagenet", "cifar", "pooled", "timm"], Usual("by --data-type")] = "imagenet"
+    stem: Annotated[Stem, Usual("by --data-type")] = "imagenet"
     """layers before the first stage; pooled: cifar and max pooling, much faster; timm: that of timm's networks"""
     width: Annotated[int, Range(1, 64)] = 1
     """multiplies the channels of every layer"""
-    version: Literal["v2", "v1"] = "v2"
+    version: Version = "v2"
     """v2: pre-activation units; v1: the units of the first ResNet paper"""
     bn_mom: Share = 0.9
     """BatchNorm momentum as MXNet counts it: the share of the old moving statistics that is kept"""

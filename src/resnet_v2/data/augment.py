@@ -148,7 +148,8 @@ def draw(plan: Augmentation, height: int, width: int, rng: np.random.Generator) 
     top = _up_to(canvas[0] - smallest, chance) - plan.pad
     left = _up_to(canvas[1] - smallest, chance) - plan.pad
     hue, saturation, lightness = (int(_within(limit, chance)) for limit in (plan.hue, plan.saturation, plan.lightness))
-    return Draw(canvas, matrix, top, left, (hue, lightness, saturation), plan.mirror and next(chance) < 0.5)
+    mirror = next(chance) < 0.5
+    return Draw(canvas, matrix, top, left, (hue, lightness, saturation), mirror and plan.mirror)
 
 
 def _draw_box(height: int, width: int, rng: np.random.Generator) -> tuple[Box, bool]:

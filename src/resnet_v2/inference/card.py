@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from resnet_v2.config import CardConfig
+from resnet_v2.config import NEUTRAL, TRAIN_DEFAULTS, CardConfig
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import write_text
 from resnet_v2.inference import report
@@ -27,12 +27,9 @@ STEMS = {
     "cifar": "3x3 stem for small images",
     "pooled": "3x3 stem with max pooling for small images",
 }
-# The flags that make a run what it is; the others say where it ran and read.
-TOLD_SETTINGS = (
-    *("batch_size", "epochs", "lr", "milestones", "schedule", "optimizer", "mom", "wd", "warmup_epochs"),
-    *("zero_init_residual", "label_smoothing", "aug_levels", "size_schedule", "pad", "finetune"),
-    *("num_examples", "seed"),
-)
+# Told always; of all others that a run's numbers depend on, those that are not the default.
+ALWAYS_TOLD = ("batch_size", "epochs", "lr", "milestones", "schedule", "optimizer", "mom", "wd", "augment", "aug_level")
+TOLD_ELSEWHERE = {"data_dir", "data_type", "list_dir", "depth", "stem", "version", "width", "num_classes"}
 NAMES_SHOWN = 20
 USE = """## Use
 
@@ -148,9 +145,14 @@ def _results(errors: dict[str, float], data: str) -> str:
 
 def _training(header: Header) -> str:
     settings = header.training["settings"]
-    told = {name: settings[name] for name in TOLD_SETTINGS if settings.get(name) not in (None, "", 0, 0.0)}
+    told = {name: settings.get(name) for name in ALWAYS_TOLD}
+    told |= {
+        name: value
+        for name, value in settings.items()
+        if name not in TOLD_ELSEWHERE | NEUTRAL and value != TRAIN_DEFAULTS.get(name)
+    }
     told |= {"lr": header.training.get("learning_rate"), "wd": header.training.get("weight_decay")}
-    lines = [f"| {name} | {json.dumps(value)} |" for name, value in told.items() if value is not None]
+    lines = [f"| {name} | {json.dumps(value)} |" for name, value in told.items() if value not in (None, "")]
     return "\n".join(["## Training", "", "| setting | value |", "|---|---|", *lines])
 
 

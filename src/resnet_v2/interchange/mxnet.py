@@ -21,10 +21,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from resnet_v2.config import Stem
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import replacing, write_text
 from resnet_v2.interchange.symbol import fixed_gammas, symbol_json
-from resnet_v2.networks.architecture import Architecture, Stem
+from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.finding import params_path
 from resnet_v2.networks.resnet import ResNet
 
@@ -272,7 +273,7 @@ def to_state(
     names = parameter_names(network)
     shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     spare = set(arrays) - set(names)
-    if architecture.version == "v2":
+    if architecture.version != "v1":
         spare.discard(f"arg:{_INPUT_GAMMA}")
         _check_input_gamma(arrays, fixed, source)
     wanted = f"a ResNet-{architecture.depth} {architecture.version} ({architecture.stem})"
@@ -307,7 +308,7 @@ def from_network(network: ResNet) -> dict[str, npt.NDArray[np.float32]]:
     """The parameters and moving statistics of a network under MXNet's names, float32; `bn_data_gamma` as ones."""
     names, state = parameter_names(network), network.state_dict()
     arrays = {theirs: state[ours].detach().cpu().float().contiguous().numpy() for theirs, ours in names.items()}
-    if network.architecture.version == "v2":
+    if network.architecture.version != "v1":
         arrays[f"arg:{_INPUT_GAMMA}"] = np.ones(3, np.float32)
     return arrays
 

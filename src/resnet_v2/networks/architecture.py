@@ -1,14 +1,10 @@
 """What a network is made of: depths, stems and versions. No torch, so that a command can ask before it needs one."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
+from resnet_v2.config import Stem, Version
 from resnet_v2.errors import ResnetError
-
-Version = Literal["v1", "v2"]
-# timm: that of timm's resnetv2_50 and their like, imagenet without a BatchNorm and ReLU behind the first convolution.
-# pooled: cifar with ImageNet's BatchNorm, ReLU and max pooling behind it: the stages see a quarter of the pixels.
-Stem = Literal["imagenet", "cifar", "timm", "pooled"]
 
 EPSILON = 2e-5
 

@@ -107,8 +107,8 @@ class Description:
 
     @cached_property
     def last_of_branch(self) -> Operation:
-        """The last layer with parameters on the main path before the sum."""
-        operation = next(each for each in self.operations if each.kind == "add")
+        """The last layer with parameters on the main path before the one sum; ValueError where there are more."""
+        (operation,) = (each for each in self.operations if each.kind == "add")
         while operation.kind not in (*HEAVY, "norm"):
             operation = self.named[operation.inputs[0]]
         return operation

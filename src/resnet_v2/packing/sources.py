@@ -96,6 +96,8 @@ def make_data(
     if not root.is_dir():
         names = ", ".join(SOURCES)
         raise ResnetError(f"{source} is neither a data set ({names}) nor a folder; give one of them.")
+    if archive is not None or mirror:
+        raise ResnetError(f"{source} is a folder, from which nothing is fetched; leave `archive` and `mirror` out.")
     folder = out or Path("data") / root.resolve().name
     _pack_folder(root, folder, resize, val_ratio, seed, threads)
     return folder
@@ -166,6 +168,8 @@ def _say(sentence: str) -> None:
 
 def load_digits(archive: Path | None, folder: Path, mirror: str) -> Source:
     """scikit-learn's 1,797 handwritten digits, 8x8 enlarged to 32x32; every fifth one of a class is for validation."""
+    if archive is not None or mirror:
+        raise ResnetError("The digits come with scikit-learn; leave `archive` and `mirror` out.")
     try:
         from sklearn.datasets import load_digits as load
     except ImportError:

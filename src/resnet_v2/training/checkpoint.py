@@ -14,7 +14,7 @@ from typing import Any
 import safetensors
 from torch import Tensor
 
-from resnet_v2.config import NEUTRAL
+from resnet_v2.config import NEUTRAL, TRAIN_DEFAULTS
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import replacing
 from resnet_v2.networks import weights
@@ -44,6 +44,10 @@ class Start:
         """
         training = self.header.training
         settings = {name: value for name, value in training.get("settings", {}).items() if value is not None}
+        if unknown := sorted(set(training.get("given", ())) - TRAIN_DEFAULTS.keys()):
+            raise ResnetError(
+                f"{self.path} was made with `{unknown[0]}`, which this resnet-v2 does not know; update it."
+            )
         if "given" in training:
             return {name: settings[name] for name in training["given"]}
         return {name: value for name, value in settings.items() if name not in NEUTRAL | {"nproc"}}

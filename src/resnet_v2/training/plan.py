@@ -20,7 +20,8 @@ from resnet_v2.networks import weights
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.training import checkpoint, recipes
 from resnet_v2.training.checkpoint import Start
-from resnet_v2.training.distributed import Ranks, ranks_of_environment, restarted
+from resnet_v2.training.conflicts import check_together
+from resnet_v2.training.distributed import ranks_of_environment, restarted
 from resnet_v2.training.optim import Schedule
 
 # Of the whole run: 30, 60, 90 of 120 epochs on ImageNet, 120 and 160 of 200 on CIFAR.
@@ -149,7 +150,7 @@ def decide(given: Values) -> tuple[RunPlan, Start | None]:
     config = TrainConfig.of(**(values | {"model_prefix": prefix}))
     network = config.network
     architecture = Architecture(network.depth, config.data.num_classes, network.stem, network.version, network.width)
-    _check_together(config, architecture, ranks)
+    check_together(config, architecture, ranks)
     resumed = start is not None and start.resumed
     plan = RunPlan(
         config=config,
@@ -194,7 +195,8 @@ def _of_recipe(given: Values) -> dict[str, Any]:
 def _prefix_of(asked: Values) -> str:
     _, usual = _usual(asked, classes_needed=False)
     found = usual | (_tuned(asked) if "depth" not in asked else {}) | dict(asked)
-    kind = "" if found.get("version", "v2") == "v2" else "v1-"
+    version = found.get("version", "v2")
+    kind = "" if version == "v2" else f"{version}-"
     return f"model/resnet-{kind}{found.get('data_type', 'imagenet')}-{found['depth']}"
 
 
@@ -294,53 +296,3 @@ def _schedule(config: TrainConfig, asked: Values, start: Start | None) -> Schedu
     if "lr" in asked and not (start.resumed and start.header.training["settings"]["lr"] == its.lr):
         return schedule.through(its.lr, config.output.model_load_epoch) if config.output.retrain else schedule
     return replace(schedule, base=float(start.header.training["learning_rate"]))
-
-
-def _check_together(config: TrainConfig, architecture: Architecture, ranks: Ranks) -> None:
-    """Refuse settings that do not go together."""
-    memory, devices, output, optimisation = config.memory, config.devices, config.output, config.optimisation
-    epochs, pad, gpus = config.schedule.epochs, config.augmentation.pad, len(devices.gpu_numbers)
-    largest_pad = architecture.image_size // 2 - 1
-    several = max(ranks.world_size, devices.nproc, gpus) > 1
-    not_alone = several or optimisation.accumulate > 1 or optimisation.clip_norm > 0
-    not_nag = optimisation.amp == "fp16" or optimisation.optimizer != "nag"
-    refusals = [
-        (
-            output.retrain and output.model_load_epoch >= epochs,
-            f"`model_load_epoch` {output.model_load_epoch} is not before the end, `epochs` {epochs}; mend one of them.",
-        ),
-        (
-            output.model_load_epoch and not output.retrain,
-            f"`model_load_epoch` {output.model_load_epoch} does nothing without `retrain`; add it.",
-        ),
-        (
-            config.network.finetune and config.network.zero_init_residual,
-            "`zero_init_residual` is for new weights, `finetune` takes a checkpoint's; give one of them.",
-        ),
-        (
-            pad and config.augmentation.augment == "rrc",
-            "`pad` does nothing with `augment` rrc, which takes a box; give `pad` 0.",
-        ),
-        (pad > largest_pad, f"`pad` {pad} is no padding here; give 0 to {largest_pad} pixels."),
-        (
-            memory.fused_backward and (not_alone or not_nag),
-            "`fused_backward` updates each weight by NAG as its gradient comes, and so does not go with several ranks, "
-            "`clip_norm`, `accumulate`, `amp` fp16 or `optimizer` muon; leave it or them out.",
-        ),
-        (
-            optimisation.sync_bn and several and memory.planned,
-            "`sync_bn` and an activation plan do not go together; leave one of them out.",
-        ),
-        (
-            not devices.device and gpus > 1 and devices.nproc not in (1, gpus),
-            f"`gpus` {devices.gpus} names {gpus} GPUs, but `nproc` says {devices.nproc}; give one of them.",
-        ),
-        (
-            ranks.machines > 1 and devices.kv_store != "dist_sync",
-            f"{ranks.machines} machines take part; give `kv_store` dist_sync, so that they know it.",
-        ),
-    ]
-    for holds, sentence in refusals:
-        if holds:
-            raise SettingError(sentence)
-    _ = config.augmentation.sizes(architecture.image_size)
