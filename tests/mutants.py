@@ -57,7 +57,7 @@ TESTS: dict[str, list[str]] = {
     "recompute/costs": ["test_costs.py", "test_search.py"],
     "recompute/plan": ["test_search.py", "test_recompute.py"],
     "recompute/search": ["test_search.py", "test_budget.py", "test_costs.py"],
-    "recompute/tape": ["test_recompute.py"],
+    "recompute/tape": ["test_recompute.py", "test_units.py", "test_devices.py::test_which_networks_take_our_kernels"],
     "training/checkpoint": ["test_resumption.py"],
     "training/distributed": ["test_distributed.py", "test_ranks.py", "test_gpu.py"],
     "training/evaluate": ["test_evaluate.py", GOLDEN_RUN],

@@ -1,6 +1,7 @@
 """Activation plans change no bit, run what they say, and keep what they say."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from resnet_v2.errors import ResnetError
+from resnet_v2.networks import units
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.batch_norm import normalise, normalise_again
 from resnet_v2.networks.modules import FixedGammaBatchNorm, Link
@@ -17,6 +19,7 @@ from resnet_v2.recompute.plan import Plan, Segment, forecast, uniform_plan
 from resnet_v2.recompute.search import find_plan, smallest_plan
 from resnet_v2.recompute.tape import Tape, follow
 from resnet_v2.training.optim import fuse_into_backward, nesterov_sgd
+from squeeze import squeeze_and_excitation
 
 Links = tuple[Link, ...]
 Costs = tuple[LinkCost, ...]
@@ -232,6 +235,19 @@ def test_only_what_the_plan_says_is_kept(version: str) -> None:
         kept += sum(costs[segment.start].activations for segment in plan.segments if segment.activated)
         assert kept == forecast(links, costs, plan).kept_bytes
         assert kept_bytes(links, plan, 7) == kept, name
+
+
+@pytest.mark.parametrize("unit", [units.pre_activation, units.post_activation, squeeze_and_excitation])
+def test_nothing_is_held_after_the_backward_pass(unit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(units.UNITS, "v2", unit)
+    links = initialize(ResNet(Architecture(14, 10, "cifar")), 0).links()
+    for activated in (True, False):
+        tape = Tape(links, uniform_plan(links, activated=activated))
+        y = tape.forward(images(4, 32, 0))
+        slots = [slot for of_link in tape.slots for slot in of_link.values()]
+        assert any(slot.tensor is not None for slot in slots)
+        y.sum().backward()  # type: ignore[no-untyped-call]
+        assert all(slot.tensor is None for slot in slots)
 
 
 def test_evaluation_and_inference_leave_the_plan_alone() -> None:

@@ -69,6 +69,18 @@ def test_less_memory_takes_more_time() -> None:
     assert forecasts[2].extra_time < 0.12
 
 
+def test_a_timeline_goes_there_and_back() -> None:
+    with torch.device("meta"):
+        links = ResNet(Architecture(50, 1000, "imagenet")).links()
+    costs = link_costs(links, 224)
+    timeline = forecast(links, costs, None).timeline
+    assert timeline == sorted(timeline, key=lambda event: event[0])
+    # Forward, the head, backward; behind each link's backward pass its gradient alone.
+    assert len(timeline) == len(links) + 1 + 2 * len(links)
+    assert timeline[-1][1] == costs[0].output
+    assert timeline[0][1] < max(held for _, held in timeline)
+
+
 def test_1001_layers_take_seconds() -> None:
     started = time.process_time()
     with torch.device("meta"):
