@@ -67,6 +67,7 @@ def all_kinds(folder: Path) -> list[Path]:
             "grey.png": some.convert("L"),
         },
         **{"palette.png": some.quantize(64), "bits.png": some.convert("1"), "16.png": sixteen, "16.tif": sixteen},
+        **{"alpha.tif": PIL.Image.fromarray(noise), "cmyk.tif": large.convert("CMYK")},
         **{"a.gif": some.quantize(64), "a.bmp": some, "a.tif": some, "a.webp": some},
     }
     turned = {"turned.jpg": large, "turned-cmyk.jpg": large.convert("CMYK"), "turned.png": some, "turned.webp": some}

@@ -76,6 +76,21 @@ def test_whatever_was_asked_of_a_run_is_told(trained: str, tmp_path: Path, run: 
     assert "| accumulate |" not in told  # which nobody asked for
 
 
+def test_numbers_that_16_bits_cannot_hold(trained: str, tmp_path: Path, run: Run) -> None:
+    path, header, tensors = weights.read_checkpoint(trained)
+    weights.save(tmp_path / path.name, tensors | {"bn1.running_var": 1e5 * tensors["bn1.running_var"]}, header)
+    status, _, err = run("card", "--prefix", tmp_path / path.stem, "--half", "--out", tmp_path / "card")
+    assert (status, "holds numbers that 16 bits cannot; leave --half out" in err) == (2, True)
+    assert not (tmp_path / "card").exists()
+
+
+def test_a_run_without_an_epoch_in_its_log_yet(trained: str, tmp_path: Path, run: Run) -> None:
+    _, header, tensors = weights.read_checkpoint(trained)
+    weights.save(tmp_path / "m-0001.safetensors", tensors, header)
+    (tmp_path / "m.jsonl").write_text(Path(f"{trained}.jsonl").read_text().splitlines()[0] + "\n")
+    assert run("card", "--prefix", tmp_path / "m")[0] == 0
+
+
 def test_what_cannot_be_written(trained: str, tmp_path: Path, run: Run) -> None:
     (tmp_path / "file").touch()
     status, _, err = run("card", "--prefix", trained, "--out", tmp_path / "file")

@@ -14,9 +14,11 @@ import torch
 
 from processes import PATIENCE_SECONDS, Command
 from resnet_v2.errors import ResnetError
-from resnet_v2.inference.demo import Explainer, serve, training_curve
+from resnet_v2.inference.demo import Explainer, _shown, serve, training_curve
 from resnet_v2.inference.gradcam import heat_map, overlay
 from resnet_v2.networks import weights
+from resnet_v2.networks.architecture import Architecture
+from resnet_v2.networks.header import Header
 from resnet_v2.networks.resnet import resnet
 from resnet_v2.packing.photos import read_image
 
@@ -59,11 +61,24 @@ def test_what_the_page_shows(trained: str, digits: Path) -> None:
     assert training_curve(Path("nowhere/a-0001.safetensors"))[0] is None
 
 
+def test_the_page_says_what_is_wrong() -> None:
+    class Page:
+        class Error(Exception):
+            def __init__(self, message: str, print_exception: bool) -> None:
+                super().__init__(message)
+
+    def damaged() -> None:
+        raise ResnetError("The picture is no readable image: it ends too early.")
+
+    with pytest.raises(Page.Error, match="The picture is no readable image: it ends too early"):
+        _shown(Page, damaged)
+    explainer = Explainer(resnet(20, classes=3), Header.of_epoch(Architecture(20, 3, "cifar"), 1), torch.device("cpu"))
+    with pytest.raises(ResnetError, match=r"^The picture cannot be read"):
+        explainer.explain("/tmp/gradio/0d1f/cat.png")
+
+
 def test_addresses_where_nothing_can_listen() -> None:
     """Told before the network is even looked for."""
-    for port in (0, -1, 65536, 10**12):
-        with pytest.raises(ResnetError, match=f"There is no port {port}; give a number from 1 to 65535"):
-            serve("none", 4, "", "127.0.0.1", port)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -121,7 +136,7 @@ def test_the_page_in_a_browser(address: str, browser_page: Any, digits: Path, tm
     # A file that is no picture, and one that ends early, are answered with a sentence, and the page goes on.
     (tmp_path / "text.png").write_text("no image")
     (tmp_path / "short.png").write_bytes((digits / "examples" / "7.png").read_bytes()[:120])
-    for name, sentence in (("text.png", "cannot identify image"), ("short.png", "This is no readable image.")):
+    for name, sentence in (("text.png", "cannot identify image"), ("short.png", "The picture is no readable image")):
         page.get_by_label("Remove Image").click()
         page.set_input_files("input[type=file]", str(tmp_path / name))
         page.get_by_text(sentence).first.wait_for()

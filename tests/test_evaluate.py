@@ -1,6 +1,8 @@
 """Evaluation by the papers' rules: exact counts, crops, ten crops, tables, and MXNet's count."""
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from statistics import NormalDist
 
@@ -194,6 +196,10 @@ def test_classes_and_confusion() -> None:
     assert found.confusion().tolist() == [[1, 2, 0], [0, 1, 0], [0, 0, 0]]
     row = report.Row(Header(Architecture(20, 3, "cifar"), 1, 32, 32, ("ant", "bee", "cat")), View(32), found)
     assert report.class_table(row).splitlines()[2:] == ["| ant | 3 | 66.67 | bee (2) |", "| bee | 1 | 0.00 |  |"]
+    barred = replace(row, header=replace(row.header, class_names=("a|nt", "b|ee", "cat")))
+    assert report.class_table(barred).splitlines()[2] == r"| a\|nt | 3 | 66.67 | b\|ee (2) |"
+    lost = replace(row, verdicts=replace(row.verdicts, loss=math.nan))
+    assert lost.as_json()["loss"] is None
 
 
 def test_the_sign_test() -> None:

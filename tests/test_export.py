@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from conftest import Run
+from resnet_v2.config import EngineName
 from resnet_v2.errors import ResnetError
 from resnet_v2.inference.predict import Predictor
 from resnet_v2.interchange.export import export
@@ -168,6 +169,33 @@ def test_a_checkpoint_is_not_overwritten_by_its_own_export(tmp_path: Path) -> No
     prefix = saved(random_network(Architecture(20, 10, "cifar")), tmp_path / "net")
     with pytest.raises(ResnetError, match="is the checkpoint itself"):
         export(prefix, 1, "safetensors")
+    export(prefix, 1, "mxnet", str(tmp_path / "mx"))
+    written = {path: path.read_bytes() for path in tmp_path.glob("mx*")}
+    assert len(written) == 2
+    with pytest.raises(ResnetError, match="is the checkpoint itself"):
+        export(str(tmp_path / "mx"), 1, "mxnet")
+    assert all(path.read_bytes() == data for path, data in written.items())
+
+
+def test_a_folder_is_no_start_of_a_name(tmp_path: Path) -> None:
+    prefix = saved(random_network(Architecture(20, 10, "cifar")), tmp_path / "net")
+    (tmp_path / "d").mkdir()
+    for out in (f"{tmp_path}/d/", "/", "."):
+        with pytest.raises(ResnetError, match="is a folder; give the start of a name"):
+            export(prefix, 1, "safetensors", out)
+    assert not list((tmp_path / "d").iterdir())
+
+
+@needs_onnx
+@pytest.mark.parametrize("engine", ["onnx", "openvino"])
+def test_openmps_threads_may_be_none_or_of_several_levels(
+    engine: EngineName, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = random_network(Architecture(20, 10, "cifar"))
+    prefix, images = saved(network, tmp_path / "net"), images_of(network.architecture)
+    for value in ("", "2,1", "many"):
+        monkeypatch.setenv("OMP_NUM_THREADS", value)
+        assert Predictor.open(prefix, 1, engine=engine).engine.logits(images).shape == (len(images), 10)
 
 
 @needs_onnx

@@ -76,6 +76,30 @@ def test_best_and_latest(tmp_path: Path) -> None:
             finding.find_checkpoint(tmp_path / "a", wrong)  # type: ignore[arg-type]
 
 
+def test_a_run_without_an_epoch_yet(tmp_path: Path) -> None:
+    touch(tmp_path, "a-latest.safetensors", "b-best.safetensors", "c-latest.safetensors", "c-best.safetensors")
+    for name, found in (("a", "a-latest"), ("b", "b-best"), ("c", "c-latest")):
+        assert finding.find_checkpoint(tmp_path / name) == tmp_path / f"{found}.safetensors"
+    with pytest.raises(ResnetError, match=r"a-best.safetensors is missing: there is \S+a-latest.safetensors; check"):
+        finding.find_checkpoint(tmp_path / "a", "best")
+
+
+def test_a_folder_of_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "model.safetensors")
+    monkeypatch.chdir(tmp_path)
+    for name in (".", "./", str(tmp_path), f"{tmp_path}/"):
+        assert finding.find_checkpoint(name).samefile(tmp_path / "model.safetensors")
+    with pytest.raises(ResnetError, match="There is no checkpoint /"):
+        finding.find_checkpoint("/")
+
+
+def test_what_somebody_trained_comes_before_what_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "shipped/small.safetensors", "small-0001.safetensors")
+    monkeypatch.setattr(finding, "SHIPPED", tmp_path / "shipped")
+    monkeypatch.chdir(tmp_path)
+    assert finding.find_checkpoint("small") == Path("small-0001.safetensors")
+
+
 def test_networks_that_ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path, "small.safetensors")
     monkeypatch.setattr(finding, "SHIPPED", tmp_path)

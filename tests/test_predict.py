@@ -8,9 +8,13 @@ import shutil
 import sys
 from pathlib import Path
 
+import PIL.Image
 import pytest
 
+import resnet_v2
 from conftest import Run, processor_seconds
+from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
+from resnet_v2.inference.pictures import View
 
 
 def names_of(out: str) -> list[str]:
@@ -46,6 +50,31 @@ def test_standard_input_is_an_image_or_a_list(
     assert "none.png cannot be read" in err
     status, _, err = piped(b"")
     assert (status, "No image is named" in err) == (2, True)
+
+
+def test_a_record_is_seen_as_evaluation_sees_it(trained: str, digits: Path, tmp_path: Path, run: Run) -> None:
+    """By its stored pixels: an EXIF orientation in a record turns nothing, in prediction as in training."""
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    for number in (2, 4, 5, 7):
+        image = PIL.Image.open(digits / "examples" / f"{number}.png")
+        image.save(tmp_path / f"{number}.jpg", exif=exif, quality=95)
+    with writing(tmp_path / "a.rec") as writer:
+        for ordinal, number in enumerate((2, 4, 5, 7)):
+            data = (tmp_path / f"{number}.jpg").read_bytes()
+            writer.write(ordinal, pack(IRHeader(0, float(number), ordinal, 0), data))
+    found = run("predict", "--img", tmp_path / "a.rec", "--prefix", trained, "--top", 1, "--json", "--gpus", "")[1]
+    taken = [answer["top"][0]["class"] for answer in json.loads(found)]
+    judged = resnet_v2.load(trained).judge(RecordReader(tmp_path / "a.rec"), View(32))
+    assert judged.predictions.tolist() == taken
+
+
+def test_a_damaged_image_of_a_record_is_named(trained: str, tmp_path: Path, run: Run) -> None:
+    with writing(tmp_path / "a.rec") as writer:
+        writer.write(0, pack(IRHeader(0, 1.0, 0, 0), b"no image"))
+    status, out, err = run("predict", "--img", tmp_path / "a.rec", "--prefix", trained, "--gpus", "")
+    assert (status, out) == (1, "")
+    assert f"{tmp_path / 'a.rec'}#0 is no readable image" in err
 
 
 def test_unreadable_images_are_reported_and_skipped(trained: str, digits: Path, tmp_path: Path, run: Run) -> None:

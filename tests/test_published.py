@@ -99,6 +99,11 @@ def test_files_of_other_networks(timm_file: Path, tmp_path: Path) -> None:
         safetensors.torch.save_file(tensors | change, tmp_path / "other.st")
         with pytest.raises(ResnetError, match=words):
             published.fetch(NAME, tmp_path / "other.st", str(tmp_path / "o"), None)
+    with pytest.raises(ResnetError, match="holds 50 layers, not 101"):
+        published.fetch("timm/resnetv2_101.a1h_in1k", timm_file, str(tmp_path / "o"), None)
+    ours = published.fetch(NAME, timm_file, str(tmp_path / "ours"), None)
+    with pytest.raises(ResnetError, match="is a checkpoint of resnet-v2, and not timm's"):
+        published.fetch(NAME, ours, str(tmp_path / "o"), None)
     (tmp_path / "text.st").write_text("no weights")
     for path, words in ((tmp_path / "text.st", "damaged or no safetensors"), (tmp_path / "none.st", "is missing")):
         with pytest.raises(ResnetError, match=words):
@@ -131,7 +136,7 @@ def server(timm_file: Path) -> Iterator[str]:
 
 def test_downloads(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def at(url: str) -> None:
-        monkeypatch.setitem(published.NETWORKS, NAME, published.Published(url, 235, 224))
+        monkeypatch.setattr(published, "URL", url)
 
     at(f"{server}/timm.st")
     path = published.fetch(NAME, None, str(tmp_path / "ours"), None)

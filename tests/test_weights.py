@@ -89,7 +89,17 @@ def test_foreign_and_unfitting_files(saved: tuple[str, ResNet]) -> None:
         weights.load(prefix, 3)
 
 
-@pytest.mark.parametrize("change", [{"architecture": 3}, {"unknown": 1}, {"class_names": None}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"architecture": 3}, {"unknown": 1}, {"errors": None}, {"training": []}),
+        *({"class_names": value} for value in (None, ["a", "b"])),
+        *({"crop": value} for value in (0, "x", 10**6)),
+        *({"resize": value} for value in (-5, 32.5)),
+        *({"epoch": value} for value in (-1, None)),
+    ],
+    ids=str,
+)
 def test_headers_that_cannot_be_read(saved: tuple[str, ResNet], change: dict[str, object]) -> None:
     prefix, network = saved
     text = json.dumps(dataclasses.asdict(header(network)) | change)

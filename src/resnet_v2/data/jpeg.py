@@ -4,8 +4,10 @@ JPEG goes through libjpeg-turbo (simplejpeg), everything else and the rare JPEG 
 release the GIL.
 """
 
+import io
 import struct
 import threading
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -13,6 +15,9 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from resnet_v2.data.rows import Box, Data, JpegHeader, Offsets, cut, read_header, shorten
+
+if TYPE_CHECKING:
+    import PIL.Image
 
 Image = NDArray[np.uint8]
 
@@ -27,6 +32,7 @@ LONGEST_SEGMENT = 5
 WORTH_CUTTING = 0.9
 KEPT_BYTES = 3 << 24  # the largest image that a thread keeps memory for
 PNG_START = b"\x89PNG\r\n\x1a\n"
+TIFF_STARTS = (b"II*\0", b"MM\0*")
 
 
 _kept = threading.local()
@@ -79,7 +85,57 @@ def _decode_with_opencv(data: bytes | memoryview, turn: bool) -> Image:
         pixels = None
     if pixels is None:
         raise ValueError("this is no image that can be decoded")
+    if bytes(data[:4]) in TIFF_STARTS and _channels_as_stored(buffer) == 4:
+        return _decode_with_pillow(data)  # OpenCV multiplies the colours of a TIFF by its transparency
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+
+
+def _channels_as_stored(buffer: NDArray[np.uint8]) -> int:
+    pixels = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED)
+    return 1 if pixels is None or pixels.ndim == 2 else pixels.shape[2]
+
+
+def _decode_with_pillow(data: bytes | memoryview) -> Image:
+    import PIL.Image
+
+    try:
+        return of_pillow(PIL.Image.open(io.BytesIO(data)))
+    except OSError as error:
+        raise ValueError(str(error)) from None
+
+
+def of_pillow(image: "PIL.Image.Image") -> Image:
+    """The pixels of a PIL image, upright, as `decode` gives those of a file; ValueError for one that is damaged."""
+    from PIL import ImageOps
+
+    # Older versions of Pillow give 16 grey bits as whole numbers, which others may use for anything.
+    grey16 = image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PNG")
+    if image.mode in ("I", "F") and not grey16:
+        raise ValueError(f"its mode {image.mode} does not say which number is white, convert it to L or RGB")
+    try:
+        image = ImageOps.exif_transpose(image)
+        if grey16:
+            return three_channels((np.asarray(image).astype(np.int64) >> 8).astype(np.uint8))
+        if image.mode == "CMYK":
+            inks = 255 - np.asarray(image).astype(np.int64)
+            black = inks[:, :, 3:]
+            return (black - ((255 - inks[:, :, :3]) * black >> 8)).astype(np.uint8)
+        return np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError) as error:  # both mean a damaged file
+        raise ValueError(str(error)) from None
+
+
+def three_channels(pixels: Image) -> Image:
+    """H x W, H x W x 1, 3 or 4 -> H x W x 3 or 4."""
+    if pixels.ndim == 2 or pixels.shape[2] == 1:
+        return pixels.reshape(*pixels.shape[:2], 1).repeat(3, axis=2)
+    return np.ascontiguousarray(pixels)
+
+
+def check_size(height: int, width: int, most: int) -> None:
+    """Raise ValueError for an image that claims more than `most` pixels."""
+    if height * width > most:
+        raise ValueError(f"it claims {width} x {height} pixels, more than {most}")
 
 
 def claimed_size(data: bytes | memoryview) -> tuple[int, int] | None:

@@ -1,5 +1,6 @@
 """A model card: what a checkpoint is, as Markdown with the front matter that model hubs read."""
 
+import contextlib
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -64,6 +65,8 @@ def make_card(asked: CardConfig) -> Card:
     network = weights.build(path, header, tensors)
     if asked.half:
         network = network.half().float()
+        if not all(bool(tensor.isfinite().all()) for tensor in weights.network_tensors(network).values()):
+            raise ResnetError(f"{path} holds numbers that 16 bits cannot; leave `half` out.")
     settings = header.training.get("settings", {})
     data = asked.data_name or str(settings.get("data_type", "")) or (asked.rec.stem if asked.rec is not None else "")
     title = header.network + (f", {data}" if data else "")
@@ -79,7 +82,7 @@ def make_card(asked: CardConfig) -> Card:
     if settings:
         parts.append(_training(header))
     log = Path(f"{run_prefix(path)}.jsonl")
-    if log.is_file():
+    with contextlib.suppress(ResnetError):  # there is no log, or no epoch in it yet
         parts.append(_course(read_curve(log)))
     if header.class_names:
         parts.append(_classes(header))

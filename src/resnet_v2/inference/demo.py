@@ -25,7 +25,8 @@ from resnet_v2.training.distributed import choose_device
 Made = TypeVar("Made")
 TOP = 5
 LARGEST_UPLOAD = "20mb"
-HIGHEST_PORT = 65535
+# A path would be that of gradio's copy, which says nothing to the person who dropped the picture.
+NAME = "The picture"
 # Small crops are shown enlarged, so that there is something to see.
 SHOWN_PIXELS = 224
 
@@ -47,7 +48,7 @@ class Explainer(Classifier):
     def explain(self, picture: Picture) -> Explained:
         """The answers for a picture and the heat map of the first; ResnetError when it is no picture."""
         started = time.perf_counter()
-        crop = prepare(picture, self.view)
+        crop = prepare(picture, self.view, NAME)
         (answers,) = self._answers(crop[None], TOP)
         answered = time.perf_counter()
         heat = overlay(crop, heat_map(self.network, crop, answers[0].class_index))
@@ -56,7 +57,7 @@ class Explainer(Classifier):
 
     def compare(self, picture: Picture, this: int, other: int) -> Image:
         """The crop with the heat map of what speaks for one class rather than for another."""
-        crop = prepare(picture, self.view)
+        crop = prepare(picture, self.view, NAME)
         return overlay(crop, heat_map(self.network, crop, this, other))
 
 
@@ -73,8 +74,6 @@ def serve(prefix: str, epoch: Epoch | None, device: str, host: str, port: int) -
 
 
 def _check_address(host: str, port: int) -> None:
-    if not 0 < port <= HIGHEST_PORT:
-        raise ResnetError(f"There is no port {port}; give a number from 1 to {HIGHEST_PORT}.")
     try:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             if os.name == "posix":  # a page that has just been closed does not block its port
@@ -147,8 +146,7 @@ def _shown(gradio: Any, work: Callable[[], Made]) -> Made:
     try:
         return work()
     except ResnetError as error:
-        # The path is that of gradio's copy, which says nothing to the person who dropped the picture.
-        raise gradio.Error("This is no readable image.", print_exception=False) from error
+        raise gradio.Error(str(error), print_exception=False) from error
 
 
 def enlarged(image: Image) -> Image:

@@ -96,7 +96,7 @@ class OnnxEngine:
             raise ResnetError(f"ONNX Runtime does not compute in {precision} on a CPU; take engine openvino or torch.")
         runtime = package("onnxruntime", "onnx")
         options = runtime.SessionOptions()
-        options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "0"))
+        options.intra_op_num_threads = _threads()
         self._session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def logits(self, images: Images) -> Logits:
@@ -125,11 +125,17 @@ class OpenvinoEngine:
 
     def _compile(self, shape: tuple[int, ...]) -> Any:
         settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": self._precision}
-        if threads := os.environ.get("OMP_NUM_THREADS"):
-            settings["INFERENCE_NUM_THREADS"] = threads
+        if threads := _threads():
+            settings["INFERENCE_NUM_THREADS"] = str(threads)
         model = self._model.clone()
         model.reshape(list(shape))
         return self._core.compile_model(model, "CPU", settings).create_infer_request()
+
+
+def _threads() -> int:
+    """What OMP_NUM_THREADS says of the outermost level, as OpenMP reads it; 0 where it says nothing."""
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(first) if first.isdecimal() else 0
 
 
 def _planes(images: Images) -> Logits:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from resnet_v2.config import Side, checked
 from resnet_v2.data.augment import centre_crop
-from resnet_v2.data.jpeg import Image, claimed_size, resize_shorter_side
+from resnet_v2.data.jpeg import Image, check_size, claimed_size, of_pillow, resize_shorter_side, three_channels
 from resnet_v2.data.loader import MAX_PIXELS
 from resnet_v2.errors import ResnetError
 from resnet_v2.networks.header import Header
@@ -24,6 +24,7 @@ Bytes = bytes | bytearray | memoryview
 Picture: TypeAlias = Union[str, os.PathLike[str], Bytes, NDArray[Any], "PIL.Image.Image"]
 Several: TypeAlias = list[Any] | tuple[Any, ...]
 
+SHAPES = ((), (1,), (3,), (4,))  # of an array behind height and width
 CROPS = 10
 # Krizhevsky et al. 2012: the corners and the centre, and each of them mirrored. Shares of the room above and left.
 CORNERS_AND_CENTRE = ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0), (0.5, 0.5))
@@ -82,11 +83,11 @@ def prepare(picture: Picture, view: View, name: str = "") -> Image:
     what is no picture.
     """
     out: Image = np.empty(view.slot, np.uint8)
-    name = name or (os.fspath(picture) if isinstance(picture, str | os.PathLike) else "The image")
+    name = name or (os.fspath(picture) or "An empty path" if isinstance(picture, str | os.PathLike) else "The image")
     try:
         view.look(_pixels(picture, name), out)
     except ValueError as error:
-        raise ResnetError(f"{name or 'An empty path'} is no readable image: {error}; replace or remove it.") from None
+        raise ResnetError(f"{name} is no readable image: {error}; replace or remove it.") from None
     return cast(Image, out[0])
 
 
@@ -101,42 +102,17 @@ def _pixels(picture: Picture, name: str) -> Image:
         try:
             picture = Path(picture).read_bytes()
         except OSError as error:
-            raise ResnetError(f"{name or 'An empty path'} cannot be read ({error.strerror}); check the path.") from None
+            raise ResnetError(f"{name} cannot be read ({error.strerror}); check the path.") from None
     if isinstance(picture, Bytes):
         data = bytes(picture)
         # Before memory is taken; formats other than JPEG and PNG have OpenCV's own limit.
-        _check_size(*(claimed_size(data) or (0, 0)))
+        check_size(*(claimed_size(data) or (0, 0)), MAX_PIXELS)
         return read_upright(data, 0)
     if hasattr(picture, "convert"):
-        return _of_pillow(cast("PIL.Image.Image", picture))
+        image = cast("PIL.Image.Image", picture)
+        check_size(image.height, image.width, MAX_PIXELS)
+        return of_pillow(image)
     return _of_array(picture)
-
-
-def _check_size(height: int, width: int) -> None:
-    if height * width > MAX_PIXELS:
-        raise ValueError(f"it claims {width} x {height} pixels, more than {MAX_PIXELS}")
-
-
-def _of_pillow(image: "PIL.Image.Image") -> Image:
-    """The pixels that the decoder of files would give."""
-    from PIL import ImageOps
-
-    _check_size(image.height, image.width)
-    # Older versions of Pillow give 16 grey bits as whole numbers, which others may use for anything.
-    grey16 = image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PNG")
-    if image.mode in ("I", "F") and not grey16:
-        raise ValueError(f"its mode {image.mode} does not say which number is white, convert it to L or RGB")
-    try:
-        image = ImageOps.exif_transpose(image)
-        if grey16:
-            return _three_channels((np.asarray(image).astype(np.int64) >> 8).astype(np.uint8))
-        if image.mode == "CMYK":
-            inks = 255 - np.asarray(image).astype(np.int64)
-            black = inks[:, :, 3:]
-            return (black - ((255 - inks[:, :, :3]) * black >> 8)).astype(np.uint8)
-        return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError) as error:  # both mean a damaged file
-        raise ValueError(str(error)) from None
 
 
 def _of_array(picture: Any) -> Image:
@@ -150,13 +126,4 @@ def _of_array(picture: Any) -> Image:
         raise ResnetError(
             f"An array of shape {pixels.shape} and type {pixels.dtype} is no picture; give H x W x 3 uint8, RGB."
         )
-    return _three_channels(pixels)
-
-
-SHAPES = ((), (1,), (3,), (4,))
-
-
-def _three_channels(pixels: Image) -> Image:
-    if pixels.ndim == 2 or pixels.shape[2] == 1:
-        return pixels.reshape(*pixels.shape[:2], 1).repeat(3, axis=2)
-    return np.ascontiguousarray(pixels)
+    return three_channels(pixels)

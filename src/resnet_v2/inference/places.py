@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from resnet_v2.data.jpeg import Image, decode
 from resnet_v2.data.records import RecordReader
 from resnet_v2.errors import ResnetError
 from resnet_v2.inference.pictures import Picture
@@ -65,5 +66,9 @@ def _from_standard_input(data: bytes) -> Iterator[Named]:
         yield Named(STANDARD_INPUT, partial(bytes, data))
 
 
-def _image_of(reader: RecordReader, ordinal: int) -> bytes:
-    return bytes(reader.image(ordinal)[1])
+def _image_of(reader: RecordReader, ordinal: int) -> Image:
+    """The pixels as training and evaluation see them: an EXIF orientation does not turn a record's image."""
+    try:
+        return decode(reader.image(ordinal)[1])
+    except ValueError as error:
+        raise ResnetError(f"{reader.path}#{ordinal} is no readable image: {error}; pack the record again.") from None

@@ -62,8 +62,9 @@ class Row:
         return found
 
     def as_json(self, per_class: bool = False) -> dict[str, object]:
-        """images, loss, top1_error, top5_error; with `per_class` also `classes`, a list in label order."""
-        result: dict[str, object] = {"images": len(self.verdicts.labels), "loss": self.verdicts.loss}
+        """images, loss (None: no number), top1_error, top5_error; with `per_class` also `classes`, in label order."""
+        loss = self.verdicts.loss if np.isfinite(self.verdicts.loss) else None
+        result: dict[str, object] = {"images": len(self.verdicts.labels), "loss": loss}
         result |= {f"top{top}_error": self.error(top) for top in (1, 5)}
         if per_class:
             result["classes"] = [
@@ -112,7 +113,8 @@ def class_table(row: Row) -> str:
     seen = [(one, one.top1_error) for one in row.classes() if one.top1_error is not None]
     for one, error in sorted(seen, key=lambda pair: -pair[1]):
         instead = "" if one.taken_for is None else f"{one.taken_for} ({one.times})"
-        lines.append(f"| {one.name} | {one.images} | {error:.2f} | {instead} |")
+        name, instead = (word.replace("|", r"\|") for word in (one.name, instead))
+        lines.append(f"| {name} | {one.images} | {error:.2f} | {instead} |")
     return "\n".join(lines)
 
 

@@ -17,11 +17,12 @@ from resnet_v2.interchange import mxnet
 from resnet_v2.interchange.folding import folded
 from resnet_v2.interchange.optional import package
 from resnet_v2.networks import weights
-from resnet_v2.networks.finding import checkpoint_path, exported_path, params_path, split_path
+from resnet_v2.networks.finding import exported_path, split_path
 from resnet_v2.networks.header import METADATA_KEY, Header
 from resnet_v2.networks.resnet import ResNet
 
 Format = Literal["onnx", "torch", "mxnet", "safetensors"]
+ENDINGS: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2", "mxnet": ".params", "safetensors": ".safetensors"}
 Forward = Callable[[Tensor], Tensor]
 # Of the largest logit.
 LARGEST_DIFFERENCE = 1e-4
@@ -31,7 +32,7 @@ def export(prefix: str, epoch: Epoch | None, to: Format, out: str = "") -> str:
     """Write the network of a checkpoint in another form, OUT-NNNN.* (default: beside it); returns a sentence about it.
 
     - onnx: OUT-NNNN.onnx, which ONNX Runtime, OpenVINO and TensorRT read; see `onnx_graph.onnx_model`
-    - torch: OUT-NNNN.pt2, for `torch.export.load(...).module()`, images as in onnx
+    - torch: OUT-NNNN.pt2, for `torch.export.load(...).module()`; N is free, the images are `header.crop` pixels a side
     - mxnet: OUT-NNNN.params and OUT-symbol.json
     - safetensors: OUT-NNNN.safetensors without the optimiser's momentum
 
@@ -42,16 +43,17 @@ def export(prefix: str, epoch: Epoch | None, to: Format, out: str = "") -> str:
     network, header = weights.build(path, header, tensors), replace(header, training={})
     start, number = split_path(path)
     start = out or start
+    if not Path(start).name or start.endswith(("/", "\\")):
+        raise ResnetError(f"`out` {out} is a folder; give the start of a name, such as {Path(start) / 'network'}.")
+    target = exported_path(path, ENDINGS[to], start)
+    if target.exists() and target.samefile(path):
+        raise ResnetError(f"{target} is the checkpoint itself; export it under another name, with `out`.")
     if to == "mxnet":
         mxnet.save_checkpoint(start, number, network)
-        return str(params_path(start, number))
+        return str(target)
     if to == "safetensors":
-        target = checkpoint_path(start, number)
-        if target.exists() and target.samefile(path):
-            raise ResnetError(f"{target} is the checkpoint itself; export it under another name.")
         weights.save(target, weights.network_tensors(network), header)
         return str(target)
-    target = exported_path(path, ".onnx" if to == "onnx" else ".pt2", out)
     data, forward = _onnx(network, header, path) if to == "onnx" else _exported_program(network, header)
     difference = _difference(network, forward, header.crop)
     if not difference <= LARGEST_DIFFERENCE:

@@ -1,9 +1,8 @@
 """Networks that others have published, and what they need to know besides their weights."""
 
+import http.client
 import sys
-import urllib.error
 import urllib.request
-from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
@@ -20,22 +19,10 @@ CHUNK_BYTES = 1 << 20
 MOST_BYTES = 1 << 30
 
 
-@dataclass(frozen=True)
-class Published:
-    """Where weights are, and the evaluation preprocessing they are published with, in pixels."""
-
-    url: str
-    resize: int
-    crop: int
-
-
-# After "ResNet strikes back" (arXiv 2110.00476): 80.4 and 82.0 % top-1 by timm's account. Resized to 224 / 0.95.
-NETWORKS = {
-    f"timm/resnetv2_{depth}.a1h_in1k": Published(
-        f"https://huggingface.co/timm/resnetv2_{depth}.a1h_in1k/resolve/main/model.safetensors", 235, 224
-    )
-    for depth in (50, 101)
-}
+# Names and depths. After "ResNet strikes back" (arXiv 2110.00476): 80.4 and 82.0 % top-1 by timm's account.
+NETWORKS = {f"timm/resnetv2_{depth}.a1h_in1k": depth for depth in (50, 101)}
+URL = "https://huggingface.co/{}/resolve/main/model.safetensors"
+RESIZE, CROP = 235, 224  # pixels: 224 / 0.95, and the centre
 
 
 def fetch(name: str, file: Path | None, out: str, synset: Path | None) -> Path:
@@ -46,21 +33,22 @@ def fetch(name: str, file: Path | None, out: str, synset: Path | None) -> Path:
     """
     if name not in NETWORKS:
         raise ResnetError(f"There is no published network {name!r}; there are {', '.join(NETWORKS)}.")
-    published = NETWORKS[name]
     target = checkpoint_path(out or f"model/{name.rpartition('/')[2]}", 0)
     if file is not None:
-        return _convert(file, published, target, synset)
+        return _convert(file, NETWORKS[name], target, synset)
     downloaded = target.with_suffix(".download")
     try:
-        download(published.url, downloaded)
-        return _convert(downloaded, published, target, synset)
+        download(URL.format(name), downloaded)
+        return _convert(downloaded, NETWORKS[name], target, synset)
     finally:
         downloaded.unlink(missing_ok=True)
 
 
-def _convert(file: Path, published: Published, target: Path, synset: Path | None) -> Path:
+def _convert(file: Path, depth: int, target: Path, synset: Path | None) -> Path:
     architecture, tensors = timm.read_timm(file)
-    header = Header(architecture, 0, published.resize, published.crop)
+    if architecture.depth != depth:
+        raise ResnetError(f"{file} holds {architecture.depth} layers, not {depth}; it is another network's file.")
+    header = Header(architecture, 0, RESIZE, CROP)
     if synset is not None:
         header = header.named(synset)
     network = weights.build(file, header, tensors)
@@ -83,7 +71,7 @@ def download(url: str, path: Path) -> None:
                         raise ResnetError(f"{url} is larger than any network of ours; it is not downloaded.")
                 if length and file.tell() != length:
                     raise ResnetError(f"{url} ended after {file.tell()} of {length} bytes; try again.")
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+    except (OSError, http.client.HTTPException) as error:
         raise ResnetError(
             f"{url} cannot be downloaded ({getattr(error, 'reason', error)}); copy it by other means and give `from`."
         ) from None

@@ -36,6 +36,8 @@ def read_timm(path: Path) -> tuple[Architecture, dict[str, Tensor]]:
         raise ResnetError(f"{path} is missing; check the path.") from None
     except safetensors.SafetensorError as error:
         raise ResnetError(f"{path} is damaged or no safetensors file ({error}); download it again.") from None
+    if "bn_data.running_mean" in tensors:
+        raise ResnetError(f"{path} is a checkpoint of resnet-v2, and not timm's; use it as it is.")
     named = {our_name(name): tensor.float() for name, tensor in tensors.items() if "num_batches_tracked" not in name}
     architecture = _recognise(named, path)
     return architecture, _adapted(named, architecture, path)

@@ -61,9 +61,9 @@ def find_checkpoint(prefix: str | Path, epoch: Epoch | None = None) -> Path:
     """The file of a checkpoint, ours before MXNet's; a ResnetError tells what is there when there is none.
 
     `epoch` is a number, `"best"` (PREFIX-best, the lowest top-1 error) or `"latest"` (PREFIX-latest, a run's last
-    state, or its last epoch). Without it `prefix` may also be a file (its ending may be left out), a folder that holds
-    model.safetensors, or the name of a network that ships with the package; of a prefix it is the last epoch. The empty
-    prefix is the first network that ships.
+    state, or its last epoch). Without it `prefix` may also be a file (its ending may be left out) or a folder that
+    holds model.safetensors; of a run's prefix it is the last epoch, else the last state, else the best. What no file is
+    called may be the name of a network that ships with the package; the empty prefix is the first of these.
     """
     prefix = os.fspath(prefix)
     if epoch is None:
@@ -79,7 +79,9 @@ def find_checkpoint(prefix: str | Path, epoch: Epoch | None = None) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    there = f"saved epochs are {', '.join(map(str, epochs))}" if epochs else f"no checkpoint starts with {prefix}-"
+    others = " and ".join(map(str, _unnumbered(prefix)))
+    there = f"saved epochs are {', '.join(map(str, epochs))}" if epochs else f"there is {others}" if others else ""
+    there = there or f"no checkpoint starts with {prefix}-"
     raise ResnetError(f"{candidates[0]} is missing: {there}; check the prefix and the epoch.")
 
 
@@ -97,16 +99,22 @@ def _find_named(name: str) -> Path:
     if not name:
         return _find_shipped()
     given = Path(name)
-    files = [given] if given.suffix in ENDINGS else [given.with_name(given.name + ending) for ending in ENDINGS]
-    for candidate in (*files, given / FOLDER_WEIGHTS, SHIPPED / f"{name}.safetensors"):
+    files = [given] if given.suffix in ENDINGS else [Path(f"{name}{ending}") for ending in ENDINGS]
+    epochs = saved_epochs(name)
+    last = [path(name, epochs[-1]) for path in (checkpoint_path, params_path)] if epochs else _unnumbered(name)
+    for candidate in (*files, given / FOLDER_WEIGHTS, *last, SHIPPED / f"{name}.safetensors"):
         if candidate.is_file():
             return candidate
-    if epochs := saved_epochs(name):
-        return find_checkpoint(name, epochs[-1])
     raise ResnetError(
         f"There is no checkpoint {name}: no file starts with {name}- and no network of that name ships with resnet-v2; "
         "check the prefix, or get a published one with `resnet-v2 fetch`."
     )
+
+
+def _unnumbered(prefix: str) -> list[Path]:
+    """A run's last state and its best epoch, as far as they are there."""
+    paths = (Path(f"{prefix}-{which}.safetensors") for which in ("latest", "best"))
+    return [path for path in paths if path.is_file()]
 
 
 def _find_shipped() -> Path:

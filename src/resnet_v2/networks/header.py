@@ -13,6 +13,7 @@ from resnet_v2.errors import ResnetError
 from resnet_v2.networks.architecture import Architecture
 
 METADATA_KEY = "resnet_v2"
+LONGEST_SIDE = 65535  # pixels, as far as JPEG goes
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,22 @@ class Header:
         try:
             fields = json.loads(text)
             architecture = Architecture(**fields.pop("architecture"))
-            return cls(architecture, class_names=tuple(fields.pop("class_names")), **fields)
+            header = cls(architecture, class_names=tuple(fields.pop("class_names")), **fields)
+            header._check()
+            return header
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ResnetError(f"{path} has a header that cannot be read ({error}); update resnet-v2.") from None
+
+    def _check(self) -> None:
+        """Raise ValueError for what a file says that cannot be."""
+        for name, least, most in (("epoch", 0, 10**9), ("resize", 0, LONGEST_SIDE), ("crop", 1, LONGEST_SIDE)):
+            value = getattr(self, name)
+            if type(value) is not int or not least <= value <= most:
+                raise ValueError(f"{name} {value!r}")
+        if len(self.class_names) not in (0, self.architecture.classes):
+            raise ValueError(f"{len(self.class_names)} names for {self.architecture.classes} classes")
+        if not (isinstance(self.errors, dict) and isinstance(self.training, dict)):
+            raise ValueError("errors and training are no objects")
 
     @property
     def network(self) -> str:
