@@ -20,7 +20,7 @@ import pytest
 from numpy.typing import NDArray
 
 from resnet_v2 import cli
-from resnet_v2.config import arguments_of
+from resnet_v2.config.training import arguments_of
 from resnet_v2.data.records import RecordReader, writing
 from resnet_v2.packing.sources import make_data
 

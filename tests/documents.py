@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 
 from conftest import picture
-from resnet_v2.config import Stem, Version
+from resnet_v2.config.fields import Stem, Version
 from resnet_v2.interchange import mxnet
 from resnet_v2.networks import weights
 from resnet_v2.networks.architecture import Architecture

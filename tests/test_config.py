@@ -13,8 +13,8 @@ import pytest
 import resnet_v2
 from conftest import Run
 from resnet_v2 import cli
-from resnet_v2.config import TrainConfig, arguments_of
 from resnet_v2.config.fields import Count, Range, check_value, hints, parse_bytes, parse_numbers, settings
+from resnet_v2.config.training import TrainConfig, arguments_of
 from resnet_v2.errors import ResnetError, SettingError
 
 SOURCE = Path(resnet_v2.__file__).parent

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, Union, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_v2.config import Side, checked
+from resnet_v2.config.fields import Side, checked
 from resnet_v2.data.augment import centre_crop
 from resnet_v2.data.jpeg import Image, claimed_size, resize_shorter_side
 from resnet_v2.data.loader import MAX_PIXELS
