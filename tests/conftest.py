@@ -20,6 +20,7 @@ import pytest
 from numpy.typing import NDArray
 
 from resnet_v2 import cli
+from resnet_v2.config.packing import DataConfig
 from resnet_v2.config.training import arguments_of
 from resnet_v2.data.records import RecordReader, writing
 from resnet_v2.packing.sources import make_data
@@ -92,16 +93,7 @@ def class_folder(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that `resnet-v2 data digits` writes."""
-    return make_data(
-        "digits",
-        tmp_path_factory.mktemp("data") / "digits",
-        archive=None,
-        mirror="",
-        resize=0,
-        val_ratio=0.0,
-        seed=0,
-        threads=2,
-    )
+    return make_data(DataConfig("digits", tmp_path_factory.mktemp("data") / "digits", threads=2))
 
 
 @pytest.fixture(scope="session")

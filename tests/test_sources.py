@@ -184,7 +184,7 @@ def test_what_a_source_does_not_take_is_refused(class_folder: Path, tmp_path: Pa
 
 
 def test_what_to_train_with_next(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resnet_v2.packing.sources.make_data", lambda **_: tmp_path / "mine")
+    monkeypatch.setattr("resnet_v2.packing.sources.make_data", lambda _: tmp_path / "mine")
     for source, name in (*((name, name) for name in SOURCES), (tmp_path, "mine")):
         assert run("data", source)[1].endswith(f" --data-dir {tmp_path / 'mine'} --data-type {name}\n")
 

@@ -24,7 +24,7 @@ IM2REC_WORD = re.compile(r"([a-z_]+)=(.*)")
 def data(settings: packing.DataConfig) -> None:
     from resnet_v2.packing.sources import SOURCES, make_data
 
-    folder = make_data(**vars(settings))
+    folder = make_data(settings)
     name = settings.source if settings.source in SOURCES else folder.resolve().name
     print(f"{folder} is ready: resnet-v2 train --data-dir {folder} --data-type {name}")
 
@@ -37,14 +37,7 @@ def make_list(settings: packing.ListConfig) -> None:
         images = make_validation_list(settings.root, settings.prefix, settings.val_labels, settings.synset)
         print(f"{settings.prefix}_val.lst: {images} images")
         return
-    classes, train, validation = make_lists(
-        settings.root,
-        settings.prefix,
-        val_per_class=settings.val_per_class,
-        val_ratio=settings.val_ratio,
-        min_images=settings.min_images,
-        seed=settings.seed,
-    )
+    classes, train, validation = make_lists(settings)
     print(f"{settings.prefix}_train.lst: {train} images of {classes} classes")
     if validation:
         print(f"{settings.prefix}_val.lst: {validation} images")
@@ -55,8 +48,8 @@ def make_list(settings: packing.ListConfig) -> None:
 def pack(settings: packing.PackConfig) -> None:
     from resnet_v2.packing.pack import pack_list
 
-    report = pack_list(**vars(settings))
-    print(f"{settings.out}: {report.images} images packed, {len(report.skipped)} skipped")
+    done = pack_list(settings)
+    print(f"{settings.out}: {done.images} images packed, {len(done.skipped)} skipped")
 
 
 def index(settings: packing.IndexConfig) -> None:

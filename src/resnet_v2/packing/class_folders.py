@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from resnet_v2.config.packing import ListConfig
 from resnet_v2.data.lists import ListEntry, write_list, write_synset
 from resnet_v2.errors import ResnetError
 from resnet_v2.packing.archives import Names, Tar
@@ -144,32 +145,25 @@ def _shuffled_lines(classes: list[tuple[int, NDArray[np.uint32]]], generator: np
     return Lines(all_labels[order], all_images[order])
 
 
-def shuffled(pairs: list[tuple[int, str]], generator: np.random.Generator) -> list[ListEntry]:
-    """(label, path) pairs in a random order, indexed by it."""
-    order = generator.permutation(len(pairs))
-    return [ListEntry(index, (float(pairs[at][0]),), pairs[at][1]) for index, at in enumerate(order)]
-
-
-def make_lists(
-    root: Path, prefix: Path, *, val_per_class: int = 0, val_ratio: float = 0.0, min_images: int = 0, seed: int = 0
-) -> tuple[int, int, int]:
+def make_lists(settings: ListConfig) -> tuple[int, int, int]:
     """Write PREFIX_train.lst, PREFIX_val.lst (when anything is held out) and synset.txt beside them.
 
     The root is a folder, a tar, or a tar of tars. One with folders train and val (or test) keeps that split; else
     images are held out from every class. Returns the counts of classes, training and validation images.
     """
+    root, prefix, seed = settings.root, settings.prefix, settings.seed
     classes = find_classes(root)
     folders = ready_split(root) if root.is_dir() else _split_folders({name.split("/")[0] for name in classes.names})
-    if folders is not None and (val_per_class or val_ratio):
+    if folders is not None and (settings.val_per_class or settings.val_ratio):
         raise ResnetError(
             f"{root} is split already, into {folders[0]} and {folders[1]}; give no `val_per_class` or `val_ratio`, or "
             f"give {root / folders[0]}."
         )
     if folders is None:
-        classes = large_enough(classes, min_images)
-        train, validation = split(classes, val_per_class, val_ratio, seed)
+        classes = large_enough(classes, settings.min_images)
+        train, validation = split(classes, settings.val_per_class, settings.val_ratio, seed)
     else:
-        classes, train, validation = _lines_of_ready_split(root, classes, folders, min_images, seed)
+        classes, train, validation = _lines_of_ready_split(root, classes, folders, settings.min_images, seed)
     for part, lines in (("train", train), ("val", validation)):
         if len(lines):
             lst = prefix.with_name(f"{prefix.name}_{part}.lst")
