@@ -4,6 +4,7 @@ A field's range is the one place from which its check, its help and its document
 """
 
 import dataclasses
+import inspect
 import math
 import numbers
 import re
@@ -72,14 +73,17 @@ class Usual:
 def settings(kind: type[Kind]) -> type[Kind]:
     """Make a class a frozen dataclass of settings.
 
-    Its objects refuse a value that is not of the field's type or outside its range with a SettingError. A range is
-    shown in the help beside the default.
+    Its objects refuse a value that is not of the field's type or outside its range with a SettingError, and a text that
+    one of their properties cannot parse. A range is shown in the help beside the default.
     """
     checked = getattr(kind, "__post_init__", None)
+    parsed = [name for name, _ in inspect.getmembers(kind, lambda member: isinstance(member, property))]
 
     def check(self: Any) -> None:
         for name, hint in hints(type(self)).items():
             check_value(name, hint, getattr(self, name))
+        for name in parsed:
+            getattr(self, name)
         if checked is not None:
             checked(self)
 
@@ -211,6 +215,17 @@ def parse_gpus(text: str) -> tuple[int, ...]:
     if not all(part.isdecimal() for part in wanted):
         raise SettingError(f"`gpus` {text!r} is no list of GPU numbers; write it like 0 or '' for the CPU.")
     return tuple(map(int, wanted))
+
+
+class OnGpus:
+    """What settings share that have a list of GPUs."""
+
+    gpus: str
+
+    @property
+    def gpu_numbers(self) -> tuple[int, ...]:
+        """The numbers of the GPUs, none: the CPU."""
+        return parse_gpus(self.gpus)
 
 
 def flat(nested: Any) -> Iterator[tuple[str, Any]]:

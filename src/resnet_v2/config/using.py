@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from resnet_v2.config.fields import CountOrNone, Range, Threads, Usual, parse_gpus, parse_numbers, settings
+from resnet_v2.config.fields import CountOrNone, OnGpus, Range, Threads, Usual, parse_numbers, settings
 from resnet_v2.errors import SettingError
 
 EngineName = Literal["torch", "onnx", "openvino"]
@@ -29,17 +29,11 @@ def parse_sizes(crop: str, resize: str) -> list[tuple[int, int]]:
     return list(zip(crops, sides, strict=True))
 
 
-class _Sized:
+class _Sized(OnGpus):
     """What commands share whose crops, sides and GPUs are lists."""
 
     crop: str
     resize: str
-    gpus: str
-
-    def __post_init__(self) -> None:
-        """Refuse lists that are none."""
-        _ = self.sizes
-        parse_gpus(self.gpus)
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
@@ -110,7 +104,7 @@ class CompareConfig(_Sized):
 
 
 @settings
-class PredictConfig:
+class PredictConfig(OnGpus):
     """Name what is in pictures, with the preprocessing that evaluation uses; exit status 1 when one was unreadable."""
 
     img: tuple[str, ...]
@@ -139,10 +133,6 @@ class PredictConfig:
     """images per step"""
     threads: Threads = 0
     """threads that read images, 0: one per core"""
-
-    def __post_init__(self) -> None:
-        """Refuse a list of GPUs that is none."""
-        parse_gpus(self.gpus)
 
 
 @settings
