@@ -205,7 +205,8 @@ def plot(settings: using.PlotConfig) -> None:
 
     if settings.follow:
         plotting.follow(plotting.log_paths(settings.logs), redraw, lambda: time.sleep(LOOK_SECONDS))
-    redraw()
+    else:
+        redraw()
 
 
 def plan(settings: forecast.PlanConfig) -> None:
