@@ -23,6 +23,7 @@ from resnet_v2 import cli
 from resnet_v2.config.packing import DataConfig
 from resnet_v2.config.training import arguments_of
 from resnet_v2.data.records import RecordReader, writing
+from resnet_v2.packing.photos import read_upright
 from resnet_v2.packing.sources import make_data
 
 with contextlib.suppress(ImportError):  # `make gpu` does without
@@ -66,6 +67,11 @@ def processor_seconds(command: Sequence[object]) -> float:
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0, done.stderr
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """The pixels of an image file, upright."""
+    return read_upright(path.read_bytes(), 0).copy()
 
 
 def picture(seed: int, height: int, width: int) -> NDArray[np.uint8]:

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import read_image
 from processes import PATIENCE_SECONDS, Command
 from resnet_v2.errors import ResnetError
 from resnet_v2.inference.demo import Explainer, serve, training_curve
 from resnet_v2.inference.gradcam import heat_map, overlay
 from resnet_v2.networks import weights
 from resnet_v2.networks.resnet import resnet
-from resnet_v2.packing.photos import read_image
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PATIENCE_MS = 1000 * PATIENCE_SECONDS

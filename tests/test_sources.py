@@ -14,12 +14,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from conftest import Run, picture
+from conftest import Run, picture, read_image
 from resnet_v2.data.jpeg import decode
 from resnet_v2.data.lists import read_list, read_synset
 from resnet_v2.data.records import RecordReader
 from resnet_v2.packing import sources
-from resnet_v2.packing.photos import read_image
 from resnet_v2.packing.sources import SOURCES
 
 

@@ -55,6 +55,7 @@ Share = Annotated[float, Range(0, 1)]
 ShareBelowOne = Annotated[float, Range(0, 1, open=True)]
 Amount = Annotated[float, Range(0)]
 Threads = Annotated[int, Range(0, 1024)]
+Seed = Annotated[int, Range(0, 2**63 - 1)]
 Side = Annotated[int, Range(0, 65535)]  # of an image in pixels, as far as JPEG goes
 Version = Literal["v2", "v1"]  # of the units
 # timm: that of timm's resnetv2_50 and their like, imagenet without a BatchNorm and ReLU behind the first convolution.
@@ -76,16 +77,16 @@ def settings(kind: type[Kind]) -> type[Kind]:
     Its objects refuse a value that is not of the field's type or outside its range with a SettingError, and a text that
     one of their properties cannot parse. A range is shown in the help beside the default.
     """
-    checked = getattr(kind, "__post_init__", None)
+    check_more = getattr(kind, "__post_init__", None)
     parsed = [name for name, _ in inspect.getmembers(kind, lambda member: isinstance(member, property))]
 
     def check(self: Any) -> None:
         for name, hint in hints(type(self)).items():
-            check_value(name, hint, getattr(self, name))
+            checked(name, hint, getattr(self, name))
         for name in parsed:
             getattr(self, name)
-        if checked is not None:
-            checked(self)
+        if check_more is not None:
+            check_more(self)
 
     for name, hint in hints(kind).items():
         if found := _shown(hint):
@@ -127,22 +128,21 @@ def _plain(hint: Any) -> Any:
     return typing.get_args(hint)[0] if _marks(hint) else hint
 
 
-def _range(hint: Any) -> Range | None:
-    return next((mark for mark in _marks(hint) if isinstance(mark, Range)), None)
+def _mark(hint: Any, kind: type[Kind]) -> Kind | None:
+    return next((mark for mark in _marks(hint) if isinstance(mark, kind)), None)
 
 
 def _shown(hint: Any) -> Callable[[str], str] | None:
-    usual = next((mark.words for mark in _marks(hint) if isinstance(mark, Usual)), None)
-    limits = _range(hint)
+    usual, limits = _mark(hint, Usual), _mark(hint, Range)
     if usual is None and limits is None:
         return None
     start = "" if limits is None else f"{limits}; "
-    return lambda default: f"({start}default: {default if usual is None else usual})"
+    return lambda default: f"({start}default: {default if usual is None else usual.words})"
 
 
-def check_value(name: str, hint: Any, value: Any) -> None:
-    """Raise SettingError where a value is none that a field or an argument of this type may have."""
-    limits, plain = _range(hint), _plain(hint)
+def checked(name: str, hint: Any, value: Any) -> Any:
+    """A value that a field or an argument of this type may have; SettingError where it is none."""
+    limits, plain = _mark(hint, Range), _plain(hint)
     union = typing.get_origin(plain) in (typing.Union, UnionType)
     choices = typing.get_args(plain) if union else (plain,)
     if not any(_fits(choice, value) for choice in choices):
@@ -151,11 +151,6 @@ def check_value(name: str, hint: Any, value: Any) -> None:
     if limits is not None and is_number and (math.isnan(value) or value not in limits):
         words = f"at most {limits.most}" if value > limits.most == MOST else limits
         raise SettingError(f"`{name}` must be {words}, not {value}.")
-
-
-def checked(name: str, hint: Any, value: Any) -> Any:
-    """An argument of this type; SettingError where it cannot be that."""
-    check_value(name, hint, value)
     return value
 
 

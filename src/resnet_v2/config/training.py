@@ -12,6 +12,7 @@ from resnet_v2.config.fields import (
     CountOrNone,
     OnGpus,
     Range,
+    Seed,
     Share,
     ShareBelowOne,
     Side,
@@ -120,7 +121,7 @@ class Optimisation:
     """share of the old average kept per step in a moving average of the weights, as 0.999; 0: none"""
     sync_bn: bool = False
     """BatchNorm over the images of all ranks"""
-    seed: Annotated[int, Range(0, 2**63 - 1)] = 0
+    seed: Seed = 0
     """seed of weights, order and augmentation"""
 
 

@@ -151,15 +151,9 @@ class Tar:
         """`train.tar: n01440764/n01440764_10026.JPEG`."""
         return f"{self.path}: {path}"
 
-    def close(self) -> None:
-        """Close the file; reading afterwards is an error."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
     def __del__(self) -> None:
         if hasattr(self, "_descriptor"):
-            self.close()
+            os.close(self._descriptor)
 
 
 class _Window:
