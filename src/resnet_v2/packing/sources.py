@@ -212,8 +212,7 @@ def load_fashion_mnist(archive: Path | None, folder: Path, mirror: str) -> Sourc
         for name, checksum in FASHION_SHA256.items():
             if not (folder / name).is_file():
                 _download((mirror or FASHION_URL) + name, folder / name, gzip.decompress, checksum, "fashion-mnist")
-    files = {name: _read_idx(where / name) for name in FASHION_SHA256}
-    images_and_labels = list(files.values())
+    images_and_labels = [_read_idx(where / name) for name in FASHION_SHA256]
     train, val = _fashion_part(*images_and_labels[:2]), _fashion_part(*images_and_labels[2:])
     return Source("fashion-mnist", FASHION_CLASSES, train, val)
 
