@@ -28,7 +28,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from resnet_v2.config import Stem, TrainConfig
+from resnet_v2.config.fields import Stem
+from resnet_v2.config.training import TrainConfig
 from resnet_v2.data.augment import augmentation
 from resnet_v2.data.loader import Loader, Reading
 from resnet_v2.data.records import IRHeader, RecordReader, pack, writing

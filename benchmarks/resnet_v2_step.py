@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from resnet_v2.config import TrainConfig
+from resnet_v2.config.training import TrainConfig
 from resnet_v2.data.augment import augmentation
 from resnet_v2.data.loader import Batch, Loader, Reading
 from resnet_v2.data.records import RecordReader

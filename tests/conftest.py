@@ -20,8 +20,10 @@ import pytest
 from numpy.typing import NDArray
 
 from resnet_v2 import cli
-from resnet_v2.config import arguments_of
+from resnet_v2.config.packing import DataConfig
+from resnet_v2.config.training import arguments_of
 from resnet_v2.data.records import RecordReader, writing
+from resnet_v2.packing.photos import read_upright
 from resnet_v2.packing.sources import make_data
 
 with contextlib.suppress(ImportError):  # `make gpu` does without
@@ -67,6 +69,11 @@ def processor_seconds(command: Sequence[object]) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """The pixels of an image file, upright."""
+    return read_upright(path.read_bytes(), 0).copy()
+
+
 def picture(seed: int, height: int, width: int) -> NDArray[np.uint8]:
     """A smooth colour picture with edges, different for every seed."""
     rng = np.random.default_rng(seed)
@@ -92,16 +99,7 @@ def class_folder(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that `resnet-v2 data digits` writes."""
-    return make_data(
-        "digits",
-        tmp_path_factory.mktemp("data") / "digits",
-        archive=None,
-        mirror="",
-        resize=0,
-        val_ratio=0.0,
-        seed=0,
-        threads=2,
-    )
+    return make_data(DataConfig("digits", tmp_path_factory.mktemp("data") / "digits", threads=2))
 
 
 @pytest.fixture(scope="session")

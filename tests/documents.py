@@ -9,7 +9,8 @@ from pathlib import Path
 import cv2
 
 from conftest import picture
-from resnet_v2.config import Stem, Version
+from resnet_v2.config.fields import Stem, Version
+from resnet_v2.config.packing import DataConfig, ListConfig, PackConfig
 from resnet_v2.interchange import mxnet
 from resnet_v2.networks import weights
 from resnet_v2.networks.architecture import Architecture
@@ -118,7 +119,7 @@ def data_set(folder: Path) -> None:
     source = Path("stand-ins") / folder.name
     split_folders(source)
     side = 256 if folder.name == "pets" else 32
-    make_data(str(source), folder, archive=None, mirror="", resize=side, val_ratio=0, seed=0, threads=1)
+    make_data(DataConfig(str(source), folder, resize=side, threads=1))
 
 
 def jpeg_copy(folder: Path) -> None:
@@ -126,7 +127,7 @@ def jpeg_copy(folder: Path) -> None:
     source = Path("stand-ins") / folder.name
     split_folders(source)
     made = Path("stand-ins/jpeg/cifar10")
-    make_data(str(source), made, archive=None, mirror="", resize=32, val_ratio=0, seed=0, threads=1)
+    make_data(DataConfig(str(source), made, threads=1))
     made.rename(folder)
 
 
@@ -137,17 +138,9 @@ def cifar10_archive(path: Path) -> None:
 def record(path: Path, side: int) -> None:
     source = Path("stand-ins") / path.stem
     class_folders(source, images=1)
-    make_lists(source, source)
-    pack_list(
-        source.with_name(f"{source.name}_train.lst"),
-        source,
-        path,
-        resize=side,
-        quality=90,
-        encoding=".jpg",
-        threads=1,
-        on_error="stop",
-    )
+    make_lists(ListConfig(source, source))
+    lst = source.with_name(f"{source.name}_train.lst")
+    pack_list(PackConfig(lst, source, path, resize=side, threads=1, on_error="stop"))
 
 
 def small_record(path: Path) -> None:

@@ -10,7 +10,7 @@ from unittest import mock
 import safetensors.torch
 import torch
 
-from resnet_v2.config import TrainConfig
+from resnet_v2.config.training import TrainConfig
 from resnet_v2.data.augment import augmentation
 from resnet_v2.data.loader import Loader
 from resnet_v2.data.records import RecordReader

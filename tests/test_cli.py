@@ -11,11 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import Run, digits_run, processor_seconds
+from conftest import Run, digits_run, processor_seconds, read_image
 from processes import Command
 from resnet_v2.inference.pictures import View, prepare
 from resnet_v2.networks import weights
-from resnet_v2.packing.photos import read_image
 
 
 def test_help_is_quick() -> None:

@@ -13,8 +13,8 @@ import pytest
 import resnet_v2
 from conftest import Run
 from resnet_v2 import cli
-from resnet_v2.config import TrainConfig, arguments_of
-from resnet_v2.config.fields import Count, Range, check_value, hints, parse_bytes, parse_numbers, settings
+from resnet_v2.config.fields import Count, Range, checked, hints, parse_bytes, parse_numbers, settings
+from resnet_v2.config.training import TrainConfig, arguments_of
 from resnet_v2.errors import ResnetError, SettingError
 
 SOURCE = Path(resnet_v2.__file__).parent
@@ -178,7 +178,7 @@ def test_a_range_shows_in_the_help_and_in_the_error() -> None:
         Some(share=1)
     with pytest.raises(SettingError, match="`count` must be 1 or more, not 0"):
         Some(count=0)
-    check_value("count", Count, 4)
+    assert checked("count", Count, 4) == 4
 
 
 def test_lists_and_amounts() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from resnet_v2.config import Version
+from resnet_v2.config.fields import Version
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.description import INPUT
 from resnet_v2.networks.modules import Link

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import read_image
 from processes import PATIENCE_SECONDS, Command
 from resnet_v2.errors import ResnetError
 from resnet_v2.inference.demo import Explainer, _shown, serve, training_curve
@@ -20,7 +21,6 @@ from resnet_v2.networks import weights
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.header import Header
 from resnet_v2.networks.resnet import resnet
-from resnet_v2.packing.photos import read_image
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PATIENCE_MS = 1000 * PATIENCE_SECONDS

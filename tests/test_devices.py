@@ -15,7 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from every_network import NETWORKS, PLANS
-from resnet_v2.config import TrainConfig
+from resnet_v2.config.training import TrainConfig
 from resnet_v2.data.records import RecordReader
 from resnet_v2.networks import kernels
 from resnet_v2.networks.architecture import Architecture

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from conftest import Run, digits_run
-from resnet_v2.config import TrainConfig, arguments_of
+from resnet_v2.config.training import TrainConfig, arguments_of
 from resnet_v2.errors import ResnetError
 from resnet_v2.networks import kernels
 from resnet_v2.networks.architecture import Architecture

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from resnet_v2.config import TrainConfig
+from resnet_v2.config.training import TrainConfig
 from resnet_v2.networks.resnet import resnet
 from resnet_v2.training import gpu
 from resnet_v2.training.distributed import Ranks

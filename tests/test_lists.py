@@ -5,13 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from resnet_v2.config.packing import ListConfig
 from resnet_v2.data.lists import ListEntry, is_sorted_by_class, read_list, read_synset, write_list
 from resnet_v2.errors import ResnetError
 from resnet_v2.packing.class_folders import make_lists
 
 
 def test_labels_follow_the_sorted_class_folders(class_folder: Path, tmp_path: Path) -> None:
-    assert make_lists(class_folder, tmp_path / "out" / "a", val_per_class=2, seed=1) == (3, 18, 6)
+    assert make_lists(ListConfig(class_folder, tmp_path / "out" / "a", val_per_class=2, seed=1)) == (3, 18, 6)
     train = list(read_list(tmp_path / "out" / "a_train.lst"))
     val = list(read_list(tmp_path / "out" / "a_val.lst"))
     names = read_synset(tmp_path / "out" / "synset.txt")
@@ -28,7 +29,7 @@ def test_labels_follow_the_sorted_class_folders(class_folder: Path, tmp_path: Pa
 def test_lists_are_shuffled_by_the_seed(class_folder: Path, tmp_path: Path) -> None:
     texts = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        make_lists(class_folder, tmp_path / name, val_ratio=0.25, seed=seed)
+        make_lists(ListConfig(class_folder, tmp_path / name, val_ratio=0.25, seed=seed))
         texts.append((tmp_path / f"{name}_train.lst").read_text())
     assert texts[0] == texts[1] != texts[2]
     labels = np.array([entry.labels[0] for entry in read_list(tmp_path / "a_train.lst")])
@@ -36,7 +37,7 @@ def test_lists_are_shuffled_by_the_seed(class_folder: Path, tmp_path: Path) -> N
 
 
 def test_without_options_nothing_is_held_out(class_folder: Path, tmp_path: Path) -> None:
-    assert make_lists(class_folder, tmp_path / "a") == (3, 24, 0)
+    assert make_lists(ListConfig(class_folder, tmp_path / "a")) == (3, 24, 0)
     assert not (tmp_path / "a_val.lst").exists()
 
 
@@ -46,24 +47,24 @@ def test_train_and_test_folders_are_the_split(class_folder: Path, tmp_path: Path
     class_folder.rename(root / "train")
     (root / "test" / "bee").mkdir(parents=True)
     (root / "train" / "bee" / "000.jpg").rename(root / "test" / "bee" / "000.jpg")
-    assert make_lists(root, tmp_path / "a") == (3, 23, 1)
+    assert make_lists(ListConfig(root, tmp_path / "a")) == (3, 23, 1)
     assert list(read_list(tmp_path / "a_val.lst")) == [ListEntry(0, (1.0,), "test/bee/000.jpg")]
     with pytest.raises(ResnetError, match="is split already, into train and test"):
-        make_lists(root, tmp_path / "a", val_ratio=0.1)
+        make_lists(ListConfig(root, tmp_path / "a", val_ratio=0.1))
 
 
 def test_small_classes_can_be_left_out(class_folder: Path, tmp_path: Path) -> None:
-    assert make_lists(class_folder, tmp_path / "a", min_images=8) == (2, 20, 0)
+    assert make_lists(ListConfig(class_folder, tmp_path / "a", min_images=8)) == (2, 20, 0)
     assert read_synset(tmp_path / "synset.txt") == ("ant", "bee")
     with pytest.raises(ResnetError, match="largest has 12"):
-        make_lists(class_folder, tmp_path / "a", min_images=13)
+        make_lists(ListConfig(class_folder, tmp_path / "a", min_images=13))
 
 
 def test_a_class_keeps_an_image_to_train_on(class_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ResnetError, match="Class cat has 4 images, too few to hold out 4"):
-        make_lists(class_folder, tmp_path / "a", val_per_class=4)
+        make_lists(ListConfig(class_folder, tmp_path / "a", val_per_class=4))
     with pytest.raises(ResnetError, match="too few to hold out"):
-        make_lists(class_folder, tmp_path / "a", val_ratio=1.5)
+        make_lists(ListConfig(class_folder, tmp_path / "a", val_ratio=0.99))
 
 
 def test_both_dialects_are_read(tmp_path: Path) -> None:
@@ -91,10 +92,10 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
 
 def test_missing_and_empty_places(tmp_path: Path) -> None:
     with pytest.raises(ResnetError, match="is no folder"):
-        make_lists(tmp_path / "none", tmp_path / "a")
+        make_lists(ListConfig(tmp_path / "none", tmp_path / "a"))
     (tmp_path / "empty" / "cat").mkdir(parents=True)
     with pytest.raises(ResnetError, match="no class folders"):
-        make_lists(tmp_path / "empty", tmp_path / "a")
+        make_lists(ListConfig(tmp_path / "empty", tmp_path / "a"))
     (tmp_path / "synset.txt").write_text("\n")
     with pytest.raises(ResnetError, match="is empty"):
         read_synset(tmp_path / "synset.txt")

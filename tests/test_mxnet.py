@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resnet_v2.config import Version
+from resnet_v2.config.fields import Version
 from resnet_v2.errors import ResnetError
 from resnet_v2.interchange.mxnet import (
     from_network,

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from conftest import Run, picture
 from every_network import NETWORKS, PLANS
-from resnet_v2.config import TrainConfig
+from resnet_v2.config.training import TrainConfig
 from resnet_v2.data.loader import Batch
 from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
 from resnet_v2.networks import kernels, weights

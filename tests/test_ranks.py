@@ -15,7 +15,7 @@ import torch
 
 from processes import PATIENCE_SECONDS, Command, wait_until
 from ranks_worker import gradient
-from resnet_v2.config import arguments_of
+from resnet_v2.config.training import arguments_of
 from resnet_v2.networks import weights
 from resnet_v2.networks.finding import checkpoint_path
 from resnet_v2.networks.header import Header

@@ -6,7 +6,7 @@ from typing import cast
 import pytest
 import torch
 
-from resnet_v2.config import Stem, Version
+from resnet_v2.config.fields import Stem, Version
 from resnet_v2.errors import ResnetError
 from resnet_v2.networks.architecture import IMAGENET_UNITS, Architecture
 from resnet_v2.networks.resnet import ResNet, default_stem, initialize, resnet

@@ -17,7 +17,7 @@ import torch
 
 from conftest import Run
 from processes import Command, perform_on_a_slow_disk
-from resnet_v2.config import arguments_of
+from resnet_v2.config.training import arguments_of
 from resnet_v2.errors import ResnetError
 from resnet_v2.networks import weights
 from resnet_v2.networks.architecture import Architecture

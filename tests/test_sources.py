@@ -14,12 +14,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from conftest import Run, picture
+from conftest import Run, picture, read_image
 from resnet_v2.data.jpeg import decode
 from resnet_v2.data.lists import read_list, read_synset
 from resnet_v2.data.records import RecordReader
 from resnet_v2.packing import sources
-from resnet_v2.packing.photos import read_image
 from resnet_v2.packing.sources import SOURCES
 
 
@@ -184,7 +183,7 @@ def test_what_a_source_does_not_take_is_refused(class_folder: Path, tmp_path: Pa
 
 
 def test_what_to_train_with_next(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resnet_v2.packing.sources.make_data", lambda **_: tmp_path / "mine")
+    monkeypatch.setattr("resnet_v2.packing.sources.make_data", lambda _: tmp_path / "mine")
     for source, name in (*((name, name) for name in SOURCES), (tmp_path, "mine")):
         assert run("data", source)[1].endswith(f" --data-dir {tmp_path / 'mine'} --data-type {name}\n")
 

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from conftest import Run, digits_run
-from resnet_v2.config import TrainConfig, Version
+from resnet_v2.config.fields import Version
+from resnet_v2.config.training import TrainConfig
 from resnet_v2.data.augment import augmentation
 from resnet_v2.data.loader import Batch, Loader
 from resnet_v2.data.records import RecordReader

@@ -8,7 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from resnet_v2.config import Version
+from resnet_v2.config.fields import Version
 from resnet_v2.errors import ResnetError
 from resnet_v2.interchange.export import export
 from resnet_v2.networks import weights

@@ -13,7 +13,7 @@ from typing import Any
 
 import tyro
 
-from resnet_v2 import config
+from resnet_v2.config import forecast, packing, training, using
 from resnet_v2.errors import ResnetError
 
 # `plot --follow`: how often it looks at the logs, and how often its page loads itself again.
@@ -21,15 +21,15 @@ LOOK_SECONDS, PAGE_SECONDS = 1.0, 15
 IM2REC_WORD = re.compile(r"([a-z_]+)=(.*)")
 
 
-def data(settings: config.DataConfig) -> None:
+def data(settings: packing.DataConfig) -> None:
     from resnet_v2.packing.sources import SOURCES, make_data
 
-    folder = make_data(**vars(settings))
+    folder = make_data(settings)
     name = settings.source if settings.source in SOURCES else folder.resolve().name
     print(f"{folder} is ready: resnet-v2 train --data-dir {folder} --data-type {name}")
 
 
-def make_list(settings: config.ListConfig) -> None:
+def make_list(settings: packing.ListConfig) -> None:
     from resnet_v2.packing.class_folders import make_lists
     from resnet_v2.packing.groundtruth import make_validation_list
 
@@ -37,14 +37,7 @@ def make_list(settings: config.ListConfig) -> None:
         images = make_validation_list(settings.root, settings.prefix, settings.val_labels, settings.synset)
         print(f"{settings.prefix}_val.lst: {images} images")
         return
-    classes, train, validation = make_lists(
-        settings.root,
-        settings.prefix,
-        val_per_class=settings.val_per_class,
-        val_ratio=settings.val_ratio,
-        min_images=settings.min_images,
-        seed=settings.seed,
-    )
+    classes, train, validation = make_lists(settings)
     print(f"{settings.prefix}_train.lst: {train} images of {classes} classes")
     if validation:
         print(f"{settings.prefix}_val.lst: {validation} images")
@@ -52,14 +45,14 @@ def make_list(settings: config.ListConfig) -> None:
         print("nothing is held out for validation; --val-per-class or --val-ratio would")
 
 
-def pack(settings: config.PackConfig) -> None:
+def pack(settings: packing.PackConfig) -> None:
     from resnet_v2.packing.pack import pack_list
 
-    report = pack_list(**vars(settings))
-    print(f"{settings.out}: {report.images} images packed, {len(report.skipped)} skipped")
+    done = pack_list(settings)
+    print(f"{settings.out}: {done.images} images packed, {len(done.skipped)} skipped")
 
 
-def index(settings: config.IndexConfig) -> None:
+def index(settings: packing.IndexConfig) -> None:
     from resnet_v2.data.records import index_path
     from resnet_v2.packing.pack import write_index
 
@@ -87,7 +80,7 @@ def train(given: Mapping[str, Any]) -> None:
     print(f"top-1 error {result.top1_error:.2f} %, top-5 error {result.top5_error:.2f} % on {result.images} images")
 
 
-def list_recipes(settings: config.RecipesConfig) -> None:
+def list_recipes(settings: forecast.RecipesConfig) -> None:
     from resnet_v2.training import recipe_table
 
     if settings.json:
@@ -96,7 +89,7 @@ def list_recipes(settings: config.RecipesConfig) -> None:
         print(recipe_table.markdown() if settings.markdown else recipe_table.table())
 
 
-def evaluate(settings: config.EvaluateConfig) -> None:
+def evaluate(settings: using.EvaluateConfig) -> None:
     from resnet_v2.inference import report
     from resnet_v2.inference.predict import Predictor
 
@@ -126,7 +119,7 @@ def evaluate(settings: config.EvaluateConfig) -> None:
         print(report.class_table(rows[-1]))
 
 
-def compare(settings: config.CompareConfig) -> None:
+def compare(settings: using.CompareConfig) -> None:
     from resnet_v2.inference import report
     from resnet_v2.inference.predict import Predictor
 
@@ -137,7 +130,7 @@ def compare(settings: config.CompareConfig) -> None:
     print(report.compare(rows, len(pairs)))
 
 
-def predict(settings: config.PredictConfig) -> int:
+def predict(settings: using.PredictConfig) -> int:
     from tqdm import tqdm
 
     from resnet_v2.inference import output
@@ -168,32 +161,32 @@ def predict(settings: config.PredictConfig) -> int:
     return 1 if unreadable else 0
 
 
-def export(settings: config.ExportConfig) -> None:
+def export(settings: using.ExportConfig) -> None:
     from resnet_v2.interchange.export import export as write
 
     print(write(settings.prefix, settings.epoch, settings.to, settings.out))
 
 
-def fetch(settings: config.FetchConfig) -> None:
+def fetch(settings: using.FetchConfig) -> None:
     from resnet_v2.interchange.published import fetch as get
 
     print(get(settings.name, settings.file, settings.out, settings.synset))
 
 
-def card(settings: config.CardConfig) -> None:
+def card(settings: using.CardConfig) -> None:
     from resnet_v2.inference.card import make_card, write_folder
 
     made = make_card(settings)
     print(made.markdown if settings.out is None else write_folder(made, settings.out))
 
 
-def demo(settings: config.DemoConfig) -> None:
+def demo(settings: using.DemoConfig) -> None:
     from resnet_v2.inference.demo import serve
 
     serve(settings.prefix, settings.epoch, settings.device, settings.host, settings.port)
 
 
-def plot(settings: config.PlotConfig) -> None:
+def plot(settings: using.PlotConfig) -> None:
     from resnet_v2.logs import plot as plotting
     from resnet_v2.logs.report import write_report
 
@@ -212,10 +205,11 @@ def plot(settings: config.PlotConfig) -> None:
 
     if settings.follow:
         plotting.follow(plotting.log_paths(settings.logs), redraw, lambda: time.sleep(LOOK_SECONDS))
-    redraw()
+    else:
+        redraw()
 
 
-def plan(settings: config.PlanConfig) -> None:
+def plan(settings: forecast.PlanConfig) -> None:
     from resnet_v2.logs import memory
     from resnet_v2.networks.architecture import Architecture
     from resnet_v2.networks.resnet import default_stem
@@ -247,21 +241,21 @@ def plan(settings: config.PlanConfig) -> None:
 
 
 COMMANDS = {
-    "data": (config.DataConfig, data),
-    "list": (config.ListConfig, make_list),
-    "pack": (config.PackConfig, pack),
-    "index": (config.IndexConfig, index),
-    "train": (config.TrainConfig, train),
-    "plan": (config.PlanConfig, plan),
-    "recipes": (config.RecipesConfig, list_recipes),
-    "evaluate": (config.EvaluateConfig, evaluate),
-    "compare": (config.CompareConfig, compare),
-    "predict": (config.PredictConfig, predict),
-    "plot": (config.PlotConfig, plot),
-    "export": (config.ExportConfig, export),
-    "fetch": (config.FetchConfig, fetch),
-    "card": (config.CardConfig, card),
-    "demo": (config.DemoConfig, demo),
+    "data": (packing.DataConfig, data),
+    "list": (packing.ListConfig, make_list),
+    "pack": (packing.PackConfig, pack),
+    "index": (packing.IndexConfig, index),
+    "train": (training.TrainConfig, train),
+    "plan": (forecast.PlanConfig, plan),
+    "recipes": (forecast.RecipesConfig, list_recipes),
+    "evaluate": (using.EvaluateConfig, evaluate),
+    "compare": (using.CompareConfig, compare),
+    "predict": (using.PredictConfig, predict),
+    "plot": (using.PlotConfig, plot),
+    "export": (using.ExportConfig, export),
+    "fetch": (using.FetchConfig, fetch),
+    "card": (using.CardConfig, card),
+    "demo": (using.DemoConfig, demo),
 }
 
 
@@ -299,7 +293,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(words: list[str]) -> Any:
     kinds: dict[str, Any] = {
-        name: kind if kind is config.TrainConfig else tyro.conf.configure(tyro.conf.FlagCreatePairsOff)(kind)
+        name: kind if kind is training.TrainConfig else tyro.conf.configure(tyro.conf.FlagCreatePairsOff)(kind)
         for name, (kind, _) in COMMANDS.items()
     }
     settings = tyro.extras.subcommand_cli_from_dict(
@@ -310,10 +304,10 @@ def _run(words: list[str]) -> Any:
         config=(tyro.conf.OmitArgPrefixes,),
     )
     run: Any = COMMANDS[words[0]][1]
-    return run(_typed(settings, words) if isinstance(settings, config.TrainConfig) else settings)
+    return run(_typed(settings, words) if isinstance(settings, training.TrainConfig) else settings)
 
 
-def _typed(settings: config.TrainConfig, words: Sequence[str]) -> dict[str, Any]:
+def _typed(settings: training.TrainConfig, words: Sequence[str]) -> dict[str, Any]:
     """The settings whose flags were typed: a default that is typed out counts as much as any other value."""
     names = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words if word.startswith("--")}
     return {name: value for name, value in settings.flat().items() if name in names or f"no_{name}" in names}

@@ -15,7 +15,7 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from every_network import NETWORKS, PLANS
-from resnet_v2.config import TrainConfig
+from resnet_v2.config.training import TrainConfig
 from resnet_v2.networks import kernels
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.resnet import ResNet

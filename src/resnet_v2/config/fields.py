@@ -4,6 +4,7 @@ A field's range is the one place from which its check, its help and its document
 """
 
 import dataclasses
+import inspect
 import math
 import numbers
 import re
@@ -54,6 +55,7 @@ Share = Annotated[float, Range(0, 1)]
 ShareBelowOne = Annotated[float, Range(0, 1, open=True)]
 Amount = Annotated[float, Range(0)]
 Threads = Annotated[int, Range(0, 1024)]
+Seed = Annotated[int, Range(0, 2**63 - 1)]
 Side = Annotated[int, Range(0, 65535)]  # of an image in pixels, as far as JPEG goes
 Version = Literal["v2", "v1"]  # of the units
 # timm: that of timm's resnetv2_50 and their like, imagenet without a BatchNorm and ReLU behind the first convolution.
@@ -72,16 +74,19 @@ class Usual:
 def settings(kind: type[Kind]) -> type[Kind]:
     """Make a class a frozen dataclass of settings.
 
-    Its objects refuse a value that is not of the field's type or outside its range with a SettingError. A range is
-    shown in the help beside the default.
+    Its objects refuse a value that is not of the field's type or outside its range with a SettingError, and a text that
+    one of their properties cannot parse. A range is shown in the help beside the default.
     """
-    checked = getattr(kind, "__post_init__", None)
+    check_more = getattr(kind, "__post_init__", None)
+    parsed = [name for name, _ in inspect.getmembers(kind, lambda member: isinstance(member, property))]
 
     def check(self: Any) -> None:
         for name, hint in hints(type(self)).items():
-            check_value(name, hint, getattr(self, name))
-        if checked is not None:
-            checked(self)
+            checked(name, hint, getattr(self, name))
+        for name in parsed:
+            getattr(self, name)
+        if check_more is not None:
+            check_more(self)
 
     for name, hint in hints(kind).items():
         if found := _shown(hint):
@@ -123,22 +128,21 @@ def _plain(hint: Any) -> Any:
     return typing.get_args(hint)[0] if _marks(hint) else hint
 
 
-def _range(hint: Any) -> Range | None:
-    return next((mark for mark in _marks(hint) if isinstance(mark, Range)), None)
+def _mark(hint: Any, kind: type[Kind]) -> Kind | None:
+    return next((mark for mark in _marks(hint) if isinstance(mark, kind)), None)
 
 
 def _shown(hint: Any) -> Callable[[str], str] | None:
-    usual = next((mark.words for mark in _marks(hint) if isinstance(mark, Usual)), None)
-    limits = _range(hint)
+    usual, limits = _mark(hint, Usual), _mark(hint, Range)
     if usual is None and limits is None:
         return None
     start = "" if limits is None else f"{limits}; "
-    return lambda default: f"({start}default: {default if usual is None else usual})"
+    return lambda default: f"({start}default: {default if usual is None else usual.words})"
 
 
-def check_value(name: str, hint: Any, value: Any) -> None:
-    """Raise SettingError where a value is none that a field or an argument of this type may have."""
-    limits, plain = _range(hint), _plain(hint)
+def checked(name: str, hint: Any, value: Any) -> Any:
+    """A value that a field or an argument of this type may have; SettingError where it is none."""
+    limits, plain = _mark(hint, Range), _plain(hint)
     union = typing.get_origin(plain) in (typing.Union, UnionType)
     choices = typing.get_args(plain) if union else (plain,)
     if not any(_fits(choice, value) for choice in choices):
@@ -147,11 +151,6 @@ def check_value(name: str, hint: Any, value: Any) -> None:
     if limits is not None and is_number and (math.isnan(value) or value not in limits):
         words = f"at most {limits.most}" if value > limits.most == MOST else limits
         raise SettingError(f"`{name}` must be {words}, not {value}.")
-
-
-def checked(name: str, hint: Any, value: Any) -> Any:
-    """An argument of this type; SettingError where it cannot be that."""
-    check_value(name, hint, value)
     return value
 
 
@@ -211,6 +210,17 @@ def parse_gpus(text: str) -> tuple[int, ...]:
     if not all(part.isdecimal() for part in wanted):
         raise SettingError(f"`gpus` {text!r} is no list of GPU numbers; write it like 0 or '' for the CPU.")
     return tuple(map(int, wanted))
+
+
+class OnGpus:
+    """What settings share that have a list of GPUs."""
+
+    gpus: str
+
+    @property
+    def gpu_numbers(self) -> tuple[int, ...]:
+        """The numbers of the GPUs, none: the CPU."""
+        return parse_gpus(self.gpus)
 
 
 def flat(nested: Any) -> Iterator[tuple[str, Any]]:

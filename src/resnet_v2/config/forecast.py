@@ -37,10 +37,6 @@ class PlanConfig:
     out: Path | None = None
     """picture of the memory over one step; the ending chooses the format (.png, .svg, .pdf)"""
 
-    def __post_init__(self) -> None:
-        """Refuse a budget that is none."""
-        _ = self.budget_bytes
-
     @property
     def budget_bytes(self) -> int:
         """The budget in bytes, 0: none."""

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from resnet_v2.config.fields import CountOrNone, Range, ShareBelowOne, Side, Threads, Usual, settings
+from resnet_v2.config.fields import CountOrNone, Range, Seed, ShareBelowOne, Side, Threads, Usual, settings
 from resnet_v2.errors import SettingError
 
 
@@ -25,7 +25,7 @@ class DataConfig:
     """a folder of class folders only: shorter side in pixels, 0 keeps the size"""
     val_ratio: ShareBelowOne = 0.1
     """a folder of class folders only: share held out for validation, unless it has train and val folders"""
-    seed: Annotated[int, Range(0, 2**63 - 1)] = 0
+    seed: Seed = 0
     """seed of the split and of the shuffling"""
     threads: Threads = 0
     """packing threads, 0: one per core"""
@@ -54,7 +54,7 @@ class ListConfig:
     """write PREFIX_val.lst alone, for images in no class folders; a file of CLASS or NAME CLASS lines (WNID, number)"""
     synset: Path | None = None
     """with --val-labels of numbers: the file of WNIDs that the numbers count through (the devkit's: map_clsloc.txt)"""
-    seed: Annotated[int, Range(0, 2**63 - 1)] = 0
+    seed: Seed = 0
     """seed of the split and of the shuffling"""
 
     def __post_init__(self) -> None:

@@ -10,7 +10,9 @@ from resnet_v2.config.fields import (
     Amount,
     Count,
     CountOrNone,
+    OnGpus,
     Range,
+    Seed,
     Share,
     ShareBelowOne,
     Side,
@@ -22,7 +24,6 @@ from resnet_v2.config.fields import (
     hints,
     nested,
     parse_bytes,
-    parse_gpus,
     parse_numbers,
     parse_steps,
     settings,
@@ -90,10 +91,6 @@ class Schedule:
     warmup_epochs: Annotated[float, Range(0, 10**6)] = 0.0
     """epochs over which the rate grows linearly from 0"""
 
-    def __post_init__(self) -> None:
-        """Refuse milestones that are no epochs."""
-        _ = self.drops
-
     @property
     def drops(self) -> tuple[int, ...]:
         """The epochs at which the rate drops to a tenth."""
@@ -124,7 +121,7 @@ class Optimisation:
     """share of the old average kept per step in a moving average of the weights, as 0.999; 0: none"""
     sync_bn: bool = False
     """BatchNorm over the images of all ranks"""
-    seed: Annotated[int, Range(0, 2**63 - 1)] = 0
+    seed: Seed = 0
     """seed of weights, order and augmentation"""
 
 
@@ -148,8 +145,8 @@ class Augmentation:
     """mirror every second image; --no-mirror for digits, letters and signs, which mean something else then"""
 
     def __post_init__(self) -> None:
-        """Refuse schedules that are none."""
-        _ = self.levels, self.sizes(MOST)
+        """Refuse a schedule that is none."""
+        self.sizes(MOST)
 
     @property
     def levels(self) -> EpochValues:
@@ -173,10 +170,6 @@ class Memory:
     fused_backward: bool = False
     """update each weight inside the backward pass: gradients take no memory, the results are the same"""
 
-    def __post_init__(self) -> None:
-        """Refuse a budget that is none."""
-        _ = self.budget_bytes
-
     @property
     def budget_bytes(self) -> int:
         """The budget in bytes, 0: none is stated."""
@@ -189,7 +182,7 @@ class Memory:
 
 
 @settings
-class Devices:
+class Devices(OnGpus):
     """What it runs on."""
 
     gpus: str = "0"
@@ -216,15 +209,6 @@ class Devices:
     """how images lie in memory; which is faster depends on the device"""
     workspace: CountOrNone = 512
     """accepted and without effect: cuDNN chooses its own workspace today"""
-
-    def __post_init__(self) -> None:
-        """Refuse a list of GPUs that is none."""
-        _ = self.gpu_numbers
-
-    @property
-    def gpu_numbers(self) -> tuple[int, ...]:
-        """The numbers of the GPUs, none: the CPU."""
-        return parse_gpus(self.gpus)
 
 
 @settings

@@ -5,46 +5,54 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from resnet_v2.config.fields import CountOrNone, Range, Threads, Usual, parse_gpus, parse_numbers, settings
+from resnet_v2.config.fields import CountOrNone, OnGpus, Range, Threads, Usual, parse_numbers, settings
 from resnet_v2.errors import SettingError
 
-EngineName = Literal["torch", "onnx", "openvino"]
-Precision = Literal["float32", "bfloat16"]
-# Which of a run's checkpoints: a number, best, latest, or the last one.
-Epoch = Annotated[int | Literal["best", "latest"] | None, Range(0, 10**6), Usual("the last one")]
-BatchSize = Annotated[int, Range(1, 10**6)]
+# The types of settings that several commands have, each with its help.
+EngineName = Annotated[
+    Literal["torch", "onnx", "openvino"], arg(help="what runs the network; onnx and openvino use the CPU")
+]
+Precision = Annotated[
+    Literal["float32", "bfloat16"], arg(help="bfloat16 is faster on processors that have it and less exact")
+]
+Epoch = Annotated[
+    int | Literal["best", "latest"] | None,
+    Range(0, 10**6),
+    Usual("the last one"),
+    arg(help="epoch of the checkpoint, best or latest"),
+]
+Prefix = Annotated[str, arg(help="start of the checkpoint's name (default: the network that ships)")]
+Crop = Annotated[str, arg(help="side of the centre crop in pixels, several as 224,320 (default: the checkpoint's)")]
+Resize = Annotated[
+    str, arg(help="shorter side in pixels before cropping, one for all crops or one for each (default: as packed)")
+]
+BatchSize = Annotated[int, Range(1, 10**6), arg(help="images per step")]
+Gpu = Annotated[str, arg(help="the GPU to use; '' is the CPU")]
+Device = Annotated[str, arg(help="torch device; comes before --gpus")]
+Readers = Annotated[Threads, arg(help="threads that read images, 0: one per core")]
 SIDES = Range(1, 65535)
 
 
-def parse_sizes(crop: str, resize: str) -> list[tuple[int, int]]:
-    """`"224,320"` and `"256"` or `"256,320"` -> pairs of a crop and a shorter side, 0 where nothing is said.
-
-    Raises SettingError where the sides are neither one for all crops nor one for each.
-    """
-    crops = parse_numbers(crop, int, "crop", SIDES) or (0,)
-    sides = parse_numbers(resize, int, "resize", SIDES) or (0,)
-    sides = sides * len(crops) if len(sides) == 1 else sides
-    if len(sides) != len(crops):
-        raise SettingError(f"`resize` {resize} has {len(sides)} sizes for {len(crops)} crops; give one for each.")
-    return list(zip(crops, sides, strict=True))
-
-
-class _Sized:
+class _Sized(OnGpus):
     """What commands share whose crops, sides and GPUs are lists."""
 
     crop: str
     resize: str
-    gpus: str
-
-    def __post_init__(self) -> None:
-        """Refuse lists that are none."""
-        _ = self.sizes
-        parse_gpus(self.gpus)
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
-        """Pairs of a crop and a shorter side, 0 where nothing is said."""
-        return parse_sizes(self.crop, self.resize)
+        """`"224,320"` and `"256"` or `"256,320"` -> pairs of a crop and a shorter side, 0 where nothing is said.
+
+        Raises SettingError where the sides are neither one for all crops nor one for each.
+        """
+        crops = parse_numbers(self.crop, int, "crop", SIDES) or (0,)
+        sides = parse_numbers(self.resize, int, "resize", SIDES) or (0,)
+        sides = sides * len(crops) if len(sides) == 1 else sides
+        if len(sides) != len(crops):
+            raise SettingError(
+                f"`resize` {self.resize} has {len(sides)} sizes for {len(crops)} crops; give one for each."
+            )
+        return list(zip(crops, sides, strict=True))
 
 
 @settings
@@ -56,11 +64,8 @@ class EvaluateConfig(_Sized):
     prefix: tuple[str, ...] = ("",)
     """start of the checkpoint's name, such as model/resnet-cifar10-20; several give a table"""
     epoch: Epoch = None
-    """epoch of the checkpoint, best or latest"""
-    crop: str = ""
-    """side of the centre crop in pixels, several as 224,320 (default: the checkpoint's)"""
-    resize: str = ""
-    """shorter side in pixels before cropping, one for all crops or one for each (default: as packed)"""
+    crop: Crop = ""
+    resize: Resize = ""
     ten_crop: bool = False
     """average the corners, the centre and their mirror images"""
     table: bool = False
@@ -72,17 +77,11 @@ class EvaluateConfig(_Sized):
     mxnet_count: CountOrNone = 0
     """MXNet's batch size: count the last batch's filling too, as its logs do (50,176 of 50,000 images at 256)"""
     engine: EngineName = "torch"
-    """what runs the network; onnx and openvino use the CPU"""
     precision: Precision = "float32"
-    """bfloat16 is faster on processors that have it and less exact"""
     batch_size: BatchSize = 128
-    """images per step"""
-    gpus: str = "0"
-    """the GPU to use; '' is the CPU"""
-    device: str = ""
-    """torch device; comes before --gpus"""
-    threads: Threads = 0
-    """threads that read images, 0: one per core"""
+    gpus: Gpu = "0"
+    device: Device = ""
+    threads: Readers = 0
     json: bool = False
     """print JSON: images, loss, top1_error, top5_error; a list for several evaluations"""
 
@@ -97,20 +96,15 @@ class CompareConfig(_Sized):
     """prefix of the second network (v2); as many as of the first, in the same order"""
     rec: Path
     """the .rec to evaluate on"""
-    crop: str = ""
-    """side of the centre crop in pixels, several as 224,320 (default: the checkpoint's)"""
-    resize: str = ""
-    """shorter side in pixels before cropping, one for all crops or one for each (default: as packed)"""
+    crop: Crop = ""
+    resize: Resize = ""
     batch_size: BatchSize = 128
-    """images per step"""
-    gpus: str = "0"
-    """the GPU to use; '' is the CPU"""
-    device: str = ""
-    """torch device; comes before --gpus"""
+    gpus: Gpu = "0"
+    device: Device = ""
 
 
 @settings
-class PredictConfig:
+class PredictConfig(OnGpus):
     """Name what is in pictures, with the preprocessing that evaluation uses; exit status 1 when one was unreadable."""
 
     img: tuple[str, ...]
@@ -118,15 +112,10 @@ class PredictConfig:
     prefix: str = ""
     """start of the checkpoint's name, such as model/resnet-cifar10-20 (default: the network that ships)"""
     epoch: Epoch = None
-    """epoch of the checkpoint, best or latest"""
-    gpus: Annotated[str, arg(aliases=["--gpu"])] = "0"
-    """the GPU to use; '' is the CPU"""
-    device: str = ""
-    """torch device; comes before --gpus"""
+    gpus: Annotated[Gpu, arg(aliases=["--gpu"])] = "0"
+    device: Device = ""
     engine: EngineName = "torch"
-    """what runs the network; onnx and openvino use the CPU"""
     precision: Precision = "float32"
-    """bfloat16 is faster on processors that have it and less exact"""
     synset: Annotated[Path | None, Usual("the names saved in the checkpoint")] = None
     """file with one class name per line"""
     top: Annotated[int, Range(1, 10**6)] = 5
@@ -136,13 +125,7 @@ class PredictConfig:
     format: Literal["text", "jsonl", "csv"] = "text"
     """jsonl: one JSON object per image and line; csv: one row per class"""
     batch_size: BatchSize = 32
-    """images per step"""
-    threads: Threads = 0
-    """threads that read images, 0: one per core"""
-
-    def __post_init__(self) -> None:
-        """Refuse a list of GPUs that is none."""
-        parse_gpus(self.gpus)
+    threads: Readers = 0
 
 
 @settings
@@ -163,10 +146,8 @@ class FetchConfig:
 class CardConfig:
     """Describe a checkpoint in Markdown, as model hubs do; with --out a folder that is ready to be pushed to one."""
 
-    prefix: str = ""
-    """start of the checkpoint's name (default: the network that ships)"""
+    prefix: Prefix = ""
     epoch: Epoch = None
-    """epoch of the checkpoint, best or latest"""
     out: Path | None = None
     """folder for README.md, config.json and model.safetensors (default: the Markdown is printed)"""
     rec: Path | None = None
@@ -185,10 +166,8 @@ class CardConfig:
 class DemoConfig:
     """Show a page in the browser: drop a picture, see its classes and where the network saw them."""
 
-    prefix: str = ""
-    """start of the checkpoint's name (default: the network that ships)"""
+    prefix: Prefix = ""
     epoch: Epoch = None
-    """epoch of the checkpoint, best or latest"""
     device: str = ""
     """torch device (default: the CPU)"""
     host: str = "127.0.0.1"
@@ -206,7 +185,6 @@ class ExportConfig:
     to: Literal["onnx", "torch", "mxnet", "safetensors"]
     """onnx: OUT-0000.onnx; torch: OUT-0000.pt2 (torch.export); mxnet: .params and JSON; safetensors: weights alone"""
     epoch: Epoch = None
-    """epoch of the checkpoint, best or latest"""
     out: str = ""
     """start of the names to write (default: the checkpoint's)"""
 

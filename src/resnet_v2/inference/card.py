@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from resnet_v2.config import NEUTRAL, TRAIN_DEFAULTS, CardConfig
+from resnet_v2.config.training import NEUTRAL, TRAIN_DEFAULTS
+from resnet_v2.config.using import CardConfig
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import write_text
 from resnet_v2.inference import report

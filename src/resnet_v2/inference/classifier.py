@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from resnet_v2.config import Epoch
+from resnet_v2.config.using import Epoch
 from resnet_v2.data.records import RecordReader
 from resnet_v2.inference.engines import TorchEngine
 from resnet_v2.inference.pictures import Picture, Several, View, several

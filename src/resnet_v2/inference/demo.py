@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from resnet_v2.config import Epoch
+from resnet_v2.config.using import Epoch
 from resnet_v2.data.jpeg import Image, decode
 from resnet_v2.errors import ResnetError
 from resnet_v2.inference.classifier import Classifier

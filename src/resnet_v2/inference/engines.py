@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_v2.config import EngineName, Epoch, Precision
+from resnet_v2.config.using import EngineName, Epoch, Precision
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import sha256
 from resnet_v2.interchange.optional import package

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from resnet_v2.config import Count, CountOrNone, checked
+from resnet_v2.config.fields import Count, CountOrNone, checked
 from resnet_v2.data.augment import centre_box
 from resnet_v2.data.jpeg import Encoded, Image
 from resnet_v2.data.loader import Reading, batches, split

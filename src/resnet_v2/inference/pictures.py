@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, Union, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_v2.config import Side, checked
+from resnet_v2.config.fields import Side, checked
 from resnet_v2.data.augment import centre_crop
 from resnet_v2.data.jpeg import Image, check_size, claimed_size, of_pillow, resize_shorter_side, three_channels
 from resnet_v2.data.loader import MAX_PIXELS

@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_v2.config import Count, CountOrNone, EngineName, Epoch, Precision, checked
+from resnet_v2.config.fields import Count, CountOrNone, checked
+from resnet_v2.config.using import EngineName, Epoch, Precision
 from resnet_v2.data.jpeg import Image
 from resnet_v2.data.records import RecordReader
 from resnet_v2.errors import ResnetError

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from resnet_v2.config import Stem
+from resnet_v2.config.fields import Stem
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import replacing, write_text
 from resnet_v2.interchange.symbol import fixed_gammas, symbol_json

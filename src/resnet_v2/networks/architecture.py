@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import get_args
 
-from resnet_v2.config import Stem, Version
+from resnet_v2.config.fields import Stem, Version
 from resnet_v2.errors import ResnetError
 
 EPSILON = 2e-5

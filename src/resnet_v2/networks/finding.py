@@ -9,7 +9,7 @@ import re
 from importlib import resources
 from pathlib import Path
 
-from resnet_v2.config import Epoch
+from resnet_v2.config.using import Epoch
 from resnet_v2.errors import ResnetError
 
 ENDINGS = (".safetensors", ".params")

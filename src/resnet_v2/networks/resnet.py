@@ -12,7 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from resnet_v2.config import Stem, Version
+from resnet_v2.config.fields import Stem, Version
 from resnet_v2.networks import units
 from resnet_v2.networks.architecture import IMAGENET_UNITS, Architecture
 from resnet_v2.networks.modules import FixedGammaBatchNorm, Link, Unit, add_layers, run

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
-from resnet_v2.config import Version
+from resnet_v2.config.fields import Version
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.description import INPUT, Description, Operation
 

@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from resnet_v2.config import Epoch
+from resnet_v2.config.using import Epoch
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import replacing
 from resnet_v2.networks.finding import find_checkpoint, split_path

@@ -20,7 +20,6 @@ from resnet_v2.data.portable import open_binary, read_at
 from resnet_v2.errors import ResnetError
 
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
-NO_SUCH_MEMBER = -1
 
 
 class ImageFiles(Protocol):
@@ -124,7 +123,7 @@ class Tar:
     def read(self, path: str) -> bytes:
         """The bytes of a member."""
         index = self._find(path.removeprefix("./"))
-        if index == NO_SUCH_MEMBER:
+        if index is None:
             raise ResnetError(
                 f"{self.path} holds no {path}; make the list from this tar: `resnet-v2 list {self.path} PREFIX`."
             )
@@ -133,12 +132,12 @@ class Tar:
             raise ResnetError(f"{self.place(path)} cannot be read: the tar became shorter; copy it again.")
         return data
 
-    def _find(self, path: str) -> int:
+    def _find(self, path: str) -> int | None:
         # As tar itself does, the last of two members of one path wins.
         hashes, members = self._by_hash
         low, high = np.searchsorted(hashes, hash(path), "left"), np.searchsorted(hashes, hash(path), "right")
         same = (int(index) for index in members[low:high][::-1])
-        return next((index for index in same if self.member(index) == path), NO_SUCH_MEMBER)
+        return next((index for index in same if self.member(index) == path), None)
 
     @cached_property
     def _by_hash(self) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
@@ -151,15 +150,9 @@ class Tar:
         """`train.tar: n01440764/n01440764_10026.JPEG`."""
         return f"{self.path}: {path}"
 
-    def close(self) -> None:
-        """Close the file; reading afterwards is an error."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
     def __del__(self) -> None:
         if hasattr(self, "_descriptor"):
-            self.close()
+            os.close(self._descriptor)
 
 
 class _Window:

@@ -5,7 +5,7 @@ Images on their way into a list are numbers in flat arrays, with their paths in 
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from resnet_v2.config.packing import ListConfig
 from resnet_v2.data.lists import ListEntry, write_list, write_synset
 from resnet_v2.errors import ResnetError
 from resnet_v2.packing.archives import Names, Tar
@@ -23,11 +24,10 @@ VALIDATION_FOLDERS = ("val", "test", "valid", "validation")
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """Class names in label order, the numbers of each class's images in the order of their paths, and what turns a
+    """By class name, in label order, the numbers of the class's images in the order of their paths, and what turns a
     number into its path below the root."""
 
-    names: tuple[str, ...]
-    images: tuple[NDArray[np.uint32], ...]
+    images_of: Mapping[str, NDArray[np.uint32]]
     path: Callable[[int], str]
 
 
@@ -61,7 +61,7 @@ def find_classes(root: Path) -> ClassFolders:
     if not root.exists():
         raise ResnetError(f"{root} is no folder and no tar; give a folder that holds one folder of images per class.")
     classes = _classes_of_tar(Tar(root)) if root.is_file() else _classes_of_folder(root)
-    if not classes.names:
+    if not classes.images_of:
         raise ResnetError(
             f"{root} has no class folders with images ({', '.join(IMAGE_ENDINGS)}); images that are not in folders "
             "need `val_labels`."
@@ -72,17 +72,15 @@ def find_classes(root: Path) -> ClassFolders:
 def _classes_of_folder(root: Path) -> ClassFolders:
     # os.walk with sorted folders comes to them in the order of the labels, so paths are added class after class.
     paths = Names()
-    names: list[str] = []
-    images: list[NDArray[np.uint32]] = []
+    images: dict[str, NDArray[np.uint32]] = {}
     for folder, subfolders, files in os.walk(root, followlinks=True):
         subfolders.sort()
         name, first = Path(folder).relative_to(root).as_posix(), len(paths)
         for file in sorted(filter(is_image, files)) if name != "." else ():
             paths.append(f"{name}/{file}")
         if len(paths) > first:
-            names.append(name)
-            images.append(np.arange(first, len(paths), dtype=np.uint32))
-    return ClassFolders(tuple(names), tuple(images), paths.__getitem__)
+            images[name] = np.arange(first, len(paths), dtype=np.uint32)
+    return ClassFolders(images, paths.__getitem__)
 
 
 def _classes_of_tar(tar: Tar) -> ClassFolders:
@@ -94,8 +92,8 @@ def _classes_of_tar(tar: Tar) -> ClassFolders:
         numbers = {name: int(member) for member in members if is_image(name := tar.names[int(member)])}
         if folder and numbers:
             found[folder] = np.array([numbers[name] for name in sorted(numbers)], np.uint32)
-    names = tuple(sorted(found, key=lambda name: PurePosixPath(name).parts))
-    return ClassFolders(names, tuple(found[name] for name in names), tar.member)
+    names = sorted(found, key=lambda name: PurePosixPath(name).parts)
+    return ClassFolders({name: found[name] for name in names}, tar.member)
 
 
 def ready_split(root: Path) -> tuple[str, str] | None:
@@ -110,11 +108,11 @@ def _split_folders(folders: set[str]) -> tuple[str, str] | None:
 
 def large_enough(classes: ClassFolders, min_images: int) -> ClassFolders:
     """The classes that have at least `min_images` images; labels close up. Raises ResnetError when none is left."""
-    kept = [pair for pair in zip(classes.names, classes.images, strict=True) if len(pair[1]) >= min_images]
+    kept = {name: images for name, images in classes.images_of.items() if len(images) >= min_images}
     if not kept:
-        largest = max(map(len, classes.images))
+        largest = max(map(len, classes.images_of.values()))
         raise ResnetError(f"No class has {min_images} images (the largest has {largest}); lower `min_images`.")
-    return ClassFolders(tuple(name for name, _ in kept), tuple(images for _, images in kept), classes.path)
+    return ClassFolders(kept, classes.path)
 
 
 def split(classes: ClassFolders, val_per_class: int, val_ratio: float, seed: int) -> tuple[Lines, Lines]:
@@ -124,7 +122,7 @@ def split(classes: ClassFolders, val_per_class: int, val_ratio: float, seed: int
     generator = np.random.default_rng(seed)
     train: list[tuple[int, NDArray[np.uint32]]] = []
     validation: list[tuple[int, NDArray[np.uint32]]] = []
-    for label, (name, images) in enumerate(zip(classes.names, classes.images, strict=True)):
+    for label, (name, images) in enumerate(classes.images_of.items()):
         held_out = val_per_class or round(val_ratio * len(images))
         if held_out >= len(images):
             raise ResnetError(
@@ -144,68 +142,54 @@ def _shuffled_lines(classes: list[tuple[int, NDArray[np.uint32]]], generator: np
     return Lines(all_labels[order], all_images[order])
 
 
-def shuffled(pairs: list[tuple[int, str]], generator: np.random.Generator) -> list[ListEntry]:
-    """(label, path) pairs in a random order, indexed by it."""
-    order = generator.permutation(len(pairs))
-    return [ListEntry(index, (float(pairs[at][0]),), pairs[at][1]) for index, at in enumerate(order)]
-
-
-def make_lists(
-    root: Path, prefix: Path, *, val_per_class: int = 0, val_ratio: float = 0.0, min_images: int = 0, seed: int = 0
-) -> tuple[int, int, int]:
+def make_lists(settings: ListConfig) -> tuple[int, int, int]:
     """Write PREFIX_train.lst, PREFIX_val.lst (when anything is held out) and synset.txt beside them.
 
     The root is a folder, a tar, or a tar of tars. One with folders train and val (or test) keeps that split; else
     images are held out from every class. Returns the counts of classes, training and validation images.
     """
+    root, prefix, seed = settings.root, settings.prefix, settings.seed
     classes = find_classes(root)
-    folders = ready_split(root) if root.is_dir() else _split_folders({name.split("/")[0] for name in classes.names})
-    if folders is not None and (val_per_class or val_ratio):
+    folders = ready_split(root) if root.is_dir() else _split_folders({name.split("/")[0] for name in classes.images_of})
+    if folders is not None and (settings.val_per_class or settings.val_ratio):
         raise ResnetError(
             f"{root} is split already, into {folders[0]} and {folders[1]}; give no `val_per_class` or `val_ratio`, or "
             f"give {root / folders[0]}."
         )
     if folders is None:
-        classes = large_enough(classes, min_images)
-        train, validation = split(classes, val_per_class, val_ratio, seed)
+        classes = large_enough(classes, settings.min_images)
+        train, validation = split(classes, settings.val_per_class, settings.val_ratio, seed)
     else:
-        classes, train, validation = _lines_of_ready_split(root, classes, folders, min_images, seed)
+        classes, train, validation = _lines_of_ready_split(root, classes, folders, settings.min_images, seed)
     for part, lines in (("train", train), ("val", validation)):
         if len(lines):
             lst = prefix.with_name(f"{prefix.name}_{part}.lst")
             write_list(lst, tqdm(lines.entries(classes.path), lst.name, len(lines), unit="img", mininterval=1, delay=1))
-    write_synset(prefix.parent / "synset.txt", classes.names)
-    return len(classes.names), len(train), len(validation)
+    write_synset(prefix.parent / "synset.txt", classes.images_of)
+    return len(classes.images_of), len(train), len(validation)
 
 
 def _lines_of_ready_split(
     root: Path, classes: ClassFolders, folders: tuple[str, str], min_images: int, seed: int
 ) -> tuple[ClassFolders, Lines, Lines]:
     train, validation = (_within(classes, root, folder) for folder in folders)
-    if unknown := sorted(set(validation.names) - set(train.names)):
+    if unknown := sorted(validation.images_of.keys() - train.images_of.keys()):
         raise ResnetError(
             f"{root / folders[1]} has a class {unknown[0]} that {root / folders[0]} has not; add or remove it."
         )
     train = large_enough(train, min_images)
-    label_of = {name: label for label, name in enumerate(train.names)}
-    held_out = [
-        (label_of[name], images)
-        for name, images in zip(validation.names, validation.images, strict=True)
-        if name in label_of
-    ]
+    label_of = {name: label for label, name in enumerate(train.images_of)}
+    held_out = [(label_of[name], images) for name, images in validation.images_of.items() if name in label_of]
     if not held_out:
         raise ResnetError(f"{root / folders[1]} has no class with {min_images} training images; lower `min_images`.")
     generator = np.random.default_rng(seed)
-    lines = _shuffled_lines(list(enumerate(train.images)), generator)
+    lines = _shuffled_lines(list(enumerate(train.images_of.values())), generator)
     return train, lines, _shuffled_lines(held_out, generator)
 
 
 def _within(classes: ClassFolders, root: Path, folder: str) -> ClassFolders:
-    kept = [
-        (name.removeprefix(f"{folder}/"), images)
-        for name, images in zip(classes.names, classes.images, strict=True)
-        if name.startswith(f"{folder}/")
-    ]
+    start = f"{folder}/"
+    kept = {name.removeprefix(start): images for name, images in classes.images_of.items() if name.startswith(start)}
     if not kept:
         raise ResnetError(f"{root / folder} has no class folders with images ({', '.join(IMAGE_ENDINGS)}).")
-    return ClassFolders(tuple(name for name, _ in kept), tuple(images for _, images in kept), classes.path)
+    return ClassFolders(kept, classes.path)

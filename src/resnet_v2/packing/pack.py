@@ -3,9 +3,8 @@
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -17,7 +16,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from resnet_v2 import __version__
-from resnet_v2.data.jpeg import Image, encode
+from resnet_v2.config.packing import PackConfig
+from resnet_v2.data.jpeg import encode
 from resnet_v2.data.lists import ListEntry, is_sorted_by_class, read_list
 from resnet_v2.data.records import IRHeader, pack, scan
 from resnet_v2.data.rows import write_rows
@@ -25,66 +25,26 @@ from resnet_v2.errors import ResnetError
 from resnet_v2.files import replacing, sha256
 from resnet_v2.packing.archives import ImageFiles, open_images
 from resnet_v2.packing.photos import check_image, read_upright
-from resnet_v2.packing.resume import PartWriter, resuming
+from resnet_v2.packing.resume import Progress, resuming
 
 WAITING_PER_THREAD = 16
 
 
-@dataclass(frozen=True)
-class PackReport:
-    """What was packed: images written, and one sentence for each that was left out."""
-
-    images: int
-    skipped: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class ImageForm:
-    """What images become: shorter side in pixels (0: as it is), file format, quality; or, with `pass_through`, nothing
-    else than they were."""
-
-    resize: int
-    quality: int
-    encoding: str
-    pass_through: bool = False
-
-    def make(self, data: bytes) -> bytes:
-        """An image file -> the image file of the record. Raises ValueError for what cannot be decoded."""
-        if self.pass_through:
-            check_image(data)
-            return data
-        return encode(read_upright(data, self.resize), self.encoding, self.quality)
-
-
-def pack_list(
-    lst: Path,
-    root: Path,
-    out: Path,
-    *,
-    resize: int,
-    quality: int,
-    encoding: str,
-    threads: int,
-    on_error: str,
-    pass_through: bool = False,
-) -> PackReport:
-    """Pack the images that a `.lst` names, below a folder or in a tar, into `out` and its `.idx`.
+def pack_list(settings: PackConfig) -> Progress:
+    """Pack the images that a `.lst` names, below a folder or in a tar, into a `.rec` and its `.idx`.
 
     A run that was stopped goes on where it was when it is called again in the same way. Raises ResnetError for an empty
     list, for a bad image when `on_error` is "stop", and when no image was readable.
     """
+    lst = settings.lst
     entries = tqdm(read_list(lst), lst.name, unit="line", mininterval=1, delay=1)
     labels = np.fromiter((entry.labels[0] for entry in entries), np.float32)
     if not len(labels):
         raise ResnetError(f"{lst} is empty; make it with `resnet-v2 list`.")
     warn_of_bad_labels(lst, labels)
-    form = ImageForm(resize, quality, encoding, pass_through)
-    make = partial(_make_from_file, open_images(root), form)
-    with resuming(out, _settings(lst, root, form)) as writer:
-        left = islice(read_list(lst), writer.progress.entries, None)
-        report = _pack(left, len(labels), make, writer, out.name, threads, on_error)
-    write_rows(out)
-    return report
+    make = partial(_make_from_file, open_images(settings.root), settings)
+    matters = _what_bytes_depend_on(settings)
+    return pack_entries(read_list(lst), len(labels), make, settings.out, settings.threads, settings.on_error, matters)
 
 
 def warn_of_bad_labels(lst: Path, labels: NDArray[np.float32]) -> None:
@@ -99,63 +59,56 @@ def warn_of_bad_labels(lst: Path, labels: NDArray[np.float32]) -> None:
         )
 
 
-def _settings(lst: Path, root: Path, form: ImageForm) -> Mapping[str, object]:
-    """Everything that the bytes of the record depend on: a run goes on only where all of it is the same."""
+def _what_bytes_depend_on(settings: PackConfig) -> Mapping[str, object]:
+    """What makes the record what it is: a run goes on only where all of it is the same."""
+    lst, root = settings.lst, settings.root
     tar = [root.stat().st_size, root.stat().st_mtime_ns] if root.is_file() else None
     programs = [__version__, simplejpeg.__version__, cv2.__version__]
-    return {"list": sha256(lst), "root": str(root.resolve()), "tar": tar, "programs": programs, **asdict(form)}
+    form = {name: getattr(settings, name) for name in ("resize", "quality", "encoding", "pass_through")}
+    return {"list": sha256(lst), "root": str(root.resolve()), "tar": tar, "programs": programs, **form}
 
 
-def _make_from_file(files: ImageFiles, form: ImageForm, entry: ListEntry) -> bytes:
+def _make_from_file(files: ImageFiles, settings: PackConfig, entry: ListEntry) -> bytes:
+    """The image file of the record: made of an entry's, or with `pass_through` the very same."""
     data = files.read(entry.path)
     try:
-        return form.make(data)
+        if settings.pass_through:
+            check_image(data)
+            return data
+        return encode(read_upright(data, settings.resize), settings.encoding, settings.quality)
     except ValueError as error:
         place = files.place(entry.path)
         raise ResnetError(f"{place} is no readable image: {error}; replace or remove it.") from None
 
 
 def pack_entries(
-    entries: Sequence[ListEntry],
-    load: Callable[[ListEntry], Image],
-    out: Path,
-    *,
-    quality: int,
-    encoding: str,
-    threads: int,
-    on_error: str,
-) -> PackReport:
-    """Encode what `load` gives for every entry and write it, in order; the files appear when all is done."""
-
-    def make(entry: ListEntry) -> bytes:
-        return encode(load(entry), encoding, quality)
-
-    with resuming(out, None) as writer:
-        report = _pack(entries, len(entries), make, writer, out.name, threads, on_error)
-    write_rows(out)
-    return report
-
-
-def _pack(
     entries: Iterable[ListEntry],
     total: int,
     make: Callable[[ListEntry], bytes],
-    writer: PartWriter,
-    name: str,
+    out: Path,
     threads: int,
     on_error: str,
-) -> PackReport:
+    settings: Mapping[str, object] | None = None,
+) -> Progress:
+    """Write the image file that `make` gives for every entry, in order; the files appear when all is done.
+
+    With `settings`, on which the bytes depend, a run that was stopped goes on where it was.
+    """
     cv2.setNumThreads(0)  # the threads are ours; OpenCV's own would only fight with them
-    records = _in_order(partial(_make_record, make), entries, threads or os.cpu_count() or 1)
-    for key, record in tqdm(records, name, total, initial=writer.progress.entries, unit="img", mininterval=1):
-        if not isinstance(record, ResnetError):
-            writer.write(key, record)  # the one place where records go into the file, in the order of the list
-        elif on_error == "stop":
-            raise record
-        else:
-            writer.skip(str(record))
-            tqdm.write(f"skipped: {record}", file=sys.stderr)
-    return PackReport(writer.progress.images, tuple(writer.progress.skipped))
+    with resuming(out, settings) as writer:
+        progress = writer.progress
+        left = islice(entries, progress.entries, None)
+        records = _in_order(partial(_make_record, make), left, threads or os.cpu_count() or 1)
+        for key, record in tqdm(records, out.name, total, initial=progress.entries, unit="img", mininterval=1):
+            if not isinstance(record, ResnetError):
+                writer.write(key, record)  # the one place where records go into the file, in the order of the list
+            elif on_error == "stop":
+                raise record
+            else:
+                writer.skip(str(record))
+                tqdm.write(f"skipped: {record}", file=sys.stderr)
+    write_rows(out)
+    return progress
 
 
 def _make_record(make: Callable[[ListEntry], bytes], entry: ListEntry) -> tuple[int, bytes | ResnetError]:

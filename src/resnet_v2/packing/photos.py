@@ -1,7 +1,6 @@
 """Photos as people have them, large and turned -> upright pixels of the size that is wanted."""
 
 import struct
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -9,24 +8,11 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from resnet_v2.data.jpeg import JPEG_START, Image, decode, scratch
-from resnet_v2.errors import ResnetError
 
 EXIF_START = b"Exif\0\0"
 SEARCHED_BYTES = 1 << 16
 ORIENTATION_TAG = 0x0112
 UPRIGHT = 1
-
-
-def read_image(path: Path) -> Image:
-    """An image file -> pixels, upright. A ResnetError names a file that is bad."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ResnetError(f"{path} cannot be read ({error.strerror}); check the path.") from None
-    try:
-        return read_upright(data, 0).copy()
-    except ValueError as error:
-        raise ResnetError(f"{path} is no readable image: {error}; replace or remove it.") from None
 
 
 def check_image(data: bytes) -> None:

@@ -111,7 +111,11 @@ def resuming(out: Path, settings: Mapping[str, object] | None) -> Iterator[PartW
                     with _kept_if_stopped(writer, out, settings is not None):
                         yield writer
                     if progress.entries and not progress.images:
-                        raise _NothingReadableError
+                        settings = None  # a mended list or folder must start anew
+                        raise ResnetError(
+                            f"None of the {progress.entries} images could be read, {out} is not written: "
+                            f"{progress.skipped[0]}"
+                        )
                     writer.checkpoint(complete=True)
             else:  # only the renaming was left to do
                 yield PartWriter(journal, journal, journal, progress)
@@ -126,20 +130,11 @@ def resuming(out: Path, settings: Mapping[str, object] | None) -> Iterator[PartW
                     "on from here."
                 ) from None
             raise
-        except _NothingReadableError:
-            settings = None  # a mended list or folder must start anew
-            raise ResnetError(
-                f"None of the {progress.entries} images could be read, {out} is not written: {progress.skipped[0]}"
-            ) from None
         finally:
             if settings is None or not progress.entries:
                 for path in parts:
                     path.unlink(missing_ok=True)
                 afterwards.callback(_remove, journal_path)
-
-
-class _NothingReadableError(Exception):
-    pass
 
 
 @contextlib.contextmanager

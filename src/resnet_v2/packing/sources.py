@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from resnet_v2.data.jpeg import Image, encode
+from resnet_v2.config.packing import DataConfig, ListConfig, PackConfig
+from resnet_v2.data.jpeg import encode
 from resnet_v2.data.lists import ListEntry, write_list, write_synset
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import replacing
-from resnet_v2.packing.class_folders import make_lists, ready_split, shuffled
-from resnet_v2.packing.pack import PackReport, pack_entries, pack_list
+from resnet_v2.packing.class_folders import make_lists, ready_split
+from resnet_v2.packing.pack import pack_entries, pack_list
 
 PNG_COMPRESSION = 6
 SIDE = 32
@@ -72,86 +73,65 @@ class Source:
     val: Part
 
 
-def make_data(
-    source: str,
-    out: Path | None,
-    *,
-    archive: Path | None,
-    mirror: str,
-    resize: int,
-    val_ratio: float,
-    seed: int,
-    threads: int,
-) -> Path:
+def make_data(settings: DataConfig) -> Path:
     """Write NAME_train and NAME_val (.rec, .idx, .lst), synset.txt and, for a named set, a folder `examples`.
 
     Returns the folder. Raises ResnetError for an unknown name and for a download or an archive that is not what it
     should be.
     """
+    source = settings.source
     if source in SOURCES:
-        folder = out or Path("data") / source
-        _pack_source(SOURCES[source](archive, folder, mirror), folder, seed, threads)
+        folder = settings.out or Path("data") / source
+        loaded = SOURCES[source](settings.archive, folder, settings.mirror)
+        _pack_source(loaded, folder, settings.seed, settings.threads)
         return folder
     root = Path(source)
     if not root.is_dir():
         names = ", ".join(SOURCES)
         raise ResnetError(f"{source} is neither a data set ({names}) nor a folder; give one of them.")
-    if archive is not None or mirror:
+    if settings.archive is not None or settings.mirror:
         raise ResnetError(f"{source} is a folder, from which nothing is fetched; leave `archive` and `mirror` out.")
-    folder = out or Path("data") / root.resolve().name
-    _pack_folder(root, folder, resize, val_ratio, seed, threads)
+    folder = settings.out or Path("data") / root.resolve().name
+    _pack_folder(root, folder, settings)
     return folder
 
 
-def _pack_folder(root: Path, folder: Path, resize: int, val_ratio: float, seed: int, threads: int) -> None:
+def _pack_folder(root: Path, folder: Path, settings: DataConfig) -> None:
     prefix = folder / folder.resolve().name
-    from_folders = ready_split(root) is not None
-    _, _, held_out = make_lists(root, prefix, val_ratio=0.0 if from_folders else val_ratio, seed=seed)
+    ratio = settings.val_ratio if ready_split(root) is None else 0.0
+    _, _, held_out = make_lists(ListConfig(root, prefix, val_ratio=ratio, seed=settings.seed))
     if not held_out:
         raise ResnetError(
-            f"{root} has too few images in every class to hold out the share {val_ratio:g} for validation; give a "
-            "larger `val_ratio`."
+            f"{root} has too few images in every class to hold out the share {settings.val_ratio:g} for validation; "
+            "give a larger `val_ratio`."
         )
     for part in ("train", "val"):
         lst = prefix.with_name(f"{prefix.name}_{part}.lst")
         if lst.is_file():
-            report = pack_list(
-                lst,
-                root,
-                lst.with_suffix(".rec"),
-                resize=resize,
-                quality=95,
-                encoding=".jpg",
-                threads=threads,
-                on_error="skip",
-            )
-            _say(f"{lst.with_suffix('.rec')}: {report.images} images, {len(report.skipped)} skipped")
+            rec = lst.with_suffix(".rec")
+            config = PackConfig(lst, root, rec, resize=settings.resize, quality=95, threads=settings.threads)
+            done = pack_list(config)
+            _say(f"{rec}: {done.images} images, {len(done.skipped)} skipped")
 
 
 def _pack_source(source: Source, folder: Path, seed: int, threads: int) -> None:
-    generator = np.random.default_rng(seed)
-    for part_name, part in (("train", source.train), ("val", source.val)):
-        out = folder / f"{source.name}_{part_name}.rec"
-        pairs = [(int(label), str(index)) for index, label in enumerate(part.labels)]
-        entries = shuffled(pairs, generator) if part_name == "train" else _in_given_order(pairs)
-        report = _pack_arrays(part.images, entries, out, threads)
-        named = (ListEntry(entry.index, entry.labels, f"{part_name}/{int(entry.path):05d}.png") for entry in entries)
-        write_list(out.with_suffix(".lst"), named)
-        _say(f"{out}: {report.images} images")
+    shuffled = np.random.default_rng(seed).permutation(len(source.train.labels))
+    in_order = np.arange(len(source.val.labels))
+    for name, part, order in (("train", source.train, shuffled), ("val", source.val, in_order)):
+        _pack_part(name, part, order, folder / f"{source.name}_{name}.rec", threads)
     write_synset(folder / "synset.txt", source.class_names)
     _write_examples(source, folder / "examples")
 
 
-def _in_given_order(pairs: list[tuple[int, str]]) -> list[ListEntry]:
-    return [ListEntry(index, (float(label),), path) for index, (label, path) in enumerate(pairs)]
+def _pack_part(name: str, part: Part, order: NDArray[np.int64], out: Path, threads: int) -> None:
+    entries = [ListEntry(index, (float(part.labels[at]),), f"{name}/{at:05d}.png") for index, at in enumerate(order)]
 
+    def make(entry: ListEntry) -> bytes:
+        return encode(part.images[order[entry.index]], ".png", PNG_COMPRESSION)
 
-def _pack_arrays(images: NDArray[np.uint8], entries: list[ListEntry], out: Path, threads: int) -> PackReport:
-    def load(entry: ListEntry) -> Image:
-        image: Image = images[int(entry.path)]
-        return image
-
-    return pack_entries(entries, load, out, quality=PNG_COMPRESSION, encoding=".png", threads=threads, on_error="stop")
+    done = pack_entries(entries, len(entries), make, out, threads, "stop")
+    write_list(out.with_suffix(".lst"), entries)
+    _say(f"{out}: {done.images} images")
 
 
 def _write_examples(source: Source, folder: Path) -> None:
@@ -232,8 +212,7 @@ def load_fashion_mnist(archive: Path | None, folder: Path, mirror: str) -> Sourc
         for name, checksum in FASHION_SHA256.items():
             if not (folder / name).is_file():
                 _download((mirror or FASHION_URL) + name, folder / name, gzip.decompress, checksum, "fashion-mnist")
-    files = {name: _read_idx(where / name) for name in FASHION_SHA256}
-    images_and_labels = list(files.values())
+    images_and_labels = [_read_idx(where / name) for name in FASHION_SHA256]
     train, val = _fashion_part(*images_and_labels[:2]), _fashion_part(*images_and_labels[2:])
     return Source("fashion-mnist", FASHION_CLASSES, train, val)
 

@@ -14,7 +14,7 @@ from typing import Any
 import safetensors
 from torch import Tensor
 
-from resnet_v2.config import NEUTRAL, TRAIN_DEFAULTS
+from resnet_v2.config.training import NEUTRAL, TRAIN_DEFAULTS
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import replacing
 from resnet_v2.networks import weights

@@ -1,6 +1,6 @@
 """Settings that are right each for itself and do not go together."""
 
-from resnet_v2.config import TrainConfig
+from resnet_v2.config.training import TrainConfig
 from resnet_v2.errors import SettingError
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.training.distributed import Ranks

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from resnet_v2.config import parse_gpus
+from resnet_v2.config.fields import parse_gpus
 from resnet_v2.errors import ResnetError
 
 # Longer than the slowest step or evaluation of a rank that others wait for.

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from resnet_v2.config import arguments_of
+from resnet_v2.config.training import arguments_of
 from resnet_v2.data.records import RecordReader
 from resnet_v2.errors import ResnetError
 from resnet_v2.logs.runlog import RunLog

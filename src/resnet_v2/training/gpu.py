@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from resnet_v2.config import Memory, TrainConfig
+from resnet_v2.config.training import Memory, TrainConfig
 from resnet_v2.errors import ResnetError, SettingError
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.resnet import ResNet

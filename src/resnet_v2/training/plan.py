@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from resnet_v2.config import NEUTRAL, TRAIN_DEFAULTS, TrainConfig
+from resnet_v2.config.training import NEUTRAL, TRAIN_DEFAULTS, TrainConfig
 from resnet_v2.data.augment import Augmentation, augmentation, random_resized_crop
 from resnet_v2.data.lists import read_synset
 from resnet_v2.errors import ResnetError, SettingError

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from resnet_v2.config import TrainConfig
+from resnet_v2.config.training import TrainConfig
 from resnet_v2.networks.resnet import ResNet
 from resnet_v2.recompute.tape import take_our_kernels
 from resnet_v2.training.distributed import Ranks
