@@ -179,6 +179,16 @@ def test_mxnet_count_is_that_of_the_filled_up_record(batch: int) -> None:
     assert found.error(1, mxnet_batch=10**12) == pytest.approx(40)
 
 
+def test_nothing_is_evaluated_before_all_networks_are_found(
+    trained: str, digits: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Predictor, "judge", lambda *_: pytest.fail("one was evaluated"))
+    rec = digits / "digits_val.rec"
+    for words in (("evaluate", "--prefix", trained, "nowhere"), ("compare", trained, "nowhere")):
+        status, _, err = run(*words, "--rec", rec, "--gpus", "")
+        assert (status, "There is no checkpoint nowhere" in err) == (2, True), err
+
+
 def test_mxnet_counts_the_first_images_twice() -> None:
     found = verdicts([0, 1, 0, 0, 0], [0] * 5, [0, 1, 0, 0, 0])
     assert found.error(1) == pytest.approx(20)

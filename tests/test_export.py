@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from conftest import Run
-from resnet_v2.config import EngineName
+from resnet_v2.config.using import EngineName
 from resnet_v2.errors import ResnetError
 from resnet_v2.inference.predict import Predictor
 from resnet_v2.interchange.export import export

@@ -15,6 +15,7 @@ import tyro
 
 from resnet_v2.config import forecast, packing, training, using
 from resnet_v2.errors import ResnetError
+from resnet_v2.networks.finding import find_checkpoint
 
 # `plot --follow`: how often it looks at the logs, and how often its page loads itself again.
 LOOK_SECONDS, PAGE_SECONDS = 1.0, 15
@@ -93,6 +94,8 @@ def evaluate(settings: using.EvaluateConfig) -> None:
     from resnet_v2.inference import report
     from resnet_v2.inference.predict import Predictor
 
+    for prefix in settings.prefix:
+        find_checkpoint(prefix, settings.epoch)  # before the first of them is evaluated
     predictors = (
         Predictor.open(prefix, settings.epoch, settings.engine, settings.device, settings.gpus, settings.precision)
         for prefix in settings.prefix
@@ -106,8 +109,6 @@ def evaluate(settings: using.EvaluateConfig) -> None:
         settings.threads,
         settings.mxnet_count,
     )
-    if settings.confusion is not None:
-        report.draw_confusion(rows[-1], settings.confusion)
     if settings.json:
         results = [row.as_json(settings.per_class) for row in rows]
         print(json.dumps(results[0] if len(results) == 1 else results))
@@ -117,6 +118,8 @@ def evaluate(settings: using.EvaluateConfig) -> None:
         print(report.text(rows[0]))
     if settings.per_class and not settings.json:
         print(report.class_table(rows[-1]))
+    if settings.confusion is not None:
+        report.draw_confusion(rows[-1], settings.confusion)
 
 
 def compare(settings: using.CompareConfig) -> None:
@@ -125,6 +128,8 @@ def compare(settings: using.CompareConfig) -> None:
 
     pairs = report.pairs_of(settings.first, settings.second)
     names = [prefix for pair in pairs for prefix in pair]
+    for name in names:
+        find_checkpoint(name)  # before the first of them is evaluated
     predictors = (Predictor.open(prefix, device=settings.device, gpus=settings.gpus) for prefix in names)
     rows = report.evaluate_all(predictors, settings.rec, settings.sizes, batch_size=settings.batch_size)
     print(report.compare(rows, len(pairs)))

@@ -3,12 +3,21 @@
 import contextlib
 import errno
 import hashlib
+import http.client
 import os
+import urllib.request
 import uuid
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tqdm import tqdm
+
 from resnet_v2.errors import ResnetError
+
+CHUNK_BYTES = 1 << 20
+# More than any data set or network that is fetched; a longer answer is none of them.
+MOST_BYTES = 1 << 30
 
 
 @contextlib.contextmanager
@@ -32,6 +41,29 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def download(url: str, path: Path, instead: str, check: Callable[[Path], object] | None = None) -> None:
+    """Fetch a file, with progress; it gets its name only when it is whole and `check`, which sees it before, agrees.
+
+    A ResnetError says what went wrong, and what to do `instead`.
+    """
+    try:
+        with urllib.request.urlopen(url, timeout=60) as answer, replacing(path) as temporary:
+            length = int(answer.headers.get("Content-Length") or 0)
+            bar = tqdm(total=length or None, desc=path.name, unit="B", unit_scale=True, leave=False, disable=None)
+            with temporary.open("wb") as file, bar as progress:
+                while chunk := answer.read(CHUNK_BYTES):
+                    file.write(chunk)
+                    progress.update(len(chunk))
+                    if file.tell() > MOST_BYTES:
+                        raise ResnetError(f"{url} is larger than anything that is fetched here; {instead}.")
+                if length and file.tell() != length:
+                    raise ResnetError(f"{url} ended after {file.tell()} of {length} bytes; try again.")
+            if check is not None:
+                check(temporary)
+    except (OSError, EOFError, ValueError, zlib.error, http.client.HTTPException) as error:
+        raise ResnetError(f"{url} cannot be downloaded ({getattr(error, 'reason', error)}); {instead}.") from None
 
 
 def sha256(path: Path) -> str:

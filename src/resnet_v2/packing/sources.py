@@ -2,11 +2,8 @@
 
 import gzip
 import hashlib
-import io
 import sys
 import tarfile
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +11,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from resnet_v2.config.packing import DataConfig, ListConfig, PackConfig
 from resnet_v2.data.jpeg import encode
 from resnet_v2.data.lists import ListEntry, write_list, write_synset
 from resnet_v2.errors import ResnetError
-from resnet_v2.files import replacing
+from resnet_v2.files import download, replacing
 from resnet_v2.packing.class_folders import make_lists, ready_split
 from resnet_v2.packing.pack import pack_entries, pack_list
 
@@ -233,24 +229,14 @@ def _fashion_part(images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Part:
 
 
 def _download(url: str, path: Path, unpack: Callable[[bytes], bytes], checksum: str, source: str) -> None:
-    """Fetch a file with a progress bar; it gets its name only when the SHA-256 of what it unpacks to is right."""
+    """Fetch a file; it gets its name only when the SHA-256 of what it unpacks to is right."""
     elsewhere = f"fetch it elsewhere and give `resnet-v2 data {source} --archive`"
-    content = io.BytesIO()
-    try:
-        with urllib.request.urlopen(url, timeout=60) as response:
-            total = int(response.headers.get("Content-Length") or 0) or None
-            with tqdm(total=total, desc=path.name, unit="B", unit_scale=True) as progress:
-                while block := response.read(1 << 20):
-                    content.write(block)
-                    progress.update(len(block))
-        unpacked = unpack(content.getvalue())
-    except (OSError, ValueError, EOFError) as error:
-        reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        raise ResnetError(f"{url} cannot be downloaded ({reason}); {elsewhere}.") from None
-    if (found := hashlib.sha256(unpacked).hexdigest()) != checksum:
-        raise ResnetError(f"{url} has the SHA-256 {found}, not {checksum}: it is not the official file; {elsewhere}.")
-    with replacing(path) as temporary:
-        temporary.write_bytes(content.getvalue())
+
+    def check(file: Path) -> None:
+        if (found := hashlib.sha256(unpack(file.read_bytes())).hexdigest()) != checksum:
+            raise ResnetError(f"{url} has the SHA-256 {found}, not {checksum}: no official file; {elsewhere}.")
+
+    download(url, path, elsewhere, check)
 
 
 SOURCES: dict[str, Callable[[Path | None, Path, str], Source]] = {
