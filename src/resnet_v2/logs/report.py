@@ -17,7 +17,7 @@ ERRORS = ("train_top1", "top1", "train_top5", "top5")
 # Of the events `train` and `validation`: the field in the log and its name in the page.
 TRAINED = {"loss": "train_loss", "learning_rate": "learning_rate", "samples_per_second": "samples_per_second"}
 VALIDATED = {"loss": "loss"}
-SPEED = re.compile(r"Epoch\[(\d+)\] Batch .*Speed: ([\d.]+) samples/sec")
+SPEED = re.compile(r"Epoch\[(\d+)\] Batch .*Speed: (\d*\.?\d+) samples/sec")
 
 Series = dict[str, dict[int, float]]
 
@@ -78,7 +78,7 @@ def _event_series(path: Path) -> Series:
             for field, name in names.items():
                 if field in event:
                     series.setdefault(name, {})[int(event["epoch"])] = float(event[field])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError):
             continue
     return series
 

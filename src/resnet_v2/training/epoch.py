@@ -119,7 +119,7 @@ def _log_recent(run: Run, state: TrainState, clock: IdleClock, learning_rate: fl
     _count_idle(state, clock)
     measured = state.recent.read(run.ranks, run.device)
     state.recent = Meter()
-    run.log.batch(state.epoch, state.step, learning_rate=learning_rate, **measured)
+    run.log.batch(state.epoch, state.step, **measured, learning_rate=learning_rate)
     return f"loss {measured['loss']:.3f}, waiting for data {measured['data_wait']:.1%}"
 
 

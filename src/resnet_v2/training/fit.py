@@ -1,5 +1,6 @@
 """fit(): records in, checkpoints and two log files out, by one process or by many, stopped and resumed at will."""
 
+import contextlib
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -99,9 +100,10 @@ def _fit(
         findings = preflight.check(plan, trainer, [*readers.training.values(), readers.validation])
         if config.output.dry_run:
             reader = readers.training[plan.records_of(state.epoch)]
-            loader = training_loader(plan, ranks, device, state, reader, RunLog.nowhere())
-            position = state.epoch + state.step / loader.steps
-            findings += preflight.timed(trainer, loader, plan.schedule.learning_rate(position))
+            with contextlib.closing(RunLog.nowhere()) as log:
+                loader = training_loader(plan, ranks, device, state, reader, log)
+                position = state.epoch + state.step / loader.steps
+                findings += preflight.timed(trainer, loader, plan.schedule.learning_rate(position))
         for sentence in (*departures(plan), *sentences, *findings):
             say(sentence)
         return None if config.output.dry_run else _train(plan, start, state, ranks, device, interruption, readers)
