@@ -20,7 +20,6 @@ from resnet_v2.training.feed import Fed, IdleClock, allocator, feed
 from resnet_v2.training.interruption import Interruption, Stopped
 from resnet_v2.training.meter import Meter, Watch
 from resnet_v2.training.plan import RunPlan
-from resnet_v2.training.profile import Profiler
 from resnet_v2.training.state import TrainState
 
 
@@ -34,7 +33,7 @@ class Run:
     interruption: Interruption
     log: RunLog
     watch: Watch
-    profiler: Profiler
+    profiler: torch.profiler.profile | None
 
     def stopping(self) -> bool:
         """Whether a rank was told to stop; every rank has to ask."""
@@ -109,7 +108,8 @@ def _train_batch(run: Run, state: TrainState, fed: Fed, loader: Loader, clock: I
     run.watch.add(state.step, fed.ordinals, result)
     for meter in (state.whole, state.recent):
         meter.add(result, len(fed.labels), fed.waited)
-    run.profiler.step()
+    if run.profiler is not None:
+        run.profiler.step()
     return learning_rate
 
 

@@ -31,7 +31,7 @@ from resnet_v2.training.interruption import Interruption
 from resnet_v2.training.meter import Watch
 from resnet_v2.training.optim import muon, nesterov_sgd
 from resnet_v2.training.plan import RunPlan, decide, departures
-from resnet_v2.training.profile import Profiler
+from resnet_v2.training.profile import profiler
 from resnet_v2.training.state import TrainState
 from resnet_v2.training.step import Trainer
 
@@ -172,12 +172,12 @@ def _train(
 ) -> Evaluation:
     """All epochs that are left."""
     log = _open_log(plan, ranks, start, state)
-    profiler = Profiler(plan.prefix, plan.config.output.profile and ranks.main)
-    run = Run(plan, ranks, device, interruption, log, Watch(plan.prefix, ranks), profiler)
+    trace = profiler(plan.prefix) if plan.config.output.profile and ranks.main else None
+    run = Run(plan, ranks, device, interruption, log, Watch(plan.prefix, ranks), trace)
     try:
         if start is None or not start.resumed:
             log.start(plan.settings(), str(device))
-        with profiler:
+        with trace or contextlib.nullcontext():
             while True:
                 if not state.trained:
                     train_epoch(run, state, readers.training[plan.records_of(state.epoch)])
