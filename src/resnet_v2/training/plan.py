@@ -16,6 +16,7 @@ from resnet_v2.config import NEUTRAL, TRAIN_DEFAULTS, TrainConfig
 from resnet_v2.data.augment import Augmentation, augmentation, random_resized_crop
 from resnet_v2.data.lists import read_synset
 from resnet_v2.errors import ResnetError, SettingError
+from resnet_v2.logs.layout import aligned
 from resnet_v2.networks import weights
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.training import checkpoint, recipes
@@ -107,8 +108,7 @@ class RunPlan:
     def explained(self) -> str:
         """A line for every setting: its value, and where it comes from."""
         rows = [(name, str(value), self.sources[name]) for name, value in self.settings().items()]
-        widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-        return "\n".join(f"{name:{widths[0]}}  {value:{widths[1]}}  {source}" for name, value, source in rows)
+        return aligned(rows, left=(0, 1, 2))
 
 
 def _at(steps: tuple[tuple[int, int], ...], epoch: int) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from resnet_v2.logs.layout import aligned
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.resnet import ResNet
 from resnet_v2.training.recipes import ALL, Recipe
@@ -83,21 +84,14 @@ def table() -> str:
                 row["hardware"],
             )
         )
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     text = [
-        "  ".join(
-            cell.rjust(width) if 0 < column < len(head) - 1 else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
-    text += [
+        aligned(lines, left=(0, len(head) - 1)),
         "",
         "Errors in percent: top-1 and top-5 as published, top-1 as measured here. GPU hours: one GPU that sustains "
         f"{GPU_TFLOPS:g} TFLOP/s, computed.",
         "",
+        *(f"{recipe.name}: {recipe.notes} Source: {recipe.source}." for recipe in ALL),
     ]
-    text += [f"{recipe.name}: {recipe.notes} Source: {recipe.source}." for recipe in ALL]
     return "\n".join(text)
 
 
