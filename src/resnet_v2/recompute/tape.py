@@ -194,7 +194,7 @@ class Tape:
             for number in range(segment.start, segment.stop):
                 link = self.links[number]
                 again = _Again(self, number, x)
-                again.keep(link.points if whole else segment.kept(number, link))
+                again.keep(link.description.points if whole else segment.kept(number, link))
                 if number != final:
                     x = again.value(link.description.output)
 
