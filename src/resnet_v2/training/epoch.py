@@ -14,6 +14,7 @@ from resnet_v2.networks import weights
 from resnet_v2.networks.finding import checkpoint_path
 from resnet_v2.networks.header import Header
 from resnet_v2.training import checkpoint
+from resnet_v2.training.checkpoint import Start
 from resnet_v2.training.distributed import Ranks
 from resnet_v2.training.evaluate import Evaluation, evaluate
 from resnet_v2.training.feed import Fed, IdleClock, allocator, feed
@@ -25,9 +26,10 @@ from resnet_v2.training.state import TrainState
 
 @dataclass(frozen=True)
 class Run:
-    """What stays the same through the epochs."""
+    """What stays the same through the epochs. `start`: the checkpoint that the run goes on from, if any."""
 
     plan: RunPlan
+    start: Start | None
     ranks: Ranks
     device: torch.device
     interruption: Interruption
@@ -40,12 +42,10 @@ class Run:
         return self.ranks.any(self.interruption.received is not None)
 
 
-def training_loader(
-    plan: RunPlan, ranks: Ranks, device: torch.device, state: TrainState, reader: RecordReader, log: RunLog
-) -> Loader:
+def training_loader(run: Run, state: TrainState, reader: RecordReader) -> Loader:
     """The training batches of an epoch, from where the run is."""
-    data = plan.config.data
-    on_skip = log.skipped if ranks.main else lambda sentence: print(sentence, file=sys.stderr)
+    plan, ranks, data = run.plan, run.ranks, run.plan.config.data
+    on_skip = run.log.skipped if ranks.main else lambda sentence: print(sentence, file=sys.stderr)
     skip = on_skip if data.on_error == "skip" else None
     loader = Loader(
         reader,
@@ -57,7 +57,7 @@ def training_loader(
         count=data.num_examples,
         rank=ranks.rank,
         world_size=ranks.world_size,
-        reading=Reading(plan.config.devices.threads, data.max_pixels, data.fast_decode, skip, allocator(device)),
+        reading=Reading(plan.config.devices.threads, data.max_pixels, data.fast_decode, skip, allocator(run.device)),
     )
     if state.loader:
         loader.load_state_dict(state.loader)
@@ -69,7 +69,7 @@ def train_epoch(run: Run, state: TrainState, reader: RecordReader) -> None:
 
     Raises Stopped when the run was told to stop and has saved where it is.
     """
-    loader = training_loader(run.plan, run.ranks, run.device, state, reader, run.log)
+    loader = training_loader(run, state, reader)
     state.trainer.model.train()
     clock = IdleClock(run.device)
     done = min(state.step * run.plan.batch_size, loader.images)

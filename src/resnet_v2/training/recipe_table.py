@@ -35,27 +35,19 @@ def training_flops(recipe: Recipe) -> float:
     return 2.0 * passes * multiply_adds(recipe.architecture) * recipe.images * epochs
 
 
-def gpu_hours(recipe: Recipe, tflops: float = GPU_TFLOPS) -> float:
-    """Hours of one GPU that sustains `tflops` x 10^12 operations per second throughout."""
-    return training_flops(recipe) / (tflops * 1e12) / 3600
+def gpu_hours(recipe: Recipe) -> float:
+    """Hours of one GPU that sustains `GPU_TFLOPS` x 10^12 operations per second throughout."""
+    return training_flops(recipe) / (GPU_TFLOPS * 1e12) / 3600
 
 
 def rows() -> list[dict[str, Any]]:
     """Every recipe as JSON can hold it, with its `training_flops` and `gpu_hours`."""
     return [
-        {
-            "name": recipe.name,
-            "top1_error": recipe.top1_error,
-            "top5_error": recipe.top5_error,
+        asdict(recipe)
+        | {
             "settings": {k: str(v) if isinstance(v, Path) else v for k, v in recipe.settings.items()},
-            "images": recipe.images,
-            "hardware": recipe.hardware,
             "training_flops": training_flops(recipe),
             "gpu_hours": round(gpu_hours(recipe), 1),
-            "measured": None if recipe.measured is None else asdict(recipe.measured),
-            "evidence": recipe.evidence,
-            "source": recipe.source,
-            "notes": recipe.notes,
         }
         for recipe in ALL
     ]
