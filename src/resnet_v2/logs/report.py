@@ -30,11 +30,7 @@ def write_report(paths: Sequence[Path], curves: Sequence[Curve], out: Path, metr
     opens with; `refresh` is the seconds after which the page loads itself again, 0: never.
     """
     runs = [
-        {
-            "name": curve.label,
-            "summary": curve.summary(),
-            "series": _points(_series(path, curve)),
-        }
+        {"name": curve.label, "summary": curve.summary(), "series": _points(_series(path, curve))}
         for path, curve in zip(paths, curves, strict=True)
     ]
     count = "1 run" if len(runs) == 1 else f"{len(runs)} runs"

@@ -158,14 +158,11 @@ def failures_told(work: Workload, device: torch.device, config: TrainConfig, par
         work = replace(work, free_bytes=free_bytes(device) + (work.process_bytes if device.type == "cuda" else 0))
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise ResnetError(_out_of_memory(work, config.memory, parts)) from None
     except RuntimeError as error:
-        if "can't allocate memory" in str(error):
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
             raise ResnetError(_out_of_memory(work, config.memory, parts)) from None
-        if config.devices.compile and type(error).__module__.startswith(
-            "torch._"
-        ):  # of torch.compile and what it calls
+        # Of torch.compile and what it calls.
+        if config.devices.compile and type(error).__module__.startswith("torch._"):
             reason = str(error).strip().splitlines()[0]
             raise ResnetError(f"`compile` fails here ({reason}); install a C++ compiler, or leave it out.") from None
         raise

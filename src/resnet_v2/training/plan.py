@@ -256,7 +256,7 @@ def _find_start(prefix: str, asked: Values) -> Start | None:
     if latest is not None and (not retrain or latest.began_with(retrain, load_epoch)):
         return latest
     if retrain:
-        return checkpoint.find(prefix, load_epoch)
+        return Start(*weights.read_checkpoint(prefix, load_epoch))
     path = checkpoint.latest_path(prefix)
     if resume == "yes":
         raise ResnetError(f"{path} is missing, so there is no run to go on with; leave `resume` out to start one.")
