@@ -21,7 +21,6 @@ from resnet_v2.recompute import budget, speeds
 from resnet_v2.recompute.budget import CONTEXT_BYTES, MOST_CONTEXT_BYTES, Workload, cap, process_bytes
 from resnet_v2.training import gpu
 from resnet_v2.training.distributed import Ranks, choose_device
-from resnet_v2.training.gpu import Precision
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 H100 = speeds.CARDS["H100"]
@@ -85,13 +84,13 @@ def test_16_bits_are_the_faster_ones_and_stay_so(monkeypatch: pytest.MonkeyPatch
     times = {"bf16": 0.002, "fp16": 0.001}
     monkeypatch.setattr(gpu, "_seconds_per_step", lambda *arguments: times[arguments[-1]])
     chosen = gpu.choose_precision(network, 4, config, Ranks(), CPU, None)
-    assert chosen == Precision("fp16", "`amp` auto is fp16: a step takes bf16 2.0 ms, fp16 1.0 ms")
+    assert chosen == ("fp16", "`amp` auto is fp16: a step takes bf16 2.0 ms, fp16 1.0 ms")
     times["fp16"] = 0.003
-    assert gpu.choose_precision(network, 4, config, Ranks(), CPU, None).amp == "bf16"
-    assert gpu.choose_precision(network, 4, config, Ranks(), CPU, "fp16").amp == "fp16"
-    assert gpu.choose_precision(network, 4, config.changed(amp="off"), Ranks(), CPU, None) == Precision("off")
+    assert gpu.choose_precision(network, 4, config, Ranks(), CPU, None)[0] == "bf16"
+    assert gpu.choose_precision(network, 4, config, Ranks(), CPU, "fp16")[0] == "fp16"
+    assert gpu.choose_precision(network, 4, config.changed(amp="off"), Ranks(), CPU, None) == ("off", "")
     times["fp16"] = 0.001
-    assert gpu.choose_precision(network, 4, config.changed(fused_backward=True), Ranks(), CPU, None).amp == "bf16"
+    assert gpu.choose_precision(network, 4, config.changed(fused_backward=True), Ranks(), CPU, None)[0] == "bf16"
 
 
 def test_the_trial_of_16_bits_leaves_the_network_alone() -> None:

@@ -150,8 +150,8 @@ def test_a_batch_is_told_in_full(tmp_path: Path, idle: float | None, told: str) 
         step_ms=12.34,
         data_wait=0.012,
         memory_mib=811.6,
-        gpu_idle=idle,
         learning_rate=0.1,
+        **({} if idle is None else {"gpu_idle": idle}),
     )
     log.close()
     line = (
@@ -177,6 +177,14 @@ def test_a_batch_is_told_in_full(tmp_path: Path, idle: float | None, told: str) 
     assert event == measured | ({} if idle is None else {"gpu_idle": idle})
 
 
+def test_a_log_that_goes_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    log = RunLog.nowhere()
+    log.skipped("a record")
+    log.close()
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_run_that_starts_anew_replaces_its_log(our_log: str) -> None:
     RunLog(our_log, append=False, echo=lambda line: None).close()
     assert not Path(f"{our_log}.log").read_text()
@@ -189,6 +197,39 @@ def test_a_line_cut_by_a_kill_is_passed_over(our_log: str) -> None:
     path.write_text('{"event": "validation"}\n' + path.read_text())
     with pytest.raises(ResnetError, match="line 1 is no event"):
         read_curve(path)
+
+
+def test_an_accuracy_at_the_end_of_a_sentence(tmp_path: Path) -> None:
+    text = "INFO:root:Epoch[0] Validation-accuracy=0.5.\nINFO:root:Epoch[0] Validation-top_k_accuracy_5=9e-1.\n"
+    curve = read_curve(write(tmp_path / "a.log", text))
+    assert curve.top1 == {0: 50.0}
+    assert curve.top5 == pytest.approx({0: 10.0})
+
+
+@pytest.mark.parametrize("epoch", ['"a"', "NaN", "Infinity", "null", "[1]"])
+def test_an_epoch_that_is_no_number(our_log: str, epoch: str, run: Run) -> None:
+    path = Path(f"{our_log}.jsonl")
+    with path.open("a") as file:
+        file.write(f'{{"event": "train", "epoch": {epoch}, "train_accuracy": 0.5, "loss": 1.0}}\n')
+    for out in ("c.png", "c.html"):  # the last line may be cut by a kill, in whatever way
+        assert run("plot", "--logs", path, "--out", path.with_name(out))[0] == 0
+    path.write_text(path.read_text() + '{"event": "finished"}\n')
+    status, _, err = run("plot", "--logs", path, "--out", path.with_name("d.png"))
+    assert status == 2
+    assert f"line {len(path.read_text().splitlines()) - 1} is no event" in err
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999"])
+def test_an_error_that_is_no_number_is_no_epoch(our_log: str, number: str, run: Run) -> None:
+    path = Path(f"{our_log}.jsonl")
+    path.write_text(path.read_text().replace('"top1_error": 29.0', f'"top1_error": {number}'))
+    for out in ("c.png", "c.html"):
+        status, text, _ = run("plot", "--logs", path, "--out", path.with_name(out), "--json")
+        (row,) = json.loads(text, parse_constant=pytest.fail)
+        assert status == 0
+        assert (row["epochs"], row["best_epoch"], row["top1_error"]) == (3, 2, 36.0)
+    path.write_text(f'{{"event": "validation", "epoch": 0, "top1_error": {number}, "top5_error": {number}}}\n')
+    assert "has no epochs" in run("plot", "--logs", path, "--out", path.with_name("d.html"))[2]
 
 
 @pytest.mark.parametrize(("ending", "start"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")])

@@ -65,7 +65,7 @@ def test_operations() -> None:
     assert 6 * recipe_table.multiply_adds(architecture) == counter.get_total_flops()
     recipe = recipes.find("imagenet-resnet-50")
     assert recipe_table.training_flops(recipe) == pytest.approx(6 * 4.089e9 * 1_281_167 * 126, rel=1e-3)
-    assert recipe_table.gpu_hours(recipe, tflops=10) == pytest.approx(2 * recipe_table.gpu_hours(recipe, tflops=20))
+    assert recipe_table.gpu_hours(recipe) == pytest.approx(recipe_table.training_flops(recipe) / 20e12 / 3600)
 
 
 def test_the_list(run: Run) -> None:

@@ -76,6 +76,13 @@ def test_text_logs_of_2016(tmp_path: Path, run: Run) -> None:
     assert series["samples_per_second"] == [[0, 226.19], [1, 226.19]]
 
 
+def test_a_speed_that_is_no_number_is_passed_over(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "a.log").write_text(MXNET_2016.replace("226.19", "226.19.", 1))
+    assert run("plot", "--logs", tmp_path / "a.log", "--out", tmp_path / "a.html")[0] == 0
+    series = page_data(tmp_path / "a.html")["runs"][0]["series"]
+    assert series["samples_per_second"] == [[0, 226.19], [1, 226.19]]
+
+
 def test_the_page_needs_nothing_else(tmp_path: Path, run: Run) -> None:
     run("plot", "--logs", make_log(tmp_path / "run", 3), "--out", tmp_path / "a.html")
     text = (tmp_path / "a.html").read_text()

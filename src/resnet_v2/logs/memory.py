@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from resnet_v2.errors import ResnetError
-from resnet_v2.files import replacing
+from resnet_v2.logs.layout import aligned, drawing
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -17,44 +16,28 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         )
         size, total = f"{row['activations_mib_per_image']:.1f}", f"{row['total_bytes'] / 1e9:.2f}"
         lines.append((row["plan"], size, total, f"{row['extra_time_percent']:.1f} %", largest, segments, levels))
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if column else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    )
+    return aligned(lines)
 
 
 def draw(
     curves: Mapping[str, Sequence[tuple[float, int]]], out: Path, batch_size: int, fixed_bytes: int, budget: int | None
 ) -> None:
-    """Draw memory in GB over one training step; times are shares of the first curve's step.
+    """Draw memory in GB over one training step (see `drawing`); times are shares of the first curve's step.
 
-    `curves`: (time, bytes per image) of every plan by its name, the plain network first. Raises ResnetError when the
-    ending of `out` is no picture format.
+    `curves`: (time, bytes per image) of every plan by its name, the plain network first.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    if out.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise ResnetError(f"{out} has no ending that is a picture format; name it .png, .svg or .pdf.")
-    figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
     step = max(time for time, _ in next(iter(curves.values())))
-    for name, timeline in curves.items():
-        totals = [(fixed_bytes + batch_size * size) / 1e9 for _, size in timeline]
-        axes.plot([time / step for time, _ in timeline], totals, label=f"{name} ({max(totals):.1f} GB)", linewidth=1.2)
-    if budget is not None:
-        axes.axhline(budget / 1e9, color="black", linestyle=":", label=f"budget ({budget / 1e9:.1f} GB)")
-    axes.set_xlabel("time, in steps of the plain network")
-    axes.set_ylabel(f"memory at batch size {batch_size} (GB)")
-    axes.set_ylim(bottom=0)
-    axes.margins(x=0.01)
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    with replacing(out) as temporary:
-        figure.savefig(temporary, format=out.suffix[1:].lower(), dpi=120)
-    plt.close(figure)
+    with drawing(out) as axes:
+        for name, timeline in curves.items():
+            totals = [(fixed_bytes + batch_size * size) / 1e9 for _, size in timeline]
+            axes.plot(
+                [time / step for time, _ in timeline], totals, label=f"{name} ({max(totals):.1f} GB)", linewidth=1.2
+            )
+        if budget is not None:
+            axes.axhline(budget / 1e9, color="black", linestyle=":", label=f"budget ({budget / 1e9:.1f} GB)")
+        axes.set_xlabel("time, in steps of the plain network")
+        axes.set_ylabel(f"memory at batch size {batch_size} (GB)")
+        axes.set_ylim(bottom=0)
+        axes.margins(x=0.01)
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)

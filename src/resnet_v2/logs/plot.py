@@ -3,10 +3,14 @@
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from resnet_v2.errors import ResnetError
-from resnet_v2.files import replacing
+from resnet_v2.logs.layout import aligned, drawing
 from resnet_v2.logs.runlog import Curve, read_curve
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 METRIC_NAMES = {"top1": "top-1", "top5": "top-5"}
 
@@ -63,33 +67,24 @@ def draw(curves: Sequence[Curve], out: Path, metric: str) -> None:
 
     Raises ResnetError when a log has no such error or the format is unknown.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
     from matplotlib.ticker import MaxNLocator
 
-    if out.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise ResnetError(f"{out} has no ending that is a picture format; name it .png, .svg, .pdf or .html.")
-    for curve in curves:
-        if not getattr(curve, metric):
-            raise ResnetError(f"{curve.name} has no {METRIC_NAMES[metric]} error; draw it with `metric` top1.")
-    figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
-    for number, curve in enumerate(curves):
-        _draw_curve(axes, curve, metric, f"C{number % 10}")
-    axes.set_xlabel("epoch")
-    axes.set_ylabel(f"{METRIC_NAMES[metric]} error (%)")
-    axes.set_ylim(bottom=0)
-    axes.margins(x=0.02)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    with replacing(out) as temporary:
-        figure.savefig(temporary, format=out.suffix[1:].lower(), dpi=120)
-    plt.close(figure)
+    with drawing(out, endings=".png, .svg, .pdf or .html") as axes:
+        for curve in curves:
+            if not getattr(curve, metric):
+                raise ResnetError(f"{curve.name} has no {METRIC_NAMES[metric]} error; draw it with `metric` top1.")
+        for number, curve in enumerate(curves):
+            _draw_curve(axes, curve, metric, f"C{number % 10}")
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(f"{METRIC_NAMES[metric]} error (%)")
+        axes.set_ylim(bottom=0)
+        axes.margins(x=0.02)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
 
 
-def _draw_curve(axes: "matplotlib.axes.Axes", curve: Curve, metric: str, colour: str) -> None:  # type: ignore[name-defined]  # noqa: F821
+def _draw_curve(axes: "Axes", curve: Curve, metric: str, colour: str) -> None:
     errors: dict[int, float] = getattr(curve, metric)
     train: dict[int, float] = getattr(curve, f"train_{metric}")
     if train:
@@ -106,25 +101,10 @@ def _draw_curve(axes: "matplotlib.axes.Axes", curve: Curve, metric: str, colour:
 
 def table(curves: Sequence[Curve]) -> str:
     """The rows of `Curve.summary` as aligned text."""
-    rows = [("network", "epochs", "best epoch", "checkpoint", "top-1 error", "top-5 error")]
+    rows: list[tuple[str, ...]] = [("network", "epochs", "best epoch", "checkpoint", "top-1 error", "top-5 error")]
     for curve in curves:
         row = curve.summary()
         top5 = "-" if row["top5_error"] is None else f"{row['top5_error']:.2f}"
-        rows.append(
-            (
-                curve.label,
-                str(row["epochs"]),
-                str(row["best_epoch"]),
-                str(row["checkpoint"]),
-                f"{row['top1_error']:.2f}",
-                top5,
-            )
-        )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
+        counts = (str(row[name]) for name in ("epochs", "best_epoch", "checkpoint"))
+        rows.append((curve.label, *counts, f"{row['top1_error']:.2f}", top5))
+    return aligned(rows)

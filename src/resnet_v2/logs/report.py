@@ -17,7 +17,7 @@ ERRORS = ("train_top1", "top1", "train_top5", "top5")
 # Of the events `train` and `validation`: the field in the log and its name in the page.
 TRAINED = {"loss": "train_loss", "learning_rate": "learning_rate", "samples_per_second": "samples_per_second"}
 VALIDATED = {"loss": "loss"}
-SPEED = re.compile(r"Epoch\[(\d+)\] Batch .*Speed: ([\d.]+) samples/sec")
+SPEED = re.compile(r"Epoch\[(\d+)\] Batch .*Speed: (\d*\.?\d+) samples/sec")
 
 Series = dict[str, dict[int, float]]
 
@@ -30,11 +30,7 @@ def write_report(paths: Sequence[Path], curves: Sequence[Curve], out: Path, metr
     opens with; `refresh` is the seconds after which the page loads itself again, 0: never.
     """
     runs = [
-        {
-            "name": curve.label,
-            "summary": curve.summary(),
-            "series": _points(_series(path, curve)),
-        }
+        {"name": curve.label, "summary": curve.summary(), "series": _points(_series(path, curve))}
         for path, curve in zip(paths, curves, strict=True)
     ]
     count = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
@@ -78,7 +74,7 @@ def _event_series(path: Path) -> Series:
             for field, name in names.items():
                 if field in event:
                     series.setdefault(name, {})[int(event["epoch"])] = float(event[field])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError):
             continue
     return series
 

@@ -6,8 +6,8 @@ MXNet's own logs, packed by gzip too.
 
 import contextlib
 import gzip
-import io
 import json
+import math
 import os
 import re
 import time
@@ -22,7 +22,7 @@ from resnet_v2.errors import ResnetError
 # `Epoch[3] Batch [50]\tSpeed: ...\tTrain-accuracy=0.5`, `Epoch[3] Validation-top_k_accuracy_5=0.8`: MXNet of 2016 wrote
 # one line per metric, 1.x several metrics on a line and batches as [0-50].
 LINE = re.compile(r"Epoch\[(\d+)\](?: Batch \[(?:\d+-)?(\d+)\])?")
-ACCURACY = re.compile(r"(Train|Validation)-(accuracy|top_k_accuracy_5)=([\d.]+(?:[eE][+-]?\d+)?)")
+ACCURACY = re.compile(r"(Train|Validation)-(accuracy|top_k_accuracy_5)=(\d*\.?\d+(?:[eE][+-]?\d+)?)")
 LOG_ENDINGS = (".log", ".jsonl")
 MEASURES = {
     ("Train", "accuracy"): "train_top1",
@@ -30,6 +30,8 @@ MEASURES = {
     ("Validation", "accuracy"): "top1",
     ("Validation", "top_k_accuracy_5"): "top5",
 }
+# What a log tells: a field of `Curve`, the epoch, the batch (None: of the whole epoch) and an accuracy (a share).
+Measure = tuple[str, int, int | None, float]
 
 
 class Listener(Protocol):
@@ -49,30 +51,27 @@ class RunLog:
     """
 
     def __init__(
-        self, prefix: str, append: bool, echo: Callable[[str], object], listener: Listener | None = None
+        self, prefix: str | None, append: bool, echo: Callable[[str], object], listener: Listener | None = None
     ) -> None:
-        Path(prefix).parent.mkdir(parents=True, exist_ok=True)
+        text, self._events_path = (Path(os.devnull if prefix is None else prefix + end) for end in LOG_ENDINGS)
+        text.parent.mkdir(parents=True, exist_ok=True)
         mode = "a" if append else "w"
-        self._paths = tuple(Path(prefix + end) for end in LOG_ENDINGS)
-        self._text, self._events = (path.open(mode, encoding="utf-8", newline="\n") for path in self._paths)
+        self._text, self._events = (
+            path.open(mode, encoding="utf-8", newline="\n") for path in (text, self._events_path)
+        )
         self._echo = echo
         self._listener = listener
 
     @classmethod
     def nowhere(cls) -> "RunLog":
         """A log that keeps nothing, for the ranks that do not write."""
-        log = cls.__new__(cls)
-        log._paths, log._text, log._events = (), io.StringIO(), io.StringIO()
-        log._echo, log._listener = _say_nothing, None
-        return log
+        return cls(None, append=False, echo=lambda line: None)
 
     def mark(self, place: Mapping[str, Any], clock: Mapping[str, Any]) -> None:
         """Note that the run is at a place, and what the clock says there; on the disk when this returns.
 
         A checkpoint that is then written names the place, by which `go_back` finds the mark again.
         """
-        if not self._paths:
-            return
         self._text.flush()
         os.fsync(self._text.fileno())
         size = os.fstat(self._text.fileno()).st_size
@@ -84,7 +83,7 @@ class RunLog:
         does again; returns what the clock said there. A log without the mark stays as it is: None.
         """
         found, end = None, 0
-        with self._paths[1].open("rb") as file:
+        with self._events_path.open("rb") as file:
             for line in file:
                 end += len(line)
                 event = _marked(line)
@@ -129,41 +128,20 @@ class RunLog:
         self._text.write(f"INFO:root:Namespace({pairs})\n")
         self._write([f"Start training with [{device}]"], "start", {"settings": settings, "device": device})
 
-    def batch(
-        self,
-        epoch: int,
-        batch: int,
-        *,
-        accuracy: float,
-        samples_per_second: float,
-        loss: float,
-        step_ms: float,
-        data_wait: float,
-        memory_mib: float,
-        gpu_idle: float | None = None,
-        **values: float,
-    ) -> None:
-        """Since the last such line: training accuracy and share of time spent waiting for data (shares), speed, mean
-        loss, milliseconds per step; the most memory so far in MiB; and, on a GPU, the share of time in which it had
-        nothing to do. `values` go to the JSON line alone.
+    def batch(self, epoch: int, batch: int, *, accuracy: float, **measured: float) -> None:
+        """Measured since the last such line: training `accuracy`, a share, `samples_per_second`, the mean `loss`,
+        milliseconds per step (`step_ms`) and the share of time spent waiting for data (`data_wait`); the most memory so
+        far (`memory_mib`); and, on a GPU, the share of time in which it had nothing to do (`gpu_idle`). What else is
+        given goes to the JSON line alone.
         """
         line = (
-            f"Epoch[{epoch}] Batch [{batch}]\tSpeed: {samples_per_second:.2f} samples/sec\tTrain-accuracy={accuracy:f}"
-            f"\tLoss: {loss:.4f}\tStep: {step_ms:.1f} ms\tWaiting for data: {data_wait:.1%}"
-            f"\tMemory: {memory_mib:.0f} MiB"
-        ) + ("" if gpu_idle is None else f"\tGPU idle: {gpu_idle:.1%}")
-        measured = {
-            "epoch": epoch,
-            "batch": batch,
-            "train_accuracy": accuracy,
-            "samples_per_second": samples_per_second,
-            "loss": loss,
-            "step_ms": step_ms,
-            "data_wait": data_wait,
-            "memory_mib": memory_mib,
-        }
-        idle = {} if gpu_idle is None else {"gpu_idle": gpu_idle}
-        self._write([line], "batch", measured | idle | values)
+            f"Epoch[{epoch}] Batch [{batch}]\tSpeed: {measured['samples_per_second']:.2f} samples/sec"
+            f"\tTrain-accuracy={accuracy:f}\tLoss: {measured['loss']:.4f}\tStep: {measured['step_ms']:.1f} ms"
+            f"\tWaiting for data: {measured['data_wait']:.1%}\tMemory: {measured['memory_mib']:.0f} MiB"
+        )
+        if "gpu_idle" in measured:
+            line += f"\tGPU idle: {measured['gpu_idle']:.1%}"
+        self._write([line], "batch", {"epoch": epoch, "batch": batch, "train_accuracy": accuracy} | measured)
 
     def trained(self, epoch: int, accuracy: float, seconds: float, **values: float) -> None:
         """Training accuracy (a share) over the whole epoch, and its time; `values` go to the JSON line alone."""
@@ -203,10 +181,6 @@ def _marked(line: bytes) -> dict[str, Any] | None:
         if event.get("event") == "mark" and event.keys() >= {"place", "text_bytes", "clock"}:
             return event
     return None
-
-
-def _say_nothing(line: str) -> None:
-    pass
 
 
 @dataclass
@@ -268,54 +242,46 @@ def read_lines(path: Path) -> list[str]:
         raise ResnetError(f"{path} cannot be read ({error.strerror}); give the path of a training log.") from None
 
 
-@dataclass(frozen=True)
-class _Measure:
-    """An accuracy (a share) that a log tells; `batch` None: of the whole epoch."""
-
-    what: str
-    epoch: int
-    batch: int | None
-    accuracy: float
-
-
-def _text_measures(lines: list[str]) -> Iterator[_Measure]:
+def _text_measures(lines: list[str]) -> Iterator[Measure]:
     for line in lines:
         if place := LINE.search(line):
             batch = int(place[2]) if place[2] else None
             for part, metric, accuracy in ACCURACY.findall(line):
-                yield _Measure(MEASURES[part, metric], int(place[1]), batch, float(accuracy))
+                yield MEASURES[part, metric], int(place[1]), batch, float(accuracy)
 
 
-def _json_measures(path: Path, lines: list[str]) -> Iterator[_Measure]:
+def _json_measures(path: Path, lines: list[str]) -> Iterator[Measure]:
     for number, line in enumerate(lines, start=1):
         try:
             event = json.loads(line)
             kind = event["event"]
             if kind == "train":
-                yield _Measure("train_top1", event["epoch"], None, event["train_accuracy"])
+                yield "train_top1", int(event["epoch"]), None, float(event["train_accuracy"])
             elif kind == "validation":
-                yield _Measure("top1", event["epoch"], None, 1 - event["top1_error"] / 100)
-                yield _Measure("top5", event["epoch"], None, 1 - event["top5_error"] / 100)
-        except (ValueError, KeyError, TypeError):
+                yield "top1", int(event["epoch"]), None, 1 - event["top1_error"] / 100
+                yield "top5", int(event["epoch"]), None, 1 - event["top5_error"] / 100
+        except (ValueError, KeyError, TypeError, OverflowError):
             if number < len(lines):  # the last line may be cut by a kill
                 raise ResnetError(f"{path}, line {number} is no event of a run; is it a log of resnet-v2?") from None
 
 
-def _from_measures(name: str, measures: Iterator[_Measure]) -> Curve:
+def _from_measures(name: str, measures: Iterator[Measure]) -> Curve:
     curve = Curve(name)
     # Speedometer lines tell the accuracy since the last line, so an epoch's is their mean; a line for a batch not
     # behind the last one means that the epoch was begun anew.
     intervals: dict[tuple[str, int], list[float]] = {}
     last_batch: dict[tuple[str, int], int] = {}
-    for measure in measures:
-        errors: dict[int, float] = getattr(curve, measure.what)
-        key = (measure.what, measure.epoch)
-        if measure.batch is not None:
-            if measure.batch <= last_batch.get(key, -1):
+    for what, epoch, batch, accuracy in measures:
+        if not math.isfinite(accuracy):
+            continue
+        errors: dict[int, float] = getattr(curve, what)
+        key = (what, epoch)
+        if batch is not None:
+            if batch <= last_batch.get(key, -1):
                 intervals[key] = []
-            last_batch[key] = measure.batch
-            intervals.setdefault(key, []).append(measure.accuracy)
-            errors[measure.epoch] = 100 * (1 - sum(intervals[key]) / len(intervals[key]))
+            last_batch[key] = batch
+            intervals.setdefault(key, []).append(accuracy)
+            errors[epoch] = 100 * (1 - sum(intervals[key]) / len(intervals[key]))
         elif key not in intervals:
-            errors[measure.epoch] = 100 * (1 - measure.accuracy)
+            errors[epoch] = 100 * (1 - accuracy)
     return curve

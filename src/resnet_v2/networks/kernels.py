@@ -11,8 +11,9 @@ through them.
 """
 
 import sys
+from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -29,41 +30,6 @@ _SCHEMAS = {
     "normalise": f"(Tensor x, {_SCALES}) -> Tensor",
     "backward": f"(Tensor gradient, Tensor x, {_SCALES}, bool wants_input) -> (Tensor, Tensor, Tensor)",
 }
-
-
-def statistics(
-    x: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float, eps: float
-) -> tuple[Tensor, Tensor]:
-    """The mean [C] and the deviation [C], 1 / sqrt(biased variance + eps); moves the running statistics in place.
-
-    They become (1 - momentum) * running + momentum * new with the unbiased variance, as by `F.batch_norm`; N x H x W
-    must be at least 2.
-    """
-    results = torch.ops.resnet_v2.statistics.default(x, running_mean, running_var, momentum, eps)
-    return cast(tuple[Tensor, Tensor], results)
-
-
-def normalise(x: Tensor, mean: Tensor, deviation: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
-    """(x - mean) * deviation * weight + bias, with `relu` not below 0, as N x C x H x W in x's type; NaN stays NaN."""
-    return cast(Tensor, torch.ops.resnet_v2.normalise.default(x, mean, deviation, weight, bias, relu))
-
-
-def backward(
-    gradient: Tensor,
-    x: Tensor,
-    mean: Tensor,
-    deviation: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    relu: bool,
-    wants_input: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of x, weight and bias from that of what `normalise` gave, whose strides may be any.
-
-    Where the ReLU passed is computed again from x. Without `wants_input` the gradient of x is not: it is empty, [0].
-    """
-    results = torch.ops.resnet_v2.backward.default(gradient, x, mean, deviation, weight, bias, relu, wants_input)
-    return cast(tuple[Tensor, Tensor, Tensor], results)
 
 
 @cache
@@ -163,6 +129,11 @@ def _kernels() -> Any:
 def _statistics(
     x: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float, eps: float
 ) -> tuple[Tensor, Tensor]:
+    """The mean [C] and the deviation [C], 1 / sqrt(biased variance + eps); moves the running statistics in place.
+
+    They become (1 - momentum) * running + momentum * new with the unbiased variance, as by `F.batch_norm`; N x H x W
+    must be at least 2.
+    """
     x, kernels = _dense(x), _kernels()
     cut = _cut(x)
     results = _empty_statistics(x)
@@ -177,6 +148,7 @@ def _statistics(
 
 
 def _normalise(x: Tensor, mean: Tensor, deviation: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
+    """(x - mean) * deviation * weight + bias, with `relu` not below 0, as N x C x H x W in x's type; NaN stays NaN."""
     x, kernels = _dense(x), _kernels()
     cut = _cut(x)
     y = _empty_output(x)
@@ -187,6 +159,10 @@ def _normalise(x: Tensor, mean: Tensor, deviation: Tensor, weight: Tensor, bias:
 
 
 def _backward(gradient: Tensor, x: Tensor, *scales_and_flags: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of x, weight and bias from that of what `normalise` gave, whose strides may be any.
+
+    Where the ReLU passed is computed again from x. Without `wants_input` the gradient of x is not: it is empty, [0].
+    """
     *scales, relu, wants_input = scales_and_flags
     gradient, x, kernels = _dense(gradient), _dense(x), _kernels()
     cut = _cut(x)
@@ -231,3 +207,9 @@ for _name, _on_gpu, _fake in (
     _LIBRARY.define(_name + _SCHEMAS[_name])  # type: ignore[no-untyped-call]
     _LIBRARY.impl(_name, _on_gpu, "CUDA")  # type: ignore[no-untyped-call]
     torch.library.register_fake(f"resnet_v2::{_name}", _fake, lib=_LIBRARY)
+
+# The operators; what they do is said at the functions that they run, `_statistics`, `_normalise` and `_backward`.
+statistics: Callable[[Tensor, Tensor, Tensor, float, float], tuple[Tensor, Tensor]]
+normalise: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, bool], Tensor]
+backward: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, bool, bool], tuple[Tensor, Tensor, Tensor]]
+statistics, normalise, backward = (getattr(torch.ops.resnet_v2, name).default for name in _SCHEMAS)

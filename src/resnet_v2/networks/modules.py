@@ -18,11 +18,6 @@ class Link(NamedTuple):
     owner: nn.Module
 
     @property
-    def points(self) -> tuple[str, ...]:
-        """The points that the backward pass needs, the input first."""
-        return self.description.points
-
-    @property
     def norms(self) -> list[nn.BatchNorm2d]:
         """The BatchNorms."""
         names = (operation.name for operation in self.description.operations if operation.kind == "norm")

@@ -110,14 +110,9 @@ class Workload:
     @property
     def waits_for_launches(self) -> bool:
         """Whether starting a step's kernels takes longer than what they do."""
-        busy = self.batch_size * sum(
-            cost.forward + cost.backward for cost in replace(self, device=self._tireless).costs
-        )
+        tireless = replace(self, device=replace(self.device, launch=0.0))
+        busy = self.batch_size * sum(cost.forward + cost.backward for cost in tireless.costs)
         return self.device.launch * sum(cost.kernels for cost in self.costs) > busy
-
-    @property
-    def _tireless(self) -> Speeds:
-        return replace(self.device, launch=0.0)
 
     @property
     def input_bytes(self) -> int:

@@ -30,7 +30,7 @@ class Segment:
     def kept(self, number: int, link: Link) -> tuple[str, ...]:
         """The points of a link that the first run through this segment keeps."""
         first = (INPUT,) if number == self.start else ()
-        return first if self.inner else (*first, *(point for point in self.keep if point in link.points))
+        return first if self.inner else (*first, *(point for point in self.keep if point in link.description.points))
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Plan:
 
 def uniform_plan(links: Sequence[Link], activated: bool) -> Plan:
     """Keep every point; `activated`: and what the BatchNorms and ReLUs give, which leaves nothing to compute again."""
-    return Plan(tuple(Segment(i, i + 1, link.points[1:], activated) for i, link in enumerate(links)))
+    return Plan(tuple(Segment(i, i + 1, link.description.points[1:], activated) for i, link in enumerate(links)))
 
 
 def convolutions_again(link: Link, have: Iterable[str], want: Iterable[str], output: bool) -> set[str]:
@@ -129,7 +129,7 @@ class _Walk:
 
     def _backward(self, number: int) -> None:
         cost = self.costs[number]
-        if self.have[number] != set(self.links[number].points):
+        if self.have[number] != set(self.links[number].description.points):
             self._restore(number, waiting=cost.output)
         again = 0.0 if self.extra[number] else cost.renormalise
         self._event(cost.plain_peak if self.plain else cost.backward_peak, cost.backward + again)
@@ -139,10 +139,10 @@ class _Walk:
 
     def _restore(self, number: int, waiting: int) -> None:
         segments: Sequence[Segment] = self.plan.segments
-        while self.have[number] != set(self.links[number].points):
+        while self.have[number] != set(self.links[number].description.points):
             segment = segment_of(segments, number)
             if not segment.inner:
-                self._run_again((segment,), waiting, lambda number, _: self.links[number].points)
+                self._run_again((segment,), waiting, lambda number, _: self.links[number].description.points)
                 return
             if INPUT not in self.have[segment_of(segment.inner, number).start]:
                 self._run_again(segment.inner, waiting, lambda number, inner: inner.kept(number, self.links[number]))

@@ -59,12 +59,12 @@ class _Nested:
     inner: _Table
 
 
-def find_plan(links: Sequence[Link], costs: Sequence[LinkCost], limit: float, levels: int = 2) -> Plan | None:
+def find_plan(links: Sequence[Link], costs: Sequence[LinkCost], limit: float) -> Plan | None:
     """The plan of least modelled time whose peak is at most `limit` bytes per image; None if there is none.
 
     A second level is tried only where one does not do.
     """
-    for level in range(1, levels + 1):
+    for level in (1, 2):
         aim = limit
         for _ in range(12):
             if aim <= 0:
@@ -184,17 +184,17 @@ class _Search:
                 own = segment.kept(number, link)
                 kept[keep] += sum(cost.points[point] for point in own if point != INPUT)
                 have = {INPUT, *own}
-                without = convolutions_again(link, have, link.points, output=False)
+                without = convolutions_again(link, have, link.description.points, output=False)
                 final = time[keep] + cost.renormalise + again_time(cost, without, output=False)
                 found.append(self._candidate(segment, kept[keep], needed, final))
-                runs = convolutions_again(link, have, link.points, output=True)
+                runs = convolutions_again(link, have, link.description.points, output=True)
                 time[keep] += cost.renormalise + again_time(cost, runs, output=True)
         return found
 
     def _activated(self, start: int) -> _Candidate:
         cost, link = self.costs[start], self.links[start]
         kept = cost.whole + cost.activations
-        segment = Segment(start, start + 1, link.points[1:], activated=True)
+        segment = Segment(start, start + 1, link.description.points[1:], activated=True)
         return self._candidate(segment, kept, kept + cost.backward_peak, 0.0)
 
     def _candidate(self, segment: Segment, kept: int, needed: int, time: float) -> _Candidate:
@@ -204,7 +204,7 @@ class _Search:
         time = 0.0
         for number in range(start, stop):
             link, cost, output = self.links[number], self.costs[number], number < stop - 1
-            time += again_time(cost, convolutions_again(link, {INPUT}, link.points, output), output)
+            time += again_time(cost, convolutions_again(link, {INPUT}, link.description.points, output), output)
         return _Nested(start, stop, round(self.costs[start].points[INPUT] / self.slot_bytes), time, inner)
 
 
@@ -228,12 +228,12 @@ def _options(links: Sequence[Link], costs: Sequence[LinkCost]) -> tuple[Keep, ..
     Judged by the link that has most of its kind, one without projection.
     """
     outputs = [link.description.sources[link.description.output] for link in links]
-    number = max(range(len(links)), key=lambda i: (INPUT in outputs[i], len(links[i].points)))
-    link, cost, inner = links[number], costs[number], links[number].points[1:]
-    every = tuple(dict.fromkeys(chain.from_iterable(each.points[1:] for each in links)))
+    number = max(range(len(links)), key=lambda i: (INPUT in outputs[i], len(links[i].description.points)))
+    link, cost, inner = links[number], costs[number], links[number].description.points[1:]
+    every = tuple(dict.fromkeys(chain.from_iterable(each.description.points[1:] for each in links)))
     options: dict[Keep, tuple[int, float]] = {}
     for keep in chain.from_iterable(combinations(inner, size) for size in range(len(inner) + 1)):
-        runs = convolutions_again(link, {INPUT, *keep}, link.points, output=True)
+        runs = convolutions_again(link, {INPUT, *keep}, link.description.points, output=True)
         options[keep] = sum(cost.points[point] for point in keep), again_time(cost, runs, output=True)
 
     def beaten(size: int, time: float) -> bool:

@@ -8,6 +8,7 @@ whole segment. Moving statistics move in the forward pass alone.
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
@@ -45,14 +46,12 @@ def run(plan: Plan, links: Sequence[Link], x: Tensor) -> Tensor:
     return Tape(links, plan).forward(x)
 
 
+@dataclass(slots=True)
 class _Slot:
     """A tensor for the backward pass, None while it is not there; `uses` counts the steps that still want it."""
 
-    __slots__ = ("tensor", "uses")
-
-    def __init__(self) -> None:
-        self.tensor: Tensor | None = None
-        self.uses = 0
+    tensor: Tensor | None = None
+    uses: int = 0
 
 
 class Tape:
@@ -194,7 +193,7 @@ class Tape:
             for number in range(segment.start, segment.stop):
                 link = self.links[number]
                 again = _Again(self, number, x)
-                again.keep(link.points if whole else segment.kept(number, link))
+                again.keep(link.description.points if whole else segment.kept(number, link))
                 if number != final:
                     x = again.value(link.description.output)
 

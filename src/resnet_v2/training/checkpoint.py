@@ -68,11 +68,6 @@ def best_path(prefix: str) -> Path:
     return Path(f"{prefix}-best.safetensors")
 
 
-def find(prefix: str, epoch: int) -> Start:
-    """Read the checkpoint of an epoch; a ResnetError lists the epochs that are there."""
-    return Start(*weights.read_checkpoint(prefix, epoch))
-
-
 def find_latest(prefix: str) -> Start | None:
     """Read the last state of a run; None where there is none. A ResnetError says what keeps a run from going on."""
     path = latest_path(prefix)

@@ -14,39 +14,38 @@ from resnet_v2.networks import weights
 from resnet_v2.networks.finding import checkpoint_path
 from resnet_v2.networks.header import Header
 from resnet_v2.training import checkpoint
+from resnet_v2.training.checkpoint import Start
 from resnet_v2.training.distributed import Ranks
 from resnet_v2.training.evaluate import Evaluation, evaluate
 from resnet_v2.training.feed import Fed, IdleClock, allocator, feed
 from resnet_v2.training.interruption import Interruption, Stopped
 from resnet_v2.training.meter import Meter, Watch
 from resnet_v2.training.plan import RunPlan
-from resnet_v2.training.profile import Profiler
 from resnet_v2.training.state import TrainState
 
 
 @dataclass(frozen=True)
 class Run:
-    """What stays the same through the epochs."""
+    """What stays the same through the epochs. `start`: the checkpoint that the run goes on from, if any."""
 
     plan: RunPlan
+    start: Start | None
     ranks: Ranks
     device: torch.device
     interruption: Interruption
     log: RunLog
     watch: Watch
-    profiler: Profiler
+    profiler: torch.profiler.profile | None
 
     def stopping(self) -> bool:
         """Whether a rank was told to stop; every rank has to ask."""
         return self.ranks.any(self.interruption.received is not None)
 
 
-def training_loader(
-    plan: RunPlan, ranks: Ranks, device: torch.device, state: TrainState, reader: RecordReader, log: RunLog
-) -> Loader:
+def training_loader(run: Run, state: TrainState, reader: RecordReader) -> Loader:
     """The training batches of an epoch, from where the run is."""
-    data = plan.config.data
-    on_skip = log.skipped if ranks.main else lambda sentence: print(sentence, file=sys.stderr)
+    plan, ranks, data = run.plan, run.ranks, run.plan.config.data
+    on_skip = run.log.skipped if ranks.main else lambda sentence: print(sentence, file=sys.stderr)
     skip = on_skip if data.on_error == "skip" else None
     loader = Loader(
         reader,
@@ -58,7 +57,7 @@ def training_loader(
         count=data.num_examples,
         rank=ranks.rank,
         world_size=ranks.world_size,
-        reading=Reading(plan.config.devices.threads, data.max_pixels, data.fast_decode, skip, allocator(device)),
+        reading=Reading(plan.config.devices.threads, data.max_pixels, data.fast_decode, skip, allocator(run.device)),
     )
     if state.loader:
         loader.load_state_dict(state.loader)
@@ -70,7 +69,7 @@ def train_epoch(run: Run, state: TrainState, reader: RecordReader) -> None:
 
     Raises Stopped when the run was told to stop and has saved where it is.
     """
-    loader = training_loader(run.plan, run.ranks, run.device, state, reader, run.log)
+    loader = training_loader(run, state, reader)
     state.trainer.model.train()
     clock = IdleClock(run.device)
     done = min(state.step * run.plan.batch_size, loader.images)
@@ -109,7 +108,8 @@ def _train_batch(run: Run, state: TrainState, fed: Fed, loader: Loader, clock: I
     run.watch.add(state.step, fed.ordinals, result)
     for meter in (state.whole, state.recent):
         meter.add(result, len(fed.labels), fed.waited)
-    run.profiler.step()
+    if run.profiler is not None:
+        run.profiler.step()
     return learning_rate
 
 
@@ -119,7 +119,7 @@ def _log_recent(run: Run, state: TrainState, clock: IdleClock, learning_rate: fl
     _count_idle(state, clock)
     measured = state.recent.read(run.ranks, run.device)
     state.recent = Meter()
-    run.log.batch(state.epoch, state.step, learning_rate=learning_rate, **measured)
+    run.log.batch(state.epoch, state.step, **measured, learning_rate=learning_rate)
     return f"loss {measured['loss']:.3f}, waiting for data {measured['data_wait']:.1%}"
 
 

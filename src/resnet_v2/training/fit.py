@@ -1,8 +1,9 @@
 """fit(): records in, checkpoints and two log files out, by one process or by many, stopped and resumed at will."""
 
+import contextlib
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,14 @@ from resnet_v2.recompute.malloc import keep_freed_memory
 from resnet_v2.recompute.plan import Plan
 from resnet_v2.recompute.tape import follow
 from resnet_v2.training import checkpoint, gpu, preflight
-from resnet_v2.training.checkpoint import Start
-from resnet_v2.training.distributed import Ranks, choose_device, joined, launch, launched
+from resnet_v2.training.distributed import choose_device, joined, launch, launched
 from resnet_v2.training.epoch import Run, end_epoch, train_epoch, training_loader, validate
 from resnet_v2.training.evaluate import Evaluation
 from resnet_v2.training.interruption import Interruption
 from resnet_v2.training.meter import Watch
 from resnet_v2.training.optim import muon, nesterov_sgd
 from resnet_v2.training.plan import RunPlan, decide, departures
-from resnet_v2.training.profile import Profiler
+from resnet_v2.training.profile import profiler
 from resnet_v2.training.state import TrainState
 from resnet_v2.training.step import Trainer
 
@@ -57,26 +57,14 @@ def fit(given: Mapping[str, Any], say: Callable[[str], object] = to_stderr) -> E
         return None
     devices = plan.config.devices
     device = choose_device(devices.gpus, devices.device)
-    with joined(device) as ranks, Interruption() as interruption:
-        return _fit(plan, start, ranks, device, interruption, say if ranks.main else lambda sentence: None)
+    with joined(device) as ranks, Interruption() as interruption, contextlib.closing(RunLog.nowhere()) as log:
+        trace = profiler(plan.prefix) if plan.config.output.profile and ranks.main else None
+        run = Run(plan, start, ranks, device, interruption, log, Watch(plan.prefix, ranks), trace)
+        return _fit(run, say if ranks.main else lambda sentence: None)
 
 
-@dataclass(frozen=True)
-class _Readers:
-    """The records that are left to read: one or more to train on, one to evaluate on."""
-
-    training: Mapping[Path, RecordReader]
-    validation: RecordReader
-
-
-def _fit(
-    plan: RunPlan,
-    start: Start | None,
-    ranks: Ranks,
-    device: torch.device,
-    interruption: Interruption,
-    say: Callable[[str], object],
-) -> Evaluation | None:
+def _fit(run: Run, say: Callable[[str], object]) -> Evaluation | None:
+    plan, start, ranks, device, config = run.plan, run.start, run.ranks, run.device, run.plan.config
     if plan.first_epoch >= plan.epochs:
         path = checkpoint.latest_path(plan.prefix)
         evaluation = read_header(path).training["evaluation"]
@@ -84,33 +72,32 @@ def _fit(
             raise ResnetError(f"{path} is amid epoch {plan.first_epoch}, behind `epochs` {plan.epochs}; give more.")
         say(f"{plan.prefix} is at its end, epoch {plan.epochs}.")
         return Evaluation(**evaluation)
-    readers = _open_records(plan)
-    config = plan.config
+    training, validation = _open_records(plan)
     if device.type == "cuda":
         gpu.set_numerics(config.devices.deterministic, config.devices.tf32)
     accumulate = config.optimisation.accumulate
     images = -(-plan.batch_size // (ranks.world_size * accumulate))
     work = gpu.workload(plan.architecture, images, config, device)
     with gpu.own_stream(device), gpu.failures_told(work, device, config, ranks.local_world_size * accumulate):
-        trainer, sentences = _trainer(plan, start, ranks, device, work)
+        trainer, sentences = _trainer(run, work)
         state = TrainState(trainer, plan.first_epoch)
         if start is not None:
             state = TrainState.from_tensors(start, trainer, plan.first_epoch, ranks)
-        findings = preflight.check(plan, trainer, [*readers.training.values(), readers.validation])
+        findings = preflight.check(plan, trainer, [*training.values(), validation])
         if config.output.dry_run:
-            reader = readers.training[plan.records_of(state.epoch)]
-            loader = training_loader(plan, ranks, device, state, reader, RunLog.nowhere())
+            loader = training_loader(run, state, training[plan.records_of(state.epoch)])
             position = state.epoch + state.step / loader.steps
             findings += preflight.timed(trainer, loader, plan.schedule.learning_rate(position))
         for sentence in (*departures(plan), *sentences, *findings):
             say(sentence)
-        return None if config.output.dry_run else _train(plan, start, state, ranks, device, interruption, readers)
+        return None if config.output.dry_run else _train(run, state, training, validation)
 
 
-def _open_records(plan: RunPlan) -> _Readers:
+def _open_records(plan: RunPlan) -> tuple[dict[Path, RecordReader], RecordReader]:
+    """The records that are left to read: one or more to train on, one to evaluate on."""
     validation = _open(plan.validation_records)
     wanted = {plan.records_of(epoch) for epoch in range(plan.first_epoch, plan.epochs)}
-    return _Readers({path: _open(path, plan.config.data.num_examples) for path in sorted(wanted)}, validation)
+    return {path: _open(path, plan.config.data.num_examples) for path in sorted(wanted)}, validation
 
 
 def _open(path: Path, images_needed: int = 0) -> RecordReader:
@@ -125,11 +112,9 @@ def _open(path: Path, images_needed: int = 0) -> RecordReader:
     return reader
 
 
-def _trainer(
-    plan: RunPlan, start: Start | None, ranks: Ranks, device: torch.device, work: Workload
-) -> tuple[Trainer, list[str]]:
+def _trainer(run: Run, work: Workload) -> tuple[Trainer, list[str]]:
     """The network on its device, with new or fine-tuned weights, and what moves it; and sentences on how it runs."""
-    config = plan.config
+    plan, start, ranks, device, config = run.plan, run.start, run.ranks, run.device, run.plan.config
     activations = _activation_plan(plan, device, work)
     network = follow(ResNet(plan.architecture, 1 - config.network.bn_mom), activations)
     network = initialize(network, config.optimisation.seed, config.network.zero_init_residual)
@@ -142,12 +127,12 @@ def _trainer(
     images = -(-plan.batch_size // ranks.world_size)
     graph, said = gpu.choose_graph(work, images, config, ranks, device, planned=activations is not None)
     saved = start.header.training.get("amp") if start is not None and start.resumed else None
-    precision = gpu.choose_precision(network, work.batch_size, config, ranks, device, saved)
+    amp, reason = gpu.choose_precision(network, work.batch_size, config, ranks, device, saved)
     make_optimizer = muon if config.optimisation.optimizer == "muon" else nesterov_sgd
     its = config.optimisation
     optimizer = make_optimizer(network, plan.schedule.base, its.mom, its.wd)
-    trainer = gpu.with_graph(Trainer.of(network, optimizer, config, ranks, device, precision.amp), graph)
-    return trainer, [sentence for sentence in (precision.reason, said) if sentence]
+    trainer = gpu.with_graph(Trainer.of(network, optimizer, config, ranks, device, amp), graph)
+    return trainer, [sentence for sentence in (reason, said) if sentence]
 
 
 def _activation_plan(plan: RunPlan, device: torch.device, work: Workload) -> Plan | None:
@@ -159,45 +144,34 @@ def _activation_plan(plan: RunPlan, device: torch.device, work: Workload) -> Pla
     return None
 
 
-def _train(
-    plan: RunPlan,
-    start: Start | None,
-    state: TrainState,
-    ranks: Ranks,
-    device: torch.device,
-    interruption: Interruption,
-    readers: _Readers,
-) -> Evaluation:
+def _train(run: Run, state: TrainState, training: Mapping[Path, RecordReader], validation: RecordReader) -> Evaluation:
     """All epochs that are left."""
-    log = _open_log(plan, ranks, start, state)
-    profiler = Profiler(plan.prefix, plan.config.output.profile and ranks.main)
-    run = Run(plan, ranks, device, interruption, log, Watch(plan.prefix, ranks), profiler)
+    if run.ranks.main:
+        run = replace(run, log=_open_log(run, state))
     try:
-        if start is None or not start.resumed:
-            log.start(plan.settings(), str(device))
-        with profiler:
+        if run.start is None or not run.start.resumed:
+            run.log.start(run.plan.settings(), str(run.device))
+        with run.profiler or contextlib.nullcontext():
             while True:
                 if not state.trained:
-                    train_epoch(run, state, readers.training[plan.records_of(state.epoch)])
-                result = validate(run, state, readers.validation)
+                    train_epoch(run, state, training[run.plan.records_of(state.epoch)])
+                result = validate(run, state, validation)
                 end_epoch(run, state, result)
-                if state.epoch == plan.epochs:
+                if state.epoch == run.plan.epochs:
                     # A rank that keeps no log, and a run whose log was lost, may know of no time.
                     share = state.waited / state.seconds if state.seconds else 0.0
-                    log.finished(round(state.seconds, 3), round(share, 4))
+                    run.log.finished(round(state.seconds, 3), round(share, 4))
                     return result
     finally:
-        log.close()
+        run.log.close()
 
 
-def _open_log(plan: RunPlan, ranks: Ranks, start: Start | None, state: TrainState) -> RunLog:
-    """The log of this rank: rank 0 writes files, the others nothing. A run that goes on takes its times from there."""
-    if not ranks.main:
-        return RunLog.nowhere()
-    prefix = plan.prefix
+def _open_log(run: Run, state: TrainState) -> RunLog:
+    """The log files, which rank 0 writes. A run that goes on takes its times from there."""
+    prefix, start = run.plan.prefix, run.start
     if start is None:
         checkpoint.forget_run(prefix)
-    listener = open_writer(prefix, append=start is not None) if plan.config.output.tensorboard else None
+    listener = open_writer(prefix, append=start is not None) if run.plan.config.output.tensorboard else None
     log = RunLog(prefix, append=start is not None, echo=tqdm.write, listener=listener)
     if start is not None and start.resumed:
         training = start.header.training

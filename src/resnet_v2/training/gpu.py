@@ -6,7 +6,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
@@ -100,31 +100,26 @@ def choose_graph(
     return Graph(images), "training steps are recorded as a CUDA graph and played (`cuda_graphs` off: not)"
 
 
-@dataclass(frozen=True)
-class Precision:
-    """What a run computes in, and a sentence on how that was chosen, if it was."""
-
-    amp: str
-    reason: str = ""
-
-
 def choose_precision(
     network: ResNet, images: int, config: TrainConfig, ranks: Ranks, device: torch.device, saved: str | None
-) -> Precision:
-    """`amp` auto: bf16 or fp16, whichever makes the faster steps here; what the run began with (`saved`) stays."""
+) -> tuple[str, str]:
+    """What a run computes in, and a sentence on how that was chosen, if it was.
+
+    `amp` auto: bf16 or fp16, whichever makes the faster steps here; what the run began with (`saved`) stays.
+    """
     amp = config.optimisation.amp
     if amp != "auto":
-        return Precision(amp)
+        return amp, ""
     if saved is not None:
-        return Precision(saved, f"`amp` auto is {saved}, as when the run began")
+        return saved, f"`amp` auto is {saved}, as when the run began"
     if config.memory.fused_backward:
-        return Precision("bf16", "`amp` auto is bf16, since fp16 does not go with `fused_backward`")
+        return "bf16", "`amp` auto is bf16, since fp16 does not go with `fused_backward`"
     times = {amp: _seconds_per_step(network, images, config, device, amp) for amp in ("bf16", "fp16")}
     # The ranks must agree, and hear rank 0.
     fp16 = ranks.any(ranks.main and times["fp16"] < times["bf16"])
     told = ", ".join(f"{amp} {1000 * seconds:.1f} ms" for amp, seconds in times.items())
     chosen = "fp16" if fp16 else "bf16"
-    return Precision(chosen, f"`amp` auto is {chosen}: a step takes {told}")
+    return chosen, f"`amp` auto is {chosen}: a step takes {told}"
 
 
 def _seconds_per_step(network: ResNet, images: int, config: TrainConfig, device: torch.device, amp: str) -> float:
@@ -163,14 +158,11 @@ def failures_told(work: Workload, device: torch.device, config: TrainConfig, par
         work = replace(work, free_bytes=free_bytes(device) + (work.process_bytes if device.type == "cuda" else 0))
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise ResnetError(_out_of_memory(work, config.memory, parts)) from None
     except RuntimeError as error:
-        if "can't allocate memory" in str(error):
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
             raise ResnetError(_out_of_memory(work, config.memory, parts)) from None
-        if config.devices.compile and type(error).__module__.startswith(
-            "torch._"
-        ):  # of torch.compile and what it calls
+        # Of torch.compile and what it calls.
+        if config.devices.compile and type(error).__module__.startswith("torch._"):
             reason = str(error).strip().splitlines()[0]
             raise ResnetError(f"`compile` fails here ({reason}); install a C++ compiler, or leave it out.") from None
         raise

@@ -16,6 +16,7 @@ from resnet_v2.config.training import NEUTRAL, TRAIN_DEFAULTS, TrainConfig
 from resnet_v2.data.augment import Augmentation, augmentation, random_resized_crop
 from resnet_v2.data.lists import read_synset
 from resnet_v2.errors import ResnetError, SettingError
+from resnet_v2.logs.layout import aligned
 from resnet_v2.networks import weights
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.training import checkpoint, recipes
@@ -107,8 +108,7 @@ class RunPlan:
     def explained(self) -> str:
         """A line for every setting: its value, and where it comes from."""
         rows = [(name, str(value), self.sources[name]) for name, value in self.settings().items()]
-        widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-        return "\n".join(f"{name:{widths[0]}}  {value:{widths[1]}}  {source}" for name, value, source in rows)
+        return aligned(rows, left=(0, 1, 2))
 
 
 def _at(steps: tuple[tuple[int, int], ...], epoch: int) -> int:
@@ -256,7 +256,7 @@ def _find_start(prefix: str, asked: Values) -> Start | None:
     if latest is not None and (not retrain or latest.began_with(retrain, load_epoch)):
         return latest
     if retrain:
-        return checkpoint.find(prefix, load_epoch)
+        return Start(*weights.read_checkpoint(prefix, load_epoch))
     path = checkpoint.latest_path(prefix)
     if resume == "yes":
         raise ResnetError(f"{path} is missing, so there is no run to go on with; leave `resume` out to start one.")

@@ -92,10 +92,6 @@ def timed(trainer: Trainer, loader: Loader, learning_rate: float) -> list[str]:
 
 def _duration(seconds: float) -> str:
     hours, minutes = int(seconds // 3600), int(seconds % 3600 // 60)
-    return (
-        f"{hours} h {minutes} min"
-        if hours
-        else f"{minutes} min {seconds % 60:.0f} s"
-        if minutes
-        else f"{seconds:.0f} s"
-    )
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {seconds % 60:.0f} s" if minutes else f"{seconds:.0f} s"

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from resnet_v2.logs.layout import aligned
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.resnet import ResNet
 from resnet_v2.training.recipes import ALL, Recipe
@@ -34,27 +35,19 @@ def training_flops(recipe: Recipe) -> float:
     return 2.0 * passes * multiply_adds(recipe.architecture) * recipe.images * epochs
 
 
-def gpu_hours(recipe: Recipe, tflops: float = GPU_TFLOPS) -> float:
-    """Hours of one GPU that sustains `tflops` x 10^12 operations per second throughout."""
-    return training_flops(recipe) / (tflops * 1e12) / 3600
+def gpu_hours(recipe: Recipe) -> float:
+    """Hours of one GPU that sustains `GPU_TFLOPS` x 10^12 operations per second throughout."""
+    return training_flops(recipe) / (GPU_TFLOPS * 1e12) / 3600
 
 
 def rows() -> list[dict[str, Any]]:
     """Every recipe as JSON can hold it, with its `training_flops` and `gpu_hours`."""
     return [
-        {
-            "name": recipe.name,
-            "top1_error": recipe.top1_error,
-            "top5_error": recipe.top5_error,
+        asdict(recipe)
+        | {
             "settings": {k: str(v) if isinstance(v, Path) else v for k, v in recipe.settings.items()},
-            "images": recipe.images,
-            "hardware": recipe.hardware,
             "training_flops": training_flops(recipe),
             "gpu_hours": round(gpu_hours(recipe), 1),
-            "measured": None if recipe.measured is None else asdict(recipe.measured),
-            "evidence": recipe.evidence,
-            "source": recipe.source,
-            "notes": recipe.notes,
         }
         for recipe in ALL
     ]
@@ -83,21 +76,14 @@ def table() -> str:
                 row["hardware"],
             )
         )
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     text = [
-        "  ".join(
-            cell.rjust(width) if 0 < column < len(head) - 1 else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
-    text += [
+        aligned(lines, left=(0, len(head) - 1)),
         "",
         "Errors in percent: top-1 and top-5 as published, top-1 as measured here. GPU hours: one GPU that sustains "
         f"{GPU_TFLOPS:g} TFLOP/s, computed.",
         "",
+        *(f"{recipe.name}: {recipe.notes} Source: {recipe.source}." for recipe in ALL),
     ]
-    text += [f"{recipe.name}: {recipe.notes} Source: {recipe.source}." for recipe in ALL]
     return "\n".join(text)
 
 

@@ -53,7 +53,6 @@ class Trainer:
         ranks: Ranks,
         device: torch.device,
         amp: str = "",
-        graph: Graph | None = None,
     ) -> "Trainer":
         """A trainer of a network that is on its device already; `amp` is the config's where it is not given."""
         if config.optimisation.sync_bn and ranks.world_size > 1:
@@ -65,17 +64,14 @@ class Trainer:
         if ranks.world_size > 1:
             places = [device] if device.type == "cuda" else None
             model = DistributedDataParallel(model, device_ids=places)
-            model.broadcast_buffers = (
-                not config.optimisation.sync_bn
-            )  # the argument has another name in newer releases of torch
-        averaged = None
-        if config.optimisation.ema:
-            averaged = AveragedModel(network, use_buffers=True)
+            # The argument has another name in newer releases of torch.
+            model.broadcast_buffers = not config.optimisation.sync_bn
+        averaged = AveragedModel(network, use_buffers=True) if config.optimisation.ema else None
         precision = _PRECISIONS[amp or config.optimisation.amp]
         if config.memory.fused_backward:
             fuse_into_backward(optimizer)
         scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
-        return cls(config, ranks, device, network, model, optimizer, scaler, averaged, precision, graph)
+        return cls(config, ranks, device, network, model, optimizer, scaler, averaged, precision)
 
     @property
     def amp(self) -> str:
