@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 from statistics import NormalDist
+from typing import Any
 
 import cv2
 import numpy as np
@@ -189,6 +190,15 @@ def test_nothing_is_evaluated_before_all_networks_are_found(
         assert (status, "There is no checkpoint nowhere" in err) == (2, True), err
 
 
+def test_a_picture_of_no_known_kind_is_refused_before_the_work(run: Run, digits: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(Predictor, "open", lambda *_: pytest.fail("a network was opened"))
+    status, _, err = run("evaluate", "--rec", digits / "digits_val.rec", "--gpus", "", "--confusion", "c.gif")
+    assert (status, err) == (
+        2,
+        "resnet-v2: --confusion c.gif has no ending of a picture; name it .png, .svg or .pdf.\n",
+    )
+
+
 def test_mxnet_counts_the_first_images_twice() -> None:
     found = verdicts([0, 1, 0, 0, 0], [0] * 5, [0, 1, 0, 0, 0])
     assert found.error(1) == pytest.approx(20)
@@ -274,7 +284,7 @@ def test_views_that_make_no_sense(trained: str, digits: Path, run: Run) -> None:
         (["--crop", "32", "--resize", "24"], "does not fit"),
         (["--crop", "a"], "is not a list of numbers"),
         (["--crop", "32,24", "--resize", "32,32,32"], "3 sizes for 2 crops"),
-        (["--confusion", "c.txt"], "no ending that is a picture format"),
+        (["--confusion", "c.txt"], "has no ending of a picture"),
     ):
         status, _, err = run(*evaluate, *flags)
         assert status == 2

@@ -300,7 +300,7 @@ def test_bad_logs(tmp_path: Path, run: Run) -> None:
         (empty, "c.png", "top1", "has no epochs"),
         (tmp_path / "none.log", "c.png", "top1", "cannot be read"),
         (",", "c.png", "top1", "names no file"),
-        (full, "c.gif", "top1", "no ending that is a picture"),
+        (full, "c.gif", "top1", "has no ending of a picture"),
         (plain, "c.png", "top5", "has no top-5 error"),
     ):
         status, _, err = run("plot", "--logs", logs, "--out", tmp_path / out, "--metric", metric)

@@ -49,6 +49,14 @@ class Range:
         return f"{self.least} or more and below {self.most}" if self.open else f"{self.least} to {self.most}"
 
 
+@dataclass(frozen=True)
+class Endings:
+    """The endings that a path may have, which choose the format of a picture."""
+
+    allowed: tuple[str, ...]
+
+
+Picture = Annotated[Path | None, Endings((".png", ".svg", ".pdf"))]
 Count = Annotated[int, Range(1)]
 CountOrNone = Annotated[int, Range(0)]
 Share = Annotated[float, Range(0, 1)]
@@ -151,6 +159,10 @@ def checked(name: str, hint: Any, value: Any) -> Any:
     if limits is not None and is_number and (math.isnan(value) or value not in limits):
         words = f"at most {limits.most}" if value > limits.most == MOST else limits
         raise SettingError(f"`{name}` must be {words}, not {value}.")
+    endings = _mark(hint, Endings)
+    if endings is not None and isinstance(value, Path) and value.suffix.lower() not in endings.allowed:
+        *others, last = endings.allowed
+        raise SettingError(f"`{name}` {value} has no ending of a picture; name it {', '.join(others)} or {last}.")
     return value
 
 

@@ -1,9 +1,8 @@
 """Settings of what is known before training: what it costs, and the runs that have names."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
-from resnet_v2.config.fields import Range, Side, Stem, Usual, Version, parse_bytes, settings
+from resnet_v2.config.fields import Picture, Range, Side, Stem, Usual, Version, parse_bytes, settings
 
 
 @settings
@@ -34,7 +33,7 @@ class PlanConfig:
     """the GPU to forecast for, such as H100, A100, T4, or here: the one of this machine (default: a CPU)"""
     json: bool = False
     """print one JSON list, one object per plan"""
-    out: Path | None = None
+    out: Picture = None
     """picture of the memory over one step; the ending chooses the format (.png, .svg, .pdf)"""
 
     @property

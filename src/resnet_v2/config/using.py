@@ -5,7 +5,17 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from resnet_v2.config.fields import CountOrNone, OnGpus, Range, Threads, Usual, parse_numbers, settings
+from resnet_v2.config.fields import (
+    CountOrNone,
+    Endings,
+    OnGpus,
+    Picture,
+    Range,
+    Threads,
+    Usual,
+    parse_numbers,
+    settings,
+)
 from resnet_v2.errors import SettingError
 
 # The types of settings that several commands have, each with its help.
@@ -72,7 +82,7 @@ class EvaluateConfig(_Sized):
     """print a Markdown table: network, crop, top-1, top-5"""
     per_class: bool = False
     """print the error of every class, the worst first"""
-    confusion: Path | None = None
+    confusion: Picture = None
     """draw the confusion matrix into this picture (.png, .svg, .pdf)"""
     mxnet_count: CountOrNone = 0
     """MXNet's batch size: count the last batch's filling too, as its logs do (50,176 of 50,000 images at 256)"""
@@ -200,7 +210,7 @@ class PlotConfig:
 
     logs: str
     """log files, separated by commas"""
-    out: Path = Path("training-curve.png")
+    out: Annotated[Path, Endings((".png", ".svg", ".pdf", ".html"))] = Path("training-curve.png")
     """picture to write; the ending chooses the format: .png, .svg, .pdf, or .html for an interactive page"""
     metric: Literal["top1", "top5"] = "top1"
     """error to draw; an .html shows both and opens with this one"""

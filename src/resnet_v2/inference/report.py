@@ -8,10 +8,10 @@ import numpy as np
 
 from resnet_v2.data.records import RecordReader
 from resnet_v2.errors import ResnetError
-from resnet_v2.files import replacing
 from resnet_v2.inference.evaluate import Verdicts
 from resnet_v2.inference.pictures import View
 from resnet_v2.inference.predict import Predictor
+from resnet_v2.logs.layout import drawing
 from resnet_v2.networks.header import Header
 
 # Above this many classes their names would be too small to read.
@@ -120,35 +120,25 @@ def class_table(row: Row) -> str:
 
 def draw_confusion(row: Row, out: Path) -> None:
     """Draw the confusion matrix, each class's row as shares of its images; the ending chooses the format."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    if out.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise ResnetError(f"{out} has no ending that is a picture format; name it .png, .svg or .pdf.")
     counts = row.verdicts.confusion()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure, axes = plt.subplots(figsize=(8, 7), layout="constrained")
-    # The square root, so that a few confusions show beside many right answers.
-    picture = axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0, vmax=1)
-    axes.set_xlabel("taken for")
-    axes.set_ylabel("is")
-    axes.set_title(f"{row.header.network}, {row.view}: {row.verdicts.error(1):.2f} % top-1 error")
-    if len(counts) <= MOST_NAMES:
-        names = [row.header.name(index) for index in range(len(counts))]
-        axes.set_xticks(range(len(counts)), names, rotation=90)
-        axes.set_yticks(range(len(counts)), names)
-    if len(counts) <= 20:
-        for (is_class, taken), count in np.ndenumerate(counts):
-            if count:
-                dark = shares[is_class, taken] > 0.3
-                axes.text(taken, is_class, str(count), ha="center", va="center", color="white" if dark else "black")
-    bar = figure.colorbar(picture, ticks=np.sqrt([0, 0.01, 0.05, 0.2, 0.5, 1]), shrink=0.8)
-    bar.ax.set_yticklabels(["0", "1 %", "5 %", "20 %", "50 %", "100 %"])
-    with replacing(out) as temporary:
-        figure.savefig(temporary, format=out.suffix[1:].lower(), dpi=100)
-    plt.close(figure)
+    with drawing(out, (8, 7), dpi=100) as axes:
+        # The square root, so that a few confusions show beside many right answers.
+        picture = axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0, vmax=1)
+        axes.set_xlabel("taken for")
+        axes.set_ylabel("is")
+        axes.set_title(f"{row.header.network}, {row.view}: {row.verdicts.error(1):.2f} % top-1 error")
+        if len(counts) <= MOST_NAMES:
+            names = [row.header.name(index) for index in range(len(counts))]
+            axes.set_xticks(range(len(counts)), names, rotation=90)
+            axes.set_yticks(range(len(counts)), names)
+        if len(counts) <= 20:
+            for (is_class, taken), count in np.ndenumerate(counts):
+                if count:
+                    dark = shares[is_class, taken] > 0.3
+                    axes.text(taken, is_class, str(count), ha="center", va="center", color="white" if dark else "black")
+        bar = axes.figure.colorbar(picture, ticks=np.sqrt([0, 0.01, 0.05, 0.2, 0.5, 1]), shrink=0.8)
+        bar.ax.set_yticklabels(["0", "1 %", "5 %", "20 %", "50 %", "100 %"])
 
 
 def pairs_of(first: str, second: str) -> list[tuple[str, str]]:

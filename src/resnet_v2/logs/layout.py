@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resnet_v2.errors import ResnetError
 from resnet_v2.files import replacing
 
 if TYPE_CHECKING:
@@ -25,20 +24,13 @@ def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> str:
 
 
 @contextmanager
-def drawing(
-    out: Path, size: tuple[float, float] = (9, 5.5), dpi: int = 120, endings: str = ".png, .svg or .pdf"
-) -> Iterator["Axes"]:
-    """Axes of a picture of `size` inches, which is then written; the ending of `out` chooses the format.
-
-    Raises ResnetError, which advises `endings`, when it is no picture format.
-    """
+def drawing(out: Path, size: tuple[float, float] = (9, 5.5), dpi: int = 120) -> Iterator["Axes"]:
+    """Axes of a picture of `size` inches, which is then written; the ending of `out` chooses the format."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    if out.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise ResnetError(f"{out} has no ending that is a picture format; name it {endings}.")
     figure, axes = plt.subplots(figsize=size, layout="constrained")
     try:
         yield axes

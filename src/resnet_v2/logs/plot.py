@@ -65,11 +65,11 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 def draw(curves: Sequence[Curve], out: Path, metric: str) -> None:
     """Draw train (dashed) and validation error over epochs; the ending of `out` chooses the format.
 
-    Raises ResnetError when a log has no such error or the format is unknown.
+    Raises ResnetError when a log has no such error.
     """
     from matplotlib.ticker import MaxNLocator
 
-    with drawing(out, endings=".png, .svg, .pdf or .html") as axes:
+    with drawing(out) as axes:
         for curve in curves:
             if not getattr(curve, metric):
                 raise ResnetError(f"{curve.name} has no {METRIC_NAMES[metric]} error; draw it with `metric` top1.")
