@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_v2.config.using import EngineName, Epoch, Precision
+from resnet_v2.config.using import Epoch, Precision
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import sha256
 from resnet_v2.interchange.optional import package
@@ -31,26 +31,8 @@ class Engine(Protocol):
         """n x H x W x 3 images (uint8, RGB) -> n x classes logits."""
 
 
-def open_engine(
-    prefix: str, epoch: Epoch | None, name: EngineName, device: str, gpus: str, precision: Precision
-) -> tuple[Engine, Header]:
-    """The engine and the header of a checkpoint; `device` and `gpus` say where PyTorch runs, the others use the CPU.
-
-    ONNX Runtime and OpenVINO take the checkpoint's own export beside it, and PyTorch is then not even imported; else
-    they make one in memory. Raises ResnetError when the checkpoint or the engine is not there.
-    """
-    if name != "torch":
-        model, header = _onnx_of(prefix, epoch)
-        return OnnxEngine(model, precision) if name == "onnx" else OpenvinoEngine(model, precision), header
-    from resnet_v2.interchange.folding import folded
-    from resnet_v2.networks import weights
-    from resnet_v2.training.distributed import choose_device
-
-    network, header = weights.load(prefix, epoch)
-    return TorchEngine(folded(network), choose_device(gpus, device), precision), header
-
-
-def _onnx_of(prefix: str, epoch: Epoch | None) -> tuple[bytes, Header]:
+def onnx_of_checkpoint(prefix: str, epoch: Epoch | None) -> tuple[bytes, Header]:
+    """The checkpoint's own export beside it, and PyTorch is then not even imported, or else one made in memory."""
     path = find_checkpoint(prefix, epoch)
     exported = exported_path(path, ".onnx")
     if exported.is_file() and path.suffix == ".safetensors":

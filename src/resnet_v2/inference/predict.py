@@ -16,7 +16,7 @@ from resnet_v2.config.using import EngineName, Epoch, Precision
 from resnet_v2.data.jpeg import Image
 from resnet_v2.data.records import RecordReader
 from resnet_v2.errors import ResnetError
-from resnet_v2.inference.engines import Engine, Images, open_engine
+from resnet_v2.inference.engines import Engine, Images, OnnxEngine, OpenvinoEngine, TorchEngine, onnx_of_checkpoint
 from resnet_v2.inference.evaluate import Verdicts, judge, probabilities
 from resnet_v2.inference.pictures import Picture, Several, View, prepare, several
 from resnet_v2.inference.places import STANDARD_INPUT, Named
@@ -63,8 +63,20 @@ class Predictor:
         gpus: str = "",
         precision: Precision = "float32",
     ) -> "Predictor":
-        """The predictor of a checkpoint, its BatchNorms folded; see `engines.open_engine`."""
-        return Predictor(*open_engine(prefix, epoch, engine, device, gpus, precision))
+        """The predictor of a checkpoint, its BatchNorms folded; `device` and `gpus` say where PyTorch runs it.
+
+        ONNX Runtime and OpenVINO use the CPU. Raises ResnetError when the checkpoint or the engine is not there.
+        """
+        if engine != "torch":
+            model, header = onnx_of_checkpoint(prefix, epoch)
+            kind = OnnxEngine if engine == "onnx" else OpenvinoEngine
+            return Predictor(kind(model, precision), header)
+        from resnet_v2.interchange.folding import folded
+        from resnet_v2.networks import weights
+        from resnet_v2.training.distributed import choose_device
+
+        network, header = weights.load(prefix, epoch)
+        return Predictor(TorchEngine(folded(network), choose_device(gpus, device), precision), header)
 
     def __repr__(self) -> str:
         """What the network is, what it sees and where it runs, on one line."""
