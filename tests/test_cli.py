@@ -42,7 +42,21 @@ def test_help_needs_no_torch(run: Run) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["data", "list", "pack", "index", "train", "plan", "recipes", "evaluate", "compare", "predict", "plot", "export"],
+    [
+        "data",
+        "list",
+        "pack",
+        "index",
+        "verify",
+        "train",
+        "plan",
+        "recipes",
+        "evaluate",
+        "compare",
+        "predict",
+        "plot",
+        "export",
+    ],
 )
 def test_every_command_has_help(command: str, run: Run) -> None:
     status, out, _ = run(command, "--help")

@@ -65,7 +65,7 @@ def test_logs_are_read() -> None:
 def test_a_record_and_its_list_are_read() -> None:
     reader, entries = RecordReader(FILES / "small.rec"), list(read_list(FILES / "small.lst"))
     assert len(reader) == len(entries) == 4
-    rows = Rows(reader.path, len(reader))
+    rows = Rows.of(reader)
     for ordinal, entry in enumerate(entries):
         header, data = reader.image(ordinal)
         assert float(np.ravel(header.label)[0]) == entry.labels[0]

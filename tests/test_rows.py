@@ -20,7 +20,7 @@ from resnet_v2.data.augment import augmentation
 from resnet_v2.data.jpeg import Encoded, decode, encode, resize_shorter_side
 from resnet_v2.data.loader import MAX_PIXELS, Reading, augmented, batches, centred, split
 from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
-from resnet_v2.data.rows import Box, Rows, cut, find_segments, read_header, sidecar_path, write_rows
+from resnet_v2.data.rows import Box, Rows, cut, find_segments, fit, read_header, sidecar_path, write_rows
 from resnet_v2.errors import ResnetError
 
 SAMPLE = (
@@ -177,7 +177,7 @@ def packed(tmp_path: Path) -> RecordReader:
 
 
 def test_the_sidecar_tells_what_a_search_finds(packed: RecordReader) -> None:
-    rows = Rows(packed.path, len(packed))
+    rows = Rows.of(packed)
     for ordinal in range(20):
         assert np.array_equal(rows.segments(ordinal), find_segments(packed.image(ordinal)[1]))
         assert (rows.segments(ordinal).size == 0) == (ordinal % 4 == 3)
@@ -198,12 +198,12 @@ def test_batches_are_the_same_with_and_without_rows(packed: RecordReader, level:
     assert all(np.array_equal(one, other) for one, other in zip(with_rows, load(), strict=True))
 
 
-def test_records_without_rows_get_no_sidecar(packed: RecordReader) -> None:
+def test_records_that_cannot_be_sliced_have_fingerprints_alone(packed: RecordReader) -> None:
     with writing(packed.path) as writer:
         writer.write(0, b"short")
         writer.write(1, pack(IRHeader(0, 0.0, 1, 0), saved(picture(1, 40, 40))))
     assert write_rows(packed.path) == 0
-    assert not sidecar_path(packed.path).exists()
+    assert not Rows.of(RecordReader(packed.path)).segments(1).size
 
 
 def test_rows_that_do_not_fit_are_refused(packed: RecordReader) -> None:
@@ -219,7 +219,49 @@ def test_rows_that_do_not_fit_are_refused(packed: RecordReader) -> None:
     ):
         path.write_bytes(damaged)
         with pytest.raises(ResnetError, match=f"({words}).*resnet-v2 index"):
-            Rows(packed.path, len(packed))
+            Rows.of(packed)
+
+
+def test_rows_of_a_record_in_another_order_are_refused(packed: RecordReader, tmp_path: Path) -> None:
+    before, payloads = sidecar_path(packed.path).read_bytes(), [bytes(packed[number]) for number in range(20)]
+    with writing(packed.path) as writer:
+        for key, payload in enumerate(reversed(payloads)):
+            writer.write(key, payload)
+    assert packed.path.stat().st_size == packed.file_bytes
+    with pytest.raises(ResnetError, match=r"belongs to another state.*resnet-v2 index"):
+        Rows.of(RecordReader(packed.path))
+    write_rows(packed.path)
+    with pytest.raises(ResnetError, match="packed anew while it was read"):
+        Rows.of(packed)  # a run that opened the old record, at its next epoch
+    sidecar_path(packed.path).write_bytes(before)
+    assert Rows.of(packed).segments(0).size
+
+
+def test_one_damaged_record_does_not_make_the_rows_another_record_s(packed: RecordReader) -> None:
+    with packed.path.open("rb+") as file:
+        file.seek(int(packed.offsets[0]) + 60)
+        file.write(b"flipped")
+    assert Rows.of(RecordReader(packed.path)).segments(0).size
+
+
+def test_rows_that_are_cut_while_they_are_read_say_nothing(packed: RecordReader) -> None:
+    rows, size = Rows.of(packed), sidecar_path(packed.path).stat().st_size
+    for left in (size - 4, 200, 40, 3, 0):
+        with sidecar_path(packed.path).open("rb+") as file:
+            file.truncate(left)
+        assert all(rows.segments(number).size == 0 for number in range(18 if left == size - 4 else 0, 20))
+
+
+def test_segments_of_another_image_cost_no_pixel() -> None:
+    one, other = (encode(picture(seed, 256, 300), ".jpg", 90) for seed in (1, 2))
+    header, box = read_header(one), Box(100, 120, 100, 120)
+    assert header is not None
+    right, wrong = find_segments(one), find_segments(other)
+    assert right.size == wrong.size
+    assert fit(one, header, right)
+    for bad in (wrong, right[:-1], right + np.uint32(1), np.concatenate([right[:-1], [1 << 31]]).astype(np.uint32)):
+        assert not fit(one, header, bad)
+        assert np.array_equal(Encoded(one, bad, MAX_PIXELS).decode(box)[..., :3], box.of(decode(one)))
 
 
 def test_opencv_reads_what_we_encode() -> None:

@@ -9,6 +9,7 @@ import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import tyro
@@ -60,6 +61,30 @@ def index(settings: packing.IndexConfig) -> None:
     count, lost = write_index(settings.rec, index_path(settings.rec))
     damage = f"; {lost} bytes are damaged and left out" if lost else ""
     print(f"{index_path(settings.rec)}: {count} records{damage}")
+
+
+def verify(settings: packing.VerifyConfig) -> int:
+    from resnet_v2.networks.sums import verify_checkpoint
+    from resnet_v2.packing.repair import repair
+    from resnet_v2.packing.verify import verify_record
+
+    paths = [Path(name) for name in settings.files]
+    for path in paths:
+        with path.open("rb"):
+            pass  # before the first of them is read
+    listed, found = [], 0
+    for path in paths:
+        is_checkpoint = path.suffix == ".safetensors"
+        report = verify_checkpoint(path) if is_checkpoint else verify_record(path, settings)
+        found += len(report.findings)
+        listed.append(report.as_json())
+        if not settings.json:
+            print(report)
+    if settings.repair is not None:
+        print(repair(report, settings.repair), file=sys.stderr if settings.json else sys.stdout)
+    if settings.json:
+        print(json.dumps(listed))
+    return 1 if found else 0
 
 
 def train(given: Mapping[str, Any]) -> None:
@@ -250,6 +275,7 @@ COMMANDS = {
     "list": (packing.ListConfig, make_list),
     "pack": (packing.PackConfig, pack),
     "index": (packing.IndexConfig, index),
+    "verify": (packing.VerifyConfig, verify),
     "train": (training.TrainConfig, train),
     "plan": (forecast.PlanConfig, plan),
     "recipes": (forecast.RecipesConfig, list_recipes),

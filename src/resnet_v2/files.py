@@ -72,6 +72,11 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def fingerprint(data: bytes | bytearray | memoryview) -> int:
+    """The first 8 bytes of the SHA-256 of some bytes, as a number (little-endian)."""
+    return int.from_bytes(hashlib.sha256(data).digest()[:8], "little")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a whole UTF-8 text file so that it is never seen half-written; lines end with a line feed everywhere."""
     with replacing(path) as temporary:

@@ -97,6 +97,31 @@ class PackConfig:
 
 
 @settings
+class VerifyConfig:
+    """Read records or checkpoints and name all that is not as it was written; status 1 when there is anything."""
+
+    files: Annotated[Positional[tuple[str, ...]], arg(metavar="FILE...")]
+    """.rec files, with the .idx, .rows, .lst and synset.txt beside them, or .safetensors"""
+    repair: Path | None = None
+    """of one .rec: write its sound records to this .rec, with .idx, .lst and .rows"""
+    decode: bool = False
+    """decode every image, also those whose fingerprint in the .rows is right"""
+    threads: Threads = 0
+    """threads, 0: one per core"""
+    json: bool = False
+    """print one list, an object per file"""
+
+    def __post_init__(self) -> None:
+        """Refuse what does not go together."""
+        if not all(self.files):
+            raise SettingError("FILE is empty; give a path.")
+        if self.repair is not None and (len(self.files) != 1 or self.files[0].endswith(".safetensors")):
+            raise SettingError("`repair` takes one .rec; give a single one.")
+        if self.repair is not None and self.repair.suffix != ".rec":
+            raise SettingError(f"`repair` {self.repair} must end with .rec.")
+
+
+@settings
 class IndexConfig:
     """Make the .idx of a .rec by reading the record once."""
 

@@ -231,7 +231,7 @@ def _most_skipped(reader: RecordReader) -> float:
 def _segments_of(reader: RecordReader) -> Callable[[int], Offsets]:
     if not sidecar_path(reader.path).is_file():
         return lambda ordinal: NOTHING
-    return Rows(reader.path, len(reader)).segments
+    return Rows.of(reader).segments
 
 
 def _task_rows(count: int, threads: int) -> list[range]:

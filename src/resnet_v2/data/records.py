@@ -185,6 +185,13 @@ class RecordReader:
         end = int(self.offsets[ordinal + 1]) if ordinal + 1 < len(self) else self.file_bytes
         return min(end - offset, READ_AT_ONCE_BYTES)
 
+    def is_replaced(self) -> bool:
+        """Whether another file has its name now."""
+        try:
+            return not os.path.samestat(os.fstat(self._descriptor), self.path.stat())
+        except OSError:
+            return True
+
     def close(self) -> None:
         """Close the file; reading afterwards is an error."""
         if self._descriptor >= 0:

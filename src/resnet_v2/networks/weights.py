@@ -18,6 +18,7 @@ from resnet_v2.files import replacing
 from resnet_v2.networks.finding import find_checkpoint, split_path
 from resnet_v2.networks.header import METADATA_KEY, Header, read_header
 from resnet_v2.networks.resnet import ResNet
+from resnet_v2.networks.sums import SUMS_KEY, sums_text
 
 # What reads other people's checkpoints, by the ending of their names; it is imported when one is met.
 FOREIGN = {".params": "resnet_v2.interchange.mxnet:load_checkpoint"}
@@ -51,15 +52,19 @@ def save(path: Path, tensors: Mapping[str, Tensor], header: Header, check: bool 
     metadata = {"format": "pt", METADATA_KEY: header.to_json()}
     with replacing(path) as temporary:
         # Not save_file: it writes through a file of its own, which a kill would leave behind under a random name.
-        temporary.write_bytes(_with_sorted_metadata(safetensors.torch.save(dict(tensors), metadata)))
+        temporary.write_bytes(_with_sums(safetensors.torch.save(dict(tensors), metadata)))
         if check:
             _check_written(temporary, path, tensors)
 
 
-def _with_sorted_metadata(data: bytes) -> bytes:
-    """A safetensors file whose header is in one order; safetensors writes the metadata now in this one, now in that."""
+def _with_sums(data: bytes) -> bytes:
+    """A safetensors file whose header is in one order; safetensors writes the metadata now in this one, now in that.
+
+    The header also gets the fingerprint of every tensor.
+    """
     size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + size])
+    header["__metadata__"][SUMS_KEY] = sums_text(header, memoryview(data)[8 + size :])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # tensors begin at multiples of 8

@@ -45,7 +45,7 @@ def _check_record(reader: RecordReader, classes: int) -> list[str]:
     elif is_sorted_by_class(labels) and "val" not in reader.path.stem:
         findings.append(f"{reader.path} is sorted by class: no harm here, where every epoch is shuffled as a whole")
     if sidecar_path(reader.path).is_file():
-        Rows(reader.path, count)  # a ResnetError when it belongs to another state of the record
+        Rows.of(reader)  # a ResnetError when it belongs to another state of the record
     elif find_segments(reader.image(0)[1]).size:
         findings.append(f"{sidecar_path(reader.path)} is missing; `resnet-v2 index {reader.path}` makes loading faster")
     return findings

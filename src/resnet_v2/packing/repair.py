@@ -1,0 +1,40 @@
+"""The sound records of a damaged file, written anew."""
+
+import os
+from pathlib import Path
+
+from tqdm import tqdm
+
+from resnet_v2.data.lists import read_list, write_list
+from resnet_v2.data.portable import open_binary
+from resnet_v2.data.records import read_record, writing
+from resnet_v2.data.rows import write_rows
+from resnet_v2.errors import ResnetError
+from resnet_v2.packing.verify import Report
+
+
+def repair(report: Report, out: Path) -> str:
+    """Write the sound records of a verified file, their `.idx`, their lines of the `.lst` and their fingerprints.
+
+    Keys, ids and the order of the index stay. Returns a sentence that says how many there are. A ResnetError when
+    `out` is the file itself, or there is no sound record.
+    """
+    rec = report.path
+    if out.exists() and out.samefile(rec):
+        raise ResnetError(f"`repair` {out} is the damaged record itself; give another path.")
+    if not report.sound:
+        raise ResnetError(f"{rec} holds no sound record, {out} is not written.")
+    descriptor = open_binary(rec)
+    try:
+        with writing(out) as writer:
+            for key, _, start in tqdm(report.sound, out.name, unit="img", mininterval=1, delay=1):
+                writer.write(key, read_record(descriptor, start)[0])
+    finally:
+        os.close(descriptor)
+    there = {identity for _, identity, _ in report.sound}
+    lst = rec.with_suffix(".lst")
+    if lst.is_file():
+        write_list(out.with_suffix(".lst"), (entry for entry in read_list(lst) if entry.index in there))
+    write_rows(out)
+    left_out = {finding.byte for finding in report.findings if finding.kind != "index"}
+    return f"{out}: {len(report.sound)} sound records written, {len(left_out)} left out"

@@ -1,0 +1,320 @@
+"""A record, its index, its fingerprints and its list, held against one another: which records are not what they were.
+
+`packing/walk.py` reads the file; here every piece of it gets at most one finding.
+"""
+
+import bisect
+import dataclasses
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from resnet_v2.config.packing import VerifyConfig
+from resnet_v2.data.lists import read_list, read_synset
+from resnet_v2.data.records import index_path
+from resnet_v2.data.rows import Rows, sidecar_path
+from resnet_v2.errors import ResnetError
+from resnet_v2.packing.walk import Piece, walk
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong with one record, or with a file (`record`, `key` and `byte` are None then)."""
+
+    kind: str
+    message: str
+    record: int | None = None
+    key: int | None = None
+    byte: int | None = None
+    tensor: str | None = None
+
+    def __str__(self) -> str:
+        """One line: which record, and what is wrong with it."""
+        if self.tensor is not None:
+            return f"tensor {self.tensor}: {self.kind}: {self.message}"
+        places = {"key": self.key, "at byte": self.byte}
+        known = ", ".join(f"{name} {value}" for name, value in places.items() if value is not None)
+        number = "" if self.record is None else f" {self.record}"
+        return f"{f'record{number} ({known}): ' if known else ''}{self.kind}: {self.message}"
+
+
+@dataclass
+class Report:
+    """What was found in a file; `sound` are the good records in the order of the index: (key, id, start)."""
+
+    path: Path
+    count: int = 0
+    file_bytes: int = 0
+    things: str = "records"
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    sound: list[tuple[int, int, int]] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        """A line per finding and note, and one of how much was read."""
+        said = [*map(str, self.findings), *self.notes]
+        wrong = f"{len(self.findings)} findings" if self.findings else "all sound"
+        return "\n".join(f"{self.path}: {line}" for line in [*said, f"{self.count} {self.things}, {wrong}"])
+
+    def as_json(self) -> dict[str, Any]:
+        """What `verify --json` prints of a file."""
+        findings = [dataclasses.asdict(finding) for finding in self.findings]
+        counts = {"count": self.count, "bytes": self.file_bytes, "sound": len(self.sound)}
+        return {"file": str(self.path), **counts, "findings": findings, "notes": self.notes}
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the index: its place among them, which is the record's ordinal, its key and its byte offset."""
+
+    number: int
+    key: int
+    offset: int
+
+
+def verify_record(rec: Path, settings: VerifyConfig) -> Report:
+    """Read a `.rec` with what lies beside it; a ResnetError when it holds no whole record."""
+    report = Report(rec, file_bytes=rec.stat().st_size)
+    lines = _lines(rec, report)
+    sums = _sums(rec, report)
+    pieces = list(walk(rec, frozenset(sums), settings.decode, settings.threads))
+    pieces = _joined(pieces, {line.offset for line in lines})
+    whole = [piece for piece in pieces if piece.whole]
+    if not whole:
+        raise ResnetError(f"{rec} holds no whole record; it is damaged or no RecordIO file.")
+    report.count = len(whole)
+    known = set(sums)
+    if sums and 2 * sum(piece.sum in known for piece in whole) < len(whole):
+        words = f"{sidecar_path(rec)} belongs to another record; make it again with `resnet-v2 index {rec}`"
+        report.findings.append(Finding("side", words))
+        sums, known = [], set()
+    aligned = sums if len(sums) == len(lines) else []
+    of_start, strays = _assigned(pieces, lines, aligned)
+    if 2 * sum(line.offset < report.file_bytes for line in strays) > len(lines):
+        words = f"{index_path(rec)} is another record's; make it again with `resnet-v2 index {rec}`"
+        report.findings.append(Finding("index", words))
+        lines, aligned, of_start, strays = [], [], {}, []
+    judge = _Judge(report, pieces, of_start, strays, aligned)
+    judge.contents(known, *_list_and_classes(rec, whole, report))
+    judge.duplicates()
+    judge.index(bool(lines))
+    judge.missing(sums)
+    report.findings = report.findings[: judge.first] + sorted(report.findings[judge.first :], key=_place)
+    report.sound = judge.sound()
+    return report
+
+
+def _place(finding: Finding) -> tuple[bool, int, int]:
+    return finding.byte is None, finding.byte or 0, finding.record or 0
+
+
+def _lines(rec: Path, report: Report) -> list[Line]:
+    idx = index_path(rec)
+    if not idx.is_file():
+        report.findings.append(Finding("index", f"{idx} is missing; make it with `resnet-v2 index {rec}`"))
+        return []
+    lines: list[Line] = []
+    for number, text in enumerate(idx.read_text(encoding="ascii", errors="replace").splitlines()):
+        try:
+            key, offset = map(int, text.split("\t"))
+            lines.append(Line(number, key, offset))
+        except ValueError:
+            words = f"line {number + 1} of {idx} is not a key, a tab and an offset"
+            report.findings.append(Finding("index", words))
+    return lines
+
+
+def _sums(rec: Path, report: Report) -> list[int]:
+    """The fingerprints of the `.rows`, by ordinal; none where there are none that can be trusted."""
+    path = sidecar_path(rec)
+    if not path.is_file():
+        report.notes.append("no .rows: every image is decoded")
+        return []
+    try:
+        rows = Rows(rec)
+        sums = [int(total) for total in rows.sums()]
+    except ResnetError as error:
+        report.findings.append(Finding("side", str(error)))
+        return []
+    if not rows.has_sums:
+        report.notes.append(f"{path.name} is of an earlier version, without fingerprints: every image is decoded")
+    return sums
+
+
+def _list_and_classes(
+    rec: Path, whole: Sequence[Piece], report: Report
+) -> tuple[dict[int, tuple[float, ...]] | None, int | None]:
+    """The labels of the `.lst` by index and the number of classes, each None where there is no such file."""
+    lst, synset = rec.with_suffix(".lst"), rec.with_name("synset.txt")
+    classes = len(read_synset(synset)) if synset.is_file() else None
+    if not lst.is_file():
+        report.notes.append(f"no {lst.name} beside it: labels are compared with the number of classes alone")
+        return None, classes
+    labels = {entry.index: entry.labels for entry in read_list(lst)}
+    if 2 * sum(piece.key in labels for piece in whole) < len(whole):
+        report.findings.append(Finding("list", f"{lst} is another record's list"))
+        return None, classes
+    return labels, classes
+
+
+def _joined(pieces: Iterable[Piece], offsets: set[int]) -> list[Piece]:
+    """Bytes that are no record, at which no line points, belong to the damaged record before them."""
+    joined: list[Piece] = []
+    for piece in pieces:
+        before = joined[-1] if joined else None
+        if before is not None and not piece.whole and piece.start not in offsets and before.kind:
+            if before.whole:
+                before = before._replace(kind="damaged", problem="its header gives a wrong length")
+            joined[-1] = before._replace(end=piece.end)
+        else:
+            joined.append(piece)
+    return joined
+
+
+def _assigned(
+    pieces: Sequence[Piece], lines: Sequence[Line], aligned: Sequence[int]
+) -> tuple[dict[int, Line], list[Line]]:
+    """The line of every piece, by its start, and the lines that point elsewhere."""
+    at: dict[int, list[Line]] = defaultdict(list)
+    for line in lines:
+        at[line.offset].append(line)
+    of_start = {}
+    for piece in pieces:
+        if its := at.pop(piece.start, None):
+            own = [line for line in its if aligned and aligned[line.number] == piece.sum]
+            best = (own or [line for line in its if line.key == piece.key] or its)[0]
+            of_start[piece.start] = best
+            if len(its) > 1:
+                at[piece.start] = [line for line in its if line != best]
+    return of_start, sorted((line for left in at.values() for line in left), key=lambda line: line.number)
+
+
+class _Judge:
+    """Gives every piece at most one finding; the first rule that has something to say counts."""
+
+    def __init__(
+        self,
+        report: Report,
+        pieces: Sequence[Piece],
+        of_start: dict[int, Line],
+        strays: list[Line],
+        aligned: Sequence[int],
+    ) -> None:
+        self._report, self._pieces, self._lines, self._strays = report, pieces, of_start, strays
+        self._aligned, self.first = aligned, len(report.findings)
+        self._bad: set[int] = set()  # the starts of pieces that a repair leaves out
+
+    def _add(self, piece: Piece, kind: str, message: str, bad: bool = True) -> None:
+        line = self._lines.get(piece.start)
+        number = None if line is None else line.number
+        key = piece.key if piece.key >= 0 else None if line is None else line.key
+        self._report.findings.append(Finding(kind, message, number, key, piece.start))
+        if bad:
+            self._bad.add(piece.start)
+
+    def contents(self, known: set[int], listed: dict[int, tuple[float, ...]] | None, classes: int | None) -> None:
+        """Pieces that are no records, images that do not decode, wrong labels, other bytes than were packed."""
+        self._listed, changed = listed, "its bytes are not those that were packed"
+        for piece in self._pieces:
+            if piece.kind:
+                self._add(piece, piece.kind, piece.problem)
+            elif words := _wrong_label(piece, listed, classes):
+                self._add(piece, "mislabelled", words)
+            elif known and piece.sum not in known:
+                self._add(piece, "damaged", changed)
+            elif listed is not None and piece.key not in listed:
+                self._add(piece, "unlisted", "the .lst does not name it")
+
+    def duplicates(self) -> None:
+        """All but one of the records with equal bytes: the one in its own place stays."""
+        same: dict[int, list[Piece]] = defaultdict(list)
+        for piece in self._pieces:
+            if piece.whole and piece.start not in self._bad:
+                same[piece.sum].append(piece)
+        for copies in same.values():
+            original = max(copies, key=self._in_its_place) if len(copies) > 1 else None
+            for piece in copies:
+                if original is not None and piece != original:
+                    self._add(piece, "duplicated", f"it is the record at byte {original.start} once more")
+
+    def _in_its_place(self, piece: Piece) -> tuple[bool, bool, int]:
+        line = self._lines.get(piece.start)
+        own = line is not None and bool(self._aligned) and self._aligned[line.number] == piece.sum
+        return own, line is not None and line.key == piece.key, -piece.start
+
+    def index(self, given: bool) -> None:
+        """Lines that point elsewhere, and records at which none points."""
+        without = {self._name(piece): piece for piece in self._pieces if piece.whole and piece.start not in self._lines}
+        ends = [piece.end for piece in self._pieces]
+        for line in self._strays:
+            own = without.pop(self._aligned[line.number] if self._aligned else line.key, None)
+            at = bisect.bisect_right(ends, line.offset)
+            if own is not None:
+                self._lines[own.start] = line
+                if own.start not in self._bad:
+                    self._add(own, "index", f"its line of the .idx points to byte {line.offset}", bad=False)
+            elif at < len(ends) and not self._pieces[at].whole:
+                self._report.findings.append(
+                    Finding("damaged", "its bytes are no record", line.number, line.key, line.offset)
+                )
+            else:
+                cut = line.offset >= self._report.file_bytes
+                words = "the file ends before it" if cut else f"no record of its own begins at byte {line.offset}"
+                self._report.findings.append(Finding("cut" if cut else "index", words, line.number, line.key, None))
+        for piece in without.values() if given else ():
+            if piece.start not in self._bad:
+                self._add(piece, "index", "no line of the .idx points to it", bad=False)
+        for piece in self._pieces if self._aligned else ():
+            its = self._lines.get(piece.start)
+            if its is not None and piece.start not in self._bad and self._aligned[its.number] != piece.sum:
+                self._add(piece, "index", "its line of the .idx is another record's", bad=False)
+
+    def _name(self, piece: Piece) -> int:
+        return piece.sum if self._aligned else piece.key
+
+    def missing(self, sums: Sequence[int]) -> None:
+        """What was packed, or stands in the list, and is there no more."""
+        named = {finding.key for finding in self._report.findings if finding.key is not None}
+        named |= {self._lines[start].key for start in self._bad if start in self._lines}
+        there = {piece.key for piece in self._pieces if piece.whole and piece.start not in self._bad}
+        gone = sorted((self._listed or {}).keys() - there - named)
+        if sums:
+            found = {piece.sum for piece in self._pieces}
+            lost = sum(total not in found for total in set(sums))
+            lost -= sum(finding.kind not in ("index", "duplicated") for finding in self._report.findings[self.first :])
+            if lost > 0 and not self._aligned:
+                self._report.findings.append(Finding("missing", f"{lost} records that were packed are gone"))
+            if gone:
+                self._report.notes.append(f"{len(gone)} images of the .lst were left out when it was packed")
+        else:
+            for key in gone:
+                self._report.findings.append(Finding("missing", "the .lst names it, but no record has it", key=key))
+
+    def sound(self) -> list[tuple[int, int, int]]:
+        """Key, id and start of the good records in the order of the index; one without a line follows its neighbour."""
+        placed, place = [], -1
+        for piece in self._pieces:
+            line = self._lines.get(piece.start)
+            place = place if line is None else line.number
+            if piece.whole and piece.start not in self._bad:
+                placed.append((place, piece.start, piece.key if line is None else line.key, piece.key))
+        return [(key, identity, start) for _, start, key, identity in sorted(placed)]
+
+
+def _equal(listed: Sequence[float], packed: Sequence[float]) -> bool:
+    """Whether labels are the same to 6 decimals, which a list has, and as float32, which a record has."""
+    pairs = zip(listed, packed, strict=False)
+    return len(listed) == len(packed) and all(abs(one - other) <= 1e-6 * max(1, abs(one)) for one, other in pairs)
+
+
+def _wrong_label(piece: Piece, listed: dict[int, tuple[float, ...]] | None, classes: int | None) -> str:
+    shown = ", ".join(f"{label:g}" for label in piece.labels)
+    wanted = (listed or {}).get(piece.key)
+    if wanted is not None and not _equal(wanted, piece.labels):
+        return f"its label is {shown}, the .lst says {', '.join(f'{label:g}' for label in wanted)}"
+    first = piece.labels[0] if piece.labels else -1.0
+    if classes is not None and not (first.is_integer() and 0 <= first < classes):
+        return f"its label is {shown}, but the classes of synset.txt are 0 to {classes - 1}"
+    return ""

@@ -1,0 +1,176 @@
+"""A `.rec` read once from its front, in blocks whose records are looked at in threads; without its index.
+
+The magic number stands at a multiple of 4 only where a part of a record begins, for the writer cuts it out of payloads.
+So the next one tells where a record must end, whatever its length says, and damage does not spread to its neighbours.
+"""
+
+import os
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from resnet_v2.data.jpeg import check_size, claimed_size, decode
+from resnet_v2.data.loader import MAX_PIXELS
+from resnet_v2.data.portable import open_binary, read_at
+from resnet_v2.data.records import (
+    FIRST,
+    LAST,
+    LENGTH_BITS,
+    MAGIC,
+    MAGIC_BYTES,
+    MAX_RECORD_BYTES,
+    MIDDLE,
+    PART_HEADER,
+    WHOLE,
+    unpack,
+)
+from resnet_v2.files import fingerprint
+
+BLOCK_BYTES = 1 << 23
+
+
+class Piece(NamedTuple):
+    """A record, or bytes that are none (`whole` is False): from `start` to `end`, its fingerprint, its id and labels.
+
+    `problem` says what is wrong with it, `kind` in one word; both are empty where nothing is.
+    """
+
+    start: int
+    end: int
+    whole: bool
+    sum: int = 0
+    key: int = -1
+    labels: tuple[float, ...] = ()
+    kind: str = ""
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Bytes of a file from `start` on, which begin and end between records; `magics` are places in `data`."""
+
+    start: int
+    data: memoryview
+    magics: Sequence[int]
+    last: bool
+
+
+def walk(rec: Path, known: Collection[int], decode_all: bool, threads: int) -> Iterator[Piece]:
+    """Every piece of a file, in its order. Images are decoded whose fingerprint is not `known`, or all of them."""
+    threads = threads or os.cpu_count() or 1
+    waiting: deque[tuple[int, Future[list[Piece]]]] = deque()
+    bar = tqdm(total=rec.stat().st_size, desc=rec.name, unit="B", unit_scale=True, mininterval=1, delay=1)
+    with ThreadPoolExecutor(threads, thread_name_prefix="verify") as pool, bar as progress:
+        for block in _blocks(rec):
+            waiting.append((len(block.data), pool.submit(_look_at, block, known, decode_all)))
+            while waiting and (block.last or len(waiting) > 2 * threads):
+                size, task = waiting.popleft()
+                yield from task.result()
+                progress.update(size)
+
+
+def _blocks(rec: Path) -> Iterator[Block]:
+    descriptor = open_binary(rec)
+    try:
+        start, data, size = 0, b"", os.fstat(descriptor).st_size
+        while True:
+            data += read_at(descriptor, BLOCK_BYTES, start + len(data))
+            last = start + len(data) >= size
+            words = np.frombuffer(data, "<u4", len(data) // 4)
+            at = np.flatnonzero(words == MAGIC)
+            places = words[np.minimum(at + 1, len(words) - 1)] >> LENGTH_BITS
+            # The last word may be a magic number whose place and length are in the next block.
+            starts = at[((places == WHOLE) | (places == FIRST)) & (at + 1 < len(words))]
+            cut = len(data) if last or len(data) > 2 * MAX_RECORD_BYTES else int(starts[-1]) * 4 if len(starts) else 0
+            if cut or last:
+                yield Block(start, memoryview(data)[:cut], [4 * int(i) for i in at if 4 * i < cut], last)
+                start, data = start + cut, data[cut:]
+            if last:
+                return
+    finally:
+        os.close(descriptor)
+
+
+def _look_at(block: Block, known: Collection[int], decode_all: bool) -> list[Piece]:
+    pieces, at, number = [], 0, 0
+    while number < len(block.magics):
+        if block.magics[number] > at:
+            pieces.append(_gap(block, at, block.magics[number]))
+        at = block.magics[number]
+        try:
+            parts, end, number = _record(block, number)
+            pieces.append(_image(block.start + at, block.start + end, MAGIC_BYTES.join(parts), known, decode_all))
+        except _BrokenError as broken:
+            end, number = broken.end, broken.number
+            place = block.start + at, block.start + end
+            pieces.append(Piece(*place, False, kind="cut" if broken.cut else "damaged", problem=str(broken)))
+        at = end
+    if at < len(block.data):
+        pieces.append(_gap(block, at, len(block.data)))
+    return pieces
+
+
+def _gap(block: Block, start: int, end: int) -> Piece:
+    words = f"{end - start} bytes are no record"
+    return Piece(block.start + start, block.start + end, False, kind="damaged", problem=words)
+
+
+class _BrokenError(Exception):
+    """No record: where the next one may begin, and whether the end of the file is what it lacks."""
+
+    def __init__(self, problem: str, end: int, number: int, cut: bool = False) -> None:
+        super().__init__(problem)
+        self.end, self.number, self.cut = end, number, cut
+
+
+def _record(block: Block, first: int) -> tuple[list[memoryview], int, int]:
+    """The parts of the record at a magic number, where it ends, and the number of the magic number behind it."""
+    parts: list[memoryview] = []
+    for number in range(first, len(block.magics)):
+        start = block.magics[number]
+        following = block.magics[number + 1] if number + 1 < len(block.magics) else len(block.data)
+        at_end = block.last and following == len(block.data)
+        if following - start < PART_HEADER.size:
+            raise _BrokenError("its header is not whole", following, number + 1, at_end)
+        word = PART_HEADER.unpack_from(block.data, start)[1]
+        place, length = word >> LENGTH_BITS, word & MAX_RECORD_BYTES
+        if parts and place not in (MIDDLE, LAST):
+            break
+        if not parts and place not in (WHOLE, FIRST):
+            raise _BrokenError("it starts in the middle of a record", following, number + 1)
+        end = start + PART_HEADER.size + length
+        if end > following:
+            words = "the file ends inside it" if at_end else "the next one begins inside it"
+            raise _BrokenError(f"its header says {length} bytes, but {words}", following, number + 1, at_end)
+        parts.append(block.data[start + PART_HEADER.size : end])
+        end = min(end + -length % 4, following)
+        if place in (WHOLE, LAST):
+            return parts, end, number + 1
+        if end != following:
+            raise _BrokenError("one of its parts is missing", following, number + 1)
+    else:
+        raise _BrokenError("its last part is missing", len(block.data), len(block.magics), block.last)
+    raise _BrokenError("its last part is missing", start, number)
+
+
+def _image(start: int, end: int, payload: bytes, known: Collection[int], decode_all: bool) -> Piece:
+    total = fingerprint(payload)
+    try:
+        header, data = unpack(payload)
+    except ValueError as error:
+        return Piece(start, end, True, total, kind="damaged", problem=f"it is no image record ({error})")
+    labels = tuple(float(label) for label in np.ravel(header.label))
+    kind = problem = ""
+    if decode_all or total not in known:
+        try:
+            check_size(*(claimed_size(data) or (0, 0)), MAX_PIXELS)
+            decode(data)
+        except ValueError as error:
+            kind, problem = "unreadable", f"its image does not decode ({error})"
+    return Piece(start, end, True, total, header.id, labels, kind, problem)
