@@ -2,7 +2,7 @@
 
     python benchmarks/verify.py [--records 10000] [--damaged 100] [--side 256] [--mxnet .venv-mxnet/bin/python]
 
-Makes records of noisy pictures, damages some in ten ways, verifies (with the file out of the memory of the system, where
+Makes records of noisy pictures, damages some in ten ways, verifies (with the file out of the system's memory, where
 that can be asked for, and within it), repairs, and reads what is left with this package and, if given, with MXNet.
 """
 
