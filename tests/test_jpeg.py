@@ -1,6 +1,7 @@
 """Decoding against OpenCV and Pillow, damage, orientation, sizes."""
 
 import io
+import struct
 from pathlib import Path
 
 import cv2
@@ -10,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from conftest import picture, read_image
-from resnet_v2.data.jpeg import decode, encode, resize_shorter_side
+from resnet_v2.data.jpeg import Encoded, claimed_size, decode, encode, resize_shorter_side
+from resnet_v2.data.rows import NOTHING
 
 
 def saved(image: PIL.Image.Image, kind: str, **options: object) -> bytes:
@@ -94,3 +96,32 @@ def test_files_are_turned_upright_and_records_are_not(tmp_path: Path) -> None:
 )
 def test_shorter_side_rounds_the_longer_down(size: tuple[int, int], side: int, expected: tuple[int, int]) -> None:
     assert resize_shorter_side(picture(1, *size), side).shape[:2] == expected
+
+
+SIZED: list[tuple[str, dict[str, object]]] = [
+    ("JPEG", {}),
+    ("PNG", {}),
+    ("GIF", {}),
+    ("BMP", {}),
+    ("WEBP", {}),
+    ("WEBP", {"lossless": True}),
+    ("WEBP", {"exif": b"Exif"}),
+]
+
+
+@pytest.mark.parametrize(("kind", "options"), SIZED)
+def test_sizes_are_known_before_decoding(kind: str, options: dict[str, object]) -> None:
+    data = saved(PIL.Image.fromarray(picture(1, 37, 53)), kind, **options)
+    assert claimed_size(data) == (37, 53)
+    assert all(claimed_size(data[:end]) in (None, (37, 53), (1, 1)) for end in range(20))
+
+
+def test_small_files_that_claim_too_much_are_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    side = 20_000
+    old = struct.pack("<IHHHH", 12, side, side, 1, 24)
+    bitmap = struct.pack("<IiiHHIIiiII", 40, side, -side, 1, 8, 1, 0, 0, 0, 256, 0)
+    gif = b"GIF89a" + struct.pack("<HHBBB", side, side, 0x80, 0, 0) + bytes(30)
+    monkeypatch.setattr("resnet_v2.data.jpeg.decode", lambda _: pytest.fail("it was decoded"))
+    for data in (gif, *(b"BM" + bytes(12) + header + bytes(40) for header in (old, bitmap))):
+        with pytest.raises(ValueError, match="20000 x 20000 pixels, more than `max_pixels`"):
+            Encoded(data, NOTHING, 10_000)

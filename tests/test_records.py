@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import struct
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -202,3 +203,23 @@ def test_too_long_a_record_is_refused() -> None:
     too_long = memoryview(bytearray(1 << 29))
     with pytest.raises(ValueError, match="too long"):
         frame(too_long)
+
+
+def test_a_record_of_many_parts_takes_little_memory(tmp_path: Path) -> None:
+    path, payload = tmp_path / "a.rec", MAGIC_BYTES * 3000 + bytes(5000)
+    path.write_bytes(b"".join(frame(payload)))
+    with path.open("rb") as file:
+        tracemalloc.start()
+        try:
+            assert read_record(file.fileno(), 0)[0] == payload
+            assert tracemalloc.get_traced_memory()[1] < 2_000_000
+        finally:
+            tracemalloc.stop()
+
+
+def test_a_record_written_anew_loses_the_rows_of_the_old_one(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.rec", [b"one"])
+    rows = path.with_suffix(".rows")
+    rows.write_bytes(b"of the old record")
+    write(path, [b"two"])
+    assert not rows.exists()

@@ -139,14 +139,38 @@ def check_size(height: int, width: int, most: int) -> None:
 
 
 def claimed_size(data: bytes | memoryview) -> tuple[int, int] | None:
-    """Height and width in pixels that a JPEG or PNG file claims in its header; None for anything else."""
+    """Height and width in pixels that a JPEG, PNG, GIF, BMP or WebP file claims in its header; None for others."""
     header = read_header(data)
     if header is not None:
         return header.height, header.width
     if bytes(data[:8]) == PNG_START and len(data) >= 24:
         width, height = struct.unpack_from(">II", data, 16)
         return height, width
-    return None
+    try:
+        return _claimed_by_others(bytes(data[:30]))
+    except struct.error:
+        return None
+
+
+def _claimed_by_others(start: bytes) -> tuple[int, int] | None:
+    """Of GIF89a, BMP (two kinds of header) and WebP (RFC 9649: lossy, lossless, extended)."""
+    if start[:4] == b"GIF8":
+        width, height = struct.unpack_from("<HH", start, 6)
+        return height, width
+    if start[:2] == b"BM":
+        old = struct.unpack_from("<I", start, 14)[0] == 12
+        width, height = struct.unpack_from("<HH" if old else "<ii", start, 18)
+        return abs(height), abs(width)
+    if start[:4] != b"RIFF" or start[8:12] != b"WEBP":
+        return None
+    if start[12:16] == b"VP8 ":
+        width, height = struct.unpack_from("<HH", start, 26)
+        return height & 0x3FFF, width & 0x3FFF
+    if start[12:16] == b"VP8L":
+        word = struct.unpack_from("<I", start, 21)[0]
+        return (word >> 14 & 0x3FFF) + 1, (word & 0x3FFF) + 1
+    width, height = (int.from_bytes(start[at : at + 3], "little") + 1 for at in (24, 27))
+    return height, width
 
 
 class Encoded:
@@ -162,12 +186,17 @@ class Encoded:
         self._header = read_header(data)
         self._pixels: Image | None = None
         size = claimed_size(data) if self._header is None else (self._header.height, self._header.width)
-        if size is None:
-            self._pixels = decode(data)
+        if size is not None:
+            self._refuse_beyond(max_pixels, size)
+        if self._header is None and (size is None or bytes(data[:8]) != PNG_START):
+            self._pixels = decode(data)  # what its header says need not be the size of its first frame
             size = self._pixels.shape[:2]
-        self.height, self.width = size
-        if self.height * self.width > max_pixels:
-            raise ValueError(f"it claims {self.width} x {self.height} pixels, more than `max_pixels` {max_pixels}")
+            self._refuse_beyond(max_pixels, size)
+        self.height, self.width = size or (0, 0)
+
+    def _refuse_beyond(self, max_pixels: int, size: tuple[int, ...]) -> None:
+        if size[0] * size[1] > max_pixels:
+            raise ValueError(f"it claims {size[1]} x {size[0]} pixels, more than `max_pixels` {max_pixels}")
 
     def decode(self, wanted: Box) -> Image:
         """The pixels of the box `wanted`, height x width x 4: RGB and a fourth of no meaning.

@@ -33,6 +33,7 @@ IMAGE_HEADER = struct.Struct("<IfQQ")
 # What is read at once where the length of a record is not known beforehand, and at most where the index tells it.
 READ_AHEAD_BYTES = 1 << 16
 READ_AT_ONCE_BYTES = 1 << 22
+PART_READ_AHEAD_BYTES = 1 << 12  # of parts behind the first, of which a record may have very many
 
 
 class IRHeader(NamedTuple):
@@ -110,6 +111,8 @@ class RecordWriter:
 def writing(path: Path) -> Iterator[RecordWriter]:
     """A writer of `path` and its `.idx`; both appear under their names only when the `with` block ends well.
 
+    A `.rows` of an earlier record of this name goes.
+
     >>> with writing(Path("flowers.rec")) as writer:
     ...     writer.write(0, pack(IRHeader(0, 3.0, 0, 0), jpeg_bytes))
     """
@@ -121,6 +124,7 @@ def writing(path: Path) -> Iterator[RecordWriter]:
         idx_path.open("w", encoding="ascii", newline="\n") as idx,
     ):
         yield RecordWriter(rec, idx)
+        path.with_suffix(".rows").unlink(missing_ok=True)
 
 
 class RecordReader:
@@ -216,10 +220,10 @@ def read_record(descriptor: int, offset: int, expected_bytes: int = READ_AHEAD_B
         raise ValueError("it starts in the middle of a record")
     parts: list[bytes | memoryview] = [payload]
     while place != LAST:
-        place, payload, offset = _read_part(descriptor, offset, READ_AHEAD_BYTES)
+        place, payload, offset = _read_part(descriptor, offset, PART_READ_AHEAD_BYTES)
         if place not in (MIDDLE, LAST):
             raise ValueError("its last part is missing")
-        parts += [MAGIC_BYTES, payload]
+        parts += [MAGIC_BYTES, bytes(payload)]  # a copy: a view would keep all that was read ahead
     return memoryview(b"".join(parts)), offset
 
 
