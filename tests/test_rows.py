@@ -228,6 +228,7 @@ def test_rows_of_a_record_in_another_order_are_refused(packed: RecordReader, tmp
         for key, payload in enumerate(reversed(payloads)):
             writer.write(key, payload)
     assert packed.path.stat().st_size == packed.file_bytes
+    sidecar_path(packed.path).write_bytes(before)
     with pytest.raises(ResnetError, match=r"belongs to another state.*resnet-v2 index"):
         Rows.of(RecordReader(packed.path))
     write_rows(packed.path)
