@@ -6,6 +6,7 @@ PREFIX-latest.safetensors the last state of the run, which may be amid an epoch;
 
 import contextlib
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,8 +103,10 @@ def tidy(prefix: str, epoch: int, keep: int) -> None:
     Epochs after this one are an earlier, longer run's, and stay.
     """
     start = Path(prefix)
-    for path in start.parent.glob(f".{start.name}-*.tmp"):
-        path.unlink(missing_ok=True)
+    half = re.compile(re.escape(f".{start.name}-") + r"(\d{4,}|best|latest)\.safetensors\.\w+\.tmp")
+    for path in start.parent.iterdir():
+        if half.fullmatch(path.name):
+            path.unlink(missing_ok=True)
     for old in saved_epochs(prefix) if keep else ():
         if old <= epoch - keep:
             checkpoint_path(prefix, old).unlink(missing_ok=True)  # MXNet's files, which are not ours, stay

@@ -1,8 +1,10 @@
 """An epoch: steps, log lines and savings, then validation and the checkpoint."""
 
 import sys
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -26,7 +28,10 @@ from resnet_v2.training.state import TrainState
 
 @dataclass(frozen=True)
 class Run:
-    """What stays the same through the epochs. `start`: the checkpoint that the run goes on from, if any."""
+    """What stays the same through the epochs.
+
+    `start`: the checkpoint that the run goes on from, if any; `data`: what its records are known by.
+    """
 
     plan: RunPlan
     start: Start | None
@@ -36,10 +41,15 @@ class Run:
     log: RunLog
     watch: Watch
     profiler: torch.profiler.profile | None
+    data: Mapping[str, str] = field(default_factory=dict)
 
     def stopping(self) -> bool:
         """Whether a rank was told to stop; every rank has to ask."""
         return self.ranks.any(self.interruption.received is not None)
+
+    def saved(self) -> dict[str, Any]:
+        """What every checkpoint tells of the run."""
+        return self.plan.saved() | {"data": dict(self.data)}
 
 
 def training_loader(run: Run, state: TrainState, reader: RecordReader) -> Loader:
@@ -189,7 +199,7 @@ def save(run: Run, state: TrainState, path: Path, result: Evaluation | None) -> 
     """Write a checkpoint, after a look at the losses since the last one; every rank has to call this."""
     run.watch.check(state.epoch)
     run.ranks.share_buffers(state.trainer.network)
-    training = run.plan.saved() | state.to_json(run.ranks, result)
+    training = run.saved() | state.to_json(run.ranks, result)
     if not run.ranks.main:
         return
     run.log.mark(training["position"], state.clock())

@@ -19,7 +19,7 @@ from resnet_v2.errors import ResnetError, SettingError
 from resnet_v2.logs.layout import aligned
 from resnet_v2.networks import weights
 from resnet_v2.networks.architecture import Architecture
-from resnet_v2.training import checkpoint, recipes
+from resnet_v2.training import checkpoint, ownership, recipes
 from resnet_v2.training.checkpoint import Start
 from resnet_v2.training.conflicts import check_together
 from resnet_v2.training.distributed import ranks_of_environment, restarted
@@ -271,10 +271,12 @@ def _find_start(prefix: str, asked: Values) -> Start | None:
 def _check_unchanged(start: Start, plan: RunPlan, asked: Values) -> None:
     """A run goes on with the settings that it began with."""
     saved, now = start.header.training["settings"], plan.settings()
+    # Where a checkpoint tells its records, these are looked at, wherever they lie.
+    passed = NEUTRAL | (set(ownership.FOLDERS) if "data" in start.header.training else set())
     changed = [
         f"`{name}` {_told(now[name])}, was {_told(saved[name])}"
         for name in asked
-        if name not in NEUTRAL and name in saved and saved[name] not in (now[name], None)
+        if name not in passed and name in saved and saved[name] not in (now[name], None)
     ]
     if changed:
         raise ResnetError(
