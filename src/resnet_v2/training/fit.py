@@ -1,28 +1,26 @@
 """fit(): records in, checkpoints and two log files out, by one process or by many, stopped and resumed at will."""
 
 import contextlib
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
+from resnet_v2 import console
 from resnet_v2.config.training import arguments_of
 from resnet_v2.data.records import RecordReader
 from resnet_v2.errors import ResnetError
 from resnet_v2.logs.runlog import RunLog
 from resnet_v2.logs.tensorboard import open_writer
 from resnet_v2.networks import weights
-from resnet_v2.networks.header import read_header
 from resnet_v2.networks.resnet import ResNet, initialize
 from resnet_v2.recompute.budget import Workload, plan_for_training
 from resnet_v2.recompute.malloc import keep_freed_memory
 from resnet_v2.recompute.plan import Plan
 from resnet_v2.recompute.tape import follow
-from resnet_v2.training import checkpoint, gpu, ownership, preflight
+from resnet_v2.training import gpu, ownership, preflight
 from resnet_v2.training.checkpoint import Start
 from resnet_v2.training.distributed import choose_device, joined, launch, launched
 from resnet_v2.training.epoch import Run, end_epoch, train_epoch, training_loader, validate
@@ -36,12 +34,7 @@ from resnet_v2.training.state import TrainState
 from resnet_v2.training.step import Trainer
 
 
-def to_stderr(sentence: str) -> None:
-    """Print a sentence beside what a command answers."""
-    print(sentence, file=sys.stderr)
-
-
-def fit(given: Mapping[str, Any], say: Callable[[str], object] = to_stderr) -> Evaluation | None:
+def fit(given: Mapping[str, Any], say: Callable[[str], object] = console.say) -> Evaluation | None:
     """Train by the settings that are given by name (see `TrainConfig`); all others are decided by `plan.decide`.
 
     `say` is called with sentences on what is odd and what was chosen, which name settings as errors do.
@@ -83,11 +76,14 @@ def _begins(plan: RunPlan, start: Start | None) -> bool:
 
 def _fit(run: Run, say: Callable[[str], object]) -> Evaluation | None:
     plan, start, ranks, device, config = run.plan, run.start, run.ranks, run.device, run.plan.config
-    if plan.first_epoch >= plan.epochs:
-        path = checkpoint.latest_path(plan.prefix)
-        evaluation = read_header(path).training["evaluation"]
+    if start is not None and start.remark:
+        say(start.remark)
+    if start is not None and plan.first_epoch >= plan.epochs:
+        evaluation = start.header.training["evaluation"]
         if evaluation is None:
-            raise ResnetError(f"{path} is amid epoch {plan.first_epoch}, behind `epochs` {plan.epochs}; give more.")
+            raise ResnetError(
+                f"{start.path} is amid epoch {plan.first_epoch}, behind `epochs` {plan.epochs}; give more."
+            )
         say(f"{plan.prefix} is at its end, epoch {plan.epochs}.")
         return Evaluation(**evaluation)
     training, validation = _open_records(plan)
@@ -204,7 +200,7 @@ def _open_log(run: Run, state: TrainState) -> RunLog:
     """The log files, which rank 0 writes. A run that goes on takes its times from there."""
     prefix, start = run.plan.prefix, run.start
     listener = open_writer(prefix, append=start is not None) if run.plan.config.output.tensorboard else None
-    log = RunLog(prefix, append=start is not None, echo=tqdm.write, listener=listener)
+    log = RunLog(prefix, append=start is not None, echo=console.echo, listener=listener)
     if start is not None and start.resumed:
         training = start.header.training
         if "log" in training:  # of the first version of checkpoints
