@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from conftest import Run, picture, read_image
 from resnet_v2.data.records import RecordReader
 from resnet_v2.inference.demo import Explainer
 from resnet_v2.inference.pictures import View, prepare
+from resnet_v2.networks import weights
 from resnet_v2.networks.header import Header
 from resnet_v2.training.evaluate import evaluate
 
@@ -238,3 +240,50 @@ def test_what_is_no_picture(trained: str, tmp_path: Path) -> None:
 def test_a_name_that_means_nothing(tmp_path: Path, run: Run) -> None:
     with pytest.raises(resnet_v2.ResnetError, match="There is no checkpoint nothing"):
         resnet_v2.load("nothing")
+
+
+def test_other_classes_have_no_old_names(trained: str, tmp_path: Path) -> None:
+    image = np.zeros((32, 32, 3), np.uint8)
+    for classes in (3, 10, 12):
+        classifier = resnet_v2.load(trained)
+        classifier.network.reset_classifier(classes)
+        header = classifier.header
+        assert (header.class_names, header.errors, header.architecture.classes) == ((), {}, classes)
+        answers = classifier.classify(image, top=classes)
+        assert sorted(answer.name for answer in answers) == sorted(map(str, range(classes)))
+        # A loaded network lies channels-last in memory; the file holds it all the same.
+        weights.save(tmp_path / "own.safetensors", classifier.network.state_dict(), header)
+        assert resnet_v2.load(tmp_path / "own").classify(image, top=classes) == answers
+        classifier.header = replace(header, class_names=tuple("abcdefghijkl"[:classes]))
+        assert classifier.classify(image)[0].name in "abcdefghijkl"
+
+
+def test_a_record_of_other_classes_is_spoken_of(
+    trained: str, few_digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], run: Run
+) -> None:
+    resnet_v2.load(trained, 4).evaluate(few_digits / "digits_val.rec")
+    assert capsys.readouterr().err == ""
+    for name in ("digits_val.rec", "digits_val.idx"):
+        (tmp_path / name).write_bytes((few_digits / name).read_bytes())
+    synset = tmp_path / "synset.txt"
+    synset.write_text("".join(f"animal{number}\n" for number in range(10)))
+    told = f"warning: class 0 is 'animal0' in {synset} and '0' to the network"
+    resnet_v2.load(trained, 4).evaluate(tmp_path / "digits_val.rec")
+    assert told in capsys.readouterr().err
+    status, _, err = run("evaluate", "--prefix", trained, "--epoch", 4, "--rec", tmp_path / "digits_val.rec")
+    assert (status, told in err) == (0, True)
+
+
+def test_a_run_whose_last_epoch_is_not_its_best(
+    trained: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, header, tensors = weights.read_checkpoint(trained, 4)
+    for name, epoch, error in (("m-0004", 4, 90.0), ("m-best", 2, 10.0)):
+        told = replace(header, epoch=epoch, errors={"top1_error": error, "top5_error": 0.0})
+        weights.save(tmp_path / f"{name}.safetensors", tensors, told)
+    assert resnet_v2.load(tmp_path / "m").header.epoch == 4
+    sentence = "m is its last epoch, 4, of 90.00 % top-1 error; epoch 2 had 10.00 %"
+    assert sentence in capsys.readouterr().err
+    resnet_v2.load(tmp_path / "m", 4)
+    resnet_v2.load(tmp_path / "m-0004.safetensors")
+    assert capsys.readouterr().err == ""

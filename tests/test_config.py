@@ -229,3 +229,8 @@ def test_only_the_command_line_knows_flags() -> None:
                 words = [node.value for node in ast.walk(raised) if isinstance(node, ast.Constant)]
                 told = " ".join(word for word in words if isinstance(word, str))
                 assert " --" not in f" {told}" or "`resnet-v2 " in told, (path, raised.lineno, told)
+
+
+def test_a_prefix_that_is_a_folder() -> None:
+    with pytest.raises(SettingError, match="`model_prefix` m/run/ is a folder; add the start of the names"):
+        TrainConfig.of(model_prefix="m/run/")

@@ -19,7 +19,7 @@ from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
 from resnet_v2.data.rows import Box
 from resnet_v2.errors import ResnetError
 from resnet_v2.inference import report
-from resnet_v2.inference.evaluate import NOWHERE, Verdicts, judge
+from resnet_v2.inference.evaluate import NOWHERE, Verdicts, judge, log_probabilities, probabilities
 from resnet_v2.inference.pictures import View
 from resnet_v2.inference.predict import Predictor
 from resnet_v2.networks import weights
@@ -291,3 +291,9 @@ def test_views_that_make_no_sense(trained: str, digits: Path, run: Run) -> None:
         assert words in err
     with pytest.raises(ResnetError, match="does not fit"):
         View.of(Header(Architecture(20, 3, "cifar"), 1, 32, 32), 32, 16)
+
+
+def test_a_loss_beyond_what_probabilities_hold() -> None:
+    logs = log_probabilities(np.array([[0.0, 2000.0]], np.float32))
+    assert logs.tolist() == [[-2000.0, 0.0]]
+    assert probabilities(np.array([[0.0, 2000.0]], np.float32)).tolist() == [[0.0, 1.0]]

@@ -6,13 +6,16 @@ import os
 import re
 import signal
 from pathlib import Path
+from typing import Any
 
 import cv2
+import matplotlib.pyplot as plt
 import pytest
 
 from conftest import Run
 from processes import Command
 from resnet_v2.errors import ResnetError
+from resnet_v2.logs import plot
 from resnet_v2.logs.plot import follow, read_curves, table
 from resnet_v2.logs.runlog import RunLog, read_curve
 
@@ -316,3 +319,21 @@ def test_table_names_logs_apart(tmp_path: Path) -> None:
     text = table(read_curves(f"{tmp_path}/x/run.log,{tmp_path}/y/run.log"))
     assert f"{tmp_path}/x/run" in text
     assert f"{tmp_path}/y/run" in text
+
+
+def test_dollars_and_a_first_underscore_are_letters(
+    our_log: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    close = plt.close
+
+    def look(figure: Any) -> None:
+        seen.extend(text.get_text() for text in figure.axes[0].get_legend().get_texts())
+        close(figure)
+
+    monkeypatch.setattr(plt, "close", look)
+    for name in ("run_$5_and_$6.log", "$\\alpha{$.log", "_run.log"):
+        path = tmp_path / name
+        path.write_bytes(Path(f"{our_log}.log").read_bytes())
+        plot.draw([read_curve(path)], tmp_path / "p.png", "top1")
+    assert any("_run" in text for text in seen)

@@ -5,7 +5,10 @@ import json
 import os
 import random
 import re
+import shlex
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +22,7 @@ from conftest import Run
 from processes import Command, perform_on_a_slow_disk
 from resnet_v2.config.training import arguments_of
 from resnet_v2.errors import ResnetError
+from resnet_v2.logs import runlog
 from resnet_v2.networks import weights
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.finding import checkpoint_path, saved_epochs
@@ -114,7 +118,9 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(
     assert (status, f"m is at its end, epoch {epochs}" in output) == (0, True)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130), (signal.SIGHUP, 0), (signal.SIGUSR1, 0)]
+)
 def test_told_to_stop_it_saves_and_says_so(few_digits: Path, tmp_path: Path, number: int, status: int) -> None:
     run = Command(command(few_digits, checkpoint_steps=0, resume="no", epochs=100), tmp_path)
     run.wait_for(lambda: "Batch [6]" in run.output, "it trains")
@@ -300,6 +306,72 @@ def test_a_file_that_is_no_state_of_a_run(
         weights.save(path, tensors, replace(header, training=training))
         status, _, err = run(*words)
         assert (status, f"m-latest.safetensors {sentence}" in err) == (2, True), err
+
+
+def test_a_damaged_latest_state_loses_no_run(
+    few_digits: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = command(few_digits, epochs=3, num_examples=48, checkpoint_steps=1, resume="no")
+    assert run(*words)[0] == 0
+    whole = checkpoint_path("m", 3).read_bytes(), text(tmp_path)
+    for name in ("m-0003.safetensors", "m-latest.safetensors"):
+        Path(name).unlink()
+        Path(name).write_bytes(whole[0][:1000])
+    status, _, err = run(*words)
+    assert (status, "unfinished run (damaged, but its newest sound epoch may be there); give --resume" in err) == (2, 1)
+    status, _, err = run(*words, "--resume")
+    assert (status, "m-latest.safetensors is damaged: the run goes on from m-0002.safetensors" in err) == (0, True)
+    assert (checkpoint_path("m", 3).read_bytes(), text(tmp_path)) == whole
+    for path in Path().glob("*.safetensors"):
+        path.unlink()
+        path.write_bytes(b"")
+    assert run(*words, "--resume")[0] == 2
+    assert len(list(Path().glob("*.safetensors"))) == 5
+
+
+def test_a_validation_that_is_no_number_is_not_saved(
+    few_digits: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    # The only step of an epoch has a finite loss, and then the weights are beyond what the next look can hold.
+    words = command(few_digits, epochs=1, num_examples=16, lr=1e9, clip_norm=0.0, ema=0.0, checkpoint_steps=0)
+    status, _, err = run(*words)
+    assert (status, "The validation's loss is nan in epoch 0, which is not saved" in err) == (2, True), err
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_the_log_names_no_checkpoint_that_is_not_there(
+    few_digits: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = command(few_digits, epochs=2, num_examples=48, checkpoint_steps=0)
+    assert run(*words)[0] == 0
+    whole = text(tmp_path)
+    for path in tmp_path.glob("m*"):
+        path.unlink()
+
+    def die(*_: object, **__: object) -> None:
+        raise CrashError
+
+    for module, name in ((weights, "save"), (runlog.RunLog, "saved")):  # before the file is there, and after that
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, die)
+            with pytest.raises(CrashError):
+                run(*words)
+        assert "Saved" not in text(tmp_path)
+    assert checkpoint_path("m", 1).is_file()
+    checkpoint.name_also(checkpoint_path("m", 1), checkpoint.latest_path("m"))
+    checkpoint.name_also(checkpoint_path("m", 1), checkpoint.best_path("m"))
+    assert run(*words)[0] == 0
+    assert text(tmp_path) == whole
+
+
+def test_a_reader_that_goes_away_ends_no_run(few_digits: Path, tmp_path: Path) -> None:
+    words = command(few_digits, epochs=3, num_examples=48, resume="no")
+    piped = f"{shlex.join([sys.executable, '-m', 'resnet_v2', *words])} 2>&1 | head -n 1"
+    subprocess.run(["bash", "-o", "pipefail", "-c", piped], cwd=tmp_path, check=True, capture_output=True)
+    assert place(tmp_path) == (3, 0)
 
 
 def test_a_loss_that_is_no_number_is_not_saved(few_digits: Path, tmp_path: Path, run: Run, monkeypatch: Any) -> None:

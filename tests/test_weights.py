@@ -131,3 +131,12 @@ def test_our_file_comes_before_mxnets(saved: tuple[str, ResNet]) -> None:
     checkpoint_path(prefix, 3).unlink()
     assert find_checkpoint(prefix, 3).suffix == ".params"
     assert weights.load(prefix, 3)[1] == Header.of_epoch(saved[1].architecture, 3)
+
+
+def test_a_file_without_permission(trained: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)  # root may open everything
+    with pytest.raises(ResnetError, match=r"0004\.safetensors cannot be read \(Permission denied\)"):
+        weights.read(Path(f"{trained}-0004.safetensors"))

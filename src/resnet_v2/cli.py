@@ -14,6 +14,7 @@ from typing import Any
 
 import tyro
 
+from resnet_v2 import console
 from resnet_v2.config import forecast, packing, training, using
 from resnet_v2.errors import ResnetError
 from resnet_v2.networks.finding import find_checkpoint
@@ -96,14 +97,16 @@ def train(given: Mapping[str, Any]) -> None:
         print(decide(given)[0].explained())
         return
     try:
-        result = fit(given, lambda sentence: print(with_flags(sentence), file=sys.stderr))
+        result = fit(given, lambda sentence: console.say(with_flags(sentence)))
     except Stopped as stopped:
         if sentence := str(stopped):
-            print(f"\n{with_flags(sentence)}", file=sys.stderr)
+            console.say(f"\n{with_flags(sentence)}")
         raise SystemExit(stopped.status) from None
     if result is None or int(os.environ.get("RANK", "0")):
         return  # a dry run, or not the rank that talks
-    print(f"top-1 error {result.top1_error:.2f} %, top-5 error {result.top5_error:.2f} % on {result.images} images")
+    console.echo(
+        f"top-1 error {result.top1_error:.2f} %, top-5 error {result.top5_error:.2f} % on {result.images} images"
+    )
 
 
 def list_recipes(settings: forecast.RecipesConfig) -> None:
@@ -312,7 +315,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         # Whoever read the output, such as `head`, has enough; what Python still holds back goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        console.lead_nowhere(sys.stdout)
         return 0
     except OSError as error:
         if error.errno == errno.ENOSPC:

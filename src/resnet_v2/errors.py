@@ -17,5 +17,9 @@ class ResnetError(Exception):
         return SETTING.sub(lambda match: spell(match[1]), str(self))
 
 
+class DamagedError(ResnetError):
+    """A file is there, but its bytes are no longer what was written."""
+
+
 class SettingError(ResnetError):
     """A setting has a value that it cannot have, or does not go with another one."""

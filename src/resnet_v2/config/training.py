@@ -1,5 +1,6 @@
 """Settings of training."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ from resnet_v2.config.fields import (
     parse_steps,
     settings,
 )
+from resnet_v2.errors import SettingError
 
 EpochValues = tuple[tuple[int, int], ...]  # pairs of an epoch and the value from there on
 
@@ -241,6 +243,14 @@ class Output:
     """check data, settings and disk, time three steps, and end"""
     explain: bool = False
     """print every setting with where it comes from, and end"""
+
+    def __post_init__(self) -> None:
+        """Refuse a folder where the start of a name belongs."""
+        if self.model_prefix.endswith(("/", os.sep)):
+            raise SettingError(
+                f"`model_prefix` {self.model_prefix} is a folder; add the start of the names there, such as "
+                f"{self.model_prefix}resnet."
+            )
 
 
 # What changes no number of a run, so that it may go on with others and no checkpoint names them.

@@ -1,6 +1,5 @@
 """Records -> batches: threads decode and augment straight into uint8 arrays, a bounded number of batches ahead."""
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,6 +15,7 @@ from resnet_v2.data.jpeg import Encoded, Image
 from resnet_v2.data.records import IRHeader, RecordReader
 from resnet_v2.data.rows import NOTHING, Offsets, Rows, sidecar_path
 from resnet_v2.errors import ResnetError
+from resnet_v2.machine import processors
 
 BATCHES_AHEAD = 3
 # Tasks per thread and batch: enough that no thread idles at the end of a batch, few enough to cost nothing.
@@ -194,7 +194,7 @@ def batches(
     `classes` - 1; where bad records are skipped, when more than one record in a hundred is bad.
     """
     cv2.setNumThreads(0)  # the threads are ours; OpenCV's own would only fight with them
-    threads = reading.threads or os.cpu_count() or 1
+    threads = reading.threads or processors()
     stream = Stream(reader, _segments_of(reader), preprocess, classes, reading, threading.Event())
     waiting: deque[tuple[Batch, list[Future[list[str]]]]] = deque()
     skipped = 0

@@ -4,6 +4,7 @@ A memory map would read at a position everywhere. But a file that becomes shorte
 and a page that is still on the disk holds up all threads of Python.
 """
 
+import errno
 import os
 import sys
 import threading
@@ -35,7 +36,10 @@ read_at: Callable[[int, int, int], bytes] = getattr(os, "pread", seek_and_read)
 
 
 def lock(file: BinaryIO) -> bool:
-    """Keep an open file to this process until it is closed; False when another one has it."""
+    """Keep an open file to this process until it is closed; False when another one has it.
+
+    Where the system or the file system cannot lock, two runs at once are the user's to avoid: True.
+    """
     try:
         if sys.platform == "win32":
             import msvcrt
@@ -50,5 +54,8 @@ def lock(file: BinaryIO) -> bool:
     except (BlockingIOError, PermissionError):
         return False
     except ImportError:
-        pass  # a system with neither; two runs at once are then the user's to avoid
+        pass
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
+            raise
     return True

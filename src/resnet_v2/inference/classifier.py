@@ -1,5 +1,6 @@
 """The Python API: a trained network that takes pictures in any form."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from resnet_v2.config.using import Epoch
 from resnet_v2.data.records import RecordReader
 from resnet_v2.inference.engines import TorchEngine
+from resnet_v2.inference.evaluate import tell_of_other_classes
 from resnet_v2.inference.pictures import Picture, Several, View, several
 from resnet_v2.inference.predict import Answer, Predictor
 from resnet_v2.networks import weights
@@ -31,7 +33,19 @@ class Classifier(Predictor):
 
     def __init__(self, network: ResNet, header: Header, device: torch.device) -> None:
         self._torch = TorchEngine(network, device)
+        self._described = network.fc1
         super().__init__(self._torch, header)
+
+    @property
+    def header(self) -> Header:
+        """What the checkpoint says of itself; of other classes, by `reset_classifier`, their number alone."""
+        if self.network.fc1 is self._described:
+            return self._header
+        return replace(self._header, architecture=self.network.architecture, class_names=(), errors={})
+
+    @header.setter
+    def header(self, header: Header) -> None:
+        self._header, self._described = header, self.network.fc1
 
     @property
     def network(self) -> ResNet:
@@ -55,6 +69,7 @@ class Classifier(Predictor):
         self, rec: str | Path, *, crop: int = 0, resize: int = 0, ten_crop: bool = False, batch_size: int = 128
     ) -> Evaluation:
         """Loss and errors over a record, as `resnet-v2 evaluate` gives them; a crop of 0 is the checkpoint's own."""
+        tell_of_other_classes(Path(rec), self.header)
         found = self.judge(RecordReader(Path(rec)), View.of(self.header, crop, resize, ten_crop), batch_size)
         return Evaluation(len(found.labels), found.loss, found.error(1), found.error(5))
 

@@ -1,21 +1,26 @@
 """Evaluation as the papers report it: any crop, ten crops, every image once, and what a class is taken for."""
 
+import contextlib
 from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
 from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from resnet_v2.config.fields import Count, CountOrNone, checked
+from resnet_v2.console import Progress, say
 from resnet_v2.data.augment import centre_box
 from resnet_v2.data.jpeg import Encoded, Image
+from resnet_v2.data.lists import read_synset
 from resnet_v2.data.loader import Reading, batches, split
 from resnet_v2.data.records import RecordReader
 from resnet_v2.data.rows import Box
 from resnet_v2.errors import ResnetError
 from resnet_v2.inference.engines import Engine, Images, Logits
 from resnet_v2.inference.pictures import View
+from resnet_v2.networks.header import Header
 
 NOWHERE = 1 << 62
 Shares = NDArray[np.float64]
@@ -56,6 +61,23 @@ class Verdicts:
         return counts.reshape(self.classes, self.classes)
 
 
+def tell_of_other_classes(rec: Path, header: Header) -> None:
+    """Say it where the synset.txt beside a record names other classes than the network's."""
+    synset = rec.with_name("synset.txt")
+    if not header.class_names or not synset.is_file():
+        return
+    names: tuple[str, ...] = header.class_names
+    with contextlib.suppress(ResnetError):  # a file that is none of ours says nothing
+        names = read_synset(synset)
+    for number, (theirs, ours) in enumerate(zip_longest(names, header.class_names)):
+        if theirs != ours:
+            say(
+                f"warning: class {number} is {theirs!r} in {synset} and {ours!r} to the network; where these are other "
+                "classes, the errors say nothing"
+            )
+            return
+
+
 def judge(
     engine: Engine, reader: RecordReader, view: View, classes: int, batch_size: int, threads: int = 0
 ) -> Verdicts:
@@ -78,28 +100,33 @@ def judge(
         view.look(image.decode(centre_box(view.crop, image.height, image.width) if alone else everything), out)
 
     stream = batches(reader, steps, preprocess, view.crop, classes, reading)
-    with tqdm(total=len(reader), desc="evaluate", unit="img", leave=False, disable=None, mininterval=1) as progress:
+    with Progress("evaluate", len(reader)) as progress:
         for batch in stream:
-            shares, truth, places = _shares(engine, batch.images), batch.labels, batch.ordinals
+            logs, truth, places = _logs(engine, batch.images), batch.labels, batch.ordinals
+            shares = np.exp(logs)
             own = np.take_along_axis(shares, truth[:, None], 1)
             before = (shares > own) | ((shares == own) & (np.arange(classes) < truth[:, None]))
             labels[places], predictions[places] = truth, shares.argmax(1)
             ranks[places] = np.where(np.isfinite(shares).all(1), before.sum(1), NOWHERE)
-            with np.errstate(divide="ignore"):
-                loss -= float(np.log(own).sum())
+            loss -= float(np.take_along_axis(logs, truth[:, None], 1).sum())
             progress.update(len(truth))
     return Verdicts(labels, predictions, ranks, loss / len(reader), classes)
 
 
-def _shares(engine: Engine, images: Images) -> Shares:
-    """n x crops x H x W x 3 images -> n x classes probabilities, the mean of the crops'."""
+def _logs(engine: Engine, images: Images) -> Shares:
+    """n x crops x H x W x 3 images -> n x classes logarithms of probabilities, of the mean of the crops'."""
     crops = [np.ascontiguousarray(images[:, crop]) for crop in range(images.shape[1])]
-    return cast(Shares, sum(probabilities(engine.logits(crop)) / len(crops) for crop in crops))
+    logs = [log_probabilities(engine.logits(crop)) for crop in crops]
+    return cast(Shares, np.logaddexp.reduce(logs, axis=0) - np.log(len(crops)))
+
+
+def log_probabilities(logits: Logits) -> Shares:
+    """n x classes logits -> n x classes logarithms of probabilities, finite where probabilities are too small to be."""
+    exact = logits.astype(np.float64)
+    exact -= exact.max(axis=1, keepdims=True)
+    return cast(Shares, exact - np.log(np.exp(exact).sum(axis=1, keepdims=True)))
 
 
 def probabilities(logits: Logits) -> Shares:
     """n x classes logits -> n x classes probabilities (softmax, in double precision)."""
-    exact = logits.astype(np.float64)
-    raised: Shares = np.exp(exact - exact.max(axis=1, keepdims=True))
-    raised /= raised.sum(axis=1, keepdims=True)
-    return raised
+    return np.exp(log_probabilities(logits))

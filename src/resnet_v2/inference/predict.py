@@ -1,6 +1,5 @@
 """Pictures -> class names and probabilities, with the preprocessing of evaluation."""
 
-import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from resnet_v2.inference.engines import Engine, Images, OnnxEngine, OpenvinoEngi
 from resnet_v2.inference.evaluate import Verdicts, judge, probabilities
 from resnet_v2.inference.pictures import Picture, Several, View, prepare, several
 from resnet_v2.inference.places import STANDARD_INPUT, Named
+from resnet_v2.machine import processors
 from resnet_v2.networks.header import Header
 
 BATCH_SIZE = 32
@@ -51,7 +51,16 @@ class Predictor:
     """
 
     def __init__(self, engine: Engine, header: Header) -> None:
-        self.engine, self.header = engine, header
+        self.engine, self._header = engine, header
+
+    @property
+    def header(self) -> Header:
+        """What the checkpoint says of itself."""
+        return self._header
+
+    @header.setter
+    def header(self, header: Header) -> None:
+        self._header = header
 
     @classmethod
     def open(
@@ -123,7 +132,7 @@ class Predictor:
         checked("top", Count, top)
         checked("batch_size", Count, batch_size)
         return self._predictions(
-            iter(pictures), top, batch_size, checked("threads", CountOrNone, threads) or os.cpu_count() or 1
+            iter(pictures), top, batch_size, checked("threads", CountOrNone, threads) or processors()
         )
 
     def _predictions(self, left: Iterator[Named], top: int, batch_size: int, threads: int) -> Iterator[Prediction]:

@@ -8,10 +8,10 @@ import numpy as np
 
 from resnet_v2.data.records import RecordReader
 from resnet_v2.errors import ResnetError
-from resnet_v2.inference.evaluate import Verdicts
+from resnet_v2.inference.evaluate import Verdicts, tell_of_other_classes
 from resnet_v2.inference.pictures import View
 from resnet_v2.inference.predict import Predictor
-from resnet_v2.logs.layout import drawing
+from resnet_v2.logs.layout import drawing, literal
 from resnet_v2.networks.header import Header
 
 # Above this many classes their names would be too small to read.
@@ -86,6 +86,7 @@ def evaluate_all(
     """Every network with every pair of a crop and a shorter side over a record; 0 is the checkpoint's."""
     reader, rows = RecordReader(rec), []
     for predictor in predictors:
+        tell_of_other_classes(rec, predictor.header)
         for crop, side in sizes:
             view = View.of(predictor.header, crop, side, ten_crop)
             verdicts = predictor.judge(reader, view, batch_size, threads)
@@ -129,7 +130,7 @@ def draw_confusion(row: Row, out: Path) -> None:
         axes.set_ylabel("is")
         axes.set_title(f"{row.header.network}, {row.view}: {row.verdicts.error(1):.2f} % top-1 error")
         if len(counts) <= MOST_NAMES:
-            names = [row.header.name(index) for index in range(len(counts))]
+            names = [literal(row.header.name(index)) for index in range(len(counts))]
             axes.set_xticks(range(len(counts)), names, rotation=90)
             axes.set_yticks(range(len(counts)), names)
         if len(counts) <= 20:

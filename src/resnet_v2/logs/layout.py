@@ -23,6 +23,12 @@ def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> str:
     )
 
 
+def literal(text: str) -> str:
+    """A text that matplotlib draws letter by letter: dollars enclose no mathematics, and a legend shows a first _."""
+    text = text.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
+
+
 @contextmanager
 def drawing(out: Path, size: tuple[float, float] = (9, 5.5), dpi: int = 120) -> Iterator["Axes"]:
     """Axes of a picture of `size` inches, which is then written; the ending of `out` chooses the format."""

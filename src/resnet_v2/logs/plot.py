@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resnet_v2.errors import ResnetError
-from resnet_v2.logs.layout import aligned, drawing
+from resnet_v2.logs.layout import aligned, drawing, literal
 from resnet_v2.logs.runlog import Curve, read_curve
 
 if TYPE_CHECKING:
@@ -90,11 +90,16 @@ def _draw_curve(axes: "Axes", curve: Curve, metric: str, colour: str) -> None:
     if train:
         epochs = sorted(train)
         axes.plot(
-            epochs, [train[epoch] for epoch in epochs], "--", color=colour, alpha=0.6, label=f"{curve.label} train"
+            epochs,
+            [train[epoch] for epoch in epochs],
+            "--",
+            color=colour,
+            alpha=0.6,
+            label=literal(f"{curve.label} train"),
         )
     epochs = sorted(errors)
     best = min(epochs, key=lambda epoch: (errors[epoch], epoch))
-    label = f"{curve.label} validation (best {errors[best]:.2f})"
+    label = literal(f"{curve.label} validation (best {errors[best]:.2f})")
     axes.plot(epochs, [errors[epoch] for epoch in epochs], color=colour, linewidth=2, label=label)
     axes.plot(best, errors[best], "o", color=colour, markersize=5)
 

@@ -67,15 +67,17 @@ class RunLog:
         """A log that keeps nothing, for the ranks that do not write."""
         return cls(None, append=False, echo=lambda line: None)
 
-    def mark(self, place: Mapping[str, Any], clock: Mapping[str, Any]) -> None:
+    def mark(self, place: Mapping[str, Any], clock: Mapping[str, Any], path: Path | None = None) -> None:
         """Note that the run is at a place, and what the clock says there; on the disk when this returns.
 
-        A checkpoint that is then written names the place, by which `go_back` finds the mark again.
+        A checkpoint that is then written names the place, by which `go_back` finds the mark again; `path` is that of
+        one of which the log will say that it is saved.
         """
         self._text.flush()
         os.fsync(self._text.fileno())
         size = os.fstat(self._text.fileno()).st_size
-        self._write([], "mark", {"place": dict(place), "text_bytes": size, "clock": dict(clock)})
+        saves = {} if path is None else {"saves": str(path)}
+        self._write([], "mark", {"place": dict(place), "text_bytes": size, "clock": dict(clock)} | saves)
         os.fsync(self._events.fileno())
 
     def go_back(self, place: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -93,6 +95,8 @@ class RunLog:
             return None
         for file_of, size in zip((self._text, self._events), sizes, strict=True):
             self._cut(file_of, size)
+        if "saves" in found:  # it is there, since the run goes on from it; killed at once the run could not say so
+            self.saved(Path(found["saves"]))
         return dict(found["clock"])
 
     def cut(self, sizes: Mapping[str, int]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import safetensors
 
 from resnet_v2.data.lists import read_synset
-from resnet_v2.errors import ResnetError
+from resnet_v2.errors import DamagedError, ResnetError
 from resnet_v2.networks.architecture import Architecture
 
 METADATA_KEY = "resnet_v2"
@@ -89,10 +89,14 @@ class Header:
 def read_header(path: Path) -> Header:
     """The header of a safetensors file; a ResnetError says what is wrong with one that is not ours."""
     try:
+        with path.open("rb"):  # safetensors itself tells of a missing file whenever it cannot open one
+            pass
         with safetensors.safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
+    except OSError as error:
+        raise ResnetError(f"{path} cannot be read ({error.strerror}); check the path and its permissions.") from None
     except safetensors.SafetensorError as error:
-        raise ResnetError(f"{path} is damaged or no safetensors file ({error}); take another epoch.") from None
+        raise DamagedError(f"{path} is damaged or no safetensors file ({error}); take another epoch.") from None
     if METADATA_KEY not in metadata:
         raise ResnetError(
             f"{path} has no resnet-v2 header, so its network is unknown; it was not written by resnet-v2."

@@ -1,6 +1,8 @@
 """Weight files: safetensors whose header says what the network is, how to feed it and what its classes are called."""
 
+import contextlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +15,10 @@ import torch
 from torch import Tensor
 
 from resnet_v2.config.using import Epoch
+from resnet_v2.console import say
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import replacing
-from resnet_v2.networks.finding import find_checkpoint, split_path
+from resnet_v2.networks.finding import checkpoint_path, find_checkpoint, split_path
 from resnet_v2.networks.header import METADATA_KEY, Header, read_header
 from resnet_v2.networks.resnet import ResNet
 from resnet_v2.networks.sums import SUMS_KEY, sums_text
@@ -32,10 +35,28 @@ def read_checkpoint(prefix: str | Path, epoch: Epoch | None = None) -> tuple[Pat
     """
     path = find_checkpoint(prefix, epoch)
     if path.suffix == ".safetensors":
-        return path, *read(path)
+        header, tensors = read(path)
+        if epoch is None:
+            _tell_of_best(os.fspath(prefix), path, header)
+        return path, header, tensors
     start, number = split_path(path)
     architecture, tensors = resolve_name(FOREIGN[path.suffix])(start, number)
     return path, Header.of_epoch(architecture, number), tensors
+
+
+def _tell_of_best(prefix: str, path: Path, header: Header) -> None:
+    """A run's prefix means its last epoch, which need not be the best."""
+    best, mine = Path(f"{prefix}-best.safetensors"), header.errors.get("top1_error")
+    if path != checkpoint_path(prefix, header.epoch) or mine is None or not best.is_file():
+        return
+    with contextlib.suppress(ResnetError):
+        its = read_header(best)
+        error = its.errors.get("top1_error", mine)
+        if error < mine:
+            say(
+                f"{prefix} is its last epoch, {header.epoch}, of {mine:.2f} % top-1 error; epoch {its.epoch} had "
+                f"{error:.2f} %: epoch best is {best}"
+            )
 
 
 def checkpoint_header(prefix: str | Path, epoch: Epoch | None = None) -> Header:
@@ -50,9 +71,10 @@ def save(path: Path, tensors: Mapping[str, Tensor], header: Header, check: bool 
     With `check` it is read back before: a ResnetError says when the disk has other bytes than were written.
     """
     metadata = {"format": "pt", METADATA_KEY: header.to_json()}
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
         # Not save_file: it writes through a file of its own, which a kill would leave behind under a random name.
-        temporary.write_bytes(_with_sums(safetensors.torch.save(dict(tensors), metadata)))
+        temporary.write_bytes(_with_sums(safetensors.torch.save(tensors, metadata)))
         if check:
             _check_written(temporary, path, tensors)
 

@@ -1,6 +1,5 @@
 """Images -> records: what MXNet's im2rec does, in threads, with the order of the list kept."""
 
-import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,6 +22,7 @@ from resnet_v2.data.records import IRHeader, pack, scan
 from resnet_v2.data.rows import write_rows
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import replacing, sha256
+from resnet_v2.machine import processors
 from resnet_v2.packing.archives import ImageFiles, open_images
 from resnet_v2.packing.photos import check_image, read_upright
 from resnet_v2.packing.resume import Progress, resuming
@@ -98,7 +98,7 @@ def pack_entries(
     with resuming(out, settings) as writer:
         progress = writer.progress
         left = islice(entries, progress.entries, None)
-        records = _in_order(partial(_make_record, make), left, threads or os.cpu_count() or 1)
+        records = _in_order(partial(_make_record, make), left, threads or processors())
         for key, record in tqdm(records, out.name, total, initial=progress.entries, unit="img", mininterval=1):
             if not isinstance(record, ResnetError):
                 writer.write(key, record)  # the one place where records go into the file, in the order of the list

@@ -1,15 +1,14 @@
 """From a budget of memory to a plan: what a training step needs besides activations, and the plans worth knowing."""
 
 import os
-import re
 import sys
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import torch
 
 from resnet_v2.errors import ResnetError
+from resnet_v2.machine import free_memory
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.resnet import ResNet
 from resnet_v2.recompute import speeds
@@ -34,11 +33,8 @@ def free_bytes(device: torch.device) -> int:
     """What is free of a device's memory now."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    meminfo = Path("/proc/meminfo")
-    if device.type == "cpu" and meminfo.is_file():
-        match = re.search(r"MemAvailable:\s*(\d+) kB", meminfo.read_text(encoding="ascii"))
-        if match:
-            return 1024 * int(match[1])
+    if device.type == "cpu" and (free := free_memory()):
+        return free
     if sys.platform != "win32" and device.type == "cpu" and "SC_PHYS_PAGES" in getattr(os, "sysconf_names", ()):
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     raise ResnetError(f"How much memory is free on {device} cannot be asked; give `memory_budget`, like 12GB.")

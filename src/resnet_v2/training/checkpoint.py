@@ -6,16 +6,16 @@ PREFIX-latest.safetensors the last state of the run, which may be amid an epoch;
 
 import contextlib
 import os
+import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import safetensors
 from torch import Tensor
 
 from resnet_v2.config.training import NEUTRAL, TRAIN_DEFAULTS
-from resnet_v2.errors import ResnetError
+from resnet_v2.errors import DamagedError, ResnetError
 from resnet_v2.files import replacing
 from resnet_v2.networks import weights
 from resnet_v2.networks.finding import checkpoint_path, saved_epochs
@@ -26,12 +26,16 @@ VERSION = 2  # of the header's part on training
 
 @dataclass(frozen=True)
 class Start:
-    """A checkpoint that a run goes on from: its file, header and tensors; `resumed`: it is the run's own last state."""
+    """A checkpoint that a run goes on from: its file, header and tensors; `resumed`: it is the run's own last state.
+
+    `remark` is a sentence on why it is not the file that one would expect.
+    """
 
     path: Path
     header: Header
     tensors: dict[str, Tensor]
     resumed: bool = False
+    remark: str = ""
 
     @property
     def epoch(self) -> int:
@@ -69,10 +73,24 @@ def best_path(prefix: str) -> Path:
 
 
 def find_latest(prefix: str) -> Start | None:
-    """Read the last state of a run; None where there is none. A ResnetError says what keeps a run from going on."""
+    """Read the last state of a run; None where there is none. A ResnetError says what keeps a run from going on.
+
+    Where that file is damaged it is the newest epoch whose file is not.
+    """
     path = latest_path(prefix)
     if not path.is_file():
         return None
+    try:
+        return _start(path)
+    except DamagedError as damage:
+        for epoch in reversed(saved_epochs(prefix)):
+            with contextlib.suppress(ResnetError, OSError):
+                found = _start(checkpoint_path(prefix, epoch))
+                return replace(found, remark=f"{path} is damaged: the run goes on from {found.path}")
+        raise damage from None
+
+
+def _start(path: Path) -> Start:
     header, tensors = weights.read(path)
     if "position" not in header.training:
         raise ResnetError(f"{path} holds weights alone, and no run to go on with; start from it with `finetune`.")
@@ -102,8 +120,10 @@ def tidy(prefix: str, epoch: int, keep: int) -> None:
     Epochs after this one are an earlier, longer run's, and stay.
     """
     start = Path(prefix)
-    for path in start.parent.glob(f".{start.name}-*.tmp"):
-        path.unlink(missing_ok=True)
+    half = re.compile(re.escape(f".{start.name}-") + r"(\d{4,}|best|latest)\.safetensors\.\w+\.tmp")
+    for path in start.parent.iterdir():
+        if half.fullmatch(path.name):
+            path.unlink(missing_ok=True)
     for old in saved_epochs(prefix) if keep else ():
         if old <= epoch - keep:
             checkpoint_path(prefix, old).unlink(missing_ok=True)  # MXNet's files, which are not ours, stay
@@ -114,8 +134,11 @@ def unfinished(prefix: str) -> str | None:
     path = latest_path(prefix)
     if not path.is_file():
         return None
-    with contextlib.suppress(ResnetError, KeyError, safetensors.SafetensorError):
-        training = read_header(path).training
+    with contextlib.suppress(ResnetError, KeyError):
+        try:
+            training = read_header(path).training
+        except DamagedError:
+            return "damaged, but its newest sound epoch may be there"
         position, wanted = training["position"], training["epochs"]
         if position["epoch"] < wanted:
             return f"epoch {position['epoch']} of {wanted}"

@@ -17,6 +17,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from resnet_v2.config.fields import parse_gpus
 from resnet_v2.errors import ResnetError
+from resnet_v2.machine import processors
 
 # Longer than the slowest step or evaluation of a rank that others wait for.
 PATIENCE = timedelta(hours=2)
@@ -131,7 +132,7 @@ def launch(arguments: Sequence[str], processes: int, max_restarts: int) -> None:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     # Each rank would else take all cores for itself.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, processors() // processes)))
     settings = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -142,6 +143,9 @@ def launch(arguments: Sequence[str], processes: int, max_restarts: int) -> None:
         max_restarts=max_restarts,
         monitor_interval=0.2,
     )
+    # By name: older versions of torch know no other way, newer ones prefer the setting.
+    if hasattr(settings, "signals_to_handle"):
+        settings.signals_to_handle += ",SIGUSR1"
     try:
         elastic_launch(settings, sys.executable)("-m", "resnet_v2", "train", *arguments)
     except ChildFailedError as error:

@@ -1,14 +1,18 @@
 """An epoch: steps, log lines and savings, then validation and the checkpoint."""
 
+import math
 import sys
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from tqdm import tqdm
 
+from resnet_v2.console import Progress
 from resnet_v2.data.loader import Loader, Reading
 from resnet_v2.data.records import RecordReader
+from resnet_v2.errors import ResnetError
 from resnet_v2.logs.runlog import RunLog
 from resnet_v2.networks import weights
 from resnet_v2.networks.finding import checkpoint_path
@@ -26,7 +30,10 @@ from resnet_v2.training.state import TrainState
 
 @dataclass(frozen=True)
 class Run:
-    """What stays the same through the epochs. `start`: the checkpoint that the run goes on from, if any."""
+    """What stays the same through the epochs.
+
+    `start`: the checkpoint that the run goes on from, if any; `data`: what its records are known by.
+    """
 
     plan: RunPlan
     start: Start | None
@@ -36,10 +43,15 @@ class Run:
     log: RunLog
     watch: Watch
     profiler: torch.profiler.profile | None
+    data: Mapping[str, str] = field(default_factory=dict)
 
     def stopping(self) -> bool:
         """Whether a rank was told to stop; every rank has to ask."""
         return self.ranks.any(self.interruption.received is not None)
+
+    def saved(self) -> dict[str, Any]:
+        """What every checkpoint tells of the run."""
+        return self.plan.saved() | {"data": dict(self.data)}
 
 
 def training_loader(run: Run, state: TrainState, reader: RecordReader) -> Loader:
@@ -73,21 +85,14 @@ def train_epoch(run: Run, state: TrainState, reader: RecordReader) -> None:
     state.trainer.model.train()
     clock = IdleClock(run.device)
     done = min(state.step * run.plan.batch_size, loader.images)
-    with tqdm(
-        total=loader.images,
-        initial=done,
-        desc=f"epoch {state.epoch + 1}/{run.plan.epochs}",
-        unit="img",
-        leave=False,
-        disable=None if run.ranks.main else True,
-        mininterval=0.5,
-    ) as bar:
+    what = f"epoch {state.epoch + 1}/{run.plan.epochs}"
+    with Progress(what, loader.images, done=done, shown=run.ranks.main) as progress:
         for fed in feed(iter(loader), run.device, loader.state_dict):
             state.step, state.loader = fed.place["step"], fed.place
             learning_rate = _train_batch(run, state, fed, loader, clock)
-            bar.update(loader.images_of(state.step - 1))
-            if state.step % run.plan.config.output.frequent == 0:
-                bar.set_postfix_str(_log_recent(run, state, clock, learning_rate))
+            due = state.step % run.plan.config.output.frequent == 0
+            note = _log_recent(run, state, clock, learning_rate) if due else ""
+            progress.update(loader.images_of(state.step - 1), note)
             _save_where_due(run, state, clock, loader.steps)
     _count_idle(state, clock)
     run.watch.check(state.epoch)
@@ -168,6 +173,11 @@ def validate(run: Run, state: TrainState, reader: RecordReader) -> Evaluation:
     except Stopped:
         save(run, state, checkpoint.latest_path(run.plan.prefix), None)
         raise
+    if not math.isfinite(result.loss):
+        raise ResnetError(
+            f"The validation's loss is {result.loss} in epoch {state.epoch}, which is not saved: the run has diverged; "
+            f"go on from the last checkpoint of {run.plan.prefix} with a lower `lr`, or with `clip_norm` 1."
+        )
     run.log.validated(state.epoch, **asdict(result))
     return result
 
@@ -176,8 +186,8 @@ def end_epoch(run: Run, state: TrainState, result: Evaluation) -> None:
     """Go to the next epoch and write the checkpoint of this one, which is also the latest and may be the best."""
     prefix, improved = run.plan.prefix, state.end_epoch(result)
     path = checkpoint_path(prefix, state.epoch)
-    run.log.saved(path)  # before it is, so that a run that goes on from it has the line
     save(run, state, path, result)
+    run.log.saved(path)
     if run.ranks.main:
         if improved:  # before it is the latest: killed in between, the run repeats the epoch and comes here again
             checkpoint.name_also(path, checkpoint.best_path(prefix))
@@ -189,10 +199,10 @@ def save(run: Run, state: TrainState, path: Path, result: Evaluation | None) -> 
     """Write a checkpoint, after a look at the losses since the last one; every rank has to call this."""
     run.watch.check(state.epoch)
     run.ranks.share_buffers(state.trainer.network)
-    training = run.plan.saved() | state.to_json(run.ranks, result)
+    training = run.saved() | state.to_json(run.ranks, result)
     if not run.ranks.main:
         return
-    run.log.mark(training["position"], state.clock())
+    run.log.mark(training["position"], state.clock(), None if result is None else path)
     header = Header.of_epoch(run.plan.architecture, state.epoch, run.plan.class_names)
     errors = {"top1_error": result.top1_error, "top5_error": result.top5_error} if result is not None else {}
     weights.save(path, state.to_tensors(), replace(header, errors=errors, training=training), check=True)

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from tqdm import tqdm
 
+from resnet_v2.console import Progress
 from resnet_v2.data.loader import Reading, batches, centred, split
 from resnet_v2.data.records import RecordReader
 from resnet_v2.networks.resnet import ResNet
@@ -68,9 +68,7 @@ def evaluate(
     steps = split(np.arange(len(reader)), batch_size, ranks.rank, ranks.world_size)
     reading = Reading(threads, allocate=allocator(device))
     stream = batches(reader, steps, centred, size, network.architecture.classes, reading)
-    progress = tqdm(
-        total=len(reader), desc="evaluate", unit="img", leave=False, mininterval=1, disable=None if ranks.main else True
-    )
+    progress = Progress("evaluate", len(reader), shown=ranks.main)
     found: list[torch.Tensor] = []  # per batch; the sums are made on the host, in float64, which not every GPU has
     with progress, evaluating(network):
         for fed in feed(stream, device):

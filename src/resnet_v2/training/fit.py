@@ -1,28 +1,27 @@
 """fit(): records in, checkpoints and two log files out, by one process or by many, stopped and resumed at will."""
 
 import contextlib
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
+from resnet_v2 import console
 from resnet_v2.config.training import arguments_of
 from resnet_v2.data.records import RecordReader
 from resnet_v2.errors import ResnetError
 from resnet_v2.logs.runlog import RunLog
 from resnet_v2.logs.tensorboard import open_writer
 from resnet_v2.networks import weights
-from resnet_v2.networks.header import read_header
 from resnet_v2.networks.resnet import ResNet, initialize
 from resnet_v2.recompute.budget import Workload, plan_for_training
 from resnet_v2.recompute.malloc import keep_freed_memory
 from resnet_v2.recompute.plan import Plan
 from resnet_v2.recompute.tape import follow
-from resnet_v2.training import checkpoint, gpu, preflight
+from resnet_v2.training import gpu, ownership, preflight
+from resnet_v2.training.checkpoint import Start
 from resnet_v2.training.distributed import choose_device, joined, launch, launched
 from resnet_v2.training.epoch import Run, end_epoch, train_epoch, training_loader, validate
 from resnet_v2.training.evaluate import Evaluation
@@ -35,12 +34,7 @@ from resnet_v2.training.state import TrainState
 from resnet_v2.training.step import Trainer
 
 
-def to_stderr(sentence: str) -> None:
-    """Print a sentence beside what a command answers."""
-    print(sentence, file=sys.stderr)
-
-
-def fit(given: Mapping[str, Any], say: Callable[[str], object] = to_stderr) -> Evaluation | None:
+def fit(given: Mapping[str, Any], say: Callable[[str], object] = console.say) -> Evaluation | None:
     """Train by the settings that are given by name (see `TrainConfig`); all others are decided by `plan.decide`.
 
     `say` is called with sentences on what is odd and what was chosen, which name settings as errors do.
@@ -51,28 +45,49 @@ def fit(given: Mapping[str, Any], say: Callable[[str], object] = to_stderr) -> E
     """
     plan, start = decide(given)
     if plan.processes > 1 and not launched():
-        if start is None:
-            checkpoint.forget_run(plan.prefix)  # else a rank that is started again would take it for its own
+        if _begins(plan, start):  # else a rank that is started again would take an earlier run for its own
+            with ownership.owned(plan.prefix):
+                training, validation = _open_records(plan)
+                data = ownership.fingerprint([*training.values(), validation])
+                ownership.make_room(plan.prefix, plan.first_epoch, plan.saved() | {"data": data}, say)
         launch(arguments_of(given), plan.processes, plan.config.devices.max_restarts)
         return None
     devices = plan.config.devices
     device = choose_device(devices.gpus, devices.device)
-    with joined(device) as ranks, Interruption() as interruption, contextlib.closing(RunLog.nowhere()) as log:
+    with (
+        joined(device) as ranks,
+        Interruption() as interruption,
+        contextlib.closing(RunLog.nowhere()) as log,
+        ownership.owned(plan.prefix) if ranks.main and _writes(plan) else contextlib.nullcontext(),
+    ):
         trace = profiler(plan.prefix) if plan.config.output.profile and ranks.main else None
         run = Run(plan, start, ranks, device, interruption, log, Watch(plan.prefix, ranks), trace)
         return _fit(run, say if ranks.main else lambda sentence: None)
 
 
+def _writes(plan: RunPlan) -> bool:
+    return not plan.config.output.dry_run and plan.first_epoch < plan.epochs
+
+
+def _begins(plan: RunPlan, start: Start | None) -> bool:
+    """Whether it is no run that goes on from its own last state."""
+    return _writes(plan) and (start is None or not start.resumed)
+
+
 def _fit(run: Run, say: Callable[[str], object]) -> Evaluation | None:
     plan, start, ranks, device, config = run.plan, run.start, run.ranks, run.device, run.plan.config
-    if plan.first_epoch >= plan.epochs:
-        path = checkpoint.latest_path(plan.prefix)
-        evaluation = read_header(path).training["evaluation"]
+    if start is not None and start.remark:
+        say(start.remark)
+    if start is not None and plan.first_epoch >= plan.epochs:
+        evaluation = start.header.training["evaluation"]
         if evaluation is None:
-            raise ResnetError(f"{path} is amid epoch {plan.first_epoch}, behind `epochs` {plan.epochs}; give more.")
+            raise ResnetError(
+                f"{start.path} is amid epoch {plan.first_epoch}, behind `epochs` {plan.epochs}; give more."
+            )
         say(f"{plan.prefix} is at its end, epoch {plan.epochs}.")
         return Evaluation(**evaluation)
     training, validation = _open_records(plan)
+    run = replace(run, data=_data_of(run, [*training.values(), validation]))
     if device.type == "cuda":
         gpu.set_numerics(config.devices.deterministic, config.devices.tf32)
     accumulate = config.optimisation.accumulate
@@ -90,7 +105,22 @@ def _fit(run: Run, say: Callable[[str], object]) -> Evaluation | None:
             findings += preflight.timed(trainer, loader, plan.schedule.learning_rate(position))
         for sentence in (*departures(plan), *sentences, *findings):
             say(sentence)
-        return None if config.output.dry_run else _train(run, state, training, validation)
+        if config.output.dry_run:
+            return None
+        if ranks.main and _begins(plan, start):
+            ownership.make_room(plan.prefix, plan.first_epoch, run.saved(), say)
+            state.best = None if start is None else ownership.best_so_far(plan.prefix, start)
+        return _train(run, state, training, validation)
+
+
+def _data_of(run: Run, readers: list[RecordReader]) -> dict[str, str]:
+    """What the records of the run are known by, those among them that a run which goes on has behind it."""
+    now, start = ownership.fingerprint(readers), run.start
+    if start is None or not start.resumed:
+        return now
+    if not run.plan.config.output.force:
+        ownership.check_data(start, now, run.plan.class_names)
+    return {**start.header.training.get("data", {}), **now}
 
 
 def _open_records(plan: RunPlan) -> tuple[dict[Path, RecordReader], RecordReader]:
@@ -169,10 +199,8 @@ def _train(run: Run, state: TrainState, training: Mapping[Path, RecordReader], v
 def _open_log(run: Run, state: TrainState) -> RunLog:
     """The log files, which rank 0 writes. A run that goes on takes its times from there."""
     prefix, start = run.plan.prefix, run.start
-    if start is None:
-        checkpoint.forget_run(prefix)
     listener = open_writer(prefix, append=start is not None) if run.plan.config.output.tensorboard else None
-    log = RunLog(prefix, append=start is not None, echo=tqdm.write, listener=listener)
+    log = RunLog(prefix, append=start is not None, echo=console.echo, listener=listener)
     if start is not None and start.resumed:
         training = start.header.training
         if "log" in training:  # of the first version of checkpoints

@@ -1,4 +1,7 @@
-"""SIGTERM and Ctrl-C: a run that is told to stop finishes its step, saves where it is and says so."""
+"""A run that is told to stop finishes its step, saves where it is and says so.
+
+SIGTERM and Ctrl-C tell it so, SIGHUP of a terminal that is closed, and SIGUSR1, by which a queue warns of the end.
+"""
 
 import signal
 import threading
@@ -10,6 +13,9 @@ from typing import Any
 SAME_PRESS_SECONDS = 2.0
 
 
+STOPPING = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
+
+
 class Stopped(Exception):  # noqa: N818 (nothing is wrong)
     """The run was told to stop and has saved where it is, as the sentence says; `status` is the exit status."""
 
@@ -19,7 +25,9 @@ class Stopped(Exception):  # noqa: N818 (nothing is wrong)
 
 
 class Interruption:
-    """While open, SIGTERM and SIGINT are noted in `received` instead of ending the process; a second Ctrl-C ends it."""
+    """While open, what tells a run to stop is noted in `received` instead of ending the process; a second Ctrl-C ends
+    it. What is ignored, as SIGHUP under nohup, stays ignored.
+    """
 
     def __init__(self) -> None:
         self.received: int | None = None
@@ -29,8 +37,9 @@ class Interruption:
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is not threading.main_thread():
             return self  # Python hands signals to its main thread alone
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._before[number] = signal.signal(number, self._note)
+        for number in STOPPING:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *raised: object) -> None:

@@ -4,7 +4,6 @@ A setting is what was given, else the recipe's, else the checkpoint's that the r
 disk and the kind of data say, else its default. Below this file nobody chooses.
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,9 +16,10 @@ from resnet_v2.data.augment import Augmentation, augmentation, random_resized_cr
 from resnet_v2.data.lists import read_synset
 from resnet_v2.errors import ResnetError, SettingError
 from resnet_v2.logs.layout import aligned
+from resnet_v2.machine import processors
 from resnet_v2.networks import weights
 from resnet_v2.networks.architecture import Architecture
-from resnet_v2.training import checkpoint, recipes
+from resnet_v2.training import checkpoint, ownership, recipes
 from resnet_v2.training.checkpoint import Start
 from resnet_v2.training.conflicts import check_together
 from resnet_v2.training.distributed import ranks_of_environment, restarted
@@ -146,7 +146,7 @@ def decide(given: Values) -> tuple[RunPlan, Start | None]:
     sources = {name: source for source, layer in layers for name in layer}
     sources |= {name: "computed" for name in ("model_prefix", "threads") if name not in asked}
     values["num_classes"] = usual["num_classes"]  # 0, which may be given, asks for the lines of synset.txt
-    values["threads"] = values["threads"] or max(1, (os.cpu_count() or 1) // ranks.local_world_size)
+    values["threads"] = values["threads"] or max(1, processors() // ranks.local_world_size)
     config = TrainConfig.of(**(values | {"model_prefix": prefix}))
     network = config.network
     architecture = Architecture(network.depth, config.data.num_classes, network.stem, network.version, network.width)
@@ -271,10 +271,12 @@ def _find_start(prefix: str, asked: Values) -> Start | None:
 def _check_unchanged(start: Start, plan: RunPlan, asked: Values) -> None:
     """A run goes on with the settings that it began with."""
     saved, now = start.header.training["settings"], plan.settings()
+    # Where a checkpoint tells its records, these are looked at, wherever they lie.
+    passed = NEUTRAL | (set(ownership.FOLDERS) if "data" in start.header.training else set())
     changed = [
         f"`{name}` {_told(now[name])}, was {_told(saved[name])}"
         for name in asked
-        if name not in NEUTRAL and name in saved and saved[name] not in (now[name], None)
+        if name not in passed and name in saved and saved[name] not in (now[name], None)
     ]
     if changed:
         raise ResnetError(

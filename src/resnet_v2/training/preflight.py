@@ -1,7 +1,6 @@
 """What is looked at before the first step: data, disk and time, so that a run does not fail in its third night."""
 
 import itertools
-import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from resnet_v2.data.loader import Loader, class_label
 from resnet_v2.data.records import RecordReader
 from resnet_v2.data.rows import Rows, find_segments, sidecar_path
 from resnet_v2.errors import ResnetError
+from resnet_v2.machine import processors
 from resnet_v2.training.feed import feed
 from resnet_v2.training.plan import RunPlan
 from resnet_v2.training.step import Trainer
@@ -29,7 +29,7 @@ def check(plan: RunPlan, trainer: Trainer, readers: Sequence[RecordReader]) -> l
     for reader in readers:
         findings += _check_record(reader, plan.architecture.classes)
     findings += _check_disk(plan, trainer)
-    cores, threads = os.cpu_count() or 1, plan.config.devices.threads
+    cores, threads = processors(), plan.config.devices.threads
     if threads > cores:
         findings.append(f"warning: `threads` {threads} on {cores} cores; more threads than cores gain nothing")
     return findings

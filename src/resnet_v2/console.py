@@ -1,0 +1,74 @@
+"""What a person sees while something works. A terminal that is closed, or a reader who has gone, ends nothing."""
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator
+from typing import IO, Self
+
+from tqdm import tqdm
+
+# Nobody waits longer for a sign of life in a file or a pipe.
+SILENCE_SECONDS = 10.0
+
+
+def say(sentence: str) -> None:
+    """A sentence beside what a command answers, on the standard error."""
+    with _whoever_reads(sys.stderr) as stream:
+        tqdm.write(sentence, file=stream)
+
+
+def echo(line: str) -> None:
+    """A line on the standard output, seen at once in a file or a pipe too."""
+    with _whoever_reads(sys.stdout) as stream:
+        tqdm.write(line, file=stream)
+
+
+def lead_nowhere(stream: IO[str]) -> None:
+    """Nobody reads this stream any more: what Python still holds back, and all that comes, goes nowhere."""
+    with contextlib.suppress(OSError, ValueError):  # it may be no file at all
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+@contextlib.contextmanager
+def _whoever_reads(stream: IO[str]) -> Iterator[IO[str]]:
+    try:
+        yield stream
+        stream.flush()
+    except OSError:  # a pipe without a reader, a terminal that is closed, a full disk
+        lead_nowhere(stream)
+
+
+class Progress:
+    """How far something of `total` units is: a bar on a terminal, elsewhere a line every ten seconds."""
+
+    def __init__(self, what: str, total: int, unit: str = "img", done: int = 0, shown: bool = True) -> None:
+        self._what, self._total, self._unit = what, total, unit
+        self._done = self._before = done
+        self._begun = self._told = time.monotonic()
+        self._lines = shown and not sys.stderr.isatty()
+        hidden = self._lines or not shown
+        self._bar = tqdm(total=total, initial=done, desc=what, unit=unit, leave=False, mininterval=0.5, disable=hidden)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        with _whoever_reads(sys.stderr):
+            self._bar.close()
+
+    def update(self, count: int, note: str = "") -> None:
+        """So many more are done; `note` stands behind them from now on."""
+        self._done += count
+        with _whoever_reads(sys.stderr):
+            if note:
+                self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(count)
+        now = time.monotonic()
+        if self._lines and now - self._told >= SILENCE_SECONDS:
+            self._told = now
+            speed = (self._done - self._before) / (now - self._begun)
+            say(f"{self._what}: {self._done} of {self._total} {self._unit}, {speed:.1f} {self._unit}/s")

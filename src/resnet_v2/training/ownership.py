@@ -1,0 +1,141 @@
+"""A run owns its prefix: no other one writes there meanwhile, and nothing of an earlier one is taken for it."""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from resnet_v2.data.portable import lock
+from resnet_v2.data.records import RecordReader
+from resnet_v2.errors import ResnetError
+from resnet_v2.logs.runlog import LOG_ENDINGS
+from resnet_v2.networks.finding import checkpoint_path, saved_epochs
+from resnet_v2.networks.header import read_header
+from resnet_v2.training.checkpoint import Start, best_path, forget_run, latest_path, name_also
+
+# What tells one run from another; the same data may lie in another folder.
+TOLD_BY = ("learning_rate", "weight_decay", "epochs", "data")
+FOLDERS = ("data_dir", "list_dir")
+
+
+@contextlib.contextmanager
+def owned(prefix: str) -> Iterator[None]:
+    """Keep a prefix to this process while the block is open, by a lock on .NAME.lock; who dies lets go of it.
+
+    Raises ResnetError when another run has it.
+    """
+    start = Path(prefix)
+    path = start.with_name(f".{start.name}.lock")
+    made = not path.parent.is_dir()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as opened:
+        while True:
+            file = opened.enter_context(path.open("ab"))
+            if not lock(file):
+                raise ResnetError(
+                    f"{prefix} belongs to another run, which still goes on; wait for its end, or give another "
+                    "`model_prefix`."
+                )
+            # Whoever had it before may have removed the file between its opening and its locking here.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    break
+        try:
+            yield
+        finally:
+            if os.name != "posix":
+                opened.close()  # Windows removes no open file, and so none that another process waits for
+            with contextlib.suppress(OSError):
+                path.unlink()
+            if made:
+                with contextlib.suppress(OSError):  # it holds what the run wrote
+                    path.parent.rmdir()
+
+
+def fingerprint(readers: Iterable[RecordReader]) -> dict[str, str]:
+    """By the name of each record a hash of where its images begin and end, wherever the file lies."""
+    found = {}
+    for reader in readers:
+        ends = reader.offsets.astype("<i8").tobytes() + reader.file_bytes.to_bytes(8, "little")
+        found[reader.path.name] = hashlib.sha256(ends).hexdigest()[:16]
+    return found
+
+
+def check_data(start: Start, now: Mapping[str, str], class_names: tuple[str, ...]) -> None:
+    """A run goes on with the records and the class names that it began with; a ResnetError says which are others."""
+    before = start.header.training.get("data", {})
+    others = [name for name in now if before.get(name, now[name]) != now[name]]
+    if start.header.class_names != class_names:
+        others.append("synset.txt")
+    if others:
+        raise ResnetError(
+            f"{start.path} was made with another {' and another '.join(others)} than `data_dir` holds now; put back "
+            "what the run began with, or give `force` to go on with this."
+        )
+
+
+def make_room(prefix: str, first_epoch: int, saved: Mapping[str, Any], say: Callable[[str], object]) -> None:
+    """Move what another run has left behind `first_epoch` into a folder PREFIX-earlier-N, and say so.
+
+    `saved` is what the run's own checkpoints will tell of it. What tells the same was made by the same command, stays,
+    and is written again with the same bytes; but a run from the start forgets its latest and best states.
+    """
+    numbered = [checkpoint_path(prefix, epoch) for epoch in saved_epochs(prefix)]
+    there = [path for path in (*numbered, best_path(prefix), latest_path(prefix)) if path.is_file()]
+    others = [path for path in there if _is_others(path, first_epoch, saved)]
+    if others:
+        folder = _free_folder(prefix)
+        folder.mkdir()
+        logs = [Path(prefix + ending) for ending in LOG_ENDINGS] if not first_epoch else []
+        for path in (*others, *logs):
+            if path.is_file():
+                path.rename(folder / path.name)
+        say(f"what an earlier run left at {prefix} is now in {folder}: {_names(others)}")
+    if not first_epoch:
+        forget_run(prefix)
+
+
+def best_so_far(prefix: str, start: Start) -> tuple[float, int] | None:
+    """The best epoch up to the one that a retraining goes on from, to which PREFIX-best is set; None: not known."""
+    header = start.header
+    if not header.training.get("best"):
+        return None
+    error, epoch = header.training["best"]
+    path = checkpoint_path(prefix, epoch)
+    named = best_path(prefix)
+    if named.is_file() and read_header(named).epoch == epoch:
+        return error, epoch
+    if not path.is_file():  # `keep` has removed it
+        error, epoch, path = header.errors["top1_error"], header.epoch, start.path
+    name_also(path, named)
+    return error, epoch
+
+
+def _is_others(path: Path, first_epoch: int, saved: Mapping[str, Any]) -> bool:
+    try:
+        header = read_header(path)
+    except ResnetError:
+        return True
+    training = header.training
+    if (header.epoch, training.get("position", {}).get("step", 0)) <= (first_epoch, 0):
+        return False
+    return _told(training) != _told(saved)
+
+
+def _told(saved: Mapping[str, Any]) -> dict[str, Any]:
+    settings = {name: value for name, value in saved.get("settings", {}).items() if name not in FOLDERS}
+    return settings | {name: saved.get(name) for name in TOLD_BY}
+
+
+def _free_folder(prefix: str) -> Path:
+    number = 1
+    while (folder := Path(f"{prefix}-earlier-{number}")).exists():
+        number += 1
+    return folder
+
+
+def _names(paths: list[Path]) -> str:
+    some = [path.name for path in paths[:3]]
+    return ", ".join(some) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
