@@ -1,6 +1,5 @@
 """Labels of validation images that lie in no class folders, as ImageNet's do: a file of its own says their classes."""
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -8,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from resnet_v2.data.lists import ListEntry, read_synset, write_list, write_synset
 from resnet_v2.errors import ResnetError
 from resnet_v2.packing.archives import Tar
-from resnet_v2.packing.class_folders import is_image
+from resnet_v2.packing.image_names import is_image, walk
 
 WNID = re.compile(r"n\d{8}\b")
 
@@ -46,8 +45,8 @@ def find_images(root: Path) -> list[str]:
         found = {path for path in map(tar.member, range(len(tar))) if is_image(path)}
     else:
         found = {
-            (Path(folder).relative_to(root) / file).as_posix()
-            for folder, _, files in os.walk(root, followlinks=True)
+            (PurePosixPath(folder) / file).as_posix()
+            for folder, files in walk(root)
             for file in filter(is_image, files)
         }
     if not found:

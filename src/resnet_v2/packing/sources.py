@@ -17,8 +17,9 @@ from resnet_v2.data.jpeg import encode
 from resnet_v2.data.lists import ListEntry, write_list, write_synset
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import download, replacing
-from resnet_v2.packing.class_folders import make_lists, ready_split
+from resnet_v2.packing.class_folders import make_lists
 from resnet_v2.packing.pack import pack_entries, pack_list
+from resnet_v2.packing.staging import PARTS, staged
 
 PNG_COMPRESSION = 6
 SIDE = 32
@@ -93,33 +94,35 @@ def make_data(settings: DataConfig) -> Path:
 
 
 def _pack_folder(root: Path, folder: Path, settings: DataConfig) -> None:
-    prefix = folder / folder.resolve().name
-    ratio = settings.val_ratio if ready_split(root) is None else 0.0
-    _, _, held_out = make_lists(ListConfig(root, prefix, val_ratio=ratio, seed=settings.seed))
-    if not held_out:
-        raise ResnetError(
-            f"{root} has too few images in every class to hold out the share {settings.val_ratio:g} for validation; "
-            "give a larger `val_ratio`."
-        )
-    for part in ("train", "val"):
-        lst = prefix.with_name(f"{prefix.name}_{part}.lst")
-        if lst.is_file():
+    name = folder.resolve().name
+    with staged(folder, name) as staging:
+        lists = ListConfig(root, staging / name, seed=settings.seed)
+        _, _, held_out = make_lists(lists, unless_split=settings.val_ratio)
+        if not held_out:
+            raise ResnetError(
+                f"{root} has too few images in every class to hold out the share {settings.val_ratio:g} for "
+                "validation; give a larger `val_ratio`."
+            )
+        for part in PARTS:
+            lst = staging / f"{name}_{part}.lst"
             rec = lst.with_suffix(".rec")
             config = PackConfig(lst, root, rec, resize=settings.resize, quality=95, threads=settings.threads)
             done = pack_list(config)
-            _say(f"{rec}: {done.images} images, {len(done.skipped)} skipped")
+            _say(f"{folder / rec.name}: {done.images} images, {len(done.skipped)} skipped")
 
 
 def _pack_source(source: Source, folder: Path, seed: int, threads: int) -> None:
     shuffled = np.random.default_rng(seed).permutation(len(source.train.labels))
     in_order = np.arange(len(source.val.labels))
-    for name, part, order in (("train", source.train, shuffled), ("val", source.val, in_order)):
-        _pack_part(name, part, order, folder / f"{source.name}_{name}.rec", threads)
-    write_synset(folder / "synset.txt", source.class_names)
-    _write_examples(source, folder / "examples")
+    with staged(folder, source.name) as staging:
+        for name, part, order in (("train", source.train, shuffled), ("val", source.val, in_order)):
+            images = _pack_part(name, part, order, staging / f"{source.name}_{name}.rec", threads)
+            _say(f"{folder / source.name}_{name}.rec: {images} images")
+        write_synset(staging / "synset.txt", source.class_names)
+        _write_examples(source, staging / "examples")
 
 
-def _pack_part(name: str, part: Part, order: NDArray[np.int64], out: Path, threads: int) -> None:
+def _pack_part(name: str, part: Part, order: NDArray[np.int64], out: Path, threads: int) -> int:
     entries = [ListEntry(index, (float(part.labels[at]),), f"{name}/{at:05d}.png") for index, at in enumerate(order)]
 
     def make(entry: ListEntry) -> bytes:
@@ -127,15 +130,15 @@ def _pack_part(name: str, part: Part, order: NDArray[np.int64], out: Path, threa
 
     done = pack_entries(entries, len(entries), make, out, threads, "stop")
     write_list(out.with_suffix(".lst"), entries)
-    _say(f"{out}: {done.images} images")
+    return done.images
 
 
 def _write_examples(source: Source, folder: Path) -> None:
     """One validation image per class, to try `predict` on."""
     for label, name in enumerate(source.class_names):
-        image = source.val.images[int(np.flatnonzero(source.val.labels == label)[0])]
-        with replacing(folder / f"{name.replace('/', ' or ')}.png") as temporary:
-            temporary.write_bytes(encode(image, ".png", PNG_COMPRESSION))
+        for at in np.flatnonzero(source.val.labels == label)[:1]:  # none in a part of the set
+            with replacing(folder / f"{name.replace('/', ' or ')}.png") as temporary:
+                temporary.write_bytes(encode(source.val.images[at], ".png", PNG_COMPRESSION))
 
 
 def _say(sentence: str) -> None:
