@@ -85,7 +85,7 @@ def test_foreign_and_unfitting_files(saved: tuple[str, ResNet]) -> None:
     with pytest.raises(ResnetError, match=r"fc1\.bias is missing, expected \(3,\)"):
         weights.load(prefix, 3)
     weights.save(path, tensors | {"fc1.bias": torch.zeros(4)}, header(network))
-    with pytest.raises(ResnetError, match=r"fc1\.bias has shape \(4,\), expected \(3,\)"):
+    with pytest.raises(ResnetError, match=r"fc1\.bias has shape \(4,\) .* expected \(3,\)"):
         weights.load(prefix, 3)
 
 

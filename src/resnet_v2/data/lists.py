@@ -1,5 +1,6 @@
 """Lists of images (`.lst`: index, label or labels, path) and of class names (synset.txt: one name per line)."""
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from resnet_v2.errors import ResnetError
-from resnet_v2.files import replacing, write_text
+from resnet_v2.files import open_regular, read_bytes, replacing, write_text
+
+MOST_NAMES_BYTES = 1 << 26  # of a synset.txt: the names of a million classes
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,7 @@ def read_list(path: Path) -> Iterator[ListEntry]:
     Fields are separated by tabs; a line without tabs is split at white space, as MXNet's C++ im2rec did.
     """
     try:
-        with path.open(encoding="utf-8", errors="surrogateescape") as file:
+        with os.fdopen(open_regular(path), encoding="utf-8", errors="surrogateescape") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield _parse_line(path, number, line.strip("\r\n"))
@@ -75,7 +78,8 @@ def read_synset(path: Path) -> tuple[str, ...]:
     """The class names of a synset.txt, in label order; a ResnetError when it is missing or empty."""
     try:
         # Not splitlines(): it takes more for an end of line than what writes such files does.
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+        text = read_bytes(path, MOST_NAMES_BYTES).decode("utf-8", "replace")
+        lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     except OSError as error:
         raise ResnetError(f"{path} cannot be read ({error.strerror}); it holds one class name per line.") from None
     names = tuple(line.strip() for line in lines if line.strip())

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from resnet_v2.config.packing import ListConfig
 from resnet_v2.data.lists import ListEntry, as_class_name, write_list, write_synset
-from resnet_v2.errors import ResnetError
+from resnet_v2.errors import ResnetError, printable
 from resnet_v2.packing.archives import Names, Tar
 from resnet_v2.packing.image_names import IMAGE_ENDINGS, LeftOut, is_hidden, is_image, walk
 
@@ -84,7 +84,7 @@ def _classes_of_folder(root: Path, left_out: LeftOut) -> ClassFolders:
         if len(paths) > first:
             images[name] = np.arange(first, len(paths), dtype=np.uint32)
         elif not any(map(Path.is_dir, (root / name).iterdir())):
-            print(f"warning: {root / name} holds no images; it is no class.", file=sys.stderr)
+            print(f"warning: {printable(str(root / name))} holds no images; it is no class.", file=sys.stderr)
     return ClassFolders(images, paths.__getitem__)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from resnet_v2.data.lists import ListEntry, read_synset, write_list, write_synset
 from resnet_v2.errors import ResnetError
+from resnet_v2.files import read_bytes
 from resnet_v2.packing.archives import Tar
 from resnet_v2.packing.image_names import is_image, walk
 
@@ -73,7 +74,7 @@ def _class_per_image(truth: Path, images: Sequence[str], root: Path) -> list[str
 
 def _rows(truth: Path) -> list[list[str]]:
     try:
-        lines = truth.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = read_bytes(truth).decode("utf-8", "replace").splitlines()
     except OSError as error:
         raise ResnetError(f"{truth} cannot be read ({error.strerror}); it holds one class per image.") from None
     rows = [line.replace(",", " ").split()[:2] for line in lines]
