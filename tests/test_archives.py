@@ -137,3 +137,26 @@ def test_no_tar_at_all(tmp_path: Path, run: Run) -> None:
     assert "a.tar is damaged or no tar" in err
     flat = tar_of({"1.jpg": b"1"}, tmp_path / "flat.tar")
     assert "no class folders" in run("list", flat, tmp_path / "x")[2]
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        b"\xff" * 11 + b"\x80",
+        b"\xff" * 10 + b"\xfc\x00",
+        b"\x80" + b"\0" * 3 + b"\x7f" + b"\xff" * 7,
+        b"z" * 11 + b"\0",
+    ],
+)
+def test_sizes_that_lie(tmp_path: Path, size: bytes) -> None:
+    headers = []
+    for name in ("a/0.png", "b/1.png"):
+        member = tarfile.TarInfo(name)
+        member.size = 100
+        headers.append(bytearray(member.tobuf(tarfile.GNU_FORMAT)[:512]))
+    headers[1][124:136] = size
+    headers[1][148:156] = b" " * 8
+    headers[1][148:156] = b"%06o\0 " % sum(headers[1])
+    (tmp_path / "a.tar").write_bytes(b"".join(bytes(header) + bytes(512) for header in headers) + bytes(1024))
+    with pytest.raises(ResnetError, match="damaged"):
+        Tar(tmp_path / "a.tar")

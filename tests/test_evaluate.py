@@ -53,6 +53,26 @@ def rec(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize(("side", "said"), [(32, ""), (40, "warning"), (64, "refused")])
+def test_images_stored_larger_than_the_network_sees_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], side: int, said: str
+) -> None:
+    path = tmp_path / "large.rec"
+    with writing(path) as writer:
+        writer.write(0, pack(IRHeader(0, 0.0, 0, 0), encode(picture(0, side, 2 * side), ".jpg", 90)))
+    predictor = Predictor(Recorder(), Header.of_epoch(Architecture(8, 3, "cifar"), 1))
+    reader = RecordReader(path)
+    predictor.judge(reader, View(32, 32))  # what was asked for is nobody's mistake
+    assert not capsys.readouterr().err
+    if said == "refused":
+        with pytest.raises(ResnetError, match=r"has images of 64 pixels .* give `resize` 32"):
+            predictor.judge(reader, View(32))
+        return
+    predictor.judge(reader, View(32))
+    assert capsys.readouterr().err.startswith(f"{said}: {path} has images of 40" if said else "")
+    assert bool(said) == (side != 32)
+
+
 def verdicts(ranks: list[int], labels: list[int], predictions: list[int], classes: int = 3) -> Verdicts:
     return Verdicts(np.array(labels), np.array(predictions), np.array(ranks), 0.5, classes)
 

@@ -16,11 +16,11 @@ from conftest import Run
 from resnet_v2.config.using import EngineName
 from resnet_v2.errors import ResnetError
 from resnet_v2.inference.predict import Predictor
-from resnet_v2.interchange.export import export
+from resnet_v2.interchange.export import Format, export
 from resnet_v2.interchange.folding import folded
 from resnet_v2.networks import weights
 from resnet_v2.networks.architecture import Architecture
-from resnet_v2.networks.finding import checkpoint_path
+from resnet_v2.networks.finding import SHIPPED, checkpoint_path
 from resnet_v2.networks.header import Header
 from resnet_v2.networks.resnet import ResNet, initialize
 
@@ -175,6 +175,20 @@ def test_a_checkpoint_is_not_overwritten_by_its_own_export(tmp_path: Path) -> No
     with pytest.raises(ResnetError, match="is the checkpoint itself"):
         export(str(tmp_path / "mx"), 1, "mxnet")
     assert all(path.read_bytes() == data for path, data in written.items())
+
+
+def test_a_network_that_ships_is_exported_into_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sorted(SHIPPED.iterdir())
+    monkeypatch.chdir(tmp_path)
+    formats: tuple[Format, ...] = ("mxnet", "safetensors")
+    for to in formats:
+        export("", None, to)
+    (name,) = (path.stem for path in before if path.suffix == ".safetensors")
+    wanted = {f"{name}-0000.params", f"{name}-symbol.json", f"{name}-0000.safetensors"}
+    assert {path.name for path in tmp_path.iterdir()} == wanted
+    assert sorted(SHIPPED.iterdir()) == before
 
 
 def test_a_folder_is_no_start_of_a_name(tmp_path: Path) -> None:

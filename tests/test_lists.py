@@ -1,12 +1,14 @@
 """Lists: labels, splits, shuffling, both dialects of `.lst`."""
 
+import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from resnet_v2.config.packing import ListConfig
-from resnet_v2.data.lists import ListEntry, is_sorted_by_class, read_list, read_synset, write_list
+from resnet_v2.data.lists import ListEntry, is_sorted_by_class, read_list, read_synset, write_list, write_synset
 from resnet_v2.errors import ResnetError
 from resnet_v2.packing.class_folders import make_lists
 
@@ -53,6 +55,71 @@ def test_train_and_test_folders_are_the_split(class_folder: Path, tmp_path: Path
         make_lists(ListConfig(root, tmp_path / "a", val_ratio=0.1))
 
 
+@pytest.mark.parametrize(
+    ("names", "lists"), [("Train Val", "Val"), ("training validation", "validation"), ("train val test", "val")]
+)
+def test_a_split_is_known_by_its_folders(
+    class_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], names: str, lists: str
+) -> None:
+    for name in names.split():
+        shutil.copytree(class_folder, tmp_path / "root" / name)
+    (tmp_path / "root" / "notes").mkdir()
+    assert make_lists(ListConfig(tmp_path / "root", tmp_path / "a"), unless_split=0.25) == (3, 24, 24)
+    assert {entry.path.split("/")[0] for entry in read_list(tmp_path / "a_val.lst")} == {lists}
+    assert ("test is left out" in capsys.readouterr().err) == ("test" in names)
+
+
+def test_a_folder_beside_a_split_is_refused(class_folder: Path, tmp_path: Path) -> None:
+    for name in ("train", "val", "more"):
+        shutil.copytree(class_folder, tmp_path / "root" / name)
+    with pytest.raises(ResnetError, match="a split into two, and more beside them"):
+        make_lists(ListConfig(tmp_path / "root", tmp_path / "a"))
+    for name, animal in (("train", "ant"), ("val", "bee")):  # classes of these names hold images, not folders
+        shutil.rmtree(tmp_path / "root" / name)
+        (class_folder / animal).rename(tmp_path / "root" / name)
+    assert make_lists(ListConfig(tmp_path / "root", tmp_path / "a"))[0] == 5
+
+
+def test_hidden_folders_are_no_classes(class_folder: Path, tmp_path: Path) -> None:
+    for name in (".git", "ant/.thumbnails", "__MACOSX/ant"):
+        (class_folder / name).mkdir(parents=True)
+        shutil.copy(class_folder / "ant" / "000.jpg", class_folder / name / "x.jpg")
+    shutil.copy(class_folder / "ant" / "000.jpg", class_folder / "ant" / "._000.jpg")
+    assert make_lists(ListConfig(class_folder, tmp_path / "a")) == (3, 24, 0)
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.add(class_folder, ".")
+    assert make_lists(ListConfig(tmp_path / "a.tar", tmp_path / "b")) == (3, 24, 0)
+    assert (tmp_path / "a_train.lst").read_bytes() == (tmp_path / "b_train.lst").read_bytes()
+
+
+def test_what_is_left_out_is_told(class_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a.JFIF", "b.Tiff", "c.GIF", "d.heic", "e.heic", "f"):
+        (class_folder / "ant" / name).touch()
+    (class_folder / "none").mkdir()
+    (class_folder / "stray.jpg").touch()
+    assert make_lists(ListConfig(class_folder, tmp_path / "a")) == (3, 27, 0)
+    err = capsys.readouterr().err
+    assert "3 files that are not taken for images (2 .heic, 1 without an ending)" in err
+    assert f"{class_folder / 'none'} holds no images" in err
+    assert f"1 images in {class_folder} itself are left out" in err
+
+
+@pytest.mark.parametrize("name", ["b\u2028c", "b\x85c", "b\x0cc", "\u3000", "b\udcff", "b\nc", "b\rc", "b\tc", " b"])
+def test_names_that_fit_no_list_are_refused(class_folder: Path, tmp_path: Path, name: str) -> None:
+    (class_folder / "bee").rename(class_folder / name)
+    with pytest.raises(ResnetError, match=r"rename it|rename its folder"):
+        make_lists(ListConfig(class_folder, tmp_path / "out" / "a"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["b\u2028c.jpg", "b\x85c.jpg", "b\nc.jpg", "b\rc.jpg", "b\tc.jpg", " b.jpg"])
+def test_files_whose_names_fit_no_list_are_refused(class_folder: Path, tmp_path: Path, name: str) -> None:
+    (class_folder / "bee" / "000.jpg").rename(class_folder / "bee" / name)
+    with pytest.raises(ResnetError, match="rename it"):
+        make_lists(ListConfig(class_folder, tmp_path / "out" / "a"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_small_classes_can_be_left_out(class_folder: Path, tmp_path: Path) -> None:
     assert make_lists(ListConfig(class_folder, tmp_path / "a", min_images=8)) == (2, 20, 0)
     assert read_synset(tmp_path / "synset.txt") == ("ant", "bee")
@@ -75,6 +142,13 @@ def test_both_dialects_are_read(tmp_path: Path) -> None:
         ListEntry(6, (2.0,), "other dir/b.jpg"),
         ListEntry(7, (1.0, 0.5), "c.jpg"),
     ]
+
+
+def test_class_names_come_back(tmp_path: Path) -> None:
+    (tmp_path / "synset.txt").write_bytes("a\u2028b\r\nc\x0bd\r\n".encode())
+    assert read_synset(tmp_path / "synset.txt") == ("a\u2028b", "c\x0bd")
+    with pytest.raises(ResnetError, match="rename"):
+        write_synset(tmp_path / "synset.txt", ["a\u2028b"])
 
 
 def test_lists_come_back(tmp_path: Path) -> None:

@@ -159,6 +159,46 @@ def test_fashion_mnist_of_debian_is_the_official_content(tmp_path: Path) -> None
         assert hashlib.sha256(gzip.decompress((sources.FASHION_DEBIAN / name).read_bytes())).hexdigest() == checksum
 
 
+def idx(values: NDArray[np.uint8]) -> bytes:
+    return gzip.compress(bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">u4").tobytes() + values.tobytes())
+
+
+@pytest.mark.parametrize(
+    ("part", "values"),
+    [
+        ("labels-idx1", np.arange(10)),  # fewer than images
+        ("labels-idx1", np.full(30, 200)),
+        ("labels-idx1", np.zeros((30, 1))),
+        ("images-idx3", np.zeros((30, 784))),
+        ("images-idx3", np.zeros((30, 28, 28, 3))),
+        ("images-idx3", np.zeros((30, 100, 100))),
+        ("images-idx3", np.zeros((0, 28, 28))),
+        ("images-idx3", np.zeros(sources.FASHION_BYTES)),  # unpacks to more than it may
+    ],
+)
+def test_fashion_files_that_do_not_fit(tmp_path: Path, run: Run, part: str, values: NDArray[np.float64]) -> None:
+    fashion_files(tmp_path)
+    (tmp_path / f"train-{part}-ubyte.gz").write_bytes(idx(values.astype(np.uint8)))
+    status, _, err = run("data", "fashion-mnist", "--archive", tmp_path, "--out", tmp_path / "f")
+    assert (status, (tmp_path / "f").exists()) == (2, False), err
+
+
+def test_a_class_without_validation_images_has_no_example(tmp_path: Path, run: Run) -> None:
+    fashion_files(tmp_path)
+    (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(idx((np.arange(20) % 9).astype(np.uint8)))
+    assert run("data", "fashion-mnist", "--archive", tmp_path, "--out", tmp_path / "f")[0] == 0
+    assert len(list((tmp_path / "f" / "examples").iterdir())) == 9
+
+
+def test_an_archive_with_a_file_too_large_is_refused_unread(tmp_path: Path, run: Run) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        member = tarfile.TarInfo("cifar-10-batches-bin/data_batch_1.bin")
+        member.size = sources.CIFAR10_BYTES + 1
+        archive.addfile(member, io.BytesIO(bytes(member.size)))
+    status, _, err = run("data", "cifar10", "--archive", tmp_path / "a.tar", "--out", tmp_path / "c")
+    assert (status, "none of CIFAR-10's files" in err) == (2, True)
+
+
 def test_a_folder_becomes_a_data_set(class_folder: Path, tmp_path: Path, run: Run) -> None:
     status, out, _ = run("data", class_folder, "--out", tmp_path / "animals", "--val-ratio", 0.25)
     assert status == 0

@@ -190,7 +190,7 @@ def predict(settings: using.PredictConfig) -> int:
         else:
             tqdm.write(write(prediction))
     if settings.json:
-        print(json.dumps(listed, ensure_ascii=False))
+        print(output.json_text(listed))
     return 1 if unreadable else 0
 
 
@@ -296,8 +296,8 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 1 when some input was unreadable, 2 for what the user
     can mend, 130 for Ctrl-C."""
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        # Names hold any letter, but in a pipe or a file the output of Windows does not: those are escaped.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names hold any letter, but a console of ASCII and, in a pipe or a file, the output of Windows do not.
         sys.stdout.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["pack"]:

@@ -1,7 +1,17 @@
 """What a user can mend."""
 
 import re
+import unicodedata
 from collections.abc import Callable
+
+
+def printable(text: str) -> str:
+    """A text in which nothing speaks to a terminal: what is no letter, sign or blank is escaped, `\\x1b`, and so are
+    bytes that are no UTF-8. Line breaks are escaped too."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or unicodedata.category(c) == "Zs" else ascii(c)[1:-1] for c in text)
+
 
 SETTING = re.compile(r"`([a-z][a-z0-9_]*)`")
 
@@ -11,6 +21,10 @@ class ResnetError(Exception):
 
     Settings stand in it in backquotes, by their names in Python; whoever shows it may spell them otherwise.
     """
+
+    def __str__(self) -> str:
+        """The sentence, fit for a terminal whatever names stand in it."""
+        return "\n".join(map(printable, super().__str__().split("\n")))
 
     def spelled(self, spell: Callable[[str], str]) -> str:
         """The sentence with other names of the settings, such as flags: `batch_size` -> --batch-size."""

@@ -1,22 +1,27 @@
-"""No file is ever seen half-written."""
+"""No file is ever seen half-written; nothing is read that is no file, and no more of it than there should be."""
 
 import contextlib
 import errno
+import gzip
 import hashlib
 import http.client
+import io
+import json
 import os
+import stat
 import urllib.request
 import uuid
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from resnet_v2.errors import ResnetError
 
 CHUNK_BYTES = 1 << 20
-# More than any data set or network that is fetched; a longer answer is none of them.
+# More than any picture, data set or network that is read whole or fetched; what is longer is none of them.
 MOST_BYTES = 1 << 30
 
 
@@ -43,13 +48,56 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def open_regular(path: str | os.PathLike[str], most_bytes: int | None = None) -> int:
+    """A descriptor to read a file with, from which the raw bytes come on Windows too.
+
+    OSError says so of what is no file, such as a pipe that nobody may ever write to or a device without an end, and of
+    a file of more than `most_bytes`.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
+    status = os.fstat(descriptor)
+    if stat.S_ISDIR(status.st_mode):
+        error = OSError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    elif not stat.S_ISREG(status.st_mode):
+        error = OSError(errno.EINVAL, "it is a pipe or a device, no file", str(path))
+    elif most_bytes is not None and status.st_size > most_bytes:
+        error = OSError(errno.EFBIG, f"it has {status.st_size} bytes, more than any such file", str(path))
+    else:
+        return descriptor
+    os.close(descriptor)
+    raise error
+
+
+def read_bytes(path: str | os.PathLike[str], most_bytes: int = MOST_BYTES) -> bytes:
+    """The bytes of a file; OSError as `open_regular` raises it."""
+    with open(open_regular(path, most_bytes), "rb") as file:
+        return file.read(most_bytes + 1)
+
+
+def gunzip(data: bytes, most_bytes: int) -> bytes:
+    """What gzip packed; OSError, EOFError or zlib.error where that is damaged or more than `most_bytes`."""
+    with gzip.open(io.BytesIO(data)) as file:
+        unpacked = file.read(most_bytes + 1)
+    if len(unpacked) > most_bytes:
+        raise OSError(errno.EFBIG, f"it unpacks to more than {most_bytes} bytes")
+    return unpacked
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What JSON says; ValueError also where it is nested deeper than Python follows."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
 def download(url: str, path: Path, instead: str, check: Callable[[Path], object] | None = None) -> None:
     """Fetch a file, with progress; it gets its name only when it is whole and `check`, which sees it before, agrees.
 
     A ResnetError says what went wrong, and what to do `instead`.
     """
     try:
-        with urllib.request.urlopen(url, timeout=60) as answer, replacing(path) as temporary:
+        with _HTTP.open(url, timeout=60) as answer, replacing(path) as temporary:
             length = int(answer.headers.get("Content-Length") or 0)
             bar = tqdm(total=length or None, desc=path.name, unit="B", unit_scale=True, leave=False, disable=None)
             with temporary.open("wb") as file, bar as progress:
@@ -64,6 +112,25 @@ def download(url: str, path: Path, instead: str, check: Callable[[Path], object]
                 check(temporary)
     except (OSError, EOFError, ValueError, zlib.error, http.client.HTTPException) as error:
         raise ResnetError(f"{url} cannot be downloaded ({getattr(error, 'reason', error)}); {instead}.") from None
+
+
+def _http_alone() -> urllib.request.OpenerDirector:
+    """What opens addresses of the web, also behind a proxy; Python's own opens file:, ftp: and data: too."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler,
+        urllib.request.UnknownHandler,
+        urllib.request.HTTPHandler,
+        urllib.request.HTTPSHandler,
+        urllib.request.HTTPDefaultErrorHandler,
+        urllib.request.HTTPRedirectHandler,
+        urllib.request.HTTPErrorProcessor,
+    ):
+        opener.add_handler(handler())
+    return opener
+
+
+_HTTP = _http_alone()
 
 
 def sha256(path: Path) -> str:

@@ -1,5 +1,6 @@
 """Lists of images (`.lst`: index, label or labels, path) and of class names (synset.txt: one name per line)."""
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from resnet_v2.errors import ResnetError
-from resnet_v2.files import replacing, write_text
+from resnet_v2.files import open_regular, read_bytes, replacing, write_text
+
+MOST_NAMES_BYTES = 1 << 26  # of a synset.txt: the names of a million classes
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,7 @@ def read_list(path: Path) -> Iterator[ListEntry]:
     Fields are separated by tabs; a line without tabs is split at white space, as MXNet's C++ im2rec did.
     """
     try:
-        with path.open(encoding="utf-8", errors="surrogateescape") as file:
+        with os.fdopen(open_regular(path), encoding="utf-8", errors="surrogateescape") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield _parse_line(path, number, line.strip("\r\n"))
@@ -46,21 +49,37 @@ def _parse_line(path: Path, number: int, line: str) -> ListEntry:
         ) from None
 
 
+def as_line(name: str) -> str:
+    """A name, when it reads back from a list as it is; a ResnetError for one with line breaks, tabs, blanks around."""
+    # What Python and other readers take for the end of a line: also VT, FF, NEL, U+2028.
+    if len(name.splitlines()) != 1 or "\t" in name or name != name.strip():
+        raise ResnetError(
+            f"The name {name!a} does not fit into a line of a list: it has a line break, a tab or blanks at an end; "
+            "rename it."
+        )
+    return name
+
+
 def write_list(path: Path, entries: Iterable[ListEntry]) -> None:
-    """Write a `.lst` with tabs, labels as MXNet's im2rec.py prints them (6 decimals)."""
+    """Write a `.lst` with tabs, labels as MXNet's im2rec.py prints them (6 decimals).
+
+    Raises ResnetError for a path that would not read back.
+    """
     with (
         replacing(path) as temporary,
         temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as file,
     ):
         for entry in entries:
             labels = "\t".join(f"{label:.6f}" for label in entry.labels)
-            file.write(f"{entry.index}\t{labels}\t{entry.path}\n")
+            file.write(f"{entry.index}\t{labels}\t{as_line(entry.path)}\n")
 
 
 def read_synset(path: Path) -> tuple[str, ...]:
     """The class names of a synset.txt, in label order; a ResnetError when it is missing or empty."""
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        # Not splitlines(): it takes more for an end of line than what writes such files does.
+        text = read_bytes(path, MOST_NAMES_BYTES).decode("utf-8", "replace")
+        lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     except OSError as error:
         raise ResnetError(f"{path} cannot be read ({error.strerror}); it holds one class name per line.") from None
     names = tuple(line.strip() for line in lines if line.strip())
@@ -69,9 +88,18 @@ def read_synset(path: Path) -> tuple[str, ...]:
     return names
 
 
+def as_class_name(name: str) -> str:
+    """A name, when synset.txt can hold it; a ResnetError for one that would not read back or is no UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise ResnetError(f"The class name {name!a} is no UTF-8; rename its folder.") from None
+    return as_line(name)
+
+
 def write_synset(path: Path, names: Iterable[str]) -> None:
-    """Write one class name per line."""
-    write_text(path, "".join(f"{name}\n" for name in names))
+    """Write one class name per line. Raises ResnetError for a name that would not read back."""
+    write_text(path, "".join(f"{as_class_name(name)}\n" for name in names))
 
 
 def is_sorted_by_class(labels: np.ndarray[tuple[int], np.dtype[np.generic]]) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_v2.data import augment
-from resnet_v2.data.jpeg import Encoded, Image
+from resnet_v2.data.jpeg import Encoded, Image, claimed_size
 from resnet_v2.data.records import IRHeader, RecordReader
 from resnet_v2.data.rows import NOTHING, Offsets, Rows, sidecar_path
 from resnet_v2.errors import ResnetError
@@ -57,6 +57,11 @@ class Reading:
     fast: bool = False
     on_skip: Callable[[str], object] | None = None
     allocate: Allocate = unpinned
+
+
+def stored_side(reader: RecordReader) -> int:
+    """The shorter side, in pixels, of a record's first image as it is stored; 0 where only decoding it would tell."""
+    return min(claimed_size(reader.image(0)[1]) or (0, 0))
 
 
 class Loader:

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from resnet_v2.files import open_regular
+
 # Windows locks bytes, not files, and nobody else may read them then: one where what is locked here never reaches.
 _LOCKED_BYTE = 1 << 30
 
@@ -19,8 +21,8 @@ _turn = threading.Lock()
 
 
 def open_binary(path: Path) -> int:
-    """A descriptor to read a file with; Windows would otherwise change line ends and stop at the byte 26."""
-    return os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    """A descriptor to read a file with; OSError as `files.open_regular` raises it."""
+    return open_regular(path)
 
 
 def seek_and_read(descriptor: int, count: int, offset: int) -> bytes:

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from resnet_v2.config.using import Epoch, Precision
 from resnet_v2.errors import ResnetError
-from resnet_v2.files import sha256
+from resnet_v2.files import read_bytes, sha256
 from resnet_v2.interchange.optional import package
+from resnet_v2.interchange.seal import is_sealed
 from resnet_v2.networks.finding import exported_path, find_checkpoint
 from resnet_v2.networks.header import Header, read_header
 
@@ -36,8 +37,8 @@ def onnx_of_checkpoint(prefix: str, epoch: Epoch | None) -> tuple[bytes, Header]
     path = find_checkpoint(prefix, epoch)
     exported = exported_path(path, ".onnx")
     if exported.is_file() and path.suffix == ".safetensors":
-        model = exported.read_bytes()
-        if sha256(path).encode() in model:  # else it is another network's, or this one's of before
+        model = read_bytes(exported)
+        if is_sealed(model) and sha256(path).encode() in model:  # else it is another's, or this one's of before
             return model, read_header(path)
     from resnet_v2.interchange.export import onnx_of
     from resnet_v2.networks import weights

@@ -3,8 +3,10 @@
 import csv
 import io
 import json
+import sys
 from typing import Any
 
+from resnet_v2.errors import printable
 from resnet_v2.inference.predict import Prediction
 
 CSV_HEADER = "image,rank,class,name,probability"
@@ -18,22 +20,30 @@ def as_json(prediction: Prediction) -> dict[str, Any]:
 
 def text(prediction: Prediction) -> str:
     """The name, and a line for each class."""
-    lines = [f"  {100 * answer.probability:6.2f} %  {answer.name}" for answer in prediction.answers]
-    return "\n".join([prediction.name, *lines])
+    lines = [f"  {100 * answer.probability:6.2f} %  {printable(answer.name)}" for answer in prediction.answers]
+    return "\n".join([printable(prediction.name), *lines])
 
 
 def json_line(prediction: Prediction) -> str:
     """What `as_json` gives, on one line."""
-    return json.dumps(as_json(prediction), ensure_ascii=False)
+    return json_text(as_json(prediction))
+
+
+def json_text(value: Any) -> str:
+    """JSON with letters as they are, where standard output has them all."""
+    return json.dumps(value, ensure_ascii=not (sys.stdout.encoding or "").lower().startswith("utf"))
 
 
 def csv_rows(prediction: Prediction) -> str:
     """One row for each class; names with commas or quotes are quoted (RFC 4180)."""
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
+    lines = []
     for rank, answer in enumerate(prediction.answers, start=1):
-        rows.writerow([prediction.name, rank, answer.class_index, answer.name, f"{answer.probability:.6f}"])
-    return text.getvalue().removesuffix("\n")
+        line = io.StringIO()
+        # Not "\n" alone: a name with the other end of line in it must be quoted too.
+        row = [prediction.name, rank, answer.class_index, answer.name, f"{answer.probability:.6f}"]
+        csv.writer(line, lineterminator="\r\n").writerow(row)
+        lines.append(line.getvalue().removesuffix("\r\n"))
+    return "\n".join(lines)
 
 
 WRITERS = {"text": text, "jsonl": json_line, "csv": csv_rows}

@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, Union, cast
 
 import numpy as np
@@ -10,9 +9,10 @@ from numpy.typing import NDArray
 
 from resnet_v2.config.fields import Side, checked
 from resnet_v2.data.augment import centre_crop
-from resnet_v2.data.jpeg import Image, check_size, claimed_size, of_pillow, resize_shorter_side, three_channels
+from resnet_v2.data.jpeg import Image, check_size, of_pillow, resize_shorter_side, three_channels
 from resnet_v2.data.loader import MAX_PIXELS
 from resnet_v2.errors import ResnetError
+from resnet_v2.files import read_bytes
 from resnet_v2.networks.header import Header
 from resnet_v2.packing.photos import read_upright
 
@@ -100,14 +100,11 @@ def _pixels(picture: Picture, name: str) -> Image:
     """Upright pixels, H x W x 3 or 4, which the thread's next call may overwrite; ValueError when it is no picture."""
     if isinstance(picture, str | os.PathLike):
         try:
-            picture = Path(picture).read_bytes()
+            picture = read_bytes(picture)
         except OSError as error:
             raise ResnetError(f"{name} cannot be read ({error.strerror}); check the path.") from None
     if isinstance(picture, Bytes):
-        data = bytes(picture)
-        # Before memory is taken; formats other than JPEG and PNG have OpenCV's own limit.
-        check_size(*(claimed_size(data) or (0, 0)), MAX_PIXELS)
-        return read_upright(data, 0)
+        return read_upright(bytes(picture), 0)
     if hasattr(picture, "convert"):
         image = cast("PIL.Image.Image", picture)
         check_size(image.height, image.width, MAX_PIXELS)

@@ -10,7 +10,7 @@ from resnet_v2.data.jpeg import Image, decode
 from resnet_v2.data.records import RecordReader
 from resnet_v2.errors import ResnetError
 from resnet_v2.inference.pictures import Picture
-from resnet_v2.packing.class_folders import IMAGE_ENDINGS
+from resnet_v2.packing.image_names import IMAGE_ENDINGS, is_image, walk
 
 STANDARD_INPUT = "-"
 GIVE = "give image files, folders of them, .rec files, or -."
@@ -42,7 +42,7 @@ def _at(place: str) -> Iterator[Named]:
     if place == STANDARD_INPUT:
         yield from _from_standard_input(sys.stdin.buffer.read())
     elif path.is_dir():
-        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_ENDINGS)
+        inside = sorted(path / folder / file for folder, files in walk(path) for file in filter(is_image, files))
         if not inside:
             raise ResnetError(f"{path} holds no images ({', '.join(IMAGE_ENDINGS)}); give another folder.")
         yield from (Named(str(file), partial(Path, file)) for file in inside)

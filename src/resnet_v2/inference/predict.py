@@ -1,5 +1,6 @@
 """Pictures -> class names and probabilities, with the preprocessing of evaluation."""
 
+import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from resnet_v2.config.fields import Count, CountOrNone, checked
 from resnet_v2.config.using import EngineName, Epoch, Precision
 from resnet_v2.data.jpeg import Image
+from resnet_v2.data.loader import stored_side
 from resnet_v2.data.records import RecordReader
 from resnet_v2.errors import ResnetError
 from resnet_v2.inference.engines import Engine, Images, OnnxEngine, OpenvinoEngine, TorchEngine, onnx_of_checkpoint
@@ -155,7 +157,15 @@ class Predictor:
                 now, ahead = ahead, begun()
 
     def judge(self, reader: RecordReader, view: View, batch_size: int = 128, threads: int = 0) -> Verdicts:
-        """What the network says of every record."""
+        """What the network says of every record.
+
+        Raises ResnetError where images are stored so large that the view would see another thing than `classify` does.
+        """
+        side = stored_side(reader) if len(reader) and (view.crop, view.resize) == (self.header.crop, 0) else 0
+        if found := self.header.stored_otherwise(side):
+            if side >= 2 * self.header.resize:
+                raise ResnetError(f"{reader.path} {found}; give `resize` {self.header.resize}, or pack it so.")
+            print(f"warning: {reader.path} {found}; `resize` {self.header.resize} sees the same.", file=sys.stderr)
         return judge(self.engine, reader, view, self.header.architecture.classes, batch_size, threads)
 
     def _crops(self, images: Several | NDArray[Any]) -> Iterator[Images]:

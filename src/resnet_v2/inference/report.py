@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from resnet_v2.data.records import RecordReader
-from resnet_v2.errors import ResnetError
+from resnet_v2.errors import ResnetError, printable
 from resnet_v2.inference.evaluate import Verdicts, tell_of_other_classes
 from resnet_v2.inference.pictures import View
 from resnet_v2.inference.predict import Predictor
@@ -114,7 +114,7 @@ def class_table(row: Row) -> str:
     seen = [(one, one.top1_error) for one in row.classes() if one.top1_error is not None]
     for one, error in sorted(seen, key=lambda pair: -pair[1]):
         instead = "" if one.taken_for is None else f"{one.taken_for} ({one.times})"
-        name, instead = (word.replace("|", r"\|") for word in (one.name, instead))
+        name, instead = (printable(word).replace("|", r"\|") for word in (one.name, instead))
         lines.append(f"| {name} | {one.images} | {error:.2f} | {instead} |")
     return "\n".join(lines)
 

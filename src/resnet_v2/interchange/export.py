@@ -17,7 +17,7 @@ from resnet_v2.interchange import mxnet
 from resnet_v2.interchange.folding import folded
 from resnet_v2.interchange.optional import package
 from resnet_v2.networks import weights
-from resnet_v2.networks.finding import exported_path, split_path
+from resnet_v2.networks.finding import SHIPPED, exported_path, split_path
 from resnet_v2.networks.header import METADATA_KEY, Header
 from resnet_v2.networks.resnet import ResNet
 
@@ -29,7 +29,9 @@ LARGEST_DIFFERENCE = 1e-4
 
 
 def export(prefix: str, epoch: Epoch | None, to: Format, out: str = "") -> str:
-    """Write the network of a checkpoint in another form, OUT-NNNN.* (default: beside it); returns a sentence about it.
+    """Write the network of a checkpoint in another form, OUT-NNNN.*; returns a sentence about it.
+
+    By default it is written beside the checkpoint; that of a network that ships into the current folder.
 
     - onnx: OUT-NNNN.onnx, which ONNX Runtime, OpenVINO and TensorRT read; see `onnx_graph.onnx_model`
     - torch: OUT-NNNN.pt2, for `torch.export.load(...).module()`; N is free, the images are `header.crop` pixels a side
@@ -42,7 +44,7 @@ def export(prefix: str, epoch: Epoch | None, to: Format, out: str = "") -> str:
     path, header, tensors = weights.read_checkpoint(prefix, epoch)
     network, header = weights.build(path, header, tensors), replace(header, training={})
     start, number = split_path(path)
-    start = out or start
+    start = out or (Path(start).name if path.parent == SHIPPED else start)
     if not Path(start).name or start.endswith(("/", "\\")):
         raise ResnetError(f"`out` {out} is a folder; give the start of a name, such as {Path(start) / 'network'}.")
     target = exported_path(path, ENDINGS[to], start)

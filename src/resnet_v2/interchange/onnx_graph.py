@@ -6,6 +6,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
+from resnet_v2.interchange.seal import sealed
 from resnet_v2.networks.description import INPUT, Operation
 from resnet_v2.networks.header import METADATA_KEY, Header
 from resnet_v2.networks.modules import gamma
@@ -33,7 +34,7 @@ def onnx_model(network: ResNet, header: Header, checkpoint: str = "") -> bytes:
     model.ir_version = IR_VERSION
     helper.set_model_props(model, {METADATA_KEY: header.to_json(), "checkpoint": checkpoint})
     onnx.checker.check_model(model)
-    return bytes(model.SerializeToString())
+    return sealed(bytes(model.SerializeToString()))
 
 
 class _Graph:

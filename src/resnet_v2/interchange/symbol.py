@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 from resnet_v2.errors import ResnetError
+from resnet_v2.files import parse_json
 from resnet_v2.networks.architecture import EPSILON, Architecture
 from resnet_v2.networks.description import INPUT, Operation
 from resnet_v2.networks.units import operations
@@ -223,7 +224,7 @@ def _true(value: str) -> bool:
 def _read_graph(text: str, source: str) -> tuple[list[Node], int]:
     """The nodes of a symbol JSON and the number of its one output."""
     try:
-        graph = json.loads(text)
+        graph = parse_json(text)
         nodes = [_read_node(entry, number) for number, entry in enumerate(graph["nodes"])]
         ((head, *_),) = graph["heads"]
         if not (isinstance(head, int) and 0 <= head < len(nodes)):

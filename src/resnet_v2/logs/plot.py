@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resnet_v2.errors import ResnetError
+from resnet_v2.errors import ResnetError, printable
 from resnet_v2.logs.layout import aligned, drawing, literal
 from resnet_v2.logs.runlog import Curve, read_curve
 
@@ -29,7 +29,7 @@ def read_curves(logs: str) -> list[Curve]:
     curves = [read_curve(path) for path in paths]
     for path, curve in zip(paths, curves, strict=True):
         if sum(other.name == path.name for other in paths) > 1:
-            curve.name = str(path)
+            curve.name = printable(str(path))
     return curves
 
 

@@ -17,12 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from resnet_v2.errors import ResnetError
+from resnet_v2.errors import ResnetError, printable
+from resnet_v2.files import gunzip, parse_json, read_bytes
 
 # `Epoch[3] Batch [50]\tSpeed: ...\tTrain-accuracy=0.5`, `Epoch[3] Validation-top_k_accuracy_5=0.8`: MXNet of 2016 wrote
 # one line per metric, 1.x several metrics on a line and batches as [0-50].
-LINE = re.compile(r"Epoch\[(\d+)\](?: Batch \[(?:\d+-)?(\d+)\])?")
+LINE = re.compile(r"Epoch\[(\d{1,9})\](?: Batch \[(?:\d+-)?(\d{1,9})\])?")
 ACCURACY = re.compile(r"(Train|Validation)-(accuracy|top_k_accuracy_5)=(\d*\.?\d+(?:[eE][+-]?\d+)?)")
+LARGEST_LOG_BYTES = 1 << 27  # a thousand epochs with a line for every second
 LOG_ENDINGS = (".log", ".jsonl")
 MEASURES = {
     ("Train", "accuracy"): "train_top1",
@@ -181,7 +183,7 @@ def _marked(line: bytes) -> dict[str, Any] | None:
     if b'"event": "mark"' not in line:
         return None
     with contextlib.suppress(ValueError):
-        event: dict[str, Any] = json.loads(line)
+        event: dict[str, Any] = parse_json(line)
         if event.get("event") == "mark" and event.keys() >= {"place", "text_bytes", "clock"}:
             return event
     return None
@@ -229,7 +231,7 @@ def read_curve(path: Path) -> Curve:
     """
     lines = read_lines(path)
     is_json = next((line for line in lines if line.strip()), "").lstrip().startswith("{")
-    curve = _from_measures(path.name, _json_measures(path, lines) if is_json else _text_measures(lines))
+    curve = _from_measures(printable(path.name), _json_measures(path, lines) if is_json else _text_measures(lines))
     if not curve.top1:
         raise ResnetError(f"{path} has no epochs: no line with Validation-accuracy is in it; give a training log.")
     return curve
@@ -238,8 +240,10 @@ def read_curve(path: Path) -> Curve:
 def read_lines(path: Path) -> list[str]:
     """The lines of a log, unpacked when its name ends in .gz; a ResnetError says why it cannot be read."""
     try:
-        data = path.read_bytes()
-        return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8", "replace").splitlines()
+        data = read_bytes(path, LARGEST_LOG_BYTES)
+        return (
+            (gunzip(data, LARGEST_LOG_BYTES) if path.suffix == ".gz" else data).decode("utf-8", "replace").splitlines()
+        )
     except (gzip.BadGzipFile, EOFError, zlib.error):
         raise ResnetError(f"{path} is no whole .gz file; copy it again.") from None
     except OSError as error:
@@ -257,7 +261,7 @@ def _text_measures(lines: list[str]) -> Iterator[Measure]:
 def _json_measures(path: Path, lines: list[str]) -> Iterator[Measure]:
     for number, line in enumerate(lines, start=1):
         try:
-            event = json.loads(line)
+            event = parse_json(line)
             kind = event["event"]
             if kind == "train":
                 yield "train_top1", int(event["epoch"]), None, float(event["train_accuracy"])

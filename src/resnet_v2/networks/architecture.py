@@ -36,6 +36,10 @@ class Architecture:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built: ResnetError names the depths, versions and stems that exist."""
+        for name, most in (("depth", 10**4), ("classes", 10**6), ("width", 64)):
+            value = getattr(self, name)
+            if type(value) is not int or value > most:
+                raise ResnetError(f"A network has a {name} that is a whole number up to {most}, not {value!r}.")
         if self.stem not in get_args(Stem) or self.version not in get_args(Version):
             stems = ", ".join(get_args(Stem))
             raise ResnetError(f"There is no {self.stem} stem of {self.version}; stems are {stems}, versions v1 and v2.")

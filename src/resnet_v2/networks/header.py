@@ -10,6 +10,7 @@ import safetensors
 
 from resnet_v2.data.lists import read_synset
 from resnet_v2.errors import DamagedError, ResnetError
+from resnet_v2.files import parse_json
 from resnet_v2.networks.architecture import Architecture
 
 METADATA_KEY = "resnet_v2"
@@ -47,7 +48,7 @@ class Header:
     def from_json(cls, text: str, path: Path) -> "Header":
         """What `to_json` gave; a ResnetError names `path` when it is something else."""
         try:
-            fields = json.loads(text)
+            fields = parse_json(text)
             architecture = Architecture(**fields.pop("architecture"))
             header = cls(architecture, class_names=tuple(fields.pop("class_names")), **fields)
             header._check()
@@ -61,10 +62,14 @@ class Header:
             value = getattr(self, name)
             if type(value) is not int or not least <= value <= most:
                 raise ValueError(f"{name} {value!r}")
+        if not all(isinstance(name, str) for name in self.class_names):
+            raise ValueError("class names that are no texts")
         if len(self.class_names) not in (0, self.architecture.classes):
             raise ValueError(f"{len(self.class_names)} names for {self.architecture.classes} classes")
         if not (isinstance(self.errors, dict) and isinstance(self.training, dict)):
             raise ValueError("errors and training are no objects")
+        if not all(type(error) in (int, float) for error in self.errors.values()):
+            raise ValueError("errors that are no numbers")
 
     @property
     def network(self) -> str:
@@ -74,6 +79,18 @@ class Header:
     def name(self, class_index: int) -> str:
         """A class's name; its number where there are no names."""
         return self.class_names[class_index] if self.class_names else str(class_index)
+
+    def stored_otherwise(self, side: int) -> str:
+        """What to say of a record with images of `side` pixels, the shorter one, that is evaluated as it is stored.
+
+        Nothing where pictures are seen at that size too, and where `side` is 0, unknown.
+        """
+        if side in (0, self.resize) or not self.resize:
+            return ""
+        return (
+            f"has images of {side} pixels on the shorter side, and evaluation sees their middle {self.crop}; "
+            f"prediction makes that side {self.resize} pixels first"
+        )
 
     def named(self, synset: Path) -> "Header":
         """The same header with the class names of a file; a ResnetError when they are not as many as the classes."""

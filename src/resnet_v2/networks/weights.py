@@ -121,12 +121,19 @@ def fill(path: Path, network: ResNet, tensors: Mapping[str, Tensor]) -> None:
 
     Raises ResnetError, naming `path`, for a missing or misshapen tensor.
     """
-    wanted = network_tensors(network)
-    for name, tensor in wanted.items():
-        if name not in tensors or tensors[name].shape != tensor.shape:
-            found = f"has shape {tuple(tensors[name].shape)}" if name in tensors else "is missing"
-            raise ResnetError(f"{path} does not fit its header: {name} {found}, expected {tuple(tensor.shape)}.")
+    wanted = _fitting(path, network, tensors)
     network.load_state_dict({name: tensors[name] for name in wanted}, strict=False)
+
+
+def _fitting(path: Path, network: ResNet, tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names of a network's tensors, when they are all there as it needs them."""
+    wanted = {name: tuple(tensor.shape) for name, tensor in network_tensors(network).items()}
+    for name, shape in wanted.items():
+        tensor = tensors.get(name)
+        if tensor is None or tensor.shape != shape or not tensor.is_floating_point():
+            found = "is missing" if tensor is None else f"has shape {tuple(tensor.shape)} and type {tensor.dtype}"
+            raise ResnetError(f"{path} does not fit its header: {name} {found}, expected {shape} of floats.")
+    return list(wanted)
 
 
 def fill_body(path: Path, network: ResNet, header: Header, tensors: Mapping[str, Tensor]) -> None:
@@ -144,6 +151,7 @@ def build(path: Path, header: Header, tensors: Mapping[str, Tensor]) -> ResNet:
     """The network of what `read_checkpoint` gave, on the CPU, in evaluation mode, channels-last memory."""
     with torch.device("meta"):
         network = ResNet(header.architecture)
+    _fitting(path, network, tensors)  # before memory is taken
     network = network.to_empty(device="cpu").to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     fill(path, network, tensors)
     return cast(ResNet, network.eval())

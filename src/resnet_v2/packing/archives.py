@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from resnet_v2.data.portable import open_binary, read_at
 from resnet_v2.errors import ResnetError
+from resnet_v2.files import read_bytes
 
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
@@ -46,7 +47,7 @@ class Folder:
     def read(self, path: str) -> bytes:
         """The bytes of a file below the folder."""
         try:
-            return (self.root / path).read_bytes()
+            return read_bytes(self.root / path)
         except OSError as error:
             raise ResnetError(f"{self.place(path)} cannot be read ({error.strerror}); check the path.") from None
 
@@ -162,7 +163,9 @@ class _Window:
         self._descriptor, self._start, self.size, self._position = descriptor, start, size, 0
 
     def at(self, position: int, count: int) -> bytes:
-        return read_at(self._descriptor, max(0, min(count, self.size - position)), self._start + position)
+        if not 0 <= position < self.size:
+            return b""
+        return read_at(self._descriptor, min(count, self.size - position), self._start + position)
 
     def read(self, count: int) -> bytes:
         data = self.at(self._position, count)
@@ -183,10 +186,12 @@ def _members(window: _Window, place: str) -> Iterator[tuple[str, int, int]]:
         with tarfile.open(fileobj=cast(IO[bytes], window), mode="r:") as archive:
             while (member := archive.next()) is not None:
                 archive.members.clear()  # type: ignore[attr-defined]  # tarfile would keep an object per member
+                if member.size < 0 or member.offset_data + member.size > window.size:
+                    raise EOFError(f"it says {member.size} bytes of {member.name!a}, which it does not hold")
                 if member.isreg() and not member.issparse():
                     yield member.name.removeprefix("./"), member.offset_data, member.size
             end = archive.offset
-    except (tarfile.TarError, EOFError, ValueError, UnicodeError) as error:
+    except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
         raise ResnetError(f"{place} is damaged or no tar ({error}); copy or download it again.") from None
     # tarfile takes damage between two members, and a file cut there, for the end; a tar ends with a block of zeros.
     if window.at(end, tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):

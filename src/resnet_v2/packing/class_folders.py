@@ -4,8 +4,8 @@ Images on their way into a list are numbers in flat arrays, with their paths in 
 11K classes of ImageNet, take less than 2 GB.
 """
 
-import os
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from resnet_v2.config.packing import ListConfig
-from resnet_v2.data.lists import ListEntry, write_list, write_synset
-from resnet_v2.errors import ResnetError
+from resnet_v2.data.lists import ListEntry, as_class_name, write_list, write_synset
+from resnet_v2.errors import ResnetError, printable
 from resnet_v2.packing.archives import Names, Tar
+from resnet_v2.packing.image_names import IMAGE_ENDINGS, LeftOut, is_hidden, is_image, walk
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-VALIDATION_FOLDERS = ("val", "test", "valid", "validation")
+# By preference, in any case; where one for validation is there, a folder of tests is left out.
+TRAIN_FOLDERS = ("train", "training")
+VALIDATION_FOLDERS = ("val", "valid", "validation", "test", "testing")
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,6 @@ class Lines:
             yield ListEntry(index, (float(label),), path(int(image)))
 
 
-def is_image(name: str) -> bool:
-    """Whether a file's name says that it is an image, and not one that is hidden."""
-    return name.lower().endswith(IMAGE_ENDINGS) and not name.rpartition("/")[2].startswith(".")
-
-
 def find_classes(root: Path) -> ClassFolders:
     """The classes below a folder or in a tar: every folder (or inner tar) with images, in sorted order, as
     im2rec.py --recursive labels them.
@@ -60,50 +57,85 @@ def find_classes(root: Path) -> ClassFolders:
     """
     if not root.exists():
         raise ResnetError(f"{root} is no folder and no tar; give a folder that holds one folder of images per class.")
-    classes = _classes_of_tar(Tar(root)) if root.is_file() else _classes_of_folder(root)
+    left_out = LeftOut()
+    classes = _classes_of_tar(Tar(root), left_out) if root.is_file() else _classes_of_folder(root, left_out)
     if not classes.images_of:
         raise ResnetError(
             f"{root} has no class folders with images ({', '.join(IMAGE_ENDINGS)}); images that are not in folders "
             "need `val_labels`."
         )
+    for name in classes.images_of:
+        as_class_name(name)
+    left_out.tell(root)
     return classes
 
 
-def _classes_of_folder(root: Path) -> ClassFolders:
-    # os.walk with sorted folders comes to them in the order of the labels, so paths are added class after class.
+def _classes_of_folder(root: Path, left_out: LeftOut) -> ClassFolders:
+    # Folders come in the order of the labels, so paths are added class after class.
     paths = Names()
     images: dict[str, NDArray[np.uint32]] = {}
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        subfolders.sort()
-        name, first = Path(folder).relative_to(root).as_posix(), len(paths)
-        for file in sorted(filter(is_image, files)) if name != "." else ():
+    for name, files in walk(root):
+        if name == ".":
+            _tell_strays(root, files)
+            continue
+        first = len(paths)
+        for file in left_out.images(files):
             paths.append(f"{name}/{file}")
         if len(paths) > first:
             images[name] = np.arange(first, len(paths), dtype=np.uint32)
+        elif not any(map(Path.is_dir, (root / name).iterdir())):
+            print(f"warning: {printable(str(root / name))} holds no images; it is no class.", file=sys.stderr)
     return ClassFolders(images, paths.__getitem__)
 
 
-def _classes_of_tar(tar: Tar) -> ClassFolders:
+def _tell_strays(root: Path, files: Sequence[str]) -> None:
+    if strays := sum(map(is_image, files)):
+        print(f"warning: {strays} images in {root} itself are left out; they are in no class.", file=sys.stderr)
+
+
+def _classes_of_tar(tar: Tar, left_out: LeftOut) -> ClassFolders:
     folder_of = np.asarray(tar.folder_of, np.uint32)
     by_folder = np.split(folder_of.argsort(kind="stable").astype(np.uint32), np.bincount(folder_of).cumsum()[:-1])
     found: dict[str, NDArray[np.uint32]] = {}
     for folder, members in zip(tar.folders, by_folder, strict=True):
+        if not folder or any(map(is_hidden, folder.split("/"))):
+            continue
         # A tar may hold a path twice; the last one counts.
-        numbers = {name: int(member) for member in members if is_image(name := tar.names[int(member)])}
-        if folder and numbers:
-            found[folder] = np.array([numbers[name] for name in sorted(numbers)], np.uint32)
+        numbers = {name: int(member) for member in members if not is_hidden(name := tar.names[int(member)])}
+        if names := sorted(left_out.images(numbers)):
+            found[folder] = np.array([numbers[name] for name in names], np.uint32)
     names = sorted(found, key=lambda name: PurePosixPath(name).parts)
     return ClassFolders({name: found[name] for name in names}, tar.member)
 
 
-def ready_split(root: Path) -> tuple[str, str] | None:
-    """The names of the train and validation folders when a folder is laid out as such, else None."""
-    return _split_folders({path.name for path in root.iterdir() if path.is_dir()}) if root.is_dir() else None
+def ready_split(root: Path, classes: ClassFolders) -> tuple[str, str] | None:
+    """The names of the train and validation folders when the classes lie in such, else None.
+
+    Of several for validation and tests one counts, and standard error says which do not. Raises ResnetError when there
+    are several to train on, or other folders of classes beside them.
+    """
+    folders = (
+        {path.name for path in root.iterdir() if path.is_dir() and not is_hidden(path.name)} if root.is_dir() else set()
+    )
+    with_images = {name.split("/")[0] for name in classes.images_of}
+    train = sorted(name for name in folders | with_images if name.lower() in TRAIN_FOLDERS)
+    held_out = sorted(name for name in folders | with_images if name.lower() in VALIDATION_FOLDERS)
+    held_out.sort(key=lambda name: VALIDATION_FOLDERS.index(name.lower()))
+    others = sorted(with_images - {*train, *held_out})
+    if not train or not held_out or (others and not _hold_classes(classes, train)):
+        return None
+    if others or len(train) > 1:
+        raise ResnetError(
+            f"{root} holds {train[0]} and {held_out[0]}, a split into two, and {(train[1:] + others)[0]} beside them; "
+            "move or rename one of them."
+        )
+    if len(held_out) > 1:
+        print(f"{root}: {held_out[0]} is for validation; {', '.join(held_out[1:])} is left out.", file=sys.stderr)
+    return train[0], held_out[0]
 
 
-def _split_folders(folders: set[str]) -> tuple[str, str] | None:
-    validation = next((name for name in VALIDATION_FOLDERS if name in folders), None)
-    return ("train", validation) if "train" in folders and validation and len(folders) == 2 else None
+def _hold_classes(classes: ClassFolders, folders: Sequence[str]) -> bool:
+    return any(name.split("/")[0] in folders and "/" in name for name in classes.images_of)
 
 
 def large_enough(classes: ClassFolders, min_images: int) -> ClassFolders:
@@ -142,15 +174,16 @@ def _shuffled_lines(classes: list[tuple[int, NDArray[np.uint32]]], generator: np
     return Lines(all_labels[order], all_images[order])
 
 
-def make_lists(settings: ListConfig) -> tuple[int, int, int]:
+def make_lists(settings: ListConfig, unless_split: float = 0.0) -> tuple[int, int, int]:
     """Write PREFIX_train.lst, PREFIX_val.lst (when anything is held out) and synset.txt beside them.
 
     The root is a folder, a tar, or a tar of tars. One with folders train and val (or test) keeps that split; else
-    images are held out from every class. Returns the counts of classes, training and validation images.
+    images are held out from every class, without a word of the settings the share `unless_split`. Returns the counts of
+    classes, training and validation images.
     """
     root, prefix, seed = settings.root, settings.prefix, settings.seed
     classes = find_classes(root)
-    folders = ready_split(root) if root.is_dir() else _split_folders({name.split("/")[0] for name in classes.images_of})
+    folders = ready_split(root, classes)
     if folders is not None and (settings.val_per_class or settings.val_ratio):
         raise ResnetError(
             f"{root} is split already, into {folders[0]} and {folders[1]}; give no `val_per_class` or `val_ratio`, or "
@@ -158,7 +191,7 @@ def make_lists(settings: ListConfig) -> tuple[int, int, int]:
         )
     if folders is None:
         classes = large_enough(classes, settings.min_images)
-        train, validation = split(classes, settings.val_per_class, settings.val_ratio, seed)
+        train, validation = split(classes, settings.val_per_class, settings.val_ratio or unless_split, seed)
     else:
         classes, train, validation = _lines_of_ready_split(root, classes, folders, settings.min_images, seed)
     for part, lines in (("train", train), ("val", validation)):

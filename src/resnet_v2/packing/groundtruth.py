@@ -1,14 +1,14 @@
 """Labels of validation images that lie in no class folders, as ImageNet's do: a file of its own says their classes."""
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from resnet_v2.data.lists import ListEntry, read_synset, write_list, write_synset
 from resnet_v2.errors import ResnetError
+from resnet_v2.files import read_bytes
 from resnet_v2.packing.archives import Tar
-from resnet_v2.packing.class_folders import is_image
+from resnet_v2.packing.image_names import is_image, walk
 
 WNID = re.compile(r"n\d{8}\b")
 
@@ -46,8 +46,8 @@ def find_images(root: Path) -> list[str]:
         found = {path for path in map(tar.member, range(len(tar))) if is_image(path)}
     else:
         found = {
-            (Path(folder).relative_to(root) / file).as_posix()
-            for folder, _, files in os.walk(root, followlinks=True)
+            (PurePosixPath(folder) / file).as_posix()
+            for folder, files in walk(root)
             for file in filter(is_image, files)
         }
     if not found:
@@ -74,7 +74,7 @@ def _class_per_image(truth: Path, images: Sequence[str], root: Path) -> list[str
 
 def _rows(truth: Path) -> list[list[str]]:
     try:
-        lines = truth.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = read_bytes(truth).decode("utf-8", "replace").splitlines()
     except OSError as error:
         raise ResnetError(f"{truth} cannot be read ({error.strerror}); it holds one class per image.") from None
     rows = [line.replace(",", " ").split()[:2] for line in lines]

@@ -7,7 +7,8 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from resnet_v2.data.jpeg import JPEG_START, Image, decode, scratch
+from resnet_v2.data.jpeg import JPEG_START, Image, check_size, claimed_size, decode, scratch
+from resnet_v2.data.loader import MAX_PIXELS
 
 EXIF_START = b"Exif\0\0"
 SEARCHED_BYTES = 1 << 16
@@ -32,8 +33,9 @@ def read_upright(data: bytes, side: int) -> Image:
     The longer side keeps the aspect, rounded down (im2rec). A JPEG more than twice too large is decoded at 1/2, 3/8,
     1/4 or 1/8 of its size, the smallest that is still large enough, and then resized as any other: bilinear (im2rec),
     or by area where the image shrinks to less than half. The array may be overwritten by the thread's next call. Raises
-    ValueError for what cannot be decoded.
+    ValueError for what cannot be decoded and for more pixels than `loader.MAX_PIXELS`.
     """
+    check_size(*(claimed_size(data) or (0, 0)), MAX_PIXELS)  # before memory is taken
     pixels, (height, width) = _decode_large_enough(data, side)
     if side and min(height, width) != side:
         new_size = (width * side // height, side) if height < width else (side, height * side // width)

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 from resnet_v2.data.portable import lock
 from resnet_v2.data.records import frame, index_path
 from resnet_v2.errors import ResnetError
+from resnet_v2.files import parse_json
 
 CHECKPOINT_SECONDS = 5.0
 
@@ -212,7 +213,7 @@ def _last_progress(lines: Sequence[bytes], parts: Sequence[Path], finals: Sequen
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
     try:
-        found = json.loads(line)
+        found = parse_json(line)
     except ValueError:
         return None
     return found if isinstance(found, dict) else None

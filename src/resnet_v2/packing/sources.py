@@ -1,10 +1,11 @@
 """Data sets by name: digits, CIFAR-10, Fashion-MNIST, or a folder of class folders -> records that `train` reads."""
 
-import gzip
 import hashlib
+import os
 import sys
 import tarfile
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +17,10 @@ from resnet_v2.config.packing import DataConfig, ListConfig, PackConfig
 from resnet_v2.data.jpeg import encode
 from resnet_v2.data.lists import ListEntry, write_list, write_synset
 from resnet_v2.errors import ResnetError
-from resnet_v2.files import download, replacing
-from resnet_v2.packing.class_folders import make_lists, ready_split
+from resnet_v2.files import download, gunzip, open_regular, read_bytes, replacing
+from resnet_v2.packing.class_folders import make_lists
 from resnet_v2.packing.pack import pack_entries, pack_list
+from resnet_v2.packing.staging import PARTS, staged
 
 PNG_COMPRESSION = 6
 SIDE = 32
@@ -26,6 +28,8 @@ SIDE = 32
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/"
 CIFAR10_ARCHIVE = "cifar-10-binary.tar.gz"
+CIFAR10_BYTES = 1 << 25  # more than any file in it has
+MOST_MEMBERS = 100
 CIFAR10_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
 
 FASHION_CLASSES = (
@@ -41,6 +45,7 @@ FASHION_CLASSES = (
     "Ankle boot",
 )
 FASHION_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+FASHION_BYTES = 1 << 26  # more than any of its files unpacks to
 FASHION_DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 # Of the unpacked files: Debian's copies are packed anew, so the packed bytes differ from the official ones.
 FASHION_SHA256 = {
@@ -93,33 +98,35 @@ def make_data(settings: DataConfig) -> Path:
 
 
 def _pack_folder(root: Path, folder: Path, settings: DataConfig) -> None:
-    prefix = folder / folder.resolve().name
-    ratio = settings.val_ratio if ready_split(root) is None else 0.0
-    _, _, held_out = make_lists(ListConfig(root, prefix, val_ratio=ratio, seed=settings.seed))
-    if not held_out:
-        raise ResnetError(
-            f"{root} has too few images in every class to hold out the share {settings.val_ratio:g} for validation; "
-            "give a larger `val_ratio`."
-        )
-    for part in ("train", "val"):
-        lst = prefix.with_name(f"{prefix.name}_{part}.lst")
-        if lst.is_file():
+    name = folder.resolve().name
+    with staged(folder, name) as staging:
+        lists = ListConfig(root, staging / name, seed=settings.seed)
+        _, _, held_out = make_lists(lists, unless_split=settings.val_ratio)
+        if not held_out:
+            raise ResnetError(
+                f"{root} has too few images in every class to hold out the share {settings.val_ratio:g} for "
+                "validation; give a larger `val_ratio`."
+            )
+        for part in PARTS:
+            lst = staging / f"{name}_{part}.lst"
             rec = lst.with_suffix(".rec")
             config = PackConfig(lst, root, rec, resize=settings.resize, quality=95, threads=settings.threads)
             done = pack_list(config)
-            _say(f"{rec}: {done.images} images, {len(done.skipped)} skipped")
+            _say(f"{folder / rec.name}: {done.images} images, {len(done.skipped)} skipped")
 
 
 def _pack_source(source: Source, folder: Path, seed: int, threads: int) -> None:
     shuffled = np.random.default_rng(seed).permutation(len(source.train.labels))
     in_order = np.arange(len(source.val.labels))
-    for name, part, order in (("train", source.train, shuffled), ("val", source.val, in_order)):
-        _pack_part(name, part, order, folder / f"{source.name}_{name}.rec", threads)
-    write_synset(folder / "synset.txt", source.class_names)
-    _write_examples(source, folder / "examples")
+    with staged(folder, source.name) as staging:
+        for name, part, order in (("train", source.train, shuffled), ("val", source.val, in_order)):
+            images = _pack_part(name, part, order, staging / f"{source.name}_{name}.rec", threads)
+            _say(f"{folder / source.name}_{name}.rec: {images} images")
+        write_synset(staging / "synset.txt", source.class_names)
+        _write_examples(source, staging / "examples")
 
 
-def _pack_part(name: str, part: Part, order: NDArray[np.int64], out: Path, threads: int) -> None:
+def _pack_part(name: str, part: Part, order: NDArray[np.int64], out: Path, threads: int) -> int:
     entries = [ListEntry(index, (float(part.labels[at]),), f"{name}/{at:05d}.png") for index, at in enumerate(order)]
 
     def make(entry: ListEntry) -> bytes:
@@ -127,15 +134,15 @@ def _pack_part(name: str, part: Part, order: NDArray[np.int64], out: Path, threa
 
     done = pack_entries(entries, len(entries), make, out, threads, "stop")
     write_list(out.with_suffix(".lst"), entries)
-    _say(f"{out}: {done.images} images")
+    return done.images
 
 
 def _write_examples(source: Source, folder: Path) -> None:
     """One validation image per class, to try `predict` on."""
     for label, name in enumerate(source.class_names):
-        image = source.val.images[int(np.flatnonzero(source.val.labels == label)[0])]
-        with replacing(folder / f"{name.replace('/', ' or ')}.png") as temporary:
-            temporary.write_bytes(encode(image, ".png", PNG_COMPRESSION))
+        for at in np.flatnonzero(source.val.labels == label)[:1]:  # none in a part of the set
+            with replacing(folder / f"{name.replace('/', ' or ')}.png") as temporary:
+                temporary.write_bytes(encode(source.val.images[at], ".png", PNG_COMPRESSION))
 
 
 def _say(sentence: str) -> None:
@@ -169,7 +176,7 @@ def load_cifar10(archive: Path | None, folder: Path, mirror: str) -> Source:
     """CIFAR-10 from `archive` (cifar-10-binary.tar.gz), or from the download, which is kept in `folder`."""
     path = archive or folder / CIFAR10_ARCHIVE
     if archive is None and not path.is_file():
-        _download((mirror or CIFAR10_URL) + CIFAR10_ARCHIVE, path, lambda data: data, CIFAR10_SHA256, "cifar10")
+        _download((mirror or CIFAR10_URL) + CIFAR10_ARCHIVE, path, read_bytes, CIFAR10_SHA256, "cifar10")
     members = _read_archive(path)
     train = [_cifar_part(path, members, f"data_batch_{number}.bin") for number in range(1, 6)]
     images, labels = zip(*train, strict=True)
@@ -179,12 +186,20 @@ def load_cifar10(archive: Path | None, folder: Path, mirror: str) -> Source:
 
 def _read_archive(path: Path) -> dict[str, bytes]:
     try:
-        with tarfile.open(path) as archive:
-            files = [member for member in archive if member.isfile()]
-            return {Path(member.name).name: archive.extractfile(member).read() for member in files}  # type: ignore[union-attr]
-    except (OSError, tarfile.TarError, EOFError) as error:
+        with os.fdopen(open_regular(path), "rb") as file, tarfile.open(fileobj=file) as archive:
+            return dict(_members(archive))
+    except (OSError, tarfile.TarError, EOFError, ValueError, zlib.error) as error:
         reason = str(error).splitlines()[0].rstrip(":")
         raise ResnetError(f"{path} is no readable archive ({reason}); give the official {CIFAR10_ARCHIVE}.") from None
+
+
+def _members(archive: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
+    """Names and bytes of an archive's files; ValueError for more or larger ones than CIFAR-10 has."""
+    for number, member in enumerate(archive):
+        if number >= MOST_MEMBERS or not 0 <= member.size <= CIFAR10_BYTES:
+            raise ValueError(f"{member.name!a} has {member.size} bytes, which is none of CIFAR-10's files")
+        if member.isfile() and (file := archive.extractfile(member)) is not None:
+            yield Path(member.name).name, file.read()
 
 
 def _cifar_part(path: Path, members: dict[str, bytes], name: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -207,33 +222,42 @@ def load_fashion_mnist(archive: Path | None, folder: Path, mirror: str) -> Sourc
     if where == folder:
         for name, checksum in FASHION_SHA256.items():
             if not (folder / name).is_file():
-                _download((mirror or FASHION_URL) + name, folder / name, gzip.decompress, checksum, "fashion-mnist")
+                _download((mirror or FASHION_URL) + name, folder / name, _unpacked, checksum, "fashion-mnist")
     images_and_labels = [_read_idx(where / name) for name in FASHION_SHA256]
-    train, val = _fashion_part(*images_and_labels[:2]), _fashion_part(*images_and_labels[2:])
+    train, val = _fashion_part(where, *images_and_labels[:2]), _fashion_part(where, *images_and_labels[2:])
     return Source("fashion-mnist", FASHION_CLASSES, train, val)
+
+
+def _unpacked(path: Path) -> bytes:
+    return gunzip(read_bytes(path, FASHION_BYTES), FASHION_BYTES)
 
 
 def _read_idx(path: Path) -> NDArray[np.uint8]:
     try:
-        data = gzip.decompress(path.read_bytes())
+        data = _unpacked(path)
         dimensions = np.frombuffer(data, ">u4", count=data[3], offset=4).astype(np.int64)
         content: NDArray[np.uint8] = np.frombuffer(data, np.uint8, offset=4 + 4 * data[3]).reshape(dimensions)
         return content
-    except (OSError, EOFError, ValueError, IndexError) as error:
+    except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
         raise ResnetError(f"{path} is missing or damaged ({error}); it is one of Fashion-MNIST's four files.") from None
 
 
-def _fashion_part(images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Part:
+def _fashion_part(where: Path, images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Part:
+    if labels.ndim != 1 or not len(labels) or images.shape != (len(labels), 28, 28) or labels.max() > 9:
+        raise ResnetError(
+            f"{where} holds images of the shape {images.shape} and labels of the shape {labels.shape}, not n x 28 x 28 "
+            "and n from 0 to 9; download Fashion-MNIST's four files again."
+        )
     framed = np.pad(images, ((0, 0), (2, 2), (2, 2)))
     return Part(np.repeat(framed[..., None], 3, axis=3), labels.astype(np.int64))
 
 
-def _download(url: str, path: Path, unpack: Callable[[bytes], bytes], checksum: str, source: str) -> None:
+def _download(url: str, path: Path, unpack: Callable[[Path], bytes], checksum: str, source: str) -> None:
     """Fetch a file; it gets its name only when the SHA-256 of what it unpacks to is right."""
     elsewhere = f"fetch it elsewhere and give `resnet-v2 data {source} --archive`"
 
     def check(file: Path) -> None:
-        if (found := hashlib.sha256(unpack(file.read_bytes())).hexdigest()) != checksum:
+        if (found := hashlib.sha256(unpack(file)).hexdigest()) != checksum:
             raise ResnetError(f"{url} has the SHA-256 {found}, not {checksum}: no official file; {elsewhere}.")
 
     download(url, path, elsewhere, check)

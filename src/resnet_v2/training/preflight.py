@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from resnet_v2.data.lists import is_sorted_by_class
-from resnet_v2.data.loader import Loader, class_label
+from resnet_v2.data.loader import Loader, class_label, stored_side
 from resnet_v2.data.records import RecordReader
 from resnet_v2.data.rows import Rows, find_segments, sidecar_path
 from resnet_v2.errors import ResnetError
 from resnet_v2.machine import processors
+from resnet_v2.networks.header import Header
 from resnet_v2.training.feed import feed
 from resnet_v2.training.plan import RunPlan
 from resnet_v2.training.step import Trainer
@@ -28,6 +29,9 @@ def check(plan: RunPlan, trainer: Trainer, readers: Sequence[RecordReader]) -> l
     findings = []
     for reader in readers:
         findings += _check_record(reader, plan.architecture.classes)
+    header = Header.of_epoch(plan.architecture, 0)
+    if found := header.stored_otherwise(stored_side(readers[-1])):
+        findings.append(f"warning: {readers[-1].path} {found}; pack it with `resize` {header.resize}.")
     findings += _check_disk(plan, trainer)
     cores, threads = processors(), plan.config.devices.threads
     if threads > cores:

@@ -1,0 +1,60 @@
+"""Which files are images and which folders are classes, by their names; and a word about those that are not."""
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+
+from resnet_v2.data.lists import as_line
+
+# What OpenCV decodes; versions before 4.11 do not know GIF and say so of each file.
+IMAGE_ENDINGS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp"),
+    *(".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2"),
+)
+MOST_TOLD = 6
+
+
+def is_image(name: str) -> bool:
+    """Whether a file's name says that it is an image, and neither it nor a folder above it is hidden."""
+    return name.lower().endswith(IMAGE_ENDINGS) and not any(map(is_hidden, name.split("/")))
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or a folder is none that its owner made, such as .git, or what a Mac puts into zips."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def walk(root: Path) -> Iterator[tuple[str, list[str]]]:
+    """Every folder below a folder that is not hidden, in sorted order, by its path from there (`.`: itself), and its
+    files that are not hidden, sorted."""
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        subfolders[:] = sorted(name for name in subfolders if not is_hidden(name))
+        yield Path(folder).relative_to(root).as_posix(), sorted(name for name in files if not is_hidden(name))
+
+
+class LeftOut:
+    """Files below class folders that are no images by their names, counted by their endings."""
+
+    def __init__(self) -> None:
+        self._endings: Counter[str] = Counter()
+
+    def images(self, names: Iterable[str]) -> Iterator[str]:
+        """Those of the names that are images'; the others are counted. Raises ResnetError for one that fits no list."""
+        for name in names:
+            if is_image(name):
+                yield as_line(name)
+            else:
+                self._endings[PurePosixPath(name).suffix.lower() or "without an ending"] += 1
+
+    def tell(self, root: Path) -> None:
+        """Say on standard error what was left out, if anything was."""
+        if self._endings:
+            told = [f"{count} {ending}" for ending, count in self._endings.most_common(MOST_TOLD)]
+            more = ["others"] if len(self._endings) > MOST_TOLD else []
+            print(
+                f"warning: {root} holds {sum(self._endings.values())} files that are not taken for images "
+                f"({', '.join(told + more)}); images end in {', '.join(IMAGE_ENDINGS)}.",
+                file=sys.stderr,
+            )

@@ -1,0 +1,69 @@
+"""A data set appears whole: it is made in a folder of its own inside its place, and then moved there.
+
+However the making ends, the names of classes there are those of the records there. A run that was killed goes on in the
+folder; a second one at the same time is refused.
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from resnet_v2.data.portable import lock
+from resnet_v2.errors import ResnetError
+
+UNFINISHED = ".records.part"
+LOCK = ".lock"
+PARTS = ("train", "val")
+RECORD_ENDINGS = (".rec", ".idx", ".rows", ".lst")
+
+
+@contextlib.contextmanager
+def staged(folder: Path, name: str) -> Iterator[Path]:
+    """A folder to make the data set `name` in; its files are moved to `folder` when the `with` block ends well.
+
+    What another run could go on with stays where the block does not end well; else nothing does. Raises ResnetError
+    when another run makes a data set in the folder.
+    """
+    staging = folder / UNFINISHED
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    staging.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as afterwards, _alone(staging / LOCK, folder):
+        try:
+            yield staging
+            _move(staging, folder, name)
+        finally:
+            if not any(staging.glob("*.journal")):
+                _remove(staging, made)
+                if os.name == "nt":  # it removes no open file, such as the lock
+                    afterwards.callback(_remove, staging, made)
+
+
+def _remove(staging: Path, made: Sequence[Path]) -> None:
+    shutil.rmtree(staging, ignore_errors=True)
+    with contextlib.suppress(OSError):  # something is in it
+        for path in made:
+            path.rmdir()
+
+
+@contextlib.contextmanager
+def _alone(path: Path, folder: Path) -> Iterator[BinaryIO]:
+    with path.open("a+b") as file:
+        # A run that ends removes the file; who opened it just before holds the lock of a file that is gone.
+        if not lock(file) or not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            raise ResnetError(f"{folder} is being filled by another run; wait for its end or stop it.")
+        yield file
+
+
+def _move(staging: Path, folder: Path, name: str) -> None:
+    # The old records go first and the new ones come last: between, a kill leaves none that could meet other names.
+    for part in PARTS:
+        for ending in RECORD_ENDINGS:
+            (folder / f"{name}_{part}{ending}").unlink(missing_ok=True)
+    files = [path for path in staging.rglob("*") if path.is_file() and path.name != LOCK]
+    for path in sorted(files, key=lambda path: path.suffix == ".rec"):
+        target = folder / path.relative_to(staging)
+        target.parent.mkdir(exist_ok=True)
+        path.replace(target)

@@ -1,0 +1,60 @@
+"""What is read is a file of a bounded size, and what a name says to a terminal is escaped."""
+
+import gzip
+import os
+from pathlib import Path
+
+import pytest
+
+from resnet_v2.errors import ResnetError, printable
+from resnet_v2.files import download, gunzip, parse_json, read_bytes
+from resnet_v2.interchange.seal import is_sealed, sealed
+
+
+def test_only_regular_files_of_a_bounded_size_are_read(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"12345")
+    assert read_bytes(tmp_path / "a", 5) == b"12345"
+    with pytest.raises(OSError, match="it has 5 bytes"):
+        read_bytes(tmp_path / "a", 4)
+    with pytest.raises(IsADirectoryError):
+        read_bytes(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_pipes_and_devices_are_no_files(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/zero"):
+        with pytest.raises(OSError, match="a pipe or a device"):
+            read_bytes(path)
+
+
+def test_gzip_unpacks_to_a_bounded_size() -> None:
+    assert gunzip(gzip.compress(bytes(100)), 100) == bytes(100)
+    with pytest.raises(OSError, match="more than 100 bytes"):
+        gunzip(gzip.compress(bytes(101)), 100)
+
+
+def test_json_that_is_nested_too_deep_is_a_wrong_value() -> None:
+    assert parse_json("[1]") == [1]
+    with pytest.raises(ValueError, match="too deep"):
+        parse_json("[" * 100_000)
+
+
+@pytest.mark.parametrize("address", ["file:///etc/hostname", "ftp://127.0.0.1/x", "data:,x", "nothing"])
+def test_only_the_web_is_fetched(tmp_path: Path, address: str) -> None:
+    with pytest.raises(ResnetError, match="copy it"):
+        download(address, tmp_path / "x", "copy it")
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_do_not_speak_to_terminals() -> None:
+    assert printable("grün 猫\u3000x") == "grün 猫\u3000x"
+    assert printable("\x1b[2J\a\n\u202e\udcff\u2028") == r"\x1b[2J\x07\n\u202e\udcff\u2028"
+    assert str(ResnetError("a\x1b.png is bad.")) == r"a\x1b.png is bad."
+
+
+def test_a_sealed_model_is_known() -> None:
+    data = sealed(b"model")
+    assert is_sealed(data)
+    for other in (b"", b"model", data[:-1], b"other" + data[5:]):
+        assert not is_sealed(other)
