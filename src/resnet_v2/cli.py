@@ -177,21 +177,9 @@ def predict(settings: using.PredictConfig) -> int:
     if settings.synset is not None:
         predictor.header = predictor.header.named(settings.synset)
     predictions = predictor.predict(pictures, settings.top, settings.batch_size, settings.threads)
-    write, listed, unreadable = output.WRITERS[settings.format], [], 0
-    if settings.format == "csv" and not settings.json:
-        print(output.CSV_HEADER)
     alone = None if len(pictures) > settings.batch_size else True
-    for prediction in tqdm(predictions, total=len(pictures), unit="img", leave=False, disable=alone):
-        if prediction.problem:
-            unreadable += 1
-            tqdm.write(f"resnet-v2: {prediction.problem}", file=sys.stderr)
-        elif settings.json:
-            listed.append(output.as_json(prediction))
-        else:
-            tqdm.write(write(prediction))
-    if settings.json:
-        print(output.json_text(listed))
-    return 1 if unreadable else 0
+    shown = tqdm(predictions, total=len(pictures), unit="img", leave=False, disable=alone)
+    return 1 if output.print_all(shown, "list" if settings.json else settings.format) else 0
 
 
 def export(settings: using.ExportConfig) -> None:

@@ -4,12 +4,33 @@ import csv
 import io
 import json
 import sys
+from collections.abc import Iterable
 from typing import Any
+
+from tqdm import tqdm
 
 from resnet_v2.errors import printable
 from resnet_v2.inference.predict import Prediction
 
 CSV_HEADER = "image,rank,class,name,probability"
+
+
+def print_all(predictions: Iterable[Prediction], form: str) -> int:
+    """Print predictions as they come, in a form of WRITERS, or as one JSON `list`; returns how many were unreadable."""
+    listed, unreadable = [], 0
+    if form == "csv":
+        print(CSV_HEADER)
+    for prediction in predictions:
+        if prediction.problem:
+            unreadable += 1
+            tqdm.write(f"resnet-v2: {prediction.problem}", file=sys.stderr)
+        elif form == "list":
+            listed.append(as_json(prediction))
+        else:
+            tqdm.write(WRITERS[form](prediction))
+    if form == "list":
+        print(json_text(listed))
+    return unreadable
 
 
 def as_json(prediction: Prediction) -> dict[str, Any]:

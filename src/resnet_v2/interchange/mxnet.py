@@ -337,9 +337,7 @@ def load_checkpoint(prefix: str, epoch: int) -> tuple[Architecture, dict[str, Te
 def _symbol_text(path: Path) -> str:
     try:
         if path.stat().st_size > _LARGEST_SYMBOL_BYTES:
-            raise ResnetError(
-                f"{path} is too large for a symbol JSON; copy it again, or remove it to go by the shapes."
-            )
+            raise ResnetError(f"{path} is too large for a symbol; copy it again, or remove it to go by the shapes.")
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         raise ResnetError(f"{path} cannot be read as text; copy it again, or remove it to go by the shapes.") from None
