@@ -147,4 +147,4 @@ def test_weights_are_floating_point_numbers(saved: tuple[str, ResNet], kind: tor
 @pytest.mark.parametrize("claim", [{"classes": 10**12}, {"classes": 3.0}, {"depth": 10**9 + 1}, {"width": 1.5}])
 def test_architectures_that_cannot_be(claim: dict[str, Any]) -> None:
     with pytest.raises(ResnetError, match="whole number up to"):
-        Architecture(**({"depth": 20, "classes": 3, "stem": "cifar"} | claim))
+        dataclasses.replace(Architecture(20, 3, "cifar"), **claim)
