@@ -152,7 +152,7 @@ def test_an_empty_record_is_read(tmp_path: Path) -> None:
 def test_memory_that_cannot_be_asked_for_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "sysconf")
     monkeypatch.delattr(os, "sysconf_names")
-    monkeypatch.setattr(Path, "is_file", lambda _: False)  # no /proc
+    monkeypatch.setattr("resnet_v2.machine._read", lambda _: "")  # no /proc
     with pytest.raises(ResnetError, match="give `memory_budget`"):
         free_bytes(torch.device("cpu"))
 
