@@ -37,6 +37,8 @@ with contextlib.suppress(ImportError):  # `make gpu` does without
 # A shell lets what it starts in the background ignore Ctrl-C, and so would the commands that tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # by nohup
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # No test depends on whether a GPU is there, but for those of `make gpu`, which sets the variable.
 if not os.environ.get("RESNET_V2_GPU_TESTS"):
