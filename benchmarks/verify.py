@@ -24,7 +24,7 @@ import numpy as np
 from resnet_v2.data.jpeg import decode, encode
 from resnet_v2.data.lists import ListEntry, write_list, write_synset
 from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
-from resnet_v2.data.rows import write_rows
+from resnet_v2.data.sidecar import write_rows
 
 CLASSES = 100
 COUNT_WITH_MXNET = """

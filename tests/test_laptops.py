@@ -23,6 +23,7 @@ from conftest import Run
 from resnet_v2.data import portable, records
 from resnet_v2.data.records import RecordReader, writing
 from resnet_v2.errors import ResnetError
+from resnet_v2.files import open_regular
 from resnet_v2.packing.resume import resuming
 from resnet_v2.recompute.budget import free_bytes
 
@@ -105,7 +106,7 @@ def test_the_demo_needs_nothing_that_windows_lacks(tmp_path: Path, run: Run, mon
 def test_threads_read_at_their_own_places(tmp_path: Path, read: Callable[[int, int, int], bytes]) -> None:
     data = np.random.default_rng(0).bytes(100_000)
     (tmp_path / "a").write_bytes(data)
-    descriptor = portable.open_binary(tmp_path / "a")
+    descriptor = open_regular(tmp_path / "a")
     places = np.random.default_rng(1).integers(0, len(data), 4000).tolist()
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(lambda place: read(descriptor, 500, place), places)) == [

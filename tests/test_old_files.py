@@ -17,7 +17,7 @@ import resnet_v2
 from conftest import Run
 from resnet_v2.data.lists import read_list
 from resnet_v2.data.records import RecordReader
-from resnet_v2.data.rows import Rows
+from resnet_v2.data.sidecar import Rows
 from resnet_v2.logs.runlog import read_curve
 from resnet_v2.networks.header import read_header
 

@@ -11,7 +11,7 @@ from conftest import Run, picture
 from resnet_v2.data.jpeg import decode
 from resnet_v2.data.lists import read_list
 from resnet_v2.data.records import RecordReader, index_path, read_index
-from resnet_v2.data.rows import Rows, sidecar_path
+from resnet_v2.data.sidecar import Rows, sidecar_path
 
 
 @pytest.fixture

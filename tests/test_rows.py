@@ -20,7 +20,8 @@ from resnet_v2.data.augment import augmentation
 from resnet_v2.data.jpeg import Encoded, decode, encode, resize_shorter_side
 from resnet_v2.data.loader import MAX_PIXELS, Reading, augmented, batches, centred, split
 from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
-from resnet_v2.data.rows import Box, Rows, cut, find_segments, fit, read_header, sidecar_path, write_rows
+from resnet_v2.data.rows import Box, cut, find_segments, fit, read_header
+from resnet_v2.data.sidecar import Rows, sidecar_path, write_rows
 from resnet_v2.errors import ResnetError
 
 SAMPLE = (
@@ -260,7 +261,9 @@ def test_segments_of_another_image_cost_no_pixel() -> None:
     right, wrong = find_segments(one), find_segments(other)
     assert right.size == wrong.size
     assert fit(one, header, right)
-    for bad in (wrong, right[:-1], right + np.uint32(1), np.concatenate([right[:-1], [1 << 31]]).astype(np.uint32)):
+    shifted = np.concatenate([right[1:], right[-1:]])  # each segment in the place of the one before, whole and wrong
+    beyond = np.concatenate([right[:-1], [1 << 31]]).astype(np.uint32)
+    for bad in (wrong, right[:-1], right + np.uint32(1), beyond, shifted):
         assert not fit(one, header, bad)
         assert np.array_equal(Encoded(one, bad, MAX_PIXELS).decode(box)[..., :3], box.of(decode(one)))
 

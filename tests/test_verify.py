@@ -16,8 +16,18 @@ import torch
 from conftest import Run
 from resnet_v2.data.jpeg import encode
 from resnet_v2.data.lists import ListEntry, read_list, write_list, write_synset
-from resnet_v2.data.records import IRHeader, RecordReader, frame, pack, writing
-from resnet_v2.data.rows import FIRST_HEADER, FIRST_MAGIC, SIDECAR_HEADER, Rows, sidecar_path, write_rows
+from resnet_v2.data.records import (
+    LAST,
+    LENGTH_BITS,
+    MAX_RECORD_BYTES,
+    WHOLE,
+    IRHeader,
+    RecordReader,
+    frame,
+    pack,
+    writing,
+)
+from resnet_v2.data.sidecar import FIRST_HEADER, FIRST_MAGIC, SIDECAR_HEADER, Rows, sidecar_path, write_rows
 from resnet_v2.networks import weights
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.header import Header
@@ -187,6 +197,18 @@ def test_a_damaged_part_costs_one_record(tmp_path: Path, run: Run, part: int) ->
     assert named(run, rec) == [(6, "damaged")]
 
 
+def test_a_part_that_calls_itself_a_record_does_not_end_the_one_before(tmp_path: Path, run: Run) -> None:
+    rec = make(tmp_path)
+    data, at = rec.read_bytes(), starts(rec)[6]
+    while struct.unpack_from("<I", data, at + 4)[0] >> LENGTH_BITS != LAST:
+        at = data.index(MAGIC, at + 4)
+    with rec.open("rb+") as file:
+        file.seek(at + 4)
+        file.write(struct.pack("<I", struct.unpack_from("<I", data, at + 4)[0] & MAX_RECORD_BYTES | WHOLE))
+    findings = verify(run, rec)[1][0]["findings"]
+    assert (6, "damaged") in [(found["record"], found["kind"]) for found in findings]
+
+
 def test_two_lines_of_the_index_exchanged(tmp_path: Path, run: Run) -> None:
     rec = make(tmp_path)
     at = starts(rec)
@@ -250,7 +272,7 @@ def test_words_for_people(tmp_path: Path, run: Run) -> None:
     status, out, _ = run("verify", rec)
     assert status == 1
     line = f"{rec}: record 3 (key 3, at byte {starts(rec)[3]}): mislabelled: its label is 4, the .lst says 3"
-    assert out.splitlines()[0] == line
+    assert out.splitlines() == [line, f"{rec}: 40 records, 1 finding"]
 
 
 def checkpoint(path: Path) -> dict[str, torch.Tensor]:

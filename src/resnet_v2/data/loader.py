@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from resnet_v2.data import augment
 from resnet_v2.data.jpeg import Encoded, Image, claimed_size
 from resnet_v2.data.records import IRHeader, RecordReader
-from resnet_v2.data.rows import NOTHING, Offsets, Rows, sidecar_path
+from resnet_v2.data.rows import NOTHING, Offsets
+from resnet_v2.data.sidecar import Rows, sidecar_path
 from resnet_v2.errors import ResnetError
 from resnet_v2.machine import processors
 

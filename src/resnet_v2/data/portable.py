@@ -1,28 +1,22 @@
-"""What Windows does in another way: opening for raw bytes, reading at a position, keeping a file to one process.
+"""What Windows does in another way: reading at a position, keeping a file to one process.
 
 A memory map would read at a position everywhere. But a file that becomes shorter under it ends the process (SIGBUS),
 and a page that is still on the disk holds up all threads of Python.
 """
 
+import contextlib
 import errno
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
-
-from resnet_v2.files import open_regular
 
 # Windows locks bytes, not files, and nobody else may read them then: one where what is locked here never reaches.
 _LOCKED_BYTE = 1 << 30
 
 _turn = threading.Lock()
-
-
-def open_binary(path: Path) -> int:
-    """A descriptor to read a file with; OSError as `files.open_regular` raises it."""
-    return open_regular(path)
 
 
 def seek_and_read(descriptor: int, count: int, offset: int) -> bytes:
@@ -37,7 +31,26 @@ def seek_and_read(descriptor: int, count: int, offset: int) -> bytes:
 read_at: Callable[[int, int, int], bytes] = getattr(os, "pread", seek_and_read)
 
 
-def lock(file: BinaryIO) -> bool:
+@contextlib.contextmanager
+def kept(path: Path) -> Iterator[BinaryIO | None]:
+    """A file, made if need be, that is this process's own while the block is open; None when another one has it.
+
+    Who dies lets go of it. Whoever has it may remove it.
+    """
+    with contextlib.ExitStack() as opened:
+        while True:
+            file = opened.enter_context(path.open("a+b"))
+            if not _lock(file):
+                yield None
+                return
+            # Whoever had it before may have removed it between its opening and its locking here.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    break
+        yield file
+
+
+def _lock(file: BinaryIO) -> bool:
     """Keep an open file to this process until it is closed; False when another one has it.
 
     Where the system or the file system cannot lock, two runs at once are the user's to avoid: True.

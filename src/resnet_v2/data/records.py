@@ -17,9 +17,9 @@ from typing import BinaryIO, NamedTuple, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_v2.data.portable import open_binary, read_at
+from resnet_v2.data.portable import read_at
 from resnet_v2.errors import ResnetError
-from resnet_v2.files import replacing
+from resnet_v2.files import open_regular, replacing
 
 MAGIC = 0xCED7230A
 MAGIC_BYTES = struct.pack("<I", MAGIC)
@@ -138,7 +138,7 @@ class RecordReader:
         self.path = path
         self.offsets = read_index(path)
         try:
-            self._descriptor = open_binary(path)
+            self._descriptor = open_regular(path)
         except OSError as error:
             raise ResnetError(f"{path} cannot be opened ({error.strerror}); check the path.") from None
         self.file_bytes = os.fstat(self._descriptor).st_size
@@ -284,7 +284,7 @@ def scan(path: Path) -> Iterator[tuple[int, int]]:
     Where the bytes are damaged it goes on at the next aligned magic number that starts a record, so the gap between an
     end and the next start is what is lost.
     """
-    descriptor = open_binary(path)
+    descriptor = open_regular(path)
     try:
         size, offset = os.fstat(descriptor).st_size, 0
         while offset < size:

@@ -7,22 +7,11 @@ a neighbour that is not there; so a cut has a margin. Markers and header fields:
 annex B.
 """
 
-import contextlib
-import hashlib
-import os
 import struct
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
-
-from resnet_v2.data.portable import open_binary, read_at
-from resnet_v2.data.records import RecordReader, unpack
-from resnet_v2.errors import ResnetError
-from resnet_v2.files import CHUNK_BYTES, fingerprint, replacing
 
 Data = bytes | bytearray | memoryview
 Offsets = NDArray[np.uint32]
@@ -36,10 +25,6 @@ START, END = b"\xff\xd8", b"\xff\xd9"
 BASELINE = (0xC0, 0xC1)  # Huffman-coded, sequential; progressive files have several scans and no rows
 FRAMES = (*BASELINE, 0xC2, 0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))
 RESTART_INTERVAL, SCAN = 0xDD, 0xDA
-
-SIDECAR_MAGIC, FIRST_MAGIC = b"RSNROWS2", b"RSNROWS1"
-SIDECAR_HEADER, FIRST_HEADER = struct.Struct("<8sQQQ"), struct.Struct("<8sQQ")
-COMPARED = 16  # records whose fingerprints are compared when a `.rows` is opened
 
 
 @dataclass(frozen=True)
@@ -216,126 +201,3 @@ def shorten(data: Data, header: JpegHeader, bottom: int) -> tuple[bytearray, Box
 def _around(first: int, last: int, side: int, count: int) -> tuple[int, int]:
     """The segments of `side` pixels that cover pixels `first` to `last` and the margin around them."""
     return max(0, (first - MARGIN) // side), min(count, -(-(last + MARGIN) // side))
-
-
-def sidecar_path(rec: Path) -> Path:
-    """`data/flowers.rec` -> `data/flowers.rows`."""
-    return rec.with_suffix(".rows")
-
-
-def write_rows(rec: Path) -> int:
-    """Read a `.rec` once and write its `.rows`; returns the number of images that can be sliced.
-
-    It holds a header (`SIDECAR_HEADER`: magic bytes, record count, size of the `.rec`, fingerprint of all that
-    follows), u64 starts of each record's segments (one more than records), the u64 fingerprint of each record's
-    payload, and u32 offsets within each image.
-    """
-    reader = RecordReader(rec)
-    path = sidecar_path(rec)
-    starts, sums = np.zeros(len(reader) + 1, "<u8"), np.zeros(len(reader), "<u8")
-    with replacing(path) as temporary, temporary.open("wb+") as file:
-        file.write(bytes(SIDECAR_HEADER.size + starts.nbytes + sums.nbytes))
-        for ordinal in tqdm(range(len(reader)), path.name, unit="img", mininterval=1, delay=1):
-            payload = reader[ordinal]
-            segments = _segments_of_record(payload)
-            file.write(segments.astype("<u4").tobytes())
-            starts[ordinal + 1] = starts[ordinal] + np.uint64(segments.size)
-            sums[ordinal] = fingerprint(payload)
-        file.seek(SIDECAR_HEADER.size)
-        file.write(starts.tobytes() + sums.tobytes())
-        header = SIDECAR_MAGIC, len(reader), reader.file_bytes, _fingerprint_behind_header(file)
-        file.seek(0)
-        file.write(SIDECAR_HEADER.pack(*header))
-    return int(np.count_nonzero(np.diff(starts)))
-
-
-def _fingerprint_behind_header(file: BinaryIO) -> int:
-    file.seek(SIDECAR_HEADER.size)
-    total = hashlib.sha256()
-    while block := file.read(CHUNK_BYTES):
-        total.update(block)
-    return int.from_bytes(total.digest()[:8], "little")
-
-
-def _segments_of_record(payload: memoryview) -> Offsets:
-    try:
-        return find_segments(unpack(payload)[1])
-    except ValueError:  # no image record
-        return NOTHING
-
-
-class Rows:
-    """The `.rows` of a `.rec`. `segments(ordinal)` is empty where an image cannot be sliced.
-
-    Read piece by piece: a file that becomes shorter while a run reads it gives empty segments, and images are decoded
-    whole. Raises ResnetError for a damaged file. `has_sums` is False for the files of the first version, which hold no
-    fingerprints.
-    """
-
-    def __init__(self, rec: Path) -> None:
-        self.path = sidecar_path(rec)
-        self._again = f"make it again with `resnet-v2 index {rec}`."
-        try:
-            self._descriptor = open_binary(self.path)
-        except OSError as error:
-            raise ResnetError(f"{self.path} cannot be opened ({error.strerror}); {self._again}") from None
-        head = read_at(self._descriptor, SIDECAR_HEADER.size, 0)
-        self.has_sums = head[:8] == SIDECAR_MAGIC
-        form = SIDECAR_HEADER if self.has_sums else FIRST_HEADER
-        if head[:8] not in (SIDECAR_MAGIC, FIRST_MAGIC) or len(head) < form.size:
-            raise self._damaged()
-        _, self.count, self._rec_bytes, *fingerprints = form.unpack_from(head)
-        self._sum_behind_header = fingerprints[0] if fingerprints else 0
-        self._starts_at = form.size
-        self._sums_at = self._starts_at + 8 * (self.count + 1)
-        self._offsets_at = self._sums_at + 8 * self.count * self.has_sums
-        offsets_bytes = os.fstat(self._descriptor).st_size - self._offsets_at
-        self._offsets = offsets_bytes // 4
-        if offsets_bytes < 0 or offsets_bytes != 4 * self._numbers(self._sums_at - 8, 1)[0]:
-            raise self._damaged()
-
-    @classmethod
-    def of(cls, reader: RecordReader) -> "Rows":
-        """The `.rows` of an open record; a ResnetError also for one that belongs to another record."""
-        rows = cls(reader.path)
-        if (rows.count, rows._rec_bytes) != (len(reader), reader.file_bytes) or rows._is_of_others(reader):
-            if reader.is_replaced():
-                raise ResnetError(f"{reader.path} was packed anew while it was read; start the command again.")
-            raise ResnetError(f"{rows.path} belongs to another state of {reader.path.name}; {rows._again}")
-        return rows
-
-    def _damaged(self) -> ResnetError:
-        return ResnetError(f"{self.path} is damaged; {self._again}")
-
-    def _numbers(self, offset: int, count: int) -> list[int]:
-        """Some u64 of the file; fewer where it ends."""
-        data = read_at(self._descriptor, 8 * count, offset)
-        return [int(number) for number in np.frombuffer(data[: len(data) // 8 * 8], "<u8")]
-
-    def _is_of_others(self, reader: RecordReader) -> bool:
-        """Whether most of a few records have other fingerprints: one alone may be damaged."""
-        some = np.unique(np.linspace(0, self.count - 1, min(self.count, COMPARED)).astype(np.int64)).tolist()
-        others = 0
-        for ordinal in some if self.has_sums else ():
-            with contextlib.suppress(ResnetError):  # a damaged record is said to be so when its turn comes
-                others += self._numbers(self._sums_at + 8 * ordinal, 1) != [fingerprint(reader[ordinal])]
-        return 2 * others > len(some)
-
-    def segments(self, ordinal: int) -> Offsets:
-        """What `find_segments` gives for the image of a record."""
-        first, *last = self._numbers(self._starts_at + 8 * ordinal, 2) or [0]
-        if not last or not first < last[0] <= self._offsets:
-            return NOTHING
-        data = read_at(self._descriptor, 4 * (last[0] - first), self._offsets_at + 4 * first)
-        return np.frombuffer(data, "<u4") if len(data) == 4 * (last[0] - first) else NOTHING
-
-    def sums(self) -> NDArray[np.uint64]:
-        """The fingerprint of every record, by ordinal, none where the file has none; ResnetError when it is damaged."""
-        with self.path.open("rb") as file:
-            if self.has_sums and _fingerprint_behind_header(file) != self._sum_behind_header:
-                raise self._damaged()
-        return np.array(self._numbers(self._sums_at, self.count * self.has_sums), np.uint64)
-
-    def __del__(self) -> None:
-        if hasattr(self, "_descriptor"):
-            os.close(self._descriptor)

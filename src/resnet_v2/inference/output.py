@@ -9,6 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from resnet_v2.console import say
 from resnet_v2.errors import printable
 from resnet_v2.inference.predict import Prediction
 
@@ -23,7 +24,7 @@ def print_all(predictions: Iterable[Prediction], form: str) -> int:
     for prediction in predictions:
         if prediction.problem:
             unreadable += 1
-            tqdm.write(f"resnet-v2: {prediction.problem}", file=sys.stderr)
+            say(f"resnet-v2: {prediction.problem}")
         elif form == "list":
             listed.append(as_json(prediction))
         else:

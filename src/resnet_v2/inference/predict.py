@@ -1,6 +1,5 @@
 """Pictures -> class names and probabilities, with the preprocessing of evaluation."""
 
-import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from resnet_v2.config.fields import Count, CountOrNone, checked
 from resnet_v2.config.using import EngineName, Epoch, Precision
+from resnet_v2.console import say
 from resnet_v2.data.jpeg import Image
 from resnet_v2.data.loader import stored_side
 from resnet_v2.data.records import RecordReader
@@ -165,7 +165,7 @@ class Predictor:
         if found := self.header.stored_otherwise(side):
             if side >= 2 * self.header.resize:
                 raise ResnetError(f"{reader.path} {found}; give `resize` {self.header.resize}, or pack it so.")
-            print(f"warning: {reader.path} {found}; `resize` {self.header.resize} sees the same.", file=sys.stderr)
+            say(f"warning: {reader.path} {found}; a resize to {self.header.resize} sees the same.")
         return judge(self.engine, reader, view, self.header.architecture.classes, batch_size, threads)
 
     def _crops(self, images: Several | NDArray[Any]) -> Iterator[Images]:

@@ -1,8 +1,8 @@
 """Networks that others have published, and what they need to know besides their weights."""
 
-import sys
 from pathlib import Path
 
+from resnet_v2.console import say
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import download
 from resnet_v2.interchange import timm
@@ -29,7 +29,7 @@ def fetch(name: str, file: Path | None, out: str, synset: Path | None) -> Path:
         return _convert(file, NETWORKS[name], target, synset)
     downloaded = target.with_suffix(".download")
     try:
-        print(f"downloading {URL.format(name)}", file=sys.stderr)
+        say(f"downloading {URL.format(name)}")
         download(URL.format(name), downloaded, "copy it by other means and give `from`")
         return _convert(downloaded, NETWORKS[name], target, synset)
     finally:

@@ -1,10 +1,10 @@
 """Training curves as a picture, and the table of best epochs."""
 
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from resnet_v2.console import say
 from resnet_v2.errors import ResnetError, printable
 from resnet_v2.logs.layout import aligned, drawing, literal
 from resnet_v2.logs.runlog import Curve, read_curve
@@ -49,7 +49,7 @@ def follow(paths: Sequence[Path], redraw: Callable[[], None], pause: Callable[[]
             except ResnetError as error:
                 if str(error) != told:
                     told = str(error)
-                    print(f"waiting: {told}", file=sys.stderr)
+                    say(f"waiting: {told}")
             seen = now
         pause()
 

@@ -10,7 +10,6 @@ be captured into a CUDA graph once they have run, and belong into a `torch.autog
 through them.
 """
 
-import sys
 from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
@@ -19,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import unset_fake_temporarily
+
+from resnet_v2.console import say
 
 # A call through a library of one's own takes 2 microseconds, through `torch.library.custom_op` 9 to 20 (measured on a
 # CPU with empty functions), and a training step makes hundreds.
@@ -45,10 +46,7 @@ def usable(device: torch.device) -> bool:
             _try_out(device)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        print(
-            f"BatchNorm runs on torch's own kernels, slower in bfloat16: those in Triton fail on {device} ({reason}).",
-            file=sys.stderr,
-        )
+        say(f"BatchNorm runs on torch's own kernels, slower in bfloat16: those in Triton fail on {device} ({reason}).")
         return False
     return True
 

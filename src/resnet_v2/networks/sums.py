@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from resnet_v2.files import fingerprint
 from resnet_v2.networks.header import METADATA_KEY, read_header
-from resnet_v2.packing.verify import Finding, Report
+from resnet_v2.packing.findings import Finding, Report
 
 SUMS_KEY = "sums"
 OF_HEADER = ""  # the name, which no tensor has, under which the header's own fingerprint stands

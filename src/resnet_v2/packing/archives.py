@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from resnet_v2.data.portable import open_binary, read_at
+from resnet_v2.data.portable import read_at
 from resnet_v2.errors import ResnetError
-from resnet_v2.files import read_bytes
+from resnet_v2.files import open_regular, read_bytes
 
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
@@ -88,7 +88,7 @@ class Tar:
         self.folder_of, self.names = array("I"), Names()
         self._offsets, self._sizes = array("Q"), array("Q")
         self._folder_numbers: dict[str, int] = {}
-        self._descriptor = open_binary(path)
+        self._descriptor = open_regular(path)
         self._index()
 
     def _index(self) -> None:

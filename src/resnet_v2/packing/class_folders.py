@@ -4,7 +4,6 @@ Images on their way into a list are numbers in flat arrays, with their paths in 
 11K classes of ImageNet, take less than 2 GB.
 """
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from resnet_v2.config.packing import ListConfig
+from resnet_v2.console import say
 from resnet_v2.data.lists import ListEntry, as_class_name, write_list, write_synset
 from resnet_v2.errors import ResnetError, printable
 from resnet_v2.packing.archives import Names, Tar
@@ -84,13 +84,13 @@ def _classes_of_folder(root: Path, left_out: LeftOut) -> ClassFolders:
         if len(paths) > first:
             images[name] = np.arange(first, len(paths), dtype=np.uint32)
         elif not any(map(Path.is_dir, (root / name).iterdir())):
-            print(f"warning: {printable(str(root / name))} holds no images; it is no class.", file=sys.stderr)
+            say(f"warning: {printable(str(root / name))} holds no images; it is no class.")
     return ClassFolders(images, paths.__getitem__)
 
 
 def _tell_strays(root: Path, files: Sequence[str]) -> None:
     if strays := sum(map(is_image, files)):
-        print(f"warning: {strays} images in {root} itself are left out; they are in no class.", file=sys.stderr)
+        say(f"warning: {strays} images in {root} itself are left out; they are in no class.")
 
 
 def _classes_of_tar(tar: Tar, left_out: LeftOut) -> ClassFolders:
@@ -130,7 +130,7 @@ def ready_split(root: Path, classes: ClassFolders) -> tuple[str, str] | None:
             "move or rename one of them."
         )
     if len(held_out) > 1:
-        print(f"{root}: {held_out[0]} is for validation; {', '.join(held_out[1:])} is left out.", file=sys.stderr)
+        say(f"{root}: {held_out[0]} is for validation; {', '.join(held_out[1:])} is left out.")
     return train[0], held_out[0]
 
 

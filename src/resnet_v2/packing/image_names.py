@@ -1,11 +1,11 @@
 """Which files are images and which folders are classes, by their names; and a word about those that are not."""
 
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
+from resnet_v2.console import say
 from resnet_v2.data.lists import as_line
 
 # What OpenCV decodes; versions before 4.11 do not know GIF and say so of each file.
@@ -53,8 +53,7 @@ class LeftOut:
         if self._endings:
             told = [f"{count} {ending}" for ending, count in self._endings.most_common(MOST_TOLD)]
             more = ["others"] if len(self._endings) > MOST_TOLD else []
-            print(
+            say(
                 f"warning: {root} holds {sum(self._endings.values())} files that are not taken for images "
-                f"({', '.join(told + more)}); images end in {', '.join(IMAGE_ENDINGS)}.",
-                file=sys.stderr,
+                f"({', '.join(told + more)}); images end in {', '.join(IMAGE_ENDINGS)}."
             )

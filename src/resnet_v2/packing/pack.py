@@ -1,6 +1,5 @@
 """Images -> records: what MXNet's im2rec does, in threads, with the order of the list kept."""
 
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,10 +15,11 @@ from tqdm import tqdm
 
 from resnet_v2 import __version__
 from resnet_v2.config.packing import PackConfig
+from resnet_v2.console import say
 from resnet_v2.data.jpeg import encode
 from resnet_v2.data.lists import ListEntry, is_sorted_by_class, read_list
 from resnet_v2.data.records import IRHeader, pack, scan
-from resnet_v2.data.rows import write_rows
+from resnet_v2.data.sidecar import write_rows
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import replacing, sha256
 from resnet_v2.machine import processors
@@ -50,12 +50,11 @@ def pack_list(settings: PackConfig) -> Progress:
 def warn_of_bad_labels(lst: Path, labels: NDArray[np.float32]) -> None:
     """Say on standard error what ruins a training and can be seen from the first labels of a list's entries alone."""
     if len(labels) > 1 and (labels == labels[0]).all():
-        print(f"warning: all {len(labels)} labels in {lst} are {labels[0]:g}; is the list right?", file=sys.stderr)
+        say(f"warning: all {len(labels)} labels in {lst} are {labels[0]:g}; is the list right?")
     elif is_sorted_by_class(labels) and "val" not in lst.stem:
-        print(
+        say(
             f"warning: {lst} is sorted by class; readers that shuffle little (MXNet's) train badly on it: "
-            "make it with `resnet-v2 list`, which shuffles.",
-            file=sys.stderr,
+            "make it with `resnet-v2 list`, which shuffles."
         )
 
 
@@ -106,7 +105,7 @@ def pack_entries(
                 raise record
             else:
                 writer.skip(str(record))
-                tqdm.write(f"skipped: {record}", file=sys.stderr)
+                say(f"skipped: {record}")
     write_rows(out)
     return progress
 

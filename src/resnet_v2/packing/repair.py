@@ -6,11 +6,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from resnet_v2.data.lists import read_list, write_list
-from resnet_v2.data.portable import open_binary
 from resnet_v2.data.records import read_record, writing
-from resnet_v2.data.rows import write_rows
+from resnet_v2.data.sidecar import write_rows
 from resnet_v2.errors import ResnetError
-from resnet_v2.packing.verify import Report
+from resnet_v2.files import open_regular
+from resnet_v2.packing.findings import Report
 
 
 def repair(report: Report, out: Path) -> str:
@@ -24,7 +24,7 @@ def repair(report: Report, out: Path) -> str:
         raise ResnetError(f"`repair` {out} is the damaged record itself; give another path.")
     if not report.sound:
         raise ResnetError(f"{rec} holds no sound record, {out} is not written.")
-    descriptor = open_binary(rec)
+    descriptor = open_regular(rec)
     try:
         with writing(out) as writer:
             for key, _, start in tqdm(report.sound, out.name, unit="img", mininterval=1, delay=1):

@@ -10,14 +10,14 @@ import contextlib
 import errno
 import json
 import os
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from resnet_v2.data.portable import lock
+from resnet_v2.console import say
+from resnet_v2.data.portable import kept
 from resnet_v2.data.records import frame, index_path
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import parse_json
@@ -102,7 +102,9 @@ def resuming(out: Path, settings: Mapping[str, object] | None) -> Iterator[PartW
     out.parent.mkdir(parents=True, exist_ok=True)
     journal_path = out.with_name(f".{out.name}.journal")
     # What is left to do when the journal is closed: Windows removes no open file.
-    with contextlib.ExitStack() as afterwards, _opened_alone(journal_path, out) as journal:
+    with contextlib.ExitStack() as afterwards, kept(journal_path) as journal:
+        if journal is None:
+            raise ResnetError(f"{out} is being packed by another run; wait for its end or stop it.")
         progress = Progress()
         try:
             progress = _resumed(journal, parts, finals, settings)
@@ -138,14 +140,6 @@ def resuming(out: Path, settings: Mapping[str, object] | None) -> Iterator[PartW
                 afterwards.callback(_remove, journal_path)
 
 
-@contextlib.contextmanager
-def _opened_alone(path: Path, out: Path) -> Iterator[BinaryIO]:
-    with path.open("a+b") as journal:
-        if not lock(journal):
-            raise ResnetError(f"{out} is being packed by another run; wait for its end or stop it.")
-        yield journal
-
-
 def _remove(journal: Path) -> None:
     with contextlib.suppress(PermissionError):  # on Windows: another run has opened it, whose it is now
         journal.unlink(missing_ok=True)
@@ -158,7 +152,7 @@ def _kept_if_stopped(writer: PartWriter, out: Path, resumable: bool) -> Iterator
     except BaseException:
         if resumable and writer.progress.entries:
             writer.checkpoint()
-            print(f"{out}: {writer.progress.entries} images are done; the same command goes on there.", file=sys.stderr)
+            say(f"{out}: {writer.progress.entries} images are done; the same command goes on there.")
         raise
 
 
@@ -175,11 +169,11 @@ def _resumed(
         progress, kept = _last_progress(lines[1:], parts, finals)
         journal.truncate(sum(len(line) + 1 for line in lines[: 1 + kept]))
         if progress.entries:
-            print(f"{out}: going on after {progress.entries} images, {len(progress.skipped)} skipped", file=sys.stderr)
+            say(f"{out}: going on after {progress.entries} images, {len(progress.skipped)} skipped")
     else:
         if found is not None and settings is not None:
             changed = ", ".join(sorted(name for name in wanted if found.get(name) != wanted[name]))
-            print(f"{out}: an unfinished run had other settings ({changed}); it is started anew", file=sys.stderr)
+            say(f"{out}: an unfinished run had other settings ({changed}); it is started anew")
         progress = Progress()
         journal.truncate(0)
         journal.write(json.dumps(settings).encode() + b"\n")

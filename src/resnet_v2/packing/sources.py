@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import sys
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_v2.config.packing import DataConfig, ListConfig, PackConfig
+from resnet_v2.console import say
 from resnet_v2.data.jpeg import encode
 from resnet_v2.data.lists import ListEntry, write_list, write_synset
 from resnet_v2.errors import ResnetError
@@ -112,7 +112,7 @@ def _pack_folder(root: Path, folder: Path, settings: DataConfig) -> None:
             rec = lst.with_suffix(".rec")
             config = PackConfig(lst, root, rec, resize=settings.resize, quality=95, threads=settings.threads)
             done = pack_list(config)
-            _say(f"{folder / rec.name}: {done.images} images, {len(done.skipped)} skipped")
+            say(f"{folder / rec.name}: {done.images} images, {len(done.skipped)} skipped")
 
 
 def _pack_source(source: Source, folder: Path, seed: int, threads: int) -> None:
@@ -121,7 +121,7 @@ def _pack_source(source: Source, folder: Path, seed: int, threads: int) -> None:
     with staged(folder, source.name) as staging:
         for name, part, order in (("train", source.train, shuffled), ("val", source.val, in_order)):
             images = _pack_part(name, part, order, staging / f"{source.name}_{name}.rec", threads)
-            _say(f"{folder / source.name}_{name}.rec: {images} images")
+            say(f"{folder / source.name}_{name}.rec: {images} images")
         write_synset(staging / "synset.txt", source.class_names)
         _write_examples(source, staging / "examples")
 
@@ -143,10 +143,6 @@ def _write_examples(source: Source, folder: Path) -> None:
         for at in np.flatnonzero(source.val.labels == label)[:1]:  # none in a part of the set
             with replacing(folder / f"{name.replace('/', ' or ')}.png") as temporary:
                 temporary.write_bytes(encode(source.val.images[at], ".png", PNG_COMPRESSION))
-
-
-def _say(sentence: str) -> None:
-    print(sentence, file=sys.stderr)
 
 
 def load_digits(archive: Path | None, folder: Path, mirror: str) -> Source:

@@ -9,9 +9,8 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
-from resnet_v2.data.portable import lock
+from resnet_v2.data.portable import kept
 from resnet_v2.errors import ResnetError
 
 UNFINISHED = ".records.part"
@@ -30,7 +29,9 @@ def staged(folder: Path, name: str) -> Iterator[Path]:
     staging = folder / UNFINISHED
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     staging.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as afterwards, _alone(staging / LOCK, folder):
+    with contextlib.ExitStack() as afterwards, kept(staging / LOCK) as file:
+        if file is None:
+            raise ResnetError(f"{folder} is being filled by another run; wait for its end or stop it.")
         try:
             yield staging
             _move(staging, folder, name)
@@ -46,15 +47,6 @@ def _remove(staging: Path, made: Sequence[Path]) -> None:
     with contextlib.suppress(OSError):  # something is in it
         for path in made:
             path.rmdir()
-
-
-@contextlib.contextmanager
-def _alone(path: Path, folder: Path) -> Iterator[BinaryIO]:
-    with path.open("a+b") as file:
-        # A run that ends removes the file; who opened it just before holds the lock of a file that is gone.
-        if not lock(file) or not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
-            raise ResnetError(f"{folder} is being filled by another run; wait for its end or stop it.")
-        yield file
 
 
 def _move(staging: Path, folder: Path, name: str) -> None:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from resnet_v2.data.jpeg import check_size, claimed_size, decode
 from resnet_v2.data.loader import MAX_PIXELS
-from resnet_v2.data.portable import open_binary, read_at
+from resnet_v2.data.portable import read_at
 from resnet_v2.data.records import (
     FIRST,
     LAST,
@@ -30,7 +30,7 @@ from resnet_v2.data.records import (
     WHOLE,
     unpack,
 )
-from resnet_v2.files import fingerprint
+from resnet_v2.files import fingerprint, open_regular
 
 BLOCK_BYTES = 1 << 23
 
@@ -76,7 +76,7 @@ def walk(rec: Path, known: Collection[int], decode_all: bool, threads: int) -> I
 
 
 def _blocks(rec: Path) -> Iterator[Block]:
-    descriptor = open_binary(rec)
+    descriptor = open_regular(rec)
     try:
         start, data, size = 0, b"", os.fstat(descriptor).st_size
         while True:

@@ -16,6 +16,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from resnet_v2.config.fields import parse_gpus
+from resnet_v2.console import say
 from resnet_v2.errors import ResnetError
 from resnet_v2.machine import processors
 
@@ -169,7 +170,7 @@ def choose_device(gpus: str, device: str = "") -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         if local_rank == 0:
-            print(f"no GPU is available{_why_no_gpu()}: running on the CPU", file=sys.stderr)
+            say(f"no GPU is available{_why_no_gpu()}: running on the CPU")
         return torch.device("cpu")
     if len(numbers) <= local_rank:
         raise ResnetError(f"`gpus` {gpus} names {len(numbers)} GPUs for more ranks than that; name one for each.")

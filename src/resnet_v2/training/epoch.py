@@ -1,7 +1,6 @@
 """An epoch: steps, log lines and savings, then validation and the checkpoint."""
 
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 import torch
 
-from resnet_v2.console import Progress
+from resnet_v2.console import Progress, say
 from resnet_v2.data.loader import Loader, Reading
 from resnet_v2.data.records import RecordReader
 from resnet_v2.errors import ResnetError
@@ -57,7 +56,7 @@ class Run:
 def training_loader(run: Run, state: TrainState, reader: RecordReader) -> Loader:
     """The training batches of an epoch, from where the run is."""
     plan, ranks, data = run.plan, run.ranks, run.plan.config.data
-    on_skip = run.log.skipped if ranks.main else lambda sentence: print(sentence, file=sys.stderr)
+    on_skip = run.log.skipped if ranks.main else say
     skip = on_skip if data.on_error == "skip" else None
     loader = Loader(
         reader,

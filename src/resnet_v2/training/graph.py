@@ -5,12 +5,13 @@ kernels at the same addresses, and so the same bits.
 """
 
 import contextlib
-import sys
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from resnet_v2.console import say
 
 # Steps that are made as ever before one is recorded: they load kernels, and make what the optimiser remembers.
 STEPS_BEFORE = 2
@@ -111,7 +112,7 @@ class Graph:
             recorder.forget()
             # The end of a failed recording fails too, and hides why.
             reason = str(error.__context__ or error).strip().splitlines()[0]
-            print(f"the training step cannot be recorded as a CUDA graph ({reason}); it runs as ever", file=sys.stderr)
+            say(f"the training step cannot be recorded as a CUDA graph ({reason}); it runs as ever")
             self._given_up = True
             return False
         self._recorder = recorder

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from resnet_v2.data.portable import lock
+from resnet_v2.data.portable import kept
 from resnet_v2.data.records import RecordReader
 from resnet_v2.errors import ResnetError
 from resnet_v2.logs.runlog import LOG_ENDINGS
@@ -30,28 +30,25 @@ def owned(prefix: str) -> Iterator[None]:
     path = start.with_name(f".{start.name}.lock")
     made = not path.parent.is_dir()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as opened:
-        while True:
-            file = opened.enter_context(path.open("ab"))
-            if not lock(file):
-                raise ResnetError(
-                    f"{prefix} belongs to another run, which still goes on; wait for its end, or give another "
-                    "`model_prefix`."
-                )
-            # Whoever had it before may have removed the file between its opening and its locking here.
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                    break
+    with contextlib.ExitStack() as afterwards, kept(path) as file:
+        if file is None:
+            raise ResnetError(
+                f"{prefix} belongs to another run, which still goes on; wait for its end, or give another "
+                "`model_prefix`."
+            )
         try:
             yield
         finally:
-            if os.name != "posix":
-                opened.close()  # Windows removes no open file, and so none that another process waits for
-            with contextlib.suppress(OSError):
-                path.unlink()
-            if made:
-                with contextlib.suppress(OSError):  # it holds what the run wrote
-                    path.parent.rmdir()
+            _forget(path, made)
+            if os.name == "nt":  # it removes no open file, such as the lock
+                afterwards.callback(_forget, path, made)
+
+
+def _forget(path: Path, made: bool) -> None:
+    with contextlib.suppress(OSError):  # on Windows: another process waits for it
+        path.unlink(missing_ok=True)
+        if made:
+            path.parent.rmdir()  # unless it holds what the run wrote
 
 
 def fingerprint(readers: Iterable[RecordReader]) -> dict[str, str]:

@@ -11,7 +11,8 @@ import numpy as np
 from resnet_v2.data.lists import is_sorted_by_class
 from resnet_v2.data.loader import Loader, class_label, stored_side
 from resnet_v2.data.records import RecordReader
-from resnet_v2.data.rows import Rows, find_segments, sidecar_path
+from resnet_v2.data.rows import find_segments
+from resnet_v2.data.sidecar import Rows, sidecar_path
 from resnet_v2.errors import ResnetError
 from resnet_v2.machine import processors
 from resnet_v2.networks.header import Header
