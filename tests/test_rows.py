@@ -20,7 +20,7 @@ from resnet_v2.data.augment import augmentation
 from resnet_v2.data.jpeg import Encoded, decode, encode, resize_shorter_side
 from resnet_v2.data.loader import MAX_PIXELS, Reading, augmented, batches, centred, split
 from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
-from resnet_v2.data.rows import Box, cut, find_segments, fit, read_header
+from resnet_v2.data.rows import Box, cut, find_segments, read_header
 from resnet_v2.data.sidecar import Rows, sidecar_path, write_rows
 from resnet_v2.errors import ResnetError
 
@@ -260,12 +260,14 @@ def test_segments_of_another_image_cost_no_pixel() -> None:
     assert header is not None
     right, wrong = find_segments(one), find_segments(other)
     assert right.size == wrong.size
-    assert fit(one, header, right)
+    cut(one, header, right, box)
     shifted = np.concatenate([right[1:], right[-1:]])  # each segment in the place of the one before, whole and wrong
     beyond = np.concatenate([right[:-1], [1 << 31]]).astype(np.uint32)
-    for bad in (wrong, right[:-1], right + np.uint32(1), beyond, shifted):
-        assert not fit(one, header, bad)
-        assert np.array_equal(Encoded(one, bad, MAX_PIXELS).decode(box)[..., :3], box.of(decode(one)))
+    corner = Box(236, 256, 280, 300)  # where the last segment is
+    for bad, place in ((wrong, box), (right[:-1], box), (right + np.uint32(1), box), (shifted, box), (beyond, corner)):
+        with pytest.raises(ValueError, match="segments"):
+            cut(one, header, bad, place)
+        assert np.array_equal(Encoded(one, bad, MAX_PIXELS).decode(place)[..., :3], place.of(decode(one)))
 
 
 def test_opencv_reads_what_we_encode() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from resnet_v2.data.rows import Box, Data, JpegHeader, Offsets, cut, fit, read_header, shorten
+from resnet_v2.data.rows import Box, Data, JpegHeader, Offsets, cut, read_header, shorten
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -216,8 +216,7 @@ class Encoded:
     def _decode_jpeg(self, header: JpegHeader, wanted: Box) -> Image:
         data: Data = self._data
         held = Box(0, self.height, 0, self.width)
-        sliceable = len(self._segments) and header.segment_height and wanted.area < WORTH_CUTTING * held.area
-        if sliceable and fit(data, header, self._segments):
+        if len(self._segments) and header.segment_height and wanted.area < WORTH_CUTTING * held.area:
             data, held = cut(data, header, self._segments, wanted)
         elif header.row_height and wanted.bottom < WORTH_CUTTING * self.height:
             data, held = shorten(data, header, wanted.bottom)

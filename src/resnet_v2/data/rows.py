@@ -144,26 +144,15 @@ class Box:
         return pixels[self.top : self.bottom, self.left : self.right]
 
 
-def fit(data: Data, header: JpegHeader, segments: Offsets) -> bool:
-    """Whether the segments are those of this image: each ends with the marker that stands there, the last with the end.
+def cut(data: Data, header: JpegHeader, segments: Offsets, wanted: Box) -> tuple[bytearray, Box]:
+    """A JPEG file of the segments that the pixels `wanted` and a margin need, and the box of what it holds.
 
-    So a `.rows` that is damaged, or another record's, costs time and no pixel.
+    Raises ValueError where the first and the last of them do not lie between their markers: a table of another image
+    costs time and no pixel.
     """
     rows, columns = header.grid
-    ends = segments[1:].astype(np.int64)
-    if ends.size != rows * columns or segments[0] != header.data_at:
-        return False
-    if ends.min() < header.data_at + 2 or ends.max() > len(data):
-        return False
-    body = np.frombuffer(data, np.uint8)
-    markers = body[ends - 1]
-    counted = (markers[:-1] == 0xD0 + np.arange(ends.size - 1) % 8).all()
-    return bool(counted and markers[-1] == END[1] and (body[ends - 2] == 0xFF).all())
-
-
-def cut(data: Data, header: JpegHeader, segments: Offsets, wanted: Box) -> tuple[bytearray, Box]:
-    """A JPEG file of the segments that the pixels `wanted` and a margin need, and the box of what it holds."""
-    rows, columns = header.grid
+    if segments.size != rows * columns + 1:
+        raise ValueError("the segments are another image's")
     first_row, last_row = _around(wanted.top, wanted.bottom, header.segment_height, rows)
     first, last = _around(wanted.left, wanted.right, header.segment_width, columns)
     held = Box(
@@ -175,6 +164,10 @@ def cut(data: Data, header: JpegHeader, segments: Offsets, wanted: Box) -> tuple
     starts = segments[: rows * columns].reshape(rows, columns)[first_row:last_row, first].astype(np.int64)
     ends = segments[1:].reshape(rows, columns)[first_row:last_row, first:last]
     last_ends = ends[:, -1].astype(np.int64)
+    total, outer = rows * columns, (first_row * columns + first, (last_row - 1) * columns + last)
+    for count, end in zip(outer, (int(starts[0]), int(last_ends[-1])), strict=True):
+        if end != header.data_at if not count else bytes(data[end - 2 : end]) != _marker_behind(count, total):
+            raise ValueError("the segments are another image's")
     pieces = [data[start:end] for start, end in zip(starts.tolist(), last_ends.tolist(), strict=True)]
     whole = bytearray(b"".join([data[: header.data_at], *pieces]))
     struct.pack_into(">HH", whole, header.size_at, held.bottom - held.top, held.right - held.left)
@@ -184,6 +177,11 @@ def cut(data: Data, header: JpegHeader, segments: Offsets, wanted: Box) -> tuple
     np.frombuffer(whole, np.uint8)[markers] = 0xD0 + np.arange(markers.size) % 8
     whole[-1] = END[1]
     return whole, held
+
+
+def _marker_behind(count: int, total: int) -> bytes:
+    """What stands at the end of the first `count` segments of an image."""
+    return END if count == total else bytes((0xFF, 0xD0 + (count - 1) % 8))
 
 
 def shorten(data: Data, header: JpegHeader, bottom: int) -> tuple[bytearray, Box]:

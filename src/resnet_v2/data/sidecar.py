@@ -74,9 +74,9 @@ def _segments_of_record(payload: memoryview) -> Offsets:
 class Rows:
     """The `.rows` of a `.rec`. `segments(ordinal)` is empty where an image cannot be sliced.
 
-    Read piece by piece: a file that becomes shorter while a run reads it gives empty segments, and images are decoded
-    whole. Raises ResnetError for a damaged file. `has_sums` is False for the files of the first version, which hold no
-    fingerprints.
+    Offsets are read piece by piece: a file that becomes shorter while a run reads it gives empty segments, and images
+    are decoded whole. Raises ResnetError for a damaged file. `has_sums` is False for the files of the first version,
+    which hold no fingerprints.
     """
 
     def __init__(self, rec: Path) -> None:
@@ -93,12 +93,14 @@ class Rows:
             raise self._damaged()
         _, self.count, self._rec_bytes, *fingerprints = form.unpack_from(head)
         self._sum_behind_header = fingerprints[0] if fingerprints else 0
-        self._starts_at = form.size
-        self._sums_at = self._starts_at + 8 * (self.count + 1)
+        self._sums_at = form.size + 8 * (self.count + 1)
         self._offsets_at = self._sums_at + 8 * self.count * self.has_sums
         offsets_bytes = os.fstat(self._descriptor).st_size - self._offsets_at
-        self._offsets = offsets_bytes // 4
-        if offsets_bytes < 0 or offsets_bytes != 4 * self._numbers(self._sums_at - 8, 1)[0]:
+        if offsets_bytes < 0:  # before memory is taken
+            raise self._damaged()
+        # Held, so that an image is one read: a thread lets go of Python's lock at each, and gets it back when it may.
+        self._starts, self._offsets = self._numbers(form.size, self.count + 1), offsets_bytes // 4
+        if len(self._starts) != self.count + 1 or offsets_bytes != 4 * int(self._starts[-1]):
             raise self._damaged()
 
     @classmethod
@@ -114,10 +116,10 @@ class Rows:
     def _damaged(self) -> ResnetError:
         return ResnetError(f"{self.path} is damaged; {self._again}")
 
-    def _numbers(self, offset: int, count: int) -> list[int]:
+    def _numbers(self, offset: int, count: int) -> NDArray[np.uint64]:
         """Some u64 of the file; fewer where it ends."""
         data = read_at(self._descriptor, 8 * count, offset)
-        return [int(number) for number in np.frombuffer(data[: len(data) // 8 * 8], "<u8")]
+        return np.frombuffer(data[: len(data) // 8 * 8], "<u8")
 
     def _is_of_others(self, reader: RecordReader) -> bool:
         """Whether most of a few records have other fingerprints: one alone may be damaged."""
@@ -125,23 +127,23 @@ class Rows:
         others = 0
         for ordinal in some if self.has_sums else ():
             with contextlib.suppress(ResnetError):  # a damaged record is said to be so when its turn comes
-                others += self._numbers(self._sums_at + 8 * ordinal, 1) != [fingerprint(reader[ordinal])]
+                others += self._numbers(self._sums_at + 8 * ordinal, 1).tolist() != [fingerprint(reader[ordinal])]
         return 2 * others > len(some)
 
     def segments(self, ordinal: int) -> Offsets:
         """What `find_segments` gives for the image of a record."""
-        first, *last = self._numbers(self._starts_at + 8 * ordinal, 2) or [0]
-        if not last or not first < last[0] <= self._offsets:
+        first, last = self._starts[ordinal : ordinal + 2].tolist()
+        if not first < last <= self._offsets:
             return NOTHING
-        data = read_at(self._descriptor, 4 * (last[0] - first), self._offsets_at + 4 * first)
-        return np.frombuffer(data, "<u4") if len(data) == 4 * (last[0] - first) else NOTHING
+        data = read_at(self._descriptor, 4 * (last - first), self._offsets_at + 4 * first)
+        return np.frombuffer(data, "<u4") if len(data) == 4 * (last - first) else NOTHING
 
     def sums(self) -> NDArray[np.uint64]:
         """The fingerprint of every record, by ordinal, none where the file has none; ResnetError when it is damaged."""
         with self.path.open("rb") as file:
             if self.has_sums and _fingerprint_behind_header(file) != self._sum_behind_header:
                 raise self._damaged()
-        return np.array(self._numbers(self._sums_at, self.count * self.has_sums), np.uint64)
+        return self._numbers(self._sums_at, self.count * self.has_sums)
 
     def __del__(self) -> None:
         if hasattr(self, "_descriptor"):
