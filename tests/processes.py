@@ -20,7 +20,7 @@ PATIENCE_SECONDS = 900
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
-    ["resnet_v2.training.train", "resnet_v2.inference.predict", "matplotlib.figure", "pytest"]
+    ["resnet_v2.training.fit", "resnet_v2.inference.predict", "matplotlib.figure", "pytest"]
 )
 
 
