@@ -17,6 +17,7 @@ import torch
 
 from conftest import Run
 from resnet_v2.errors import ResnetError
+from resnet_v2.files import sha256
 from resnet_v2.interchange import mxnet, published
 from resnet_v2.interchange.timm import our_name, read_timm
 from resnet_v2.networks import weights
@@ -116,16 +117,31 @@ def test_files_of_other_networks(timm_file: Path, tmp_path: Path) -> None:
 
 @pytest.fixture
 def server(timm_file: Path) -> Iterator[str]:
-    """An address that serves the folder of `timm_file`, and half of it under /half."""
+    """An address that serves `timm_file` under resolve/ and what git holds of it under raw/, right or with a fault."""
+    data = timm_file.read_bytes()
+    other = bytes([*data[:-1], data[-1] ^ 1])
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256(timm_file)}\nsize {len(data)}\n".encode()
+    served = {
+        "/right/resolve/": data,
+        "/right/raw/": pointer,
+        "/half/resolve/": data[: len(data) // 2],
+        "/half/raw/": pointer,
+        "/other/resolve/": other,
+        "/other/raw/": pointer,
+        "/unstated/resolve/": data,
+        "/unstated/raw/": data[:1000],
+        "/unbounded/resolve/": data,
+        "/unbounded/raw/": data,
+    }
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            data = timm_file.read_bytes()
-            self.send_response(200 if self.path in ("/timm.st", "/half") else 404)
-            self.send_header("Content-Length", str(len(data)))
+            body = served.get(self.path)
+            self.send_response(404 if body is None else 200)
+            self.send_header("Content-Length", str(len(data) if self.path == "/half/resolve/" else len(body or b"")))
             self.end_headers()
-            with contextlib.suppress(BrokenPipeError):  # who asks may have heard enough
-                self.wfile.write(data[: len(data) // 2] if self.path == "/half" else data)
+            with contextlib.suppress(OSError):  # who asks may have heard enough
+                self.wfile.write(body or b"")
 
         def log_message(self, format: str, *args: object) -> None:
             pass
@@ -140,12 +156,15 @@ def test_downloads(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     def at(url: str) -> None:
         monkeypatch.setattr(published, "URL", url)
 
-    at(f"{server}/timm.st")
+    at(f"{server}/right/resolve/")
     path = published.fetch(NAME, None, str(tmp_path / "ours"), None)
     assert np.isfinite(weights.load(str(path))[0].fc1.weight.detach().numpy()).all()
     for url, words in (
-        (f"{server}/half", "ended after|cannot be downloaded"),
-        (f"{server}/none", "cannot be downloaded .*`from`"),
+        (f"{server}/half/resolve/", "ended after|cannot be downloaded"),
+        (f"{server}/other/resolve/", "has the SHA-256 .*, not .*, which its server states"),
+        (f"{server}/unstated/resolve/", "states no SHA-256"),
+        (f"{server}/unbounded/resolve/", "larger than 4096 bytes"),
+        (f"{server}/none/resolve/", "cannot be downloaded .*`from`"),
         ("http://127.0.0.1:1/x", "cannot be downloaded"),
     ):
         at(url)

@@ -91,10 +91,16 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deep") from None
 
 
-def download(url: str, path: Path, instead: str, check: Callable[[Path], object] | None = None) -> None:
+def download(
+    url: str,
+    path: Path,
+    instead: str,
+    check: Callable[[Path], object] | None = None,
+    most_bytes: int = MOST_BYTES,
+) -> None:
     """Fetch a file, with progress; it gets its name only when it is whole and `check`, which sees it before, agrees.
 
-    A ResnetError says what went wrong, and what to do `instead`.
+    A ResnetError says what went wrong, such as a file of more than `most_bytes`, and what to do `instead`.
     """
     try:
         with _HTTP.open(url, timeout=60) as answer, replacing(path) as temporary:
@@ -104,8 +110,8 @@ def download(url: str, path: Path, instead: str, check: Callable[[Path], object]
                 while chunk := answer.read(CHUNK_BYTES):
                     file.write(chunk)
                     progress.update(len(chunk))
-                    if file.tell() > MOST_BYTES:
-                        raise ResnetError(f"{url} is larger than anything that is fetched here; {instead}.")
+                    if file.tell() > most_bytes:
+                        raise ResnetError(f"{url} is larger than {most_bytes} bytes, which no such file is; {instead}.")
                 if length and file.tell() != length:
                     raise ResnetError(f"{url} ended after {file.tell()} of {length} bytes; try again.")
             if check is not None:

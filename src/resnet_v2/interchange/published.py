@@ -1,18 +1,15 @@
-"""Networks that others have published, and what they need to know besides their weights."""
+"""Networks that others have published become checkpoints of ours."""
 
 from pathlib import Path
 
 from resnet_v2.console import say
 from resnet_v2.errors import ResnetError
-from resnet_v2.files import download
 from resnet_v2.interchange import timm
 from resnet_v2.networks import weights
 from resnet_v2.networks.finding import checkpoint_path
 from resnet_v2.networks.header import Header
+from resnet_v2.networks.published import NETWORKS, URL, download
 
-# Names and depths. After "ResNet strikes back" (arXiv 2110.00476): 80.4 and 82.0 % top-1 by timm's account.
-NETWORKS = {f"timm/resnetv2_{depth}.a1h_in1k": depth for depth in (50, 101)}
-URL = "https://huggingface.co/{}/resolve/main/model.safetensors"
 RESIZE, CROP = 235, 224  # pixels: 224 / 0.95, and the centre
 
 
@@ -30,7 +27,7 @@ def fetch(name: str, file: Path | None, out: str, synset: Path | None) -> Path:
     downloaded = target.with_suffix(".download")
     try:
         say(f"downloading {URL.format(name)}")
-        download(URL.format(name), downloaded, "copy it by other means and give `from`")
+        download(URL.format(name), downloaded)
         return _convert(downloaded, NETWORKS[name], target, synset)
     finally:
         downloaded.unlink(missing_ok=True)
