@@ -5,9 +5,11 @@ EPOCHS := 20
 
 .PHONY: demo page test slow check mutants lint docs parity bench bench-peers latency gpu clean
 
+# Every version is pinned, that of the build tool too, which pip would else take from an environment without pins.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt setuptools
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
 	touch $@
 
 # Learn handwritten digits, show the curve, name a picture: about two minutes on two cores.
@@ -47,15 +49,15 @@ mutants: $(VENV)/.installed
 	$(BIN)/python tests/mutants.py
 
 # Against the real MXNet 1.9.1, which gets an environment of its own.
-.venv-mxnet/.installed:
+.venv-mxnet/.installed: tests/mxnet/constraints.txt
 	python3 -m venv .venv-mxnet
-	.venv-mxnet/bin/pip install --quiet mxnet==1.9.1 'numpy<1.24' opencv-python-headless==4.8.1.78
+	.venv-mxnet/bin/pip install --quiet --constraint tests/mxnet/constraints.txt mxnet opencv-python-headless
 	touch $@
 
 # And timm's own logits for its networks.
-.venv-timm/.installed:
+.venv-timm/.installed: tests/timm/constraints.txt
 	python3 -m venv .venv-timm
-	.venv-timm/bin/pip install --quiet timm==1.0.31
+	.venv-timm/bin/pip install --quiet --constraint tests/timm/constraints.txt timm
 	touch $@
 
 parity: $(VENV)/.installed .venv-mxnet/.installed .venv-timm/.installed
