@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 
 from conftest import Run, digits_run, processor_seconds, read_image
 from processes import Command
+from resnet_v2 import cli
 from resnet_v2.inference.pictures import View, prepare
 from resnet_v2.networks import weights
 
@@ -40,28 +42,15 @@ def test_help_needs_no_torch(run: Run) -> None:
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, check=False).returncode == 0
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "data",
-        "list",
-        "pack",
-        "index",
-        "verify",
-        "train",
-        "plan",
-        "recipes",
-        "evaluate",
-        "compare",
-        "predict",
-        "plot",
-        "export",
-    ],
-)
+@pytest.mark.parametrize("command", cli.COMMANDS)
 def test_every_command_has_help(command: str, run: Run) -> None:
     status, out, _ = run(command, "--help")
     assert status == 0
     assert "usage: resnet-v2" in out
+
+
+def test_version(run: Run) -> None:
+    assert run("--version") == (0, f"resnet-v2 {metadata.version('resnet-v2')}\n", "")
 
 
 @pytest.mark.parametrize("words", [["trian"], ["pack"], ["train", "--detph", "20"], ["train", "--aug-level", "4"]])

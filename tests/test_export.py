@@ -143,6 +143,15 @@ def test_onnx_files_say_what_they_are(tmp_path: Path) -> None:
     assert larger.shape == (2, 10)
 
 
+@needs_onnx
+def test_a_network_too_large_for_onnx_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prefix = saved(random_network(Architecture(20, 10, "cifar")), tmp_path / "net")
+    monkeypatch.setattr("resnet_v2.interchange.export.LARGEST_ONNX_BYTES", 1 << 20)
+    with pytest.raises(ResnetError, match="bytes of weights; an ONNX file holds no more"):
+        export(prefix, 1, "onnx", str(tmp_path / "out"))
+    assert not list(tmp_path.glob("out*"))
+
+
 def test_exported_programs(tmp_path: Path) -> None:
     network = random_network(Architecture(20, 10, "cifar"))
     with warnings.catch_warnings():

@@ -14,7 +14,7 @@ from typing import Any
 
 import tyro
 
-from resnet_v2 import console
+from resnet_v2 import __version__, console
 from resnet_v2.config import forecast, packing, training, using
 from resnet_v2.errors import ResnetError
 from resnet_v2.networks.finding import find_checkpoint
@@ -314,6 +314,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> Any:
+    if words == ["--version"]:
+        print(f"resnet-v2 {__version__}")
+        return 0
     kinds: dict[str, Any] = {
         name: kind if kind is training.TrainConfig else tyro.conf.configure(tyro.conf.FlagCreatePairsOff)(kind)
         for name, (kind, _) in COMMANDS.items()

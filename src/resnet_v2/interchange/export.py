@@ -26,6 +26,8 @@ ENDINGS: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2", "mxnet": ".param
 Forward = Callable[[Tensor], Tensor]
 # Of the largest logit.
 LARGEST_DIFFERENCE = 1e-4
+# A message of Protocol Buffers has fewer than 2 GiB; a megabyte is more than all but the weights takes.
+LARGEST_ONNX_BYTES = (1 << 31) - (1 << 20)
 
 
 def export(prefix: str, epoch: Epoch | None, to: Format, out: str = "") -> str:
@@ -71,9 +73,11 @@ def export(prefix: str, epoch: Epoch | None, to: Format, out: str = "") -> str:
 def onnx_of(network: ResNet, header: Header, path: Path) -> bytes:
     """The network of a checkpoint as an ONNX model, its BatchNorms folded; it names the checkpoint's SHA-256.
 
-    A ResnetError says so when onnx is not installed.
+    A ResnetError says so when onnx is not installed, and when the network is too large for the format.
     """
     package("onnx", "onnx")
+    if (size := sum(tensor.nbytes for tensor in weights.network_tensors(network).values())) > LARGEST_ONNX_BYTES:
+        raise ResnetError(f"{path} has {size} bytes of weights; an ONNX file holds no more than {LARGEST_ONNX_BYTES}.")
     from resnet_v2.interchange.onnx_graph import onnx_model
 
     return onnx_model(folded(network), header, sha256(path))
