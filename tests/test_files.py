@@ -1,4 +1,4 @@
-"""What is read is a file of a bounded size, and what a name says to a terminal is escaped."""
+"""What is read is a file of a bounded size, what is written appears whole, and what a name says is escaped."""
 
 import gzip
 import os
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from resnet_v2 import files
 from resnet_v2.errors import ResnetError, printable
 from resnet_v2.files import download, gunzip, parse_json, read_bytes
 from resnet_v2.interchange.seal import is_sealed, sealed
@@ -58,3 +59,19 @@ def test_a_sealed_model_is_known() -> None:
     assert is_sealed(data)
     for other in (b"", b"model", data[:-1], b"other" + data[5:]):
         assert not is_sealed(other)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="missing locks of files that can be renamed: not on Windows")
+def test_what_a_killed_writer_left_goes_and_what_another_one_writes_stays(tmp_path: Path) -> None:
+    left, others = tmp_path / ".a.rec.0123abcd.tmp", tmp_path / ".b.rec.0123abcd.tmp"
+    left.write_text("half")
+    others.write_text("half")
+    with files.replacing(tmp_path / "a.rec") as first:
+        assert not left.exists()
+        with files.replacing(tmp_path / "a.rec") as second:
+            assert first.exists()
+            second.write_text("second")
+        first.write_text("first")
+        (first.parent / "note.tmp").write_text("mine")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [others.name, "a.rec", "note.tmp"]
+    assert (tmp_path / "a.rec").read_text() == "first"

@@ -20,7 +20,8 @@ import safetensors.torch
 import torch
 
 from conftest import Run
-from resnet_v2.data import portable, records
+from resnet_v2 import portable
+from resnet_v2.data import records
 from resnet_v2.data.records import RecordReader, writing
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import open_regular

@@ -183,6 +183,13 @@ def test_the_files_of_a_longer_run_before_do_not_push_out_new_ones(tmp_path: Pat
     assert saved_epochs(prefix) == [2, 3, 7, 8, 9]
 
 
+def test_a_second_name_takes_no_room(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"weights")
+    (tmp_path / "b").write_bytes(b"old")
+    checkpoint.name_also(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "a").samefile(tmp_path / "b")
+
+
 def test_names_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError(1, "Operation not permitted")

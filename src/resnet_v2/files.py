@@ -8,6 +8,7 @@ import http.client
 import io
 import json
 import os
+import re
 import stat
 import urllib.request
 import uuid
@@ -19,6 +20,7 @@ from typing import Any
 from tqdm import tqdm
 
 from resnet_v2.errors import ResnetError
+from resnet_v2.portable import abandoned, being_written
 
 CHUNK_BYTES = 1 << 20
 # More than any picture, data set or network that is read whole or fetched; what is longer is none of them.
@@ -30,22 +32,31 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; on success flush it to the disk and rename it to `path`.
 
     Whatever happens inside the block (an exception, a full disk, a kill), `path` holds either its old bytes or all of
-    the new ones. Missing folders are made.
+    the new ones. Missing folders are made; what killed processes left of the same path is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_half_written(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _flush_folder(path.parent)
+        with being_written(temporary):
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        flush_folder(path.parent)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ResnetError(f"{path} is not written: the disk is full; free some space and run again.") from None
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _remove_half_written(path: Path) -> None:
+    half_written = re.compile(re.escape(f".{path.name}.") + r"[0-9a-f]{8}\.tmp")
+    for other in path.parent.iterdir():
+        if half_written.fullmatch(other.name) and abandoned(other):
+            other.unlink(missing_ok=True)
 
 
 def open_regular(path: str | os.PathLike[str], most_bytes: int | None = None) -> int:
@@ -156,7 +167,8 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
+    """Bring what a folder holds to the disk: which names there are, and of which files."""
     # The rename itself is only durable once the folder is on the disk too; Windows cannot open folders.
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)

@@ -17,9 +17,9 @@ from typing import BinaryIO, NamedTuple, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_v2.data.portable import read_at
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import open_regular, replacing
+from resnet_v2.portable import read_at
 
 MAGIC = 0xCED7230A
 MAGIC_BYTES = struct.pack("<I", MAGIC)

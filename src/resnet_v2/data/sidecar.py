@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from resnet_v2.data.portable import read_at
 from resnet_v2.data.records import RecordReader, unpack
 from resnet_v2.data.rows import NOTHING, Offsets, find_segments
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import CHUNK_BYTES, fingerprint, open_regular, replacing
+from resnet_v2.portable import read_at
 
 SIDECAR_MAGIC, FIRST_MAGIC = b"RSNROWS2", b"RSNROWS1"
 SIDECAR_HEADER, FIRST_HEADER = struct.Struct("<8sQQQ"), struct.Struct("<8sQQ")

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from resnet_v2.data.portable import read_at
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import open_regular, read_bytes
+from resnet_v2.portable import read_at
 
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from resnet_v2.console import say
-from resnet_v2.data.portable import kept
 from resnet_v2.data.records import frame, index_path
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import parse_json
+from resnet_v2.portable import kept
 
 CHECKPOINT_SECONDS = 5.0
 

@@ -10,8 +10,8 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from resnet_v2.data.portable import kept
 from resnet_v2.errors import ResnetError
+from resnet_v2.portable import kept
 
 UNFINISHED = ".records.part"
 LOCK = ".lock"

@@ -17,7 +17,6 @@ from tqdm import tqdm
 
 from resnet_v2.data.jpeg import check_size, claimed_size, decode
 from resnet_v2.data.loader import MAX_PIXELS
-from resnet_v2.data.portable import read_at
 from resnet_v2.data.records import (
     FIRST,
     LAST,
@@ -31,6 +30,7 @@ from resnet_v2.data.records import (
     unpack,
 )
 from resnet_v2.files import fingerprint, open_regular
+from resnet_v2.portable import read_at
 
 BLOCK_BYTES = 1 << 23
 

@@ -108,6 +108,7 @@ def forget_run(prefix: str) -> None:
 def name_also(path: Path, other: Path) -> None:
     """Give a file a second name, by a hard link where the file system has them, in place of an old file's."""
     with replacing(other) as temporary:
+        temporary.unlink(missing_ok=True)
         try:
             os.link(path, temporary)
         except OSError:

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from resnet_v2.data.portable import kept
 from resnet_v2.data.records import RecordReader
 from resnet_v2.errors import ResnetError
 from resnet_v2.logs.runlog import LOG_ENDINGS
 from resnet_v2.networks.finding import checkpoint_path, saved_epochs
 from resnet_v2.networks.header import read_header
+from resnet_v2.portable import kept
 from resnet_v2.training.checkpoint import Start, best_path, forget_run, latest_path, name_also
 
 # What tells one run from another; the same data may lie in another folder.

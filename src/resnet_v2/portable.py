@@ -50,6 +50,36 @@ def kept(path: Path) -> Iterator[BinaryIO | None]:
         yield file
 
 
+@contextlib.contextmanager
+def being_written(path: Path) -> Iterator[None]:
+    """Make a file of which others see, by `abandoned`, that this process writes it as long as the block is open.
+
+    Not on Windows, which renames no open file.
+    """
+    with contextlib.ExitStack() as opened:
+        if sys.platform != "win32":
+            # Where there are no locks, nothing is taken for abandoned either.
+            with contextlib.suppress(OSError, ImportError):
+                import fcntl
+
+                fcntl.flock(opened.enter_context(path.open("ab")), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
+def abandoned(path: Path) -> bool:
+    """Whether whoever wrote a file has died; False where the system cannot tell."""
+    if sys.platform == "win32":
+        return False
+    try:
+        import fcntl
+
+        with os.fdopen(os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK), "rb+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (OSError, ImportError):
+        return False
+    return True
+
+
 def _lock(file: BinaryIO) -> bool:
     """Keep an open file to this process until it is closed; False when another one has it.
 
