@@ -66,7 +66,8 @@ class Scene:
         while run.running and time.monotonic() < deadline:
             time.sleep(0.002)
         if run.running:
-            run.send_signal(signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                run.send_signal(signal.SIGKILL)
         end = run.finish()
         if end[0] != -signal.SIGKILL:
             return end
@@ -208,7 +209,8 @@ class RankGroup:
             time.sleep(0.01)
         for run in self.runs:
             if run.running:
-                run.send_signal(signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    run.send_signal(signal.SIGKILL)
         return [run.finish() for run in self.runs]
 
 
@@ -219,7 +221,8 @@ def killed_group(scene: Scene, group: RankGroup, seconds: float) -> list[End] | 
         time.sleep(0.002)
     if group.running:
         for run in group.runs if scene.chance.random() < 0.5 else [scene.chance.choice(group.runs)]:
-            run.send_signal(signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                run.send_signal(signal.SIGKILL)
     ends = group.end()
     if all(status != -signal.SIGKILL for status, _ in ends):
         return ends
