@@ -366,6 +366,7 @@ def make_data_set(scene: Scene, kills: int) -> None:
 
 
 def look_at_data_set(scene: Scene, folder: Path) -> None:
+    """Each record's label is the number of its class in synset.txt."""
     names = (folder / "synset.txt").read_text().split()
     for record in folder.glob("*.rec"):
         reader = RecordReader(record)
@@ -391,7 +392,7 @@ def pack_records(scene: Scene, kills: int) -> None:
 
 def rewrite_files(scene: Scene, kills: int) -> None:
     """`verify --repair` and `export`, over files of before: each file is the old one or the new one."""
-    make_damaged(scene)
+    make_damaged(scene.data, scene.folder / "bad.rec")
     scene.ended(Command(training(scene, epochs=1), scene.folder).finish())
     works = {
         "repair": (["verify", "bad.rec", "--repair", "killed/good.rec"], 1),
@@ -422,14 +423,15 @@ def rewrite_files(scene: Scene, kills: int) -> None:
         shutil.rmtree(scene.folder / "killed")
 
 
-def make_damaged(scene: Scene) -> None:
-    reader = RecordReader(scene.data / "digits_val.rec")
-    with writing(scene.folder / "bad.rec") as writer:
+def make_damaged(data: Path, record: Path) -> None:
+    """A record of 40 images, one of them with a flipped byte."""
+    reader = RecordReader(data / "digits_val.rec")
+    with writing(record) as writer:
         for ordinal in range(40):
             writer.write(ordinal, reader[ordinal])
-    data = bytearray((scene.folder / "bad.rec").read_bytes())
-    data[len(data) // 2] ^= 0xFF
-    (scene.folder / "bad.rec").write_bytes(data)
+    content = bytearray(record.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    record.write_bytes(content)
 
 
 def replace_records(scene: Scene, kills: int) -> None:
