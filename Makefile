@@ -3,7 +3,7 @@ BIN := $(VENV)/bin
 PREFIX := model/resnet-digits-14
 EPOCHS := 20
 
-.PHONY: demo page test slow check mutants lint docs parity bench bench-peers latency gpu clean
+.PHONY: demo page test slow check endure mutants lint docs parity bench bench-peers latency gpu clean
 
 # Every version is pinned, that of the build tool too, which pip would else take from an environment without pins.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -33,6 +33,11 @@ test: $(VENV)/.installed
 # What takes long and is seen in a shorter form by `make test`: twenty kills, ranks on two machines, compilers.
 slow: $(VENV)/.installed
 	$(PYTEST) -m slow
+
+# A thousand kills, every change of the disk failing, two hundred power cuts: an hour on two cores, so not in CI.
+endure: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python tests/endure.py --kills 1000
+	OMP_NUM_THREADS=1 $(BIN)/python tests/disk.py --every --faults 300 --cuts 200
 
 # All that CI runs. The last is the script of figures for machines with a GPU, with tiny sizes.
 check:

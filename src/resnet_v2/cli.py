@@ -17,6 +17,7 @@ import tyro
 from resnet_v2 import __version__, console
 from resnet_v2.config import forecast, packing, training, using
 from resnet_v2.errors import ResnetError
+from resnet_v2.files import OF_THE_MACHINE
 from resnet_v2.networks.finding import find_checkpoint
 
 # `plot --follow`: how often it looks at the logs, and how often its page loads itself again.
@@ -306,11 +307,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.lead_nowhere(sys.stdout)
         return 0
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return _fail("The disk is full; free some space and run again.")
-        if error.filename is None:
+        if error.filename is None and error.errno not in (*OF_THE_MACHINE, errno.EROFS):
             raise
-        return _fail(f"{error.filename}: {error.strerror}; check the path and its permissions.")
+        what = error.filename or "A file"
+        check = "the disk and the machine's limits" if error.errno in OF_THE_MACHINE else "the path and its permissions"
+        return _fail(f"{what}: {error.strerror}; check {check}.")
 
 
 def _run(words: list[str]) -> Any:

@@ -23,6 +23,8 @@ from resnet_v2.errors import ResnetError
 from resnet_v2.portable import abandoned, being_written
 
 CHUNK_BYTES = 1 << 20
+# What says nothing about a file, but about the machine that it is read on.
+OF_THE_MACHINE = {getattr(errno, name) for name in ("EIO", "EMFILE", "ENFILE", "ENOMEM", "ESTALE", "ETIMEDOUT")}
 # More than any picture, data set or network that is read whole or fetched; what is longer is none of them.
 MOST_BYTES = 1 << 30
 
@@ -34,7 +36,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Whatever happens inside the block (an exception, a full disk, a kill), `path` holds either its old bytes or all of
     the new ones. Missing folders are made; what killed processes left of the same path is removed.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     _remove_half_written(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
@@ -45,11 +47,36 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.replace(path)
         flush_folder(path.parent)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ResnetError(f"{path} is not written: the disk is full; free some space and run again.") from None
-        raise
+        if error.filename not in (None, str(temporary)):  # of another file
+            raise
+        raise not_written(path, error) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def not_written(path: str | os.PathLike[str], error: OSError) -> ResnetError:
+    """What to say when the system cannot write a file."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ResnetError(f"{path} is not written: the disk is full; free some space and run again.")
+    return ResnetError(f"{path} is not written ({error.strerror}); check the disk and the permissions, and run again.")
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, unless it is there; their names are on the disk when this returns."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in reversed(missing):
+        flush_folder(path.parent)
+
+
+def remove(*paths: Path) -> None:
+    """Remove files of one folder, as far as they are there; they are gone from the disk when this returns."""
+    there = [path for path in paths if path.exists()]
+    for path in there:
+        path.unlink(missing_ok=True)
+    if there:
+        flush_folder(there[0].parent)
 
 
 def _remove_half_written(path: Path) -> None:

@@ -26,9 +26,23 @@ def seek_and_read(descriptor: int, count: int, offset: int) -> bytes:
         return os.read(descriptor, count)
 
 
-# At most `count` bytes of a file from `offset` on, safe for threads; fewer where the file ends, also when it became
-# shorter after it was opened.
-read_at: Callable[[int, int, int], bytes] = getattr(os, "pread", seek_and_read)
+_read_once: Callable[[int, int, int], bytes] = getattr(os, "pread", seek_and_read)
+
+
+def read_at(descriptor: int, count: int, offset: int) -> bytes:
+    """`count` bytes of a file from `offset` on, safe for threads; fewer only where the file ends.
+
+    It may have become shorter after it was opened. An OSError names the file where the system tells its name.
+    """
+    try:
+        data = _read_once(descriptor, count, offset)
+        while len(data) < count and (more := _read_once(descriptor, count - len(data), offset + len(data))):
+            data += more  # a system may give less than it has
+        return data
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            error.filename = str(Path(f"/proc/self/fd/{descriptor}").readlink())
+        raise
 
 
 @contextlib.contextmanager

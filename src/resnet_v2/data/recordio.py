@@ -51,9 +51,9 @@ class MXRecordIO:
     def close(self) -> None:
         """Close the file; a closed stream may be opened again."""
         if self.is_open:
-            self._file.close()
             self.is_open = False
             self.pid = None
+            self._file.close()
 
     def __del__(self) -> None:
         if "is_open" in self.__dict__:
@@ -84,9 +84,10 @@ class MXRecordIO:
         """Append a record."""
         assert self.writable
         self._check_pid(allow_reset=False)
-        pieces = frame(buf)
-        self._file.write(b"".join(pieces))
-        self._position += sum(map(len, pieces))
+        record = memoryview(b"".join(frame(buf)))
+        self._position += len(record)
+        while record:  # a system may take less than it is given
+            record = record[self._file.write(record) :]
 
     def read(self) -> bytes | None:
         """The next record, or None behind the last one."""
@@ -107,6 +108,7 @@ class MXIndexedRecordIO(MXRecordIO):
     def __init__(self, idx_path: str, uri: str, flag: str, key_type: Callable[[Any], Any] = int) -> None:
         self.idx_path = idx_path
         self.idx: dict[Any, int] = {}
+        self.fidx: IO[str] | None = None
         self.keys: list[Any] = []
         self.key_type = key_type
         super().__init__(uri, flag)
@@ -116,7 +118,7 @@ class MXIndexedRecordIO(MXRecordIO):
         super().open()
         self.idx, self.keys = {}, []
         idx = Path(self.idx_path)
-        self.fidx: IO[str] | None = idx.open(self.flag, buffering=1, encoding="utf-8", newline="\n")
+        self.fidx = idx.open(self.flag, buffering=1, encoding="utf-8", newline="\n")
         if not self.writable:
             for line in self.fidx:
                 key, offset = line.strip().split("\t")[:2]
@@ -125,10 +127,10 @@ class MXIndexedRecordIO(MXRecordIO):
 
     def close(self) -> None:
         """Close both files."""
-        if self.is_open:
-            super().close()
-            if self.fidx is not None:
-                self.fidx.close()
+        fidx = self.fidx if self.is_open else None
+        super().close()
+        if fidx is not None:
+            fidx.close()
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"fidx": None}

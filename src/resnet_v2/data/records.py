@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_v2.errors import ResnetError
-from resnet_v2.files import open_regular, replacing
+from resnet_v2.files import open_regular, remove, replacing
 from resnet_v2.portable import read_at
 
 MAGIC = 0xCED7230A
@@ -111,7 +111,7 @@ class RecordWriter:
 def writing(path: Path) -> Iterator[RecordWriter]:
     """A writer of `path` and its `.idx`; both appear under their names only when the `with` block ends well.
 
-    A `.rows` of an earlier record of this name goes.
+    An `.idx` and a `.rows` of an earlier record of this name go before it does: they never stand beside this one.
 
     >>> with writing(Path("flowers.rec")) as writer:
     ...     writer.write(0, pack(IRHeader(0, 3.0, 0, 0), jpeg_bytes))
@@ -124,7 +124,7 @@ def writing(path: Path) -> Iterator[RecordWriter]:
         idx_path.open("w", encoding="ascii", newline="\n") as idx,
     ):
         yield RecordWriter(rec, idx)
-        path.with_suffix(".rows").unlink(missing_ok=True)
+        remove(index_path(path), path.with_suffix(".rows"))
 
 
 class RecordReader:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from resnet_v2.errors import ResnetError, printable
-from resnet_v2.files import gunzip, parse_json, read_bytes
+from resnet_v2.files import gunzip, not_written, parse_json, read_bytes
 
 # `Epoch[3] Batch [50]\tSpeed: ...\tTrain-accuracy=0.5`, `Epoch[3] Validation-top_k_accuracy_5=0.8`: MXNet of 2016 wrote
 # one line per metric, 1.x several metrics on a line and batches as [0-50].
@@ -119,10 +119,13 @@ class RunLog:
             self._listener.close()
 
     def _write(self, lines: list[str], event: str, values: dict[str, Any]) -> None:
-        self._events.write(json.dumps({"event": event, "time": round(time.time(), 3)} | values) + "\n")
-        self._events.flush()
-        self._text.writelines(f"INFO:root:{line}\n" for line in lines)
-        self._text.flush()
+        try:
+            self._events.write(json.dumps({"event": event, "time": round(time.time(), 3)} | values) + "\n")
+            self._events.flush()
+            self._text.writelines(f"INFO:root:{line}\n" for line in lines)
+            self._text.flush()
+        except OSError as error:  # the checkpoints need the same disk
+            raise not_written(self._events_path.with_suffix(".log"), error) from None
         for line in lines:
             self._echo(line)
         if self._listener is not None:

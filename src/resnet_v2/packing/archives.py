@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from resnet_v2.errors import ResnetError
-from resnet_v2.files import open_regular, read_bytes
+from resnet_v2.files import OF_THE_MACHINE, open_regular, read_bytes
 from resnet_v2.portable import read_at
 
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -49,6 +49,8 @@ class Folder:
         try:
             return read_bytes(self.root / path)
         except OSError as error:
+            if error.errno in OF_THE_MACHINE:  # an image that may be sound is not left out for it
+                raise
             raise ResnetError(f"{self.place(path)} cannot be read ({error.strerror}); check the path.") from None
 
     def place(self, path: str) -> str:

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 from resnet_v2.console import say
 from resnet_v2.data.records import frame, index_path
 from resnet_v2.errors import ResnetError
-from resnet_v2.files import parse_json
+from resnet_v2.files import flush_folder, make_folder, not_written, parse_json, remove
 from resnet_v2.portable import kept
 
 CHECKPOINT_SECONDS = 5.0
@@ -33,7 +33,7 @@ class Progress:
     entries: int = 0
     images: int = 0
     skipped: list[str] = field(default_factory=list)
-    file_bytes: tuple[int, ...] = (0, 0)
+    file_bytes: tuple[int, int] = (0, 0)
     complete: bool = False
 
 
@@ -43,15 +43,16 @@ class PartWriter:
     def __init__(self, rec: BinaryIO, idx: BinaryIO, journal: BinaryIO, progress: Progress) -> None:
         self.progress = progress
         self._rec, self._idx, self._journal = rec, idx, journal
-        self._position = progress.file_bytes[0]
         self._noted_skips, self._noted_at = len(progress.skipped), time.monotonic()
 
     def write(self, key: int, payload: bytes | memoryview) -> None:
         """Append the record of the next entry under an integer key."""
-        pieces = frame(payload)
+        pieces, (start, index_bytes) = frame(payload), self.progress.file_bytes
+        line = f"{key}\t{start}\n".encode("ascii")
         self._rec.writelines(pieces)
-        self._idx.write(f"{key}\t{self._position}\n".encode("ascii"))
-        self._position += sum(map(len, pieces))
+        self._idx.write(line)
+        # Only now: what a failed or interrupted write leaves behind these is cut off when a run goes on.
+        self.progress.file_bytes = start + sum(map(len, pieces)), index_bytes + len(line)
         self.progress.images += 1
         self._entry_done()
 
@@ -67,10 +68,8 @@ class PartWriter:
 
     def checkpoint(self, complete: bool = False) -> None:
         """Bring all that is written to the disk, then note in the journal that it is there."""
-        files = (self._rec, self._idx)
-        for file in files:
+        for file in (self._rec, self._idx):
             _flush(file)
-        self.progress.file_bytes = tuple(file.tell() for file in files)
         line = {
             "entries": self.progress.entries,
             "images": self.progress.images,
@@ -99,7 +98,7 @@ def resuming(out: Path, settings: Mapping[str, object] | None) -> Iterator[PartW
     """
     finals = (out, index_path(out))
     parts = [path.with_name(f".{path.name}.part") for path in finals]
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     journal_path = out.with_name(f".{out.name}.journal")
     # What is left to do when the journal is closed: Windows removes no open file.
     with contextlib.ExitStack() as afterwards, kept(journal_path) as journal:
@@ -122,9 +121,12 @@ def resuming(out: Path, settings: Mapping[str, object] | None) -> Iterator[PartW
                     writer.checkpoint(complete=True)
             else:  # only the renaming was left to do
                 yield PartWriter(journal, journal, journal, progress)
+            if parts[0].exists():  # the old record's index and .rows never stand beside the new one
+                remove(finals[1], out.with_suffix(".rows"))
             for part, final in zip(parts, finals, strict=True):
                 if part.exists():
                     part.replace(final)
+                    flush_folder(out.parent)
             afterwards.callback(_remove, journal_path)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -132,6 +134,8 @@ def resuming(out: Path, settings: Mapping[str, object] | None) -> Iterator[PartW
                     f"{out} is not finished: the disk is full; free some space and run the same command again, it goes "
                     "on from here."
                 ) from None
+            if error.filename is None:
+                raise not_written(out, error) from None
             raise
         finally:
             if settings is None or not progress.entries:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from resnet_v2.errors import ResnetError
+from resnet_v2.files import flush_folder, make_folder, remove
 from resnet_v2.portable import kept
 
 UNFINISHED = ".records.part"
@@ -28,7 +29,7 @@ def staged(folder: Path, name: str) -> Iterator[Path]:
     """
     staging = folder / UNFINISHED
     made = [path for path in (folder, *folder.parents) if not path.exists()]
-    staging.mkdir(parents=True, exist_ok=True)
+    make_folder(staging)
     with contextlib.ExitStack() as afterwards, kept(staging / LOCK) as file:
         if file is None:
             raise ResnetError(f"{folder} is being filled by another run; wait for its end or stop it.")
@@ -51,11 +52,12 @@ def _remove(staging: Path, made: Sequence[Path]) -> None:
 
 def _move(staging: Path, folder: Path, name: str) -> None:
     # The old records go first and the new ones come last: between, a kill leaves none that could meet other names.
-    for part in PARTS:
-        for ending in RECORD_ENDINGS:
-            (folder / f"{name}_{part}{ending}").unlink(missing_ok=True)
+    # The disk may do it in another order, but for what is flushed in between.
+    remove(*(folder / f"{name}_{part}{ending}" for part in PARTS for ending in RECORD_ENDINGS))
     files = [path for path in staging.rglob("*") if path.is_file() and path.name != LOCK]
-    for path in sorted(files, key=lambda path: path.suffix == ".rec"):
-        target = folder / path.relative_to(staging)
-        target.parent.mkdir(exist_ok=True)
-        path.replace(target)
+    for last in (False, True):
+        for path in (path for path in files if (path.suffix == ".rec") is last):
+            target = folder / path.relative_to(staging)
+            make_folder(target.parent)
+            path.replace(target)
+        flush_folder(folder)

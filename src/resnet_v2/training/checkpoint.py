@@ -16,7 +16,7 @@ from torch import Tensor
 
 from resnet_v2.config.training import NEUTRAL, TRAIN_DEFAULTS
 from resnet_v2.errors import DamagedError, ResnetError
-from resnet_v2.files import replacing
+from resnet_v2.files import remove, replacing
 from resnet_v2.networks import weights
 from resnet_v2.networks.finding import checkpoint_path, saved_epochs
 from resnet_v2.networks.header import Header, read_header
@@ -101,8 +101,7 @@ def _start(path: Path) -> Start:
 
 def forget_run(prefix: str) -> None:
     """Remove the latest and the best state of a run that another one replaces."""
-    latest_path(prefix).unlink(missing_ok=True)
-    best_path(prefix).unlink(missing_ok=True)
+    remove(latest_path(prefix), best_path(prefix))
 
 
 def name_also(path: Path, other: Path) -> None:

@@ -21,7 +21,7 @@ from resnet_v2.recompute.malloc import keep_freed_memory
 from resnet_v2.recompute.plan import Plan
 from resnet_v2.recompute.tape import follow
 from resnet_v2.training import gpu, ownership, preflight
-from resnet_v2.training.checkpoint import Start
+from resnet_v2.training.checkpoint import Start, tidy
 from resnet_v2.training.distributed import choose_device, joined, launch, launched
 from resnet_v2.training.epoch import Run, end_epoch, train_epoch, training_loader, validate
 from resnet_v2.training.evaluate import Evaluation
@@ -58,7 +58,7 @@ def fit(given: Mapping[str, Any], say: Callable[[str], object] = console.say) ->
         joined(device) as ranks,
         Interruption() as interruption,
         contextlib.closing(RunLog.nowhere()) as log,
-        ownership.owned(plan.prefix) if ranks.main and _writes(plan) else contextlib.nullcontext(),
+        ownership.owned(plan.prefix) if ranks.main and not plan.config.output.dry_run else contextlib.nullcontext(),
     ):
         trace = profiler(plan.prefix) if plan.config.output.profile and ranks.main else None
         run = Run(plan, start, ranks, device, interruption, log, Watch(plan.prefix, ranks), trace)
@@ -84,6 +84,8 @@ def _fit(run: Run, say: Callable[[str], object]) -> Evaluation | None:
             raise ResnetError(
                 f"{start.path} is amid epoch {plan.first_epoch}, behind `epochs` {plan.epochs}; give more."
             )
+        if ranks.main and not config.output.dry_run:  # killed at its end it may not have come to this
+            tidy(plan.prefix, plan.first_epoch, config.output.keep)
         say(f"{plan.prefix} is at its end, epoch {plan.epochs}.")
         return Evaluation(**evaluation)
     training, validation = _open_records(plan)

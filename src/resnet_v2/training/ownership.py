@@ -9,6 +9,7 @@ from typing import Any
 
 from resnet_v2.data.records import RecordReader
 from resnet_v2.errors import ResnetError
+from resnet_v2.files import flush_folder, make_folder
 from resnet_v2.logs.runlog import LOG_ENDINGS
 from resnet_v2.networks.finding import checkpoint_path, saved_epochs
 from resnet_v2.networks.header import read_header
@@ -29,7 +30,7 @@ def owned(prefix: str) -> Iterator[None]:
     start = Path(prefix)
     path = start.with_name(f".{start.name}.lock")
     made = not path.parent.is_dir()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with contextlib.ExitStack() as afterwards, kept(path) as file:
         if file is None:
             raise ResnetError(
@@ -89,6 +90,8 @@ def make_room(prefix: str, first_epoch: int, saved: Mapping[str, Any], say: Call
         for path in (*others, *logs):
             if path.is_file():
                 path.rename(folder / path.name)
+        flush_folder(folder)
+        flush_folder(folder.parent)
         say(f"what an earlier run left at {prefix} is now in {folder}: {_names(others)}")
     if not first_epoch:
         forget_run(prefix)
