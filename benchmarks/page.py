@@ -224,11 +224,13 @@ class Visitors:
         return "" if said.get("output", {}).get("error") else f"{name}: {said}"
 
     async def _strange_name(self, number: int) -> str:
-        """The picture is a good one, of whatever name and type, so there is an answer."""
+        """The picture is a good one, of whatever name and type, so there is an answer, or the form is refused."""
         kind = ("text/html", "image/svg+xml", "x", "application/zip")[number % 4]
-        said = await self._ask((await self._upload(NAMES[number % len(NAMES)], SOME, kind))[0])
-        named = not NAMES[number % len(NAMES)]  # what has no name is no file
-        return "" if named or said.get("output", {}).get("data") else f"{said}"
+        (token,) = await self._upload(NAMES[number % len(NAMES)], SOME, kind)
+        if token.startswith("400"):
+            return "" if len(NAMES[number % len(NAMES)]) in (0, 5000) else token
+        said = await self._ask(token)
+        return "" if said.get("output", {}).get("data") else f"{said}"
 
     async def _too_large(self, number: int) -> str:
         (said,) = await self._upload("large.png", bytes(UPLOAD_MB * 2**20 + 10**5))

@@ -150,12 +150,12 @@ def page(explainer: Explainer, checkpoint: Path, uploads: Uploads | None = None,
         # gradio would look for a file, open it and tell its path; and it would check the class by itself, aloud.
         store = Uploads(queue) if uploads is None else uploads
         picture.data_model, picture.api_info = None, dict
-        picture.preprocess = lambda token: token and _shown(gradio, lambda: store.read(token))
+        picture.preprocess = lambda token: None if token is None else _shown(gradio, lambda: store.read(token))
         for choice in (this, other):
             choice.preprocess = lambda index: index
 
         def explain(given: str | bytes | None) -> tuple[Any, ...]:
-            if not given:
+            if given is None:
                 return None, "", "", "", None, None, ""
             found = _shown(gradio, lambda: explainer.explain(given))
             first, second = found.answers[0].class_index, found.answers[min(1, len(found.answers) - 1)].class_index
@@ -164,7 +164,7 @@ def page(explainer: Explainer, checkpoint: Path, uploads: Uploads | None = None,
             return bars, words, shown(found.crop), shown(found.heat), first, second, contrast(given, first, second)
 
         def contrast(given: str | bytes | None, one: object, another: object) -> str:
-            if not given or one not in range(len(names)) or another not in range(len(names)):
+            if given is None or one not in range(len(names)) or another not in range(len(names)):
                 return ""
             return shown(_shown(gradio, lambda: explainer.compare(given, cast(int, one), cast(int, another))))
 
