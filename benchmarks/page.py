@@ -27,6 +27,7 @@ import time
 import zlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -199,16 +200,14 @@ class Visitors:
         text = self._clean(response.text)
         return json.loads(text) if response.status_code == 200 else [f"{response.status_code}: {text}"]
 
-    async def _ask(
-        self, token: object, index: int = 0, more: tuple[object, ...] = ()
-    ) -> dict[str, dict[str, list[dict[str, list[dict[str, float]]]]]]:
+    async def _ask(self, token: object) -> dict[str, Any]:
         session = f"{random.getrandbits(64):x}"
         value = {"path": token, "meta": {"_type": "gradio.FileData"}}
-        question = {"data": [value, *more], "fn_index": index, "session_hash": session}
+        question = {"data": [value], "fn_index": 0, "session_hash": session}
         joined = await self._http.post("/gradio_api/queue/join", json=question)
         self._clean(joined.text)
         if joined.status_code != 200:
-            return {"output": {"error": joined.text}}  # type: ignore[dict-item]
+            return {"output": {"error": joined.text}}
         async with self._http.stream("GET", "/gradio_api/queue/data", params={"session_hash": session}) as stream:
             async for line in stream.aiter_lines():
                 self._clean(line)

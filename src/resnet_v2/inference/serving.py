@@ -6,11 +6,12 @@ of this machine is part of any request or answer.
 
 import asyncio
 import json
+import logging
 import re
 import socket
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import BinaryIO
 
 import uvicorn
@@ -38,7 +39,7 @@ IN_MEMORY_BYTES = 65536  # of an upload; the rest is in a temporary file that ha
 KEPT_SECONDS = 600
 SILENT_SECONDS = 5  # of a connection on which no whole request arrives
 CONNECTIONS = 500
-CLIENTS = 10000  # whose haste is remembered, and sessions that have asked
+CLIENTS = 10000  # whose haste is remembered
 HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -57,6 +58,7 @@ class Refused(Exception):  # noqa: N818 (nothing is wrong)
 
 def run(page: ASGIApp, listening: socket.socket) -> None:
     """Serve until a signal ends the process; nothing has to be removed then."""
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # a line for each damaged form
     config = uvicorn.Config(
         page,
         http=Connection,
@@ -106,13 +108,22 @@ class Connection(H11Protocol):
 class Guard:
     """The page as the net sees it: gradio's application behind the limits of the settings.
 
-    `questions` gives the number of inputs of each function that may be asked.
+    `questions` gives the number of inputs of each function that may be asked; `forget` drops what a session has asked
+    and not been told, when nobody listens.
     """
 
-    def __init__(self, page: ASGIApp, uploads: Uploads, limits: DemoConfig, questions: Mapping[int, int]) -> None:
+    def __init__(
+        self,
+        page: ASGIApp,
+        uploads: Uploads,
+        limits: DemoConfig,
+        questions: Mapping[int, int],
+        forget: Callable[[str], Awaitable[None]],
+    ) -> None:
         self._page, self._uploads, self._limits, self._questions = page, uploads, limits, questions
+        self._forget, self._forgetting = forget, set[asyncio.Task[None]]()
         self._haste = Haste(limits.requests_per_minute)
-        self._asked: OrderedDict[str, None] = OrderedDict()
+        self._asked: dict[str, float] = {}  # the sessions that have asked and do not listen yet, and when
         self._listening: set[str] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -217,9 +228,9 @@ class Guard:
             values = [_value(value) for value in data]
         except (ValueError, KeyError, TypeError, RecursionError):
             raise Refused(400, "This is no question that the page asks.") from None
-        self._asked[session] = None
-        while len(self._asked) > CLIENTS:
-            self._asked.popitem(last=False)
+        loop = asyncio.get_running_loop()
+        self._asked[session] = loop.time()
+        loop.call_later(self._limits.seconds, self._give_up, session)
         return json.dumps({"data": values, "fn_index": index, "session_hash": session}).encode()
 
     async def _answers(self, request: Request, receive: Receive, send: Send) -> None:
@@ -233,6 +244,17 @@ class Guard:
             await self._page(request.scope, receive, send)
         finally:
             self._listening.discard(session)
+            if session not in self._asked:
+                await self._forget(session)
+
+    def _give_up(self, session: str) -> None:
+        """Forget a session that has asked and did not come for the answer."""
+        now = asyncio.get_running_loop().time()
+        if session not in self._listening and now - self._asked.get(session, now) >= self._limits.seconds:
+            del self._asked[session]
+            task = asyncio.ensure_future(self._forget(session))
+            self._forgetting.add(task)
+            task.add_done_callback(self._forgetting.discard)
 
 
 class Haste:
