@@ -58,7 +58,9 @@ def good_pictures(count: int) -> list[tuple[str, bytes]]:
         file = io.BytesIO()
         coarse.resize((40 + 9 * number, 300 - 5 * number), PIL.Image.Resampling.BICUBIC).save(file, kind)
         made.append((f"{number}.{kind}", file.getvalue()))
-    return made
+    photo = io.BytesIO()
+    coarse.resize((4000, 3000), PIL.Image.Resampling.BICUBIC).save(photo, "jpeg")
+    return [*made, ("photo.jpg", photo.getvalue())]
 
 
 def png(width: int, height: int) -> bytes:

@@ -19,9 +19,7 @@ from unittest import mock
 PATIENCE_SECONDS = 900
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(
-    ["resnet_v2.training.fit", "resnet_v2.inference.predict", "matplotlib.figure", "pytest"]
-)
+SERVER.set_forkserver_preload(["resnet_v2.training.fit", "resnet_v2.inference.predict", "matplotlib.figure", "pytest"])
 
 
 def wait_until(happened: Callable[[], Any], what: str, pause_seconds: float = 0.01) -> None:

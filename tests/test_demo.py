@@ -16,7 +16,7 @@ from conftest import read_image
 from processes import PATIENCE_SECONDS, Command
 from resnet_v2.config.using import DemoConfig
 from resnet_v2.errors import ResnetError
-from resnet_v2.inference.demo import Explainer, _shown, page, serve, training_curve
+from resnet_v2.inference.demo import Explainer, _shown, serve, training_curve
 from resnet_v2.inference.gradcam import heat_map, overlay
 from resnet_v2.networks import weights
 from resnet_v2.networks.architecture import Architecture

@@ -8,6 +8,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -160,10 +161,13 @@ def page(explainer: Explainer, checkpoint: Path, uploads: Uploads | None = None,
         for choice in (this, other):
             choice.preprocess = lambda index: index
 
+        # gradio has 40 threads, and each that decodes keeps memory for the largest image that it has met.
+        worker = ThreadPoolExecutor(1)
+
         def explain(given: str | bytes | None) -> tuple[Any, ...]:
             if given is None:
                 return None, "", "", "", None, None, ""
-            found = _shown(gradio, lambda: explainer.explain(given))
+            found = _shown(gradio, lambda: worker.submit(explainer.explain, given).result())
             first, second = found.answers[0].class_index, found.answers[min(1, len(found.answers) - 1)].class_index
             bars = {names[answer.class_index]: answer.probability for answer in found.answers}
             words = f"answer {found.answer_ms:.0f} ms, heat map {found.heat_ms:.0f} ms"
@@ -172,7 +176,11 @@ def page(explainer: Explainer, checkpoint: Path, uploads: Uploads | None = None,
         def contrast(given: str | bytes | None, one: object, another: object) -> str:
             if given is None or one not in range(len(names)) or another not in range(len(names)):
                 return ""
-            return shown(_shown(gradio, lambda: explainer.compare(given, cast(int, one), cast(int, another))))
+            return shown(
+                _shown(
+                    gradio, lambda: worker.submit(explainer.compare, given, cast(int, one), cast(int, another)).result()
+                )
+            )
 
         one_at_a_time = {"api_visibility": "private", "concurrency_id": "network", "concurrency_limit": 1}
         picture.change(explain, picture, [label, taken, crop, heat, this, other, between], **one_at_a_time)
