@@ -14,6 +14,7 @@ import urllib.request
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,6 +46,8 @@ class Behind:
     def __init__(self, kind: str = "text/plain") -> None:
         self.asked: list[tuple[str, bytes]] = []
         self.forgotten: list[str] = []
+        self.pending_messages_per_session = {"s1": "kept"}
+        self.pending_event_ids_session: dict[str, set[str]] = {}
         self.may, self._kind = asyncio.Event(), kind
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -53,6 +56,9 @@ class Behind:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", self._kind.encode())]})
         await self.may.wait()
         await send({"type": "http.response.body", "body": b"from behind"})
+
+    async def clean_events(self, session_hash: str) -> None:
+        self.forgotten.append(session_hash)
 
 
 Visit = Callable[[Callable[..., httpx.AsyncClient], Behind], Awaitable[None]]
@@ -64,13 +70,9 @@ def visit(visit: Visit, limits: DemoConfig, kind: str = "text/plain", answering:
 
     async def visits() -> None:
         behind = Behind(kind)
-
-        async def forget(session: str) -> None:
-            behind.forgotten.append(session)
-
         if answering:
             behind.may.set()
-        guard = serving.Guard(behind, uploads, limits, {0: 1, 1: 3}, forget)
+        guard = serving.Guard(behind, uploads, limits, {0: 1, 1: 3}, behind)
 
         def client(address: str = "10.0.0.1") -> httpx.AsyncClient:
             transport = httpx.ASGITransport(app=guard, client=(address, 5))
@@ -129,10 +131,10 @@ def test_questions_are_written_anew() -> None:
         picture = {"path": {"x": 1}, "url": "http://a/", "meta": {"_type": "gradio.FileData"}}
         await client().post("/gradio_api/queue/join", json=QUESTION | {"data": [picture, 5, None], "fn_index": 1})
         assert json.loads(behind.asked.pop()[1])["data"] == ["", 5, None]
-        wrongs: list[dict[str, object]] = [
+        wrongs: tuple[dict[str, Any], ...] = (
             *({"fn_index": 2}, {"fn_index": True}, {"fn_index": "0"}, {"session_hash": "../a"}, {"session_hash": None}),
             *({"data": []}, {"data": ["abc"]}, {"data": [[1]]}, {"data": [True]}, {"data": {"0": 1}}, {"data": [1.5]}),
-        ]
+        )
         for wrong in wrongs:
             answer = await client().post("/gradio_api/queue/join", json=QUESTION | wrong)
             assert (answer.status_code, answer.json()) == (400, {"detail": "This is no question that the page asks."})
@@ -233,7 +235,7 @@ def test_what_takes_too_long_ends() -> None:
         said = (await client().get("/gradio_api/queue/data?session_hash=s1")).text
         assert json.loads(said.removeprefix("data: "))["msg"] == "unexpected_error"
         assert (await client().get("/gradio_api/queue/data?session_hash=s1")).status_code == 404
-        assert behind.forgotten == ["s1"]
+        assert behind.pending_messages_per_session == {}
 
     visit(ask, DemoConfig(seconds=1), "text/event-stream", answering=False)
 
@@ -247,6 +249,29 @@ def test_who_does_not_come_for_the_answer_is_forgotten() -> None:
         assert (await client().get("/gradio_api/queue/data?session_hash=s1")).status_code == 404
 
     visit(ask, DemoConfig(seconds=1))
+
+
+def test_a_session_asks_again_before_its_stream_has_ended() -> None:
+    """As a browser does: it is told the last answer, asks, and opens the next stream at once."""
+
+    async def ask(client: Callable[..., httpx.AsyncClient], behind: Behind) -> None:
+        async def join() -> None:
+            behind.may.set()
+            assert (await client().post("/gradio_api/queue/join", json=QUESTION)).status_code == 200
+            behind.may.clear()
+
+        await join()
+        first = asyncio.create_task(client().get("/gradio_api/queue/data?session_hash=s1"))
+        while len(behind.asked) < 2:
+            await asyncio.sleep(0.01)
+        await join()
+        second = asyncio.create_task(client().get("/gradio_api/queue/data?session_hash=s1"))
+        await asyncio.sleep(0.01)
+        behind.may.set()
+        assert [(await stream).status_code for stream in (first, second)] == [200, 200]
+        assert behind.pending_messages_per_session == {}
+
+    visit(ask, DemoConfig(), "text/event-stream")
 
 
 def test_uploads_leave() -> None:

@@ -89,13 +89,7 @@ def serve(settings: DemoConfig) -> None:
     from resnet_v2.inference import serving  # needs what gradio brings
 
     questions = {index: len(function.inputs) for index, function in blocks.fns.items()}
-
-    async def forget(session: str) -> None:
-        await blocks._queue.clean_events(session_hash=session)
-        for kept in (blocks._queue.pending_messages_per_session, blocks._queue.pending_event_ids_session):
-            kept.pop(session, None)
-
-    guard = serving.Guard(app, uploads, settings, questions, forget)
+    guard = serving.Guard(app, uploads, settings, questions, blocks._queue)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     say(f"The page: http://{host}:{settings.port} (Ctrl-C ends it)")
     serving.run(guard, listening)

@@ -11,8 +11,8 @@ import re
 import socket
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from typing import BinaryIO
+from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import Any, BinaryIO
 
 import uvicorn
 from anyio.to_thread import run_sync
@@ -108,8 +108,8 @@ class Connection(H11Protocol):
 class Guard:
     """The page as the net sees it: gradio's application behind the limits of the settings.
 
-    `questions` gives the number of inputs of each function that may be asked; `forget` drops what a session has asked
-    and not been told, when nobody listens.
+    `questions` gives the number of inputs of each function that may be asked; `queue` is gradio's, which would remember
+    sessions for ever.
     """
 
     def __init__(
@@ -118,13 +118,13 @@ class Guard:
         uploads: Uploads,
         limits: DemoConfig,
         questions: Mapping[int, int],
-        forget: Callable[[str], Awaitable[None]],
+        queue: Any,
     ) -> None:
         self._page, self._uploads, self._limits, self._questions = page, uploads, limits, questions
-        self._forget, self._forgetting = forget, set[asyncio.Task[None]]()
+        self._queue, self._forgetting = queue, set[asyncio.Task[None]]()
         self._haste = Haste(limits.requests_per_minute)
         self._asked: dict[str, float] = {}  # the sessions that have asked and do not listen yet, and when
-        self._listening: set[str] = set()
+        self._listening: dict[str, asyncio.Event] = {}  # set when the stream of answers to a session has ended
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or say why not."""
@@ -236,25 +236,35 @@ class Guard:
     async def _answers(self, request: Request, receive: Receive, send: Send) -> None:
         """The stream of answers to a session that has asked; gradio keeps one for each session."""
         session = request.query_params.get("session_hash", "")
-        if session not in self._asked or session in self._listening:
+        while session in self._listening:  # a browser is told the last answer before its stream has ended
+            await self._listening[session].wait()
+        if self._asked.pop(session, None) is None:
             raise Refused(404, "Nothing was asked.")
-        del self._asked[session]
-        self._listening.add(session)
+        ended = self._listening[session] = asyncio.Event()
         try:
             await self._page(request.scope, receive, send)
         finally:
-            self._listening.discard(session)
-            if session not in self._asked:
-                await self._forget(session)
+            del self._listening[session]
+            ended.set()
+            if session not in self._asked and not self._queue.pending_event_ids_session.get(session):
+                self._forget(session)
+
+    def _forget(self, session: str) -> None:
+        for memory in (self._queue.pending_messages_per_session, self._queue.pending_event_ids_session):
+            memory.pop(session, None)
 
     def _give_up(self, session: str) -> None:
         """Forget a session that has asked and did not come for the answer."""
         now = asyncio.get_running_loop().time()
         if session not in self._listening and now - self._asked.get(session, now) >= self._limits.seconds:
             del self._asked[session]
-            task = asyncio.ensure_future(self._forget(session))
+            task = asyncio.ensure_future(self._drop(session))
             self._forgetting.add(task)
             task.add_done_callback(self._forgetting.discard)
+
+    async def _drop(self, session: str) -> None:
+        await self._queue.clean_events(session_hash=session)
+        self._forget(session)
 
 
 class Haste:
