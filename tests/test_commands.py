@@ -119,7 +119,7 @@ def stand_in_for_the_world(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("resnet_v2.files._HTTP", types.SimpleNamespace(open=download))
     monkeypatch.setattr(cli, "time", types.SimpleNamespace(sleep=interrupt))
-    monkeypatch.setattr("gradio.Blocks.launch", lambda *_, **__: None)
+    monkeypatch.setattr("resnet_v2.inference.serving.run", lambda page, listening: listening.close())
     from sklearn import datasets
 
     pixels, labels = datasets.load_digits(return_X_y=True)

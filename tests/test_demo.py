@@ -14,6 +14,7 @@ import torch
 
 from conftest import read_image
 from processes import PATIENCE_SECONDS, Command
+from resnet_v2.config.using import DemoConfig
 from resnet_v2.errors import ResnetError
 from resnet_v2.inference.demo import Explainer, _shown, serve, training_curve
 from resnet_v2.inference.gradcam import heat_map, overlay
@@ -55,10 +56,21 @@ def test_what_the_page_shows(trained: str, digits: Path) -> None:
     found = Explainer(network, header, torch.device("cpu")).explain(digits / "examples" / "7.png")
     assert len(found.answers) == 5
     assert found.crop.shape == found.heat.shape == (32, 32, 3)
-    pixels, figures = training_curve(Path(f"{trained}-0004.safetensors"))
-    assert pixels is not None
-    assert "resnet-digits-8" in figures
-    assert training_curve(Path("nowhere/a-0001.safetensors"))[0] is None
+
+
+def test_the_curve_tells_no_folder(trained: str, tmp_path: Path) -> None:
+    shown = training_curve(Path(f"{trained}-0004.safetensors"))
+    assert shown.startswith("<img") and "resnet-digits-8" in shown
+    (tmp_path / "b.log").write_text("nothing")
+    (tmp_path / "a<b>.log").write_text("nothing")
+    for name, wanted in (
+        ("b", "b.log has no epochs"),
+        ("a<b>", "a&lt;b&gt;.log has no"),
+        ("c", "There is no log c.jsonl"),
+    ):
+        sentence = training_curve(tmp_path / f"{name}-0001.safetensors")
+        assert sentence.startswith(wanted)
+        assert str(tmp_path) not in sentence
 
 
 def test_the_page_says_what_is_wrong() -> None:
@@ -85,7 +97,9 @@ def test_addresses_where_nothing_can_listen() -> None:
         port = taken.getsockname()[1]
         for host in ("127.0.0.1", "203.0.113.7", "nonsense.invalid", "a" * 300, ""):
             with pytest.raises(ResnetError, match=f"Nothing can listen at {host}, port {port}: .+; give another"):
-                serve("none", 4, "", host, port)
+                serve(DemoConfig("none", host=host, port=port))
+    with pytest.raises(ResnetError, match="Nothing can listen at , port"):
+        serve(DemoConfig("none", host="", port=port))  # free by now; an empty host is every address
 
 
 @pytest.fixture
@@ -124,19 +138,32 @@ def browser_page() -> Iterator[Any]:
 )
 def test_the_page_in_a_browser(address: str, browser_page: Any, digits: Path, tmp_path: Path) -> None:
     page = browser_page
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.goto(address)
     page.set_input_files("input[type=file]", str(digits / "examples" / "7.png"))
     page.get_by_text("heat map").wait_for()
-    for count, what in ((5, "[data-testid$=-confidence-set]"), (4, "img[src*='/file=']")):
-        page.wait_for_function("([count, what]) => document.querySelectorAll(what).length >= count", arg=[count, what])
+    for count, what in (
+        (5, "[data-testid$=-confidence-set]"),
+        (1, "img[src*='/file=']"),
+        (3, "img[src^='data:image/png']"),
+    ):
+        page.wait_for_function(
+            "([count, what]) => [...document.querySelectorAll(what)].filter(one => one.tagName != 'IMG' || "
+            "one.naturalWidth > 0).length >= count",
+            arg=[count, what],
+        )
     assert page.locator("[data-testid$=-confidence-set]").count() == 5
     page.screenshot(path=str(tmp_path / "picture.png"))
     # A file that is no picture, and one that ends early, are answered with a sentence, and the page goes on.
     (tmp_path / "text.png").write_text("no image")
     (tmp_path / "short.png").write_bytes((digits / "examples" / "7.png").read_bytes()[:120])
-    for name, sentence in (("text.png", "cannot identify image"), ("short.png", "The picture is no readable image")):
+    for name, sentence in (
+        ("text.png", "The picture is no readable image"),
+        ("short.png", "The picture is no readable image"),
+    ):
         page.get_by_label("Remove Image").click()
         page.set_input_files("input[type=file]", str(tmp_path / name))
         page.get_by_text(sentence).first.wait_for()
@@ -148,3 +175,4 @@ def test_the_page_in_a_browser(address: str, browser_page: Any, digits: Path, tm
     page.screenshot(path=str(tmp_path / "curve.png"))
     outside = [url for url in asked if not url.startswith((address, "data:", "blob:"))]
     assert not outside
+    assert not complaints

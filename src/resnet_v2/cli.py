@@ -205,7 +205,7 @@ def card(settings: using.CardConfig) -> None:
 def demo(settings: using.DemoConfig) -> None:
     from resnet_v2.inference.demo import serve
 
-    serve(settings.prefix, settings.epoch, settings.device, settings.host, settings.port)
+    serve(settings)
 
 
 def plot(settings: using.PlotConfig) -> None:

@@ -184,6 +184,14 @@ class DemoConfig:
     """address to listen on; 0.0.0.0 shows the page to everybody who can reach this machine"""
     port: Annotated[int, Range(1, 65535)] = 7860
     """port to listen on"""
+    upload_mb: Annotated[int, Range(1, 1024)] = 20
+    """largest picture that is taken, in MB"""
+    requests_per_minute: Annotated[int, Range(1, 10**6)] = 3000
+    """uploads and questions of one address; each picture takes two"""
+    seconds: Annotated[int, Range(1, 3600)] = 60
+    """longest time of an upload, and of the wait for an answer"""
+    queue: Annotated[int, Range(1, 10**4)] = 200
+    """pictures that may wait at a time"""
 
 
 @settings

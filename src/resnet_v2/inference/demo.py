@@ -1,30 +1,38 @@
 """The page in the browser: a picture's classes, where the network saw them, and the curve of its training."""
 
+import base64
+import functools
+import html
 import os
 import socket
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from resnet_v2.config.using import Epoch
-from resnet_v2.data.jpeg import Image, decode
-from resnet_v2.errors import ResnetError
+from resnet_v2.config.using import DemoConfig
+from resnet_v2.console import say
+from resnet_v2.data.jpeg import Image, encode
+from resnet_v2.errors import ResnetError, printable
 from resnet_v2.inference.classifier import Classifier
 from resnet_v2.inference.gradcam import heat_map, overlay
 from resnet_v2.inference.pictures import Picture, prepare
 from resnet_v2.inference.predict import Answer
+from resnet_v2.inference.uploads import Uploads
 from resnet_v2.interchange.optional import package
 from resnet_v2.logs.plot import draw, read_curves, table
 from resnet_v2.networks import weights
 from resnet_v2.networks.finding import run_prefix
+from resnet_v2.networks.header import Header
 from resnet_v2.training.distributed import choose_device
 
 Made = TypeVar("Made")
 TOP = 5
-LARGEST_UPLOAD = "20mb"
+BACKLOG = 100
+SESSIONS = 100  # of which gradio remembers what they see
 # A path would be that of gradio's copy, which says nothing to the person who dropped the picture.
 NAME = "The picture"
 # Small crops are shown enlarged, so that there is something to see.
@@ -61,43 +69,72 @@ class Explainer(Classifier):
         return overlay(crop, heat_map(self.network, crop, this, other))
 
 
-def serve(prefix: str, epoch: Epoch | None, device: str, host: str, port: int) -> None:
+def serve(settings: DemoConfig) -> None:
     """Show the page of a checkpoint until it is interrupted.
 
     Raises ResnetError when gradio or the network is missing, and for an address that cannot be listened at.
     """
-    _check_address(host, port)  # before anything is loaded
-    path, header, tensors = weights.read_checkpoint(prefix, epoch)
-    explainer = Explainer(weights.build(path, header, tensors), header, choose_device("", device or "cpu"))
-    shown = {"share": False, "quiet": False, "footer_links": [], "show_error": True}
-    page(explainer, path).launch(server_name=host, server_port=port, max_file_size=LARGEST_UPLOAD, **shown)
-
-
-def _check_address(host: str, port: int) -> None:
+    listening = _listen(settings.host, settings.port)  # before anything is loaded
+    path, header, tensors = weights.read_checkpoint(settings.prefix, settings.epoch)
+    explainer = Explainer(weights.build(path, header, tensors), header, choose_device("", settings.device or "cpu"))
+    uploads = Uploads(settings.queue)
     try:
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            if os.name == "posix":  # a page that has just been closed does not block its port
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
+        # gradio makes a folder when it starts, in one that other users share, and has no use for it here.
+        with tempfile.TemporaryDirectory(prefix="resnet-v2-page-") as folder:
+            os.environ["GRADIO_TEMP_DIR"] = folder
+            blocks = page(explainer, path, uploads, settings.queue)
+            app = _application(blocks)
+    except OSError as error:
+        raise ResnetError(f"No temporary folder can be written ({error.strerror}); let TMPDIR name another.") from None
+    from resnet_v2.inference import serving  # needs what gradio brings
+
+    questions = {index: len(function.inputs) for index, function in blocks.fns.items()}
+    guard = serving.Guard(app, uploads, settings, questions, blocks._queue)
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    say(f"The page: http://{host}:{settings.port} (Ctrl-C ends it)")
+    serving.run(guard, listening)
+
+
+def _application(blocks: Any) -> Any:
+    """The page without what it does not use of gradio, whatever the environment says."""
+    unused = {"allowed_paths": [], "mcp_server": False, "ssr_mode": False, "run_history": False, "pwa": False}
+    app = package("fastapi", "demo").FastAPI(openapi_url=None)
+    shown = {"show_error": False, "footer_links": []}
+    return package("gradio", "demo").mount_gradio_app(app, blocks, path="", **shown, **unused)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        if not host:  # which is every address
+            raise OSError("there is no host")
+        if os.name == "posix":  # a page that has just been closed does not block its port
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(BACKLOG)
     except (OSError, UnicodeError) as error:
+        listening.close()
         why = getattr(error, "strerror", None) or error
         raise ResnetError(f"Nothing can listen at {host}, port {port}: {why}; give another.") from None
+    return listening
 
 
-def page(explainer: Explainer, checkpoint: Path) -> Any:
-    """The gradio page of a network; `checkpoint` is its file, whose run's log the second tab shows."""
-    # Nobody is told that the page is open, and no font is fetched.
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    gradio = package("gradio", "demo")
+def page(explainer: Explainer, checkpoint: Path, uploads: Uploads | None = None, queue: int = 200) -> Any:
+    """The gradio page of a network; `checkpoint` is its file, whose run's log the second tab shows.
+
+    Pictures are read from `uploads`, by their tokens; `queue` of them may wait.
+    """
+    gradio = _gradio()
     header = explainer.header
-    classes = header.architecture.classes
-    choices = [(header.name(index), index) for index in range(classes)]
+    names = unique_names(header)
+    choices = [(name, index) for index, name in enumerate(names)]
     with gradio.Blocks(title="resnet-v2", analytics_enabled=False) as blocks:
-        gradio.Markdown(f"## resnet-v2\n{header.network}, {classes} classes, `{checkpoint.name}`")
+        title = f"{header.network}, {len(names)} classes, {checkpoint.name}"
+        gradio.HTML(f"<h2>resnet-v2</h2>{html.escape(printable(title))}")
         with gradio.Tab("Picture"), gradio.Row():
             with gradio.Column():
                 sources = ["upload", "webcam", "clipboard"]
-                picture = gradio.Image(type="filepath", image_mode=None, sources=sources, label="Picture", height=260)
+                picture = gradio.Image(type="filepath", sources=sources, label="Picture", height=260)
                 label = gradio.Label(num_top_classes=TOP, label="What it is")
                 taken = gradio.Markdown()
             with gradio.Column():
@@ -107,39 +144,67 @@ def page(explainer: Explainer, checkpoint: Path) -> Any:
                 with gradio.Row():
                     this = gradio.Dropdown(choices, label="What speaks for", type="value")
                     other = gradio.Dropdown(choices, label="rather than for", type="value")
-                between = _output("one class against another", gradio, height=240)
+                between = _output("one class against another", gradio)
         with gradio.Tab("Training curve"):
             again = gradio.Button("Read the log again", size="sm")
-            curve = gradio.Image(show_label=False, interactive=False, buttons=[])
-            figures = gradio.Markdown()
-
-        def explain(path: str | None) -> tuple[Any, ...]:
-            if not path:
-                return None, "", None, None, None, None, None
-            found = _shown(gradio, lambda: explainer.explain(path))
-            first, second = found.answers[0].class_index, found.answers[min(1, len(found.answers) - 1)].class_index
-            bars = {answer.name: answer.probability for answer in found.answers}
-            words = f"answer {found.answer_ms:.0f} ms, heat map {found.heat_ms:.0f} ms"
-            return bars, words, enlarged(found.crop), enlarged(found.heat), first, second, contrast(path, first, second)
-
-        def contrast(path: str | None, one: int | None, another: int | None) -> Image | None:
-            if not path or one is None or another is None:
-                return None
-            return enlarged(_shown(gradio, lambda: explainer.compare(path, one, another)))
-
-        picture.change(explain, picture, [label, taken, crop, heat, this, other, between], api_visibility="private")
+            curve = gradio.HTML()
+        # gradio would look for a file, open it and tell its path; and it would check the class by itself, aloud.
+        store = Uploads(queue) if uploads is None else uploads
+        picture.data_model, picture.api_info = None, dict
+        picture.preprocess = lambda token: None if token is None else _shown(gradio, lambda: store.read(token))
         for choice in (this, other):
-            choice.input(contrast, [picture, this, other], between, api_visibility="private")
+            choice.preprocess = lambda index: index
+
+        # gradio has 40 threads, and each that decodes keeps memory for the largest image that it has met.
+        worker = ThreadPoolExecutor(1)
+
+        def explain(given: str | bytes | None) -> tuple[Any, ...]:
+            if given is None:
+                return None, "", "", "", None, None, ""
+            found = _shown(gradio, lambda: worker.submit(explainer.explain, given).result())
+            first, second = found.answers[0].class_index, found.answers[min(1, len(found.answers) - 1)].class_index
+            bars = {names[answer.class_index]: answer.probability for answer in found.answers}
+            words = f"answer {found.answer_ms:.0f} ms, heat map {found.heat_ms:.0f} ms"
+            return bars, words, shown(found.crop), shown(found.heat), first, second, contrast(given, first, second)
+
+        def contrast(given: str | bytes | None, one: object, another: object) -> str:
+            if given is None or one not in range(len(names)) or another not in range(len(names)):
+                return ""
+            return shown(
+                _shown(
+                    gradio, lambda: worker.submit(explainer.compare, given, cast(int, one), cast(int, another)).result()
+                )
+            )
+
+        one_at_a_time = {"api_visibility": "private", "concurrency_id": "network", "concurrency_limit": 1}
+        picture.change(explain, picture, [label, taken, crop, heat, this, other, between], **one_at_a_time)
+        for choice in (this, other):
+            choice.input(contrast, [picture, this, other], between, **one_at_a_time)
         for event in (blocks.load, again.click):
-            event(lambda: training_curve(checkpoint), None, [curve, figures], api_visibility="private")
+            event(lambda: training_curve(checkpoint), None, curve, api_visibility="private", concurrency_id="curve")
+    blocks.queue(max_size=queue, default_concurrency_limit=1)
+    blocks.state_session_capacity = SESSIONS
     return blocks
 
 
-def _output(caption: str, gradio: Any, height: int | None = None) -> Any:
-    # The caption stands above, because gradio's own labels hide a corner of the image.
+def _gradio() -> Any:
+    """gradio, which asks no other server for anything and does nothing that only the environment tells it to do."""
+    for name in [name for name in os.environ if name.startswith("GRADIO_") and name != "GRADIO_TEMP_DIR"]:
+        del os.environ[name]
+    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_ANALYTICS_MAX_EVENTS": "100"}
+    return package("gradio", "demo")
+
+
+def unique_names(header: Header) -> list[str]:
+    """The names of the classes; with their numbers where two are equal, as ImageNet's cranes are."""
+    names = [printable(header.name(index)) for index in range(header.architecture.classes)]
+    return names if len(set(names)) == len(names) else [f"{index} {name}" for index, name in enumerate(names)]
+
+
+def _output(caption: str, gradio: Any) -> Any:
     with gradio.Column(min_width=120):
         gradio.Markdown(caption)
-        return gradio.Image(show_label=False, interactive=False, buttons=[], height=height)
+        return gradio.HTML(min_height=SHOWN_PIXELS)
 
 
 def _shown(gradio: Any, work: Callable[[], Made]) -> Made:
@@ -149,23 +214,44 @@ def _shown(gradio: Any, work: Callable[[], Made]) -> Made:
         raise gradio.Error(str(error), print_exception=False) from error
 
 
+def shown(image: Image) -> str:
+    """An image as a part of the page, so that no file is written and none is asked for."""
+    if image.shape[0] < SHOWN_PIXELS:
+        return _embedded(encode(enlarged(image), ".png", 3), "png")
+    return _embedded(encode(image, ".jpg", 92), "jpeg")
+
+
+def _embedded(data: bytes, kind: str) -> str:
+    return f'<img alt="" src="data:image/{kind};base64,{base64.b64encode(data).decode()}">'
+
+
 def enlarged(image: Image) -> Image:
     """Small images with every pixel repeated until they are large enough to be looked at."""
     times = max(1, SHOWN_PIXELS // image.shape[0])
     return image.repeat(times, axis=0).repeat(times, axis=1)
 
 
-def training_curve(checkpoint: Path) -> tuple[Image | None, str]:
-    """The picture of the run's curve and its figures; without a log there is none, and a sentence says so."""
+def training_curve(checkpoint: Path) -> str:
+    """The picture of the run's curve and its figures; without a log a sentence says so. No path is told."""
     prefix = run_prefix(checkpoint)
     logs = [path for path in (Path(f"{prefix}.jsonl"), Path(f"{prefix}.log")) if path.is_file()]
+    name = Path(prefix).name
     if not logs:
-        return None, f"There is no log {prefix}.jsonl or {prefix}.log beside the checkpoint."
+        return html.escape(printable(f"There is no log {name}.jsonl or {name}.log beside the checkpoint."))
+    status = logs[0].stat()
     try:
-        curves = read_curves(str(logs[0]))
+        return _drawn(logs[0], status.st_size, status.st_mtime_ns)
     except ResnetError as error:
-        return None, str(error)
+        return html.escape(str(error).replace(printable(str(logs[0])), printable(logs[0].name)))
+    except OSError:  # the log has gone, or the temporary folder takes nothing
+        return "The curve cannot be drawn now."
+
+
+@functools.lru_cache(1)
+def _drawn(log: Path, size: int, changed: int) -> str:
+    """The curve of a log of this size and time; each visitor asks for it."""
+    curves = read_curves(str(log))
     with tempfile.TemporaryDirectory() as folder:
         draw(curves, Path(folder) / "curve.png", "top1")
-        pixels = decode((Path(folder) / "curve.png").read_bytes())
-    return pixels, f"```\n{table(curves)}\n```"
+        png = (Path(folder) / "curve.png").read_bytes()
+    return f"{_embedded(png, 'png')}<pre>{html.escape(table(curves))}</pre>"

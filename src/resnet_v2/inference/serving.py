@@ -1,0 +1,330 @@
+"""What stands between the net and the page: which requests there are, how many, how large and how slow they may be.
+
+gradio answers far more than the page needs. What is not named here does not exist; uploads are taken here, and no path
+of this machine is part of any request or answer.
+"""
+
+import asyncio
+import json
+import logging
+import re
+import socket
+import time
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import Any, BinaryIO
+
+import uvicorn
+from anyio.to_thread import run_sync
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from resnet_v2.config.using import DemoConfig
+from resnet_v2.errors import ResnetError
+from resnet_v2.inference.uploads import Uploads
+
+API = "/gradio_api"
+# What the browser asks gradio for. The page's own pictures are part of its answers and have no address.
+PAGE = re.compile(
+    r"/|/config/?|/(assets|static|svelte)/.+|(/gradio_api)?/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json"
+)
+SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
+QUESTION_BYTES = 16384
+FORM_BYTES = 16384  # of a form beside the picture in it
+IN_MEMORY_BYTES = 65536  # of an upload; the rest is in a temporary file that has no name
+KEPT_SECONDS = 600
+SILENT_SECONDS = 5  # of a connection on which no whole request arrives
+CONNECTIONS = 500
+CLIENTS = 10000  # whose haste is remembered
+HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+]
+# A dropped file is shown as an image and never as a page of ours, whatever it holds.
+AS_A_FILE = {"content-disposition": "attachment", "content-security-policy": "sandbox; default-src 'none'"}
+
+
+class Refused(Exception):  # noqa: N818 (nothing is wrong)
+    """A request that gets no answer but a sentence."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
+def run(page: ASGIApp, listening: socket.socket) -> None:
+    """Serve until a signal ends the process; nothing has to be removed then."""
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # a line for each damaged form
+    config = uvicorn.Config(
+        page,
+        http=Connection,
+        ws="none",
+        lifespan="on",
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        limit_concurrency=CONNECTIONS,
+        timeout_graceful_shutdown=1,
+    )
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+class Connection(H11Protocol):
+    """A connection that is cut when it brings something, or nothing yet, but no whole head of a request in time.
+
+    uvicorn itself waits for ever. The time of a request's body and of its answer is the Guard's matter.
+    """
+
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._forget()
+        elif self._deadline is None:
+            self._deadline = self.loop.call_later(SILENT_SECONDS, self.transport.abort)
+
+    def _forget(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
+class Guard:
+    """The page as the net sees it: gradio's application behind the limits of the settings.
+
+    `questions` gives the number of inputs of each function that may be asked; `queue` is gradio's, which would remember
+    sessions for ever.
+    """
+
+    def __init__(
+        self,
+        page: ASGIApp,
+        uploads: Uploads,
+        limits: DemoConfig,
+        questions: Mapping[int, int],
+        queue: Any,
+    ) -> None:
+        self._page, self._uploads, self._limits, self._questions = page, uploads, limits, questions
+        self._queue, self._forgetting = queue, set[asyncio.Task[None]]()
+        self._haste = Haste(limits.requests_per_minute)
+        self._asked: dict[str, float] = {}  # the sessions that have asked and do not listen yet, and when
+        self._listening: dict[str, asyncio.Event] = {}  # set when the stream of answers to a session has ended
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or say why not."""
+        if scope["type"] != "http":
+            await self._page(scope, receive, send)
+            return
+        started = ""
+
+        async def answer(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = dict(message["headers"]).get(b"content-type", b"-").decode("latin-1")
+                message["headers"] = [*message["headers"], *HEADERS]
+            await send(message)
+
+        request = Request(scope, receive)
+        try:
+            async with asyncio.timeout(self._limits.seconds):
+                await self._serve(request, receive, answer)
+        except Refused as refused:
+            await _say(request, refused.status, str(refused))(scope, receive, answer)
+        except ClientDisconnect:
+            pass
+        except TimeoutError:
+            sentence = f"This took longer than {self._limits.seconds} seconds; try again later."
+            if not started:
+                await _say(request, 408, sentence)(scope, receive, answer)
+            elif started.startswith("text/event-stream"):
+                event = json.dumps({"msg": "unexpected_error", "message": sentence, "success": False})
+                await answer({"type": "http.response.body", "body": f"data: {event}\n\n".encode()})
+
+    async def _serve(self, request: Request, receive: Receive, send: Send) -> None:
+        method, path = request.method, request.url.path
+        match method, path.removeprefix(API) if path.startswith(API) else "":
+            case "POST", "/upload":
+                response = await self._upload(request)
+            case "POST", "/queue/join":
+                self._hurry(request)
+                await self._page(request.scope, _whole(await self._question(request)), send)
+                return
+            case "GET", "/queue/data":
+                await self._answers(request, receive, send)
+                return
+            case "GET", file if file.startswith("/file="):
+                response = await self._file(file.removeprefix("/file="))
+            case _ if method in ("GET", "HEAD") and PAGE.fullmatch(path):
+                await self._page(request.scope, receive, send)
+                return
+            case _:
+                raise Refused(404, "There is nothing here.")
+        await response(request.scope, receive, send)
+
+    def _hurry(self, request: Request) -> None:
+        wait = self._haste.wait(_client(request))
+        if wait:
+            most = self._limits.requests_per_minute
+            raise Refused(429, f"More than {most} requests in a minute; try again in {wait:.0f} seconds.")
+
+    async def _upload(self, request: Request) -> Response:
+        """Take the pictures of a form; the answer is the list of their tokens."""
+        self._hurry(request)
+        most = self._limits.upload_mb * 2**20
+        if int(_digits(request.headers.get("content-length", "0"))) > most + FORM_BYTES:
+            raise Refused(413, f"A picture may have {self._limits.upload_mb} MB.")
+        parser = MultiPartParser(
+            request.headers, _at_most(request, most + FORM_BYTES, self._limits), max_files=4, max_fields=4
+        )
+        parser.spool_max_size = IN_MEMORY_BYTES
+        try:
+            form = await parser.parse()
+        except (MultiPartException, ValueError, KeyError, AssertionError, LookupError):
+            raise Refused(400, "This is no form with a picture.") from None
+        except OSError:
+            raise Refused(507, "The temporary folder takes nothing more; a smaller picture may do.") from None
+        files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+        if not files:
+            raise Refused(400, "This is no form with a picture.")
+        return JSONResponse([self._keep(file.file, _client(request)) for file in files])
+
+    def _keep(self, file: BinaryIO, owner: str) -> str:
+        token = self._uploads.add(file, owner)
+        asyncio.get_running_loop().call_later(KEPT_SECONDS, self._uploads.remove, token)
+        return token
+
+    async def _file(self, token: str) -> Response:
+        try:
+            data = await run_sync(self._uploads.look, token)
+        except ResnetError as error:
+            raise Refused(404, str(error)) from None
+        return Response(data, media_type="application/octet-stream", headers=AS_A_FILE)
+
+    async def _question(self, request: Request) -> bytes:
+        """A question to gradio, written anew from those of its parts that the page uses."""
+        body = b"".join([chunk async for chunk in _at_most(request, QUESTION_BYTES, None)])
+        try:
+            asked = json.loads(body)
+            index, session, data = asked["fn_index"], asked["session_hash"], asked["data"]
+            known = type(index) is int and index in self._questions and SESSION.fullmatch(session)
+            if not known or type(data) is not list or len(data) != self._questions[index]:
+                raise ValueError
+            values = [_value(value) for value in data]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise Refused(400, "This is no question that the page asks.") from None
+        loop = asyncio.get_running_loop()
+        self._asked[session] = loop.time()
+        loop.call_later(self._limits.seconds, self._give_up, session)
+        return json.dumps({"data": values, "fn_index": index, "session_hash": session}).encode()
+
+    async def _answers(self, request: Request, receive: Receive, send: Send) -> None:
+        """The stream of answers to a session that has asked; gradio keeps one for each session."""
+        session = request.query_params.get("session_hash", "")
+        while session in self._listening:  # a browser is told the last answer before its stream has ended
+            await self._listening[session].wait()
+        if self._asked.pop(session, None) is None:
+            raise Refused(404, "Nothing was asked.")
+        ended = self._listening[session] = asyncio.Event()
+        try:
+            await self._page(request.scope, receive, send)
+        finally:
+            del self._listening[session]
+            ended.set()
+            if session not in self._asked and not self._queue.pending_event_ids_session.get(session):
+                self._forget(session)
+
+    def _forget(self, session: str) -> None:
+        for memory in (self._queue.pending_messages_per_session, self._queue.pending_event_ids_session):
+            memory.pop(session, None)
+
+    def _give_up(self, session: str) -> None:
+        """Forget a session that has asked and did not come for the answer."""
+        now = asyncio.get_running_loop().time()
+        if session not in self._listening and now - self._asked.get(session, now) >= self._limits.seconds:
+            del self._asked[session]
+            task = asyncio.ensure_future(self._drop(session))
+            self._forgetting.add(task)
+            task.add_done_callback(self._forgetting.discard)
+
+    async def _drop(self, session: str) -> None:
+        await self._queue.clean_events(session_hash=session)
+        self._forget(session)
+
+
+class Haste:
+    """How fast clients ask: each has `most` requests in hand, which come back within a minute."""
+
+    def __init__(self, most: int, now: Callable[[], float] = time.monotonic) -> None:
+        self._most, self._now = most, now
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def wait(self, client: str) -> float:
+        """Count a request: the seconds until it may be sent again, 0 when it may be answered now."""
+        now = self._now()
+        left, at = self._left.pop(client, (float(self._most), now))
+        left = min(self._most, left + (now - at) * self._most / 60)
+        self._left[client] = (left - 1 if left >= 1 else left, now)
+        while len(self._left) > CLIENTS:
+            self._left.popitem(last=False)
+        return 0.0 if left >= 1 else max(1.0, (1 - left) * 60 / self._most)
+
+
+async def _at_most(request: Request, most: int, limits: DemoConfig | None) -> AsyncGenerator[bytes]:
+    taken = 0
+    async for chunk in request.stream():
+        taken += len(chunk)
+        if taken > most:
+            raise Refused(413, f"A picture may have {limits.upload_mb} MB." if limits else "This question is too long.")
+        yield chunk
+
+
+def _whole(body: bytes) -> Receive:
+    """What an application receives when the body of its request has come already."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> Message:
+        return messages.pop() if messages else await asyncio.Future()
+
+    return receive
+
+
+def _value(value: object) -> str | int | None:
+    """What a function is given for a part of a question: the token of a picture, the index of a class, nothing."""
+    if isinstance(value, dict):
+        value = value.get("path")
+        return value if isinstance(value, str) else ""
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    raise ValueError
+
+
+def _client(request: Request) -> str:
+    return request.client.host if request.client else ""
+
+
+def _digits(text: str) -> str:
+    return text if text.isdecimal() and text.isascii() and len(text) < 19 else "0"
+
+
+def _say(request: Request, status: int, sentence: str) -> Response:
+    # gradio's page shows the text of a refused upload as it is, and looks for `detail` in what it asks.
+    headers = {"connection": "close"} if status == 408 else None
+    if request.url.path == f"{API}/upload":
+        return PlainTextResponse(sentence, status, headers)
+    return JSONResponse({"detail": sentence}, status, headers)
