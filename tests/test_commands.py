@@ -25,6 +25,7 @@ import torch
 from conftest import Run
 from documents import CLASSES, DOCUMENTS, ROOT, Command, commands, furnish
 from resnet_v2 import cli
+from resnet_v2.files import sha256
 from test_published import save_timm
 
 # Which commands have been performed, with their working directory: what two documents tell alike is done once.
@@ -110,9 +111,13 @@ def stand_in_for_the_world(monkeypatch: pytest.MonkeyPatch) -> None:
     """A small file for a download, an end for `--follow` and the page, few digits."""
 
     def download(url: str, timeout: float) -> Any:
-        assert url.endswith("/resnetv2_50.a1h_in1k/resolve/main/model.safetensors"), f"{url} has no stand-in"
+        assert re.search(r"/resnetv2_50\.a1h_in1k/(resolve|raw)/main/model\.safetensors$", url), (
+            f"{url} has no stand-in"
+        )
         save_timm(Path("timm.safetensors"), len(CLASSES))
-        return urllib.request.urlopen(Path("timm.safetensors").absolute().as_uri(), timeout=timeout)
+        Path("pointer").write_text(f"oid sha256:{sha256(Path('timm.safetensors'))}\n")
+        served = Path("pointer" if "/raw/" in url else "timm.safetensors").absolute()
+        return urllib.request.urlopen(served.as_uri(), timeout=timeout)
 
     def interrupt(seconds: float) -> None:
         raise KeyboardInterrupt
