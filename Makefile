@@ -3,7 +3,7 @@ BIN := $(VENV)/bin
 PREFIX := model/resnet-digits-14
 EPOCHS := 20
 
-.PHONY: demo page test slow check endure mutants lint docs parity bench bench-peers latency gpu clean
+.PHONY: demo page test slow check endure fuzz mutants lint docs parity bench bench-peers latency gpu clean
 
 # Every version is pinned, that of the build tool too, which pip would else take from an environment without pins.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -38,6 +38,16 @@ slow: $(VENV)/.installed
 endure: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python tests/endure.py --kills 1000
 	OMP_NUM_THREADS=1 $(BIN)/python tests/disk.py --every --faults 300 --cuts 200
+
+# Ten million damaged files for every reader, and which lines of the readers they came to: half an hour on one core.
+READERS := $(addprefix src/resnet_v2/,data/recordio.py data/records.py data/rows.py data/sidecar.py data/lists.py data/jpeg.py \
+	interchange/mxnet.py interchange/symbol.py interchange/seal.py networks/header.py networks/sums.py logs/runlog.py \
+	packing/archives.py packing/walk.py packing/verify.py packing/sources.py packing/groundtruth.py packing/photos.py)
+fuzz: $(VENV)/.installed
+	$(BIN)/pip install --quiet coverage
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py --inputs 10000000
+	OMP_NUM_THREADS=1 $(BIN)/python -m coverage run --data-file=build/fuzz.coverage tests/fuzz.py --inputs 100000
+	$(BIN)/python -m coverage report --data-file=build/fuzz.coverage --show-missing $(foreach one,$(READERS),--include=$(one))
 
 # All that CI runs. The last is the script of figures for machines with a GPU, with tiny sizes.
 check:

@@ -261,6 +261,28 @@ def test_a_run_told_to_stop_in_its_last_validation_ends_without_its_log(
     assert (place(tmp_path), events(tmp_path)[-1]["event"]) == ((2, 0), "finished")
 
 
+def test_a_run_killed_after_its_last_checkpoint_ends_its_log_and_its_epochs(
+    few_digits: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = command(few_digits, epochs=2, num_examples=48, keep=1)
+    assert run(*words)[0] == 0
+    whole, names = events(tmp_path), sorted(path.name for path in tmp_path.iterdir())
+    lines = Path("m.jsonl").read_text().splitlines(keepends=True)
+    assert [json.loads(line)["event"] for line in lines[-2:]] == ["saved", "finished"]
+    for kept in (lines[:-1], lines[:-2]):
+        Path("m.jsonl").write_text("".join(kept))
+        Path("m-0001.safetensors").write_bytes(Path("m-0002.safetensors").read_bytes())
+        Path(".m.lock").touch()
+        status, _, said = run(*words)
+        assert (status, "is at its end" in said) == (0, True)
+        assert events(tmp_path) == whole
+        assert sorted(path.name for path in tmp_path.iterdir()) == names
+    again = Path("m.jsonl").read_bytes()
+    assert run(*words)[0] == 0
+    assert Path("m.jsonl").read_bytes() == again
+
+
 def test_fewer_epochs_than_a_stopped_run_has_behind_it(
     few_digits: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

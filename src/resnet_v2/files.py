@@ -15,7 +15,7 @@ import uuid
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tqdm import tqdm
 
@@ -109,13 +109,22 @@ def open_regular(path: str | os.PathLike[str], most_bytes: int | None = None) ->
 def read_bytes(path: str | os.PathLike[str], most_bytes: int = MOST_BYTES) -> bytes:
     """The bytes of a file; OSError as `open_regular` raises it."""
     with open(open_regular(path, most_bytes), "rb") as file:
-        return file.read(most_bytes + 1)
+        return _read(file, most_bytes)
+
+
+def _read(file: IO[bytes] | gzip.GzipFile, most_bytes: int) -> bytes:
+    """What a file holds, one byte more than `most_bytes` at most; `read(most_bytes)` would take that memory at once."""
+    pieces, left = [], most_bytes + 1
+    while left and (piece := file.read(min(left, CHUNK_BYTES))):
+        pieces.append(piece)
+        left -= len(piece)
+    return b"".join(pieces)
 
 
 def gunzip(data: bytes, most_bytes: int) -> bytes:
     """What gzip packed; OSError, EOFError or zlib.error where that is damaged or more than `most_bytes`."""
     with gzip.open(io.BytesIO(data)) as file:
-        unpacked = file.read(most_bytes + 1)
+        unpacked = _read(file, most_bytes)
     if len(unpacked) > most_bytes:
         raise OSError(errno.EFBIG, f"it unpacks to more than {most_bytes} bytes")
     return unpacked

@@ -7,6 +7,7 @@ a neighbour that is not there; so a cut has a margin. Markers and header fields:
 annex B.
 """
 
+import math
 import struct
 from dataclasses import dataclass
 
@@ -147,7 +148,7 @@ class Box:
 def cut(data: Data, header: JpegHeader, segments: Offsets, wanted: Box) -> tuple[bytearray, Box]:
     """A JPEG file of the segments that the pixels `wanted` and a margin need, and the box of what it holds.
 
-    Raises ValueError where the first and the last of them do not lie between their markers: a table of another image
+    Raises ValueError where one of them does not lie between its markers: a table of another image, or a damaged one,
     costs time and no pixel.
     """
     rows, columns = header.grid
@@ -161,13 +162,13 @@ def cut(data: Data, header: JpegHeader, segments: Offsets, wanted: Box) -> tuple
         first * header.segment_width,
         min(last * header.segment_width, header.width),
     )
-    starts = segments[: rows * columns].reshape(rows, columns)[first_row:last_row, first].astype(np.int64)
-    ends = segments[1:].reshape(rows, columns)[first_row:last_row, first:last]
-    last_ends = ends[:, -1].astype(np.int64)
-    total, outer = rows * columns, (first_row * columns + first, (last_row - 1) * columns + last)
-    for count, end in zip(outer, (int(starts[0]), int(last_ends[-1])), strict=True):
-        if end != header.data_at if not count else bytes(data[end - 2 : end]) != _marker_behind(count, total):
-            raise ValueError("the segments are another image's")
+    # Of each row where its first segment begins and where each one ends: so many segments of the image lie before.
+    counts = np.arange(first_row, last_row)[:, None] * columns + np.arange(first, last + 1)
+    ends = segments[counts].astype(np.int64)
+    if not _between_markers(data, header, ends, counts):
+        raise ValueError("the segments are another image's")
+    starts, ends = ends[:, 0], ends[:, 1:]
+    last_ends = ends[:, -1]
     pieces = [data[start:end] for start, end in zip(starts.tolist(), last_ends.tolist(), strict=True)]
     whole = bytearray(b"".join([data[: header.data_at], *pieces]))
     struct.pack_into(">HH", whole, header.size_at, held.bottom - held.top, held.right - held.left)
@@ -179,9 +180,19 @@ def cut(data: Data, header: JpegHeader, segments: Offsets, wanted: Box) -> tuple
     return whole, held
 
 
-def _marker_behind(count: int, total: int) -> bytes:
-    """What stands at the end of the first `count` segments of an image."""
-    return END if count == total else bytes((0xFF, 0xD0 + (count - 1) % 8))
+def _between_markers(data: Data, header: JpegHeader, ends: NDArray[np.int64], counts: NDArray[np.int64]) -> bool:
+    """Whether `counts` segments of an image end at `ends`, each behind its own marker."""
+    ascending = (ends[:, 1:] > ends[:, :-1]).all() and ends[0, 0] >= header.data_at
+    if not ascending or ends.max() > len(data) or (counts[0, 0] == 0 and ends[0, 0] != header.data_at):
+        return False
+    markers = 0xD0 + (counts - 1) % 8
+    if counts[-1, -1] == math.prod(header.grid):
+        markers[-1, -1] = END[1]
+    ends, markers = ends.ravel(), markers.ravel()
+    if counts[0, 0] == 0:
+        ends, markers = ends[1:], markers[1:]
+    there = np.frombuffer(data, np.uint8)
+    return bool((there[ends - 2] == END[0]).all() and (there[ends - 1] == markers).all())
 
 
 def shorten(data: Data, header: JpegHeader, bottom: int) -> tuple[bytearray, Box]:

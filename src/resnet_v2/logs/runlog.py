@@ -26,6 +26,7 @@ LINE = re.compile(r"Epoch\[(\d{1,9})\](?: Batch \[(?:\d+-)?(\d{1,9})\])?")
 ACCURACY = re.compile(r"(Train|Validation)-(accuracy|top_k_accuracy_5)=(\d*\.?\d+(?:[eE][+-]?\d+)?)")
 LARGEST_LOG_BYTES = 1 << 27  # a thousand epochs with a line for every second
 LOG_ENDINGS = (".log", ".jsonl")
+MOST_BYTES, LONGEST_SECONDS = 1 << 62, 1e12
 MEASURES = {
     ("Train", "accuracy"): "train_top1",
     ("Train", "top_k_accuracy_5"): "train_top5",
@@ -186,10 +187,27 @@ def _marked(line: bytes) -> dict[str, Any] | None:
     if b'"event": "mark"' not in line:
         return None
     with contextlib.suppress(ValueError):
-        event: dict[str, Any] = parse_json(line)
-        if event.get("event") == "mark" and event.keys() >= {"place", "text_bytes", "clock"}:
-            return event
+        event = parse_json(line)
+        match event:
+            case {"event": "mark", "place": dict(), "text_bytes": int(size), "clock": dict(clock)}:
+                saves = event.get("saves", "")
+                return event if 0 <= size < MOST_BYTES and _of_numbers(clock) and isinstance(saves, str) else None
     return None
+
+
+def _of_numbers(value: object) -> bool:
+    if isinstance(value, dict):
+        return all(_of_numbers(one) for one in value.values())
+    return isinstance(value, (int, float)) and abs(value) < LONGEST_SECONDS
+
+
+def has_ended(prefix: str) -> bool:
+    """Whether the log of a run says that it has finished, or there is none."""
+    try:
+        lines = Path(prefix + LOG_ENDINGS[1]).read_bytes().splitlines()
+    except OSError:
+        return True
+    return not lines or b'"event": "finished"' in lines[-1]
 
 
 @dataclass

@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from resnet_v2.files import fingerprint
+from resnet_v2.files import fingerprint, parse_json
 from resnet_v2.networks.header import METADATA_KEY, read_header
 from resnet_v2.packing.findings import Finding, Report
 
@@ -50,7 +50,7 @@ def verify_checkpoint(path: Path) -> Report:
         tensors = dict(_tensors(header))
         report.count = len(tensors)
         try:
-            sums = json.loads(header["__metadata__"].get(SUMS_KEY, "{}"))
+            sums = parse_json(header["__metadata__"].get(SUMS_KEY, "{}"))
             if not isinstance(sums, dict):
                 raise ValueError
         except ValueError:

@@ -12,7 +12,7 @@ from resnet_v2 import console
 from resnet_v2.config.training import arguments_of
 from resnet_v2.data.records import RecordReader
 from resnet_v2.errors import ResnetError
-from resnet_v2.logs.runlog import RunLog
+from resnet_v2.logs.runlog import RunLog, has_ended
 from resnet_v2.logs.tensorboard import open_writer
 from resnet_v2.networks import weights
 from resnet_v2.networks.resnet import ResNet, initialize
@@ -84,8 +84,8 @@ def _fit(run: Run, say: Callable[[str], object]) -> Evaluation | None:
             raise ResnetError(
                 f"{start.path} is amid epoch {plan.first_epoch}, behind `epochs` {plan.epochs}; give more."
             )
-        if ranks.main and not config.output.dry_run:  # killed at its end it may not have come to this
-            tidy(plan.prefix, plan.first_epoch, config.output.keep)
+        if ranks.main and not config.output.dry_run:
+            _end_again(run, start)
         say(f"{plan.prefix} is at its end, epoch {plan.epochs}.")
         return Evaluation(**evaluation)
     training, validation = _open_records(plan)
@@ -113,6 +113,15 @@ def _fit(run: Run, say: Callable[[str], object]) -> Evaluation | None:
             ownership.make_room(plan.prefix, plan.first_epoch, run.saved(), say)
             state.best = None if start is None else ownership.best_so_far(plan.prefix, start)
         return _train(run, state, training, validation)
+
+
+def _end_again(run: Run, start: Start) -> None:
+    """What a run that was killed at its very end did not come to: old epochs go, and its log says that it finished."""
+    tidy(run.plan.prefix, run.plan.first_epoch, run.plan.config.output.keep)
+    if not has_ended(run.plan.prefix):
+        with contextlib.closing(RunLog(run.plan.prefix, append=True, echo=console.echo)) as log:
+            if clock := log.go_back(start.header.training["position"]):
+                log.finished(round(clock["seconds"], 3), round(clock["waited"] / (clock["seconds"] or 1), 4))
 
 
 def _data_of(run: Run, readers: list[RecordReader]) -> dict[str, str]:
