@@ -13,7 +13,8 @@ import pytest
 from processes import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("index", "formats", "training", "gpu", "memory", "using", "results", "differences", "api", "architecture")
+PAGES = ("index", "formats", "training", "gpu", "memory", "using", "results", "security", "reliability")
+PAGES += ("differences", "api", "architecture")
 # Whatever a browser asks for without a click: scripts, pictures and frames, and the links of the head that are not just
 # addresses to tell (canonical, next, prev).
 TAG = re.compile(r"<(?:script|img|iframe|source|audio|video|embed|link)\b[^>]*>", re.IGNORECASE)
