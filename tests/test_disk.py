@@ -20,7 +20,7 @@ def tried(*words: str) -> str:
 
 def test_a_disk_that_fails_and_a_power_cut_lose_nothing() -> None:
     """Works that are quick."""
-    output = tried("--faults", "30", "--cuts", "30", "--only", "pack", "--only", "data", "--only", "recordio")
+    output = tried("--faults", "15", "--cuts", "20", "--only", "pack", "--only", "data", "--only", "recordio")
     assert output.count(" 0 faults") == 5
 
 
