@@ -177,6 +177,8 @@ def page(explainer: Explainer, checkpoint: Path, uploads: Uploads | None = None,
             )
 
         one_at_a_time = {"api_visibility": "private", "concurrency_id": "network", "concurrency_limit": 1}
+        # The browser would else leave out a question that comes while it waits for the answer to the one before.
+        one_at_a_time["trigger_mode"] = "multiple"
         picture.change(explain, picture, [label, taken, crop, heat, this, other, between], **one_at_a_time)
         for choice in (this, other):
             choice.input(contrast, [picture, this, other], between, **one_at_a_time)
