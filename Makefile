@@ -40,14 +40,18 @@ endure: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python tests/disk.py --every --faults 300 --cuts 200
 
 # Ten million damaged files for every reader, and which lines of the readers they came to: half an hour on one core.
+EMPTY :=
+SPACE := $(EMPTY) $(EMPTY)
+COMMA := ,
 READERS := $(addprefix src/resnet_v2/,data/recordio.py data/records.py data/rows.py data/sidecar.py data/lists.py data/jpeg.py \
 	interchange/mxnet.py interchange/symbol.py interchange/seal.py networks/header.py networks/sums.py logs/runlog.py \
 	packing/archives.py packing/walk.py packing/verify.py packing/sources.py packing/groundtruth.py packing/photos.py)
 fuzz: $(VENV)/.installed
 	$(BIN)/pip install --quiet coverage
+	mkdir -p build
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py --inputs 10000000
 	OMP_NUM_THREADS=1 $(BIN)/python -m coverage run --data-file=build/fuzz.coverage tests/fuzz.py --inputs 100000
-	$(BIN)/python -m coverage report --data-file=build/fuzz.coverage --show-missing $(foreach one,$(READERS),--include=$(one))
+	$(BIN)/python -m coverage report --data-file=build/fuzz.coverage --show-missing --include=$(subst $(SPACE),$(COMMA),$(strip $(READERS)))
 
 # All that CI runs. The last is the script of figures for machines with a GPU, with tiny sizes.
 check:

@@ -215,7 +215,9 @@ def fault_at(scene: Scene, name: str, one: Tried, number: int, fault: Fault) -> 
     status, output = Command(one.work.words, folder, one.work.work, **place).finish()
     scene.kills += 1
     words = output.strip().splitlines()
-    said = bool(words) and "resnet-v2: " in words[-1] and len(words[-1]) > 30
+    named = {Path(file).name for file in (*contents(one.template), *one.right, *contents(folder))}
+    said = bool(words) and "resnet-v2: " in words[-1]
+    said &= "disk is full" in output or any(name in words[-1] for name in (*named, folder.name, *one.work.words))
     fine = status == one.work.status or (status == 2 and said)
     scene.expect(fine and "Traceback" not in output, f"{title}: status {status}: {output[-1500:]}")
     before = contents(one.template)
@@ -223,6 +225,9 @@ def fault_at(scene: Scene, name: str, one: Tried, number: int, fault: Fault) -> 
         if one.work.exact and not Path(file).name.startswith(".") and "/.records.part/" not in f"/{file}":
             known = content in (before.get(file), one.right.get(file))
             scene.expect(known or not one.work.atomic, f"{title}: {file} is neither the old one nor the new one")
+    kept = {Path(file).name for file in contents(folder)}
+    lost = [file for file in before if file.endswith(".rec") and Path(file).name not in kept]
+    scene.expect(not lost, f"{title}: {lost} are gone, the old ones and the new ones")
     unlinks = code in (errno.EIO, errno.EROFS) and what == "change"
     if status == one.work.status and not unlinks:
         compare(scene, title, one, folder)

@@ -376,18 +376,36 @@ def look_at_data_set(scene: Scene, folder: Path) -> None:
             scene.expect(said == class_of(bytes(image)), f"{record}: record {ordinal} is called {said} after a kill")
 
 
+def perform_noting_often(words: list[str]) -> int:
+    """The command line, where `pack` notes after each picture how far it is, and takes a moment for one."""
+    from resnet_v2.packing import resume
+
+    done = resume.PartWriter._entry_done
+
+    def slowly(writer: resume.PartWriter) -> None:
+        time.sleep(0.005)
+        done(writer)
+
+    with mock.patch.multiple(resume, CHECKPOINT_SECONDS=0), mock.patch.object(resume.PartWriter, "_entry_done", slowly):
+        return perform(words)
+
+
 def pack_records(scene: Scene, kills: int) -> None:
     """`pack` goes on where it was, and ends with the same record."""
+    went_on = 0
     photos(scene.folder / "new", ["ant", "bee", "cow"])
     scene.ended(Command(["list", scene.folder / "new", "l"], scene.folder).finish())
     pack = ["pack", scene.folder / "l_train.lst", scene.folder / "new", "--threads", "2"]
     seconds = scene.timed(Command([*pack, "whole/p.rec"], scene.folder))
     while scene.kills < kills:
-        while (end := scene.killed_soon(Command([*pack, "killed/p.rec"], scene.folder), seconds)) is None:
+        words = [*pack, "killed/p.rec"]
+        while (end := scene.killed_soon(Command(words, scene.folder, perform_noting_often), 2 * seconds)) is None:
             pass
         scene.ended(end)
+        went_on += "going on after" in end[1]
         same_files(scene, scene.folder / "whole", scene.folder / "killed")
         shutil.rmtree(scene.folder / "killed")
+    scene.expect(went_on > 0 or scene.ends < 4, "pack never went on where it was")
 
 
 def rewrite_files(scene: Scene, kills: int) -> None:

@@ -65,6 +65,7 @@ from resnet_v2.packing.groundtruth import _rows as read_truth
 from resnet_v2.packing.photos import read_orientation
 from resnet_v2.packing.sources import _cifar_part, _read_archive, _read_idx
 from resnet_v2.packing.verify import verify_record
+from resnet_v2.training.meter import Meter
 
 CORPUS = Path(__file__).with_name("corpus")
 SECONDS_PER_INPUT = 2.0
@@ -429,12 +430,14 @@ def text_log() -> bytes:
 def json_log() -> bytes:
     """The events of a run."""
     events: list[dict[str, Any]] = [{"event": "start", "time": 1.0, "settings": {"lr": 0.1}, "device": "cpu"}]
+    meter = {"seconds": 1.0, "waited": 0.1, "idle": 0.0}
+    clock = {"seconds": 1.0, "waited": 0.1, "whole": meter, "recent": meter}
     for epoch in range(3):
         events.append({"event": "batch", "epoch": epoch, "batch": 2, "train_accuracy": 0.5, "loss": 1.0})
         events.append({"event": "train", "epoch": epoch, "train_accuracy": 0.5, "seconds": 1.0})
         events.append({"event": "validation", "epoch": epoch, "top1_error": 50.0, "top5_error": 10.0, "loss": 1.0})
         place = {"epoch": epoch, "step": 2}
-        events.append({"event": "mark", "time": 2.0, "place": place, "text_bytes": 10, "clock": {"seconds": 1.0}})
+        events.append({"event": "mark", "time": 2.0, "place": place, "text_bytes": 10, "clock": clock})
     return "".join(json.dumps(event) + "\n" for event in events).encode()
 
 
@@ -446,7 +449,10 @@ def json_log_parse(place: Place) -> Parse:
         place.put("a.log", b"x" * 100)
         log = RunLog(str(place.path / "a"), append=True, echo=lambda line: None)
         try:
-            log.go_back({"epoch": 1, "step": 2})
+            clock = log.go_back({"epoch": 1, "step": 2})
+            if clock is not None:
+                Meter().set_clock(clock["whole"])
+                round(clock["seconds"] + clock["waited"] + clock["recent"]["idle"], 3)
         finally:
             log.close()
         curve = read_curve(path)

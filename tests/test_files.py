@@ -1,8 +1,11 @@
 """What is read is a file of a bounded size, what is written appears whole, and what a name says is escaped."""
 
 import gzip
+import io
 import os
+import types
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -75,3 +78,18 @@ def test_what_a_killed_writer_left_goes_and_what_another_one_writes_stays(tmp_pa
         (first.parent / "note.tmp").write_text("mine")
     assert sorted(path.name for path in tmp_path.iterdir()) == [others.name, "a.rec", "note.tmp"]
     assert (tmp_path / "a.rec").read_text() == "first"
+
+
+def test_a_connection_that_breaks_is_no_fault_of_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Answer(io.BytesIO):
+        headers: ClassVar[dict[str, str]] = {}
+
+        def read(self, count: int | None = -1) -> bytes:
+            if self.tell():
+                raise ConnectionResetError(104, "Connection reset by peer")
+            return super().read(5)
+
+    monkeypatch.setattr(files, "_HTTP", types.SimpleNamespace(open=lambda *_, **__: Answer(b"0123456789")))
+    with pytest.raises(ResnetError, match=r"^http://a/b cannot be downloaded \(.*reset by peer.*\); ask\.$"):
+        download("http://a/b", tmp_path / "b", "ask")
+    assert not list(tmp_path.iterdir())

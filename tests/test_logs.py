@@ -337,3 +337,37 @@ def test_dollars_and_a_first_underscore_are_letters(
         path.write_bytes(Path(f"{our_log}.log").read_bytes())
         plot.draw([read_curve(path)], tmp_path / "p.png", "top1")
     assert any("_run" in text for text in seen)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="missing /dev/full: Linux has it")
+@pytest.mark.parametrize("ending", [".log", ".jsonl"])
+def test_a_log_that_cannot_be_written_is_named(ending: str, tmp_path: Path) -> None:
+    (tmp_path / f"m{ending}").symlink_to("/dev/full")
+    log = RunLog(str(tmp_path / "m"), append=False, echo=lambda line: None)
+    with pytest.raises(ResnetError, match=r"m\.log or .*m\.jsonl is not written: the disk is full"):
+        log.start({}, "cpu")
+    with pytest.raises(ResnetError, match="is not written"):
+        log.mark({"epoch": 0}, {})
+    log.close()
+    assert log._text.closed and log._events.closed
+
+
+def test_marks_that_are_none_are_passed_over(tmp_path: Path) -> None:
+    meter = {"seconds": 1.0, "waited": 0.0, "idle": 0.0}
+    clock: dict[str, object] = {"seconds": 1.0, "waited": 0.5, "whole": meter, "recent": meter}
+    deep: dict[str, object] = {}
+    for _ in range(900):
+        deep = {"a": deep}
+    others = [
+        {},
+        clock | {"seconds": {"a": 1}},
+        clock | {"whole": deep},
+        clock | {"recent": [1]},
+        clock | {"waited": 1e300},
+    ]
+    for number, one in enumerate([clock, *others]):
+        mark = {"event": "mark", "place": {"epoch": 0}, "text_bytes": 0, "clock": one}
+        (tmp_path / f"{number}.jsonl").write_text(json.dumps(mark) + "\n")
+        log = RunLog(str(tmp_path / str(number)), append=True, echo=lambda line: None)
+        assert log.go_back({"epoch": 0}) == (clock if number == 0 else None)
+        log.close()

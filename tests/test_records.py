@@ -223,3 +223,22 @@ def test_a_record_written_anew_loses_the_rows_of_the_old_one(tmp_path: Path) -> 
     rows.write_bytes(b"of the old record")
     write(path, [b"two"])
     assert not rows.exists()
+
+
+def test_a_record_that_cannot_be_flushed_leaves_the_earlier_one_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.rec"
+    with writing(path) as writer:
+        writer.write(0, b"old")
+    path.with_suffix(".rows").write_bytes(b"side")
+    before = {one.name: one.read_bytes() for one in tmp_path.iterdir()}
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(ResnetError, match="the disk is full"):
+        patch.setattr(os, "fsync", full)
+        with writing(path) as writer:
+            writer.write(0, b"new")
+    assert {one.name: one.read_bytes() for one in tmp_path.iterdir()} == before

@@ -5,6 +5,7 @@ import gc
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -152,7 +153,7 @@ def test_who_is_too_fast_waits_and_nobody_else() -> None:
         for number in range(6):
             answer = await client().post("/gradio_api/upload", files=UPLOAD)
             assert answer.status_code == (200 if number < 3 else 429)
-        assert answer.text == "More than 3 requests in a minute; try again in 20 seconds."
+        assert re.fullmatch(r"More than 3 requests in a minute; try again in \d+ seconds\.", answer.text)
         assert (await client().post("/gradio_api/queue/join", json=QUESTION)).status_code == 429
         assert (await client("10.0.0.2").post("/gradio_api/upload", files=UPLOAD)).status_code == 200
 
@@ -230,7 +231,7 @@ def test_what_takes_too_long_ends() -> None:
         answer = await client().post("/gradio_api/upload", content=stalls(), headers=form)
         assert (answer.status_code, answer.headers["connection"]) == (408, "close")
         assert answer.text == "This took longer than 1 seconds; try again later."
-        await client().post("/gradio_api/queue/join", json=QUESTION)
+        assert (await client().post("/gradio_api/queue/join", json=QUESTION)).status_code == 200
         said = (await client().get("/gradio_api/queue/data?session_hash=s1")).text
         assert json.loads(said.removeprefix("data: "))["msg"] == "unexpected_error"
         assert (await client().get("/gradio_api/queue/data?session_hash=s1")).status_code == 404
@@ -241,7 +242,7 @@ def test_what_takes_too_long_ends() -> None:
 
 def test_who_does_not_come_for_the_answer_is_forgotten() -> None:
     async def ask(client: Callable[..., httpx.AsyncClient], behind: Behind) -> None:
-        await client().post("/gradio_api/queue/join", json=QUESTION)
+        assert (await client().post("/gradio_api/queue/join", json=QUESTION)).status_code == 200
         while not behind.forgotten:
             await asyncio.sleep(0.01)
         assert behind.forgotten == ["s1"]

@@ -65,7 +65,24 @@ def test_killed_at_any_move_no_record_meets_other_names(tmp_path: Path, monkeypa
         records = {text for name, text in found.items() if name.endswith(".rec")}
         wanted = {NEW["synset.txt"]: {"new"}, OLD["synset.txt"]: {"old"}}[found["synset.txt"]]
         assert records <= wanted, last
-    assert last > 10
+    assert last == 6  # three old files go, three new ones come
+
+
+def test_a_move_that_fails_loses_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path / "d", OLD)
+
+    def fail(path: Path, target: Path) -> None:
+        raise OSError(5, "Input/output error", str(path))
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="Input/output"):
+        patch.setattr(Path, "replace", fail)
+        with staged(tmp_path / "d", "a") as folder:
+            fill(folder, NEW)
+    assert read(tmp_path / "d" / UNFINISHED).items() >= NEW.items()
+    with staged(tmp_path / "d", "a") as folder:
+        fill(folder, NEW)
+    assert read(tmp_path / "d") == {**NEW, "other.txt": "mine"}
+    assert not (tmp_path / "d" / UNFINISHED).exists()
 
 
 def test_two_at_once(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from typing import IO, Any
 from tqdm import tqdm
 
 from resnet_v2.errors import ResnetError
-from resnet_v2.portable import abandoned, being_written
+from resnet_v2.portable import being_written, remove_abandoned
 
 CHUNK_BYTES = 1 << 20
 # What says nothing about a file, but about the machine that it is read on.
@@ -45,7 +45,6 @@ def replacing(path: Path) -> Iterator[Path]:
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
             temporary.replace(path)
-        flush_folder(path.parent)
     except OSError as error:
         if error.filename not in (None, str(temporary)):  # of another file
             raise
@@ -53,13 +52,18 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+    try:
+        flush_folder(path.parent)
+    except OSError as error:
+        raise not_written(path, error) from None
 
 
 def not_written(path: str | os.PathLike[str], error: OSError) -> ResnetError:
     """What to say when the system cannot write a file."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ResnetError(f"{path} is not written: the disk is full; free some space and run again.")
-    return ResnetError(f"{path} is not written ({error.strerror}); check the disk and the permissions, and run again.")
+    why = error.strerror or error
+    return ResnetError(f"{path} is not written, or not for sure ({why}); check disk and permissions, and run again.")
 
 
 def make_folder(folder: Path) -> None:
@@ -82,8 +86,8 @@ def remove(*paths: Path) -> None:
 def _remove_half_written(path: Path) -> None:
     half_written = re.compile(re.escape(f".{path.name}.") + r"[0-9a-f]{8}\.tmp")
     for other in path.parent.iterdir():
-        if half_written.fullmatch(other.name) and abandoned(other):
-            other.unlink(missing_ok=True)
+        if half_written.fullmatch(other.name):
+            remove_abandoned(other)
 
 
 def open_regular(path: str | os.PathLike[str], most_bytes: int | None = None) -> int:
@@ -154,7 +158,7 @@ def download(
             length = int(answer.headers.get("Content-Length") or 0)
             bar = tqdm(total=length or None, desc=path.name, unit="B", unit_scale=True, leave=False, disable=None)
             with temporary.open("wb") as file, bar as progress:
-                while chunk := answer.read(CHUNK_BYTES):
+                while chunk := _received(answer, url, instead):
                     file.write(chunk)
                     progress.update(len(chunk))
                     if file.tell() > most_bytes:
@@ -165,6 +169,13 @@ def download(
                 check(temporary)
     except (OSError, EOFError, ValueError, zlib.error, http.client.HTTPException) as error:
         raise ResnetError(f"{url} cannot be downloaded ({getattr(error, 'reason', error)}); {instead}.") from None
+
+
+def _received(answer: IO[bytes], url: str, instead: str) -> bytes:
+    try:
+        return answer.read(CHUNK_BYTES)
+    except (OSError, ValueError, http.client.HTTPException) as error:  # of the net, and not of the disk
+        raise ResnetError(f"{url} cannot be downloaded ({error}); {instead}.") from None
 
 
 def _http_alone() -> urllib.request.OpenerDirector:

@@ -66,32 +66,30 @@ def kept(path: Path) -> Iterator[BinaryIO | None]:
 
 @contextlib.contextmanager
 def being_written(path: Path) -> Iterator[None]:
-    """Make a file of which others see, by `abandoned`, that this process writes it as long as the block is open.
+    """Make a file that `remove_abandoned` of other processes leaves alone as long as the block is open.
 
     Not on Windows, which renames no open file.
     """
     with contextlib.ExitStack() as opened:
         if sys.platform != "win32":
             # Where there are no locks, nothing is taken for abandoned either.
-            with contextlib.suppress(OSError, ImportError):
-                import fcntl
+            with contextlib.suppress(ImportError):
+                import fcntl  # noqa: F401 (where it is missing, an open file may not be renamed)
 
-                fcntl.flock(opened.enter_context(path.open("ab")), fcntl.LOCK_EX | fcntl.LOCK_NB)
+                opened.enter_context(kept(path))
         yield
 
 
-def abandoned(path: Path) -> bool:
-    """Whether whoever wrote a file has died; False where the system cannot tell."""
+def remove_abandoned(path: Path) -> None:
+    """Remove a file whose writer has died; nothing happens where the system cannot tell."""
     if sys.platform == "win32":
-        return False
-    try:
+        return
+    with contextlib.suppress(OSError, ImportError):
         import fcntl
 
         with os.fdopen(os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK), "rb+") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (OSError, ImportError):
-        return False
-    return True
+            path.unlink(missing_ok=True)
 
 
 def _lock(file: BinaryIO) -> bool:

@@ -124,6 +124,9 @@ def writing(path: Path) -> Iterator[RecordWriter]:
         idx_path.open("w", encoding="ascii", newline="\n") as idx,
     ):
         yield RecordWriter(rec, idx)
+        for file in (rec, idx):  # both are whole before anything of the earlier record goes
+            file.flush()
+            os.fsync(file.fileno())
         remove(index_path(path), path.with_suffix(".rows"))
 
 

@@ -78,14 +78,15 @@ def serve(settings: DemoConfig) -> None:
     path, header, tensors = weights.read_checkpoint(settings.prefix, settings.epoch)
     explainer = Explainer(weights.build(path, header, tensors), header, choose_device("", settings.device or "cpu"))
     uploads = Uploads(settings.queue)
+    # gradio makes a folder when it starts, in one that other users share, and has no use for it here.
     try:
-        # gradio makes a folder when it starts, in one that other users share, and has no use for it here.
-        with tempfile.TemporaryDirectory(prefix="resnet-v2-page-") as folder:
-            os.environ["GRADIO_TEMP_DIR"] = folder
-            blocks = page(explainer, path, uploads, settings.queue)
-            app = _application(blocks)
+        made = tempfile.TemporaryDirectory(prefix="resnet-v2-page-")
     except OSError as error:
         raise ResnetError(f"No temporary folder can be written ({error.strerror}); let TMPDIR name another.") from None
+    with made as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        blocks = page(explainer, path, uploads, settings.queue)
+        app = _application(blocks)
     from resnet_v2.inference import serving  # needs what gradio brings
 
     questions = {index: len(function.inputs) for index, function in blocks.fns.items()}

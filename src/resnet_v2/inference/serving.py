@@ -5,6 +5,7 @@ of this machine is part of any request or answer.
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import re
@@ -19,7 +20,7 @@ from anyio.to_thread import run_sync
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -211,10 +212,18 @@ class Guard:
 
     async def _file(self, token: str) -> Response:
         try:
-            data = await run_sync(self._uploads.look, token)
+            await run_sync(self._uploads.look, token, 0, 0)
         except ResnetError as error:
             raise Refused(404, str(error)) from None
-        return Response(data, media_type="application/octet-stream", headers=AS_A_FILE)
+
+        async def pieces() -> AsyncGenerator[bytes]:  # so that no reader, however slow, holds a whole picture here
+            start = 0
+            with contextlib.suppress(ResnetError):  # it has gone meanwhile
+                while piece := await run_sync(self._uploads.look, token, start, IN_MEMORY_BYTES):
+                    yield piece
+                    start += len(piece)
+
+        return StreamingResponse(pieces(), media_type="application/octet-stream", headers=AS_A_FILE)
 
     async def _question(self, request: Request) -> bytes:
         """A question to gradio, written anew from those of its parts that the page uses."""
@@ -246,7 +255,7 @@ class Guard:
         finally:
             del self._listening[session]
             ended.set()
-            if session not in self._asked and not self._queue.pending_event_ids_session.get(session):
+            if session not in self._asked:
                 self._forget(session)
 
     def _forget(self, session: str) -> None:

@@ -45,14 +45,14 @@ class Uploads:
             self._uploads[token] = _Upload(file, owner)
         return token
 
-    def look(self, token: object) -> bytes:
-        """The bytes of a file; ResnetError when it is not there any more, or never was."""
+    def look(self, token: object, start: int = 0, count: int = -1) -> bytes:
+        """`count` bytes of a file from `start` on, all by default; ResnetError when it is not there, or never was."""
         with self._lock:
             upload = self._uploads.get(token) if isinstance(token, str) else None
             if upload is None:
                 raise ResnetError("The picture is no longer here; drop it again.")
-            upload.file.seek(0)
-            return upload.file.read()
+            upload.file.seek(start)
+            return upload.file.read(count)
 
     def read(self, token: object) -> bytes:
         """The same for an answer: from now on the file may leave before others that still wait."""

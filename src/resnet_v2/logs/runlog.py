@@ -76,12 +76,13 @@ class RunLog:
         A checkpoint that is then written names the place, by which `go_back` finds the mark again; `path` is that of
         one of which the log will say that it is saved.
         """
-        self._text.flush()
-        os.fsync(self._text.fileno())
+        with self._told():
+            os.fsync(self._text.fileno())
         size = os.fstat(self._text.fileno()).st_size
         saves = {} if path is None else {"saves": str(path)}
         self._write([], "mark", {"place": dict(place), "text_bytes": size, "clock": dict(clock)} | saves)
-        os.fsync(self._events.fileno())
+        with self._told():
+            os.fsync(self._events.fileno())
 
     def go_back(self, place: Mapping[str, Any]) -> dict[str, Any] | None:
         """Remove what was written after the last mark of a place, which a killed run did after its last checkpoint and
@@ -114,19 +115,25 @@ class RunLog:
 
     def close(self) -> None:
         """Close both files and the listener."""
-        self._text.close()
-        self._events.close()
-        if self._listener is not None:
-            self._listener.close()
+        for one in (self._text, self._events, self._listener):
+            if one is not None:
+                with contextlib.suppress(OSError):  # of lines that could not be written before, which was said then
+                    one.close()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Say which log cannot be written; the checkpoints need the same disk, so the run ends."""
+        try:
+            yield
+        except OSError as error:
+            raise not_written(f"{self._text.name} or {self._events.name}", error) from None
 
     def _write(self, lines: list[str], event: str, values: dict[str, Any]) -> None:
-        try:
+        with self._told():
             self._events.write(json.dumps({"event": event, "time": round(time.time(), 3)} | values) + "\n")
             self._events.flush()
             self._text.writelines(f"INFO:root:{line}\n" for line in lines)
             self._text.flush()
-        except OSError as error:  # the checkpoints need the same disk
-            raise not_written(self._events_path.with_suffix(".log"), error) from None
         for line in lines:
             self._echo(line)
         if self._listener is not None:
@@ -135,7 +142,8 @@ class RunLog:
     def start(self, settings: dict[str, Any], device: str) -> None:
         """The settings of the run and what it runs on."""
         pairs = ", ".join(f"{name}={value!r}" for name, value in sorted(settings.items()))
-        self._text.write(f"INFO:root:Namespace({pairs})\n")
+        with self._told():
+            self._text.write(f"INFO:root:Namespace({pairs})\n")
         self._write([f"Start training with [{device}]"], "start", {"settings": settings, "device": device})
 
     def batch(self, epoch: int, batch: int, *, accuracy: float, **measured: float) -> None:
@@ -190,15 +198,18 @@ def _marked(line: bytes) -> dict[str, Any] | None:
         event = parse_json(line)
         match event:
             case {"event": "mark", "place": dict(), "text_bytes": int(size), "clock": dict(clock)}:
-                saves = event.get("saves", "")
-                return event if 0 <= size < MOST_BYTES and _of_numbers(clock) and isinstance(saves, str) else None
+                meters = (clock.get("whole"), clock.get("recent"))
+                right = _are_seconds(clock, "seconds", "waited")
+                right &= all(_are_seconds(meter, "seconds", "waited", "idle") for meter in meters)
+                return event if right and 0 <= size < MOST_BYTES and isinstance(event.get("saves", ""), str) else None
     return None
 
 
-def _of_numbers(value: object) -> bool:
-    if isinstance(value, dict):
-        return all(_of_numbers(one) for one in value.values())
-    return isinstance(value, (int, float)) and abs(value) < LONGEST_SECONDS
+def _are_seconds(values: object, *names: str) -> bool:
+    if not isinstance(values, dict):
+        return False
+    found = [values.get(name) for name in names]
+    return all(isinstance(value, (int, float)) and abs(value) < LONGEST_SECONDS for value in found)
 
 
 def has_ended(prefix: str) -> bool:

@@ -24,8 +24,9 @@ RECORD_ENDINGS = (".rec", ".idx", ".rows", ".lst")
 def staged(folder: Path, name: str) -> Iterator[Path]:
     """A folder to make the data set `name` in; its files are moved to `folder` when the `with` block ends well.
 
-    What another run could go on with stays where the block does not end well; else nothing does. Raises ResnetError
-    when another run makes a data set in the folder.
+    What another run could go on with stays where the block does not end well; else nothing does. Where the moving fails
+    the rest stays, and making the set again mends it. Raises ResnetError when another run makes a data set in the
+    folder.
     """
     staging = folder / UNFINISHED
     made = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -35,12 +36,18 @@ def staged(folder: Path, name: str) -> Iterator[Path]:
             raise ResnetError(f"{folder} is being filled by another run; wait for its end or stop it.")
         try:
             yield staging
-            _move(staging, folder, name)
-        finally:
+        except BaseException:
             if not any(staging.glob("*.journal")):
-                _remove(staging, made)
-                if os.name == "nt":  # it removes no open file, such as the lock
-                    afterwards.callback(_remove, staging, made)
+                _leave(staging, made, afterwards)
+            raise
+        _move(staging, folder, name)  # where that fails, what is not moved yet stays
+        _leave(staging, made, afterwards)
+
+
+def _leave(staging: Path, made: Sequence[Path], afterwards: contextlib.ExitStack) -> None:
+    _remove(staging, made)
+    if os.name == "nt":  # it removes no open file, such as the lock
+        afterwards.callback(_remove, staging, made)
 
 
 def _remove(staging: Path, made: Sequence[Path]) -> None:
