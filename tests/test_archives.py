@@ -9,7 +9,7 @@ import pytest
 
 from conftest import Run
 from resnet_v2.errors import ResnetError
-from resnet_v2.packing.archives import Folder, Names, Tar, open_images
+from resnet_v2.packing.archives import MOST_HEADER_BYTES, Folder, Names, Tar, open_images
 
 
 def tar_of(files: dict[str, bytes], path: Path, mode: str = "w") -> Path:
@@ -159,4 +159,17 @@ def test_sizes_that_lie(tmp_path: Path, size: bytes) -> None:
     headers[1][148:156] = b"%06o\0 " % sum(headers[1])
     (tmp_path / "a.tar").write_bytes(b"".join(bytes(header) + bytes(512) for header in headers) + bytes(1024))
     with pytest.raises(ResnetError, match="damaged"):
+        Tar(tmp_path / "a.tar")
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
+def test_a_name_longer_than_any_is_not_read(tmp_path: Path, kind: bytes) -> None:
+    member = tarfile.TarInfo("long")
+    member.type, member.size = kind, MOST_HEADER_BYTES + 1
+    with (tmp_path / "a.tar").open("wb") as file:
+        file.write(member.tobuf(tarfile.GNU_FORMAT))
+        file.truncate(512 + MOST_HEADER_BYTES + 512)
+        file.seek(0, io.SEEK_END)
+        file.write(tarfile.TarInfo("a/1.jpg").tobuf() + bytes(1024))
+    with pytest.raises(ResnetError, match="a name or attributes of 1048577 bytes"):
         Tar(tmp_path / "a.tar")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from resnet_v2.config.packing import ListConfig
+from resnet_v2.data import lists
 from resnet_v2.data.lists import ListEntry, is_sorted_by_class, read_list, read_synset, write_list, write_synset
 from resnet_v2.errors import ResnetError
 from resnet_v2.packing.class_folders import make_lists
@@ -180,3 +181,13 @@ def test_sorted_lists_are_recognised() -> None:
     assert not is_sorted_by_class(np.random.default_rng(0).permutation(np.repeat(np.arange(10), 20)))
     assert not is_sorted_by_class(np.zeros(20))
     assert not is_sorted_by_class(np.arange(20))
+
+
+def test_a_line_without_an_end_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lists, "LONGEST_LINE", 100)
+    path = tmp_path / "a.lst"
+    path.write_text("0\t1\ta.jpg\n1\t1\t" + 96 * "b" + "\n")
+    with pytest.raises(ResnetError, match="line 2 is longer than any line of a list"):
+        list(read_list(path))
+    path.write_text("0\t1\t" + 95 * "b" + "\n1\t1\ta.jpg\n")  # 100 characters with its end
+    assert [len(entry.path) for entry in read_list(path)] == [95, 5]

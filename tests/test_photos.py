@@ -2,6 +2,7 @@
 
 import io
 
+import cv2
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
@@ -89,3 +90,9 @@ def test_a_cut_file_is_refused(side: int) -> None:
     PIL.Image.fromarray(picture(5, 90, 131)).save(buffer, "JPEG")
     with pytest.raises(ValueError, match="Premature"):
         read_upright(buffer.getvalue()[: len(buffer.getvalue()) // 2], side)
+
+
+def test_a_narrow_picture_is_not_resized_to_gigabytes() -> None:
+    data = cv2.imencode(".jpg", np.zeros((65000, 1, 3), np.uint8))[1].tobytes()
+    with pytest.raises(ValueError, match="1 x 65000 pixels are too narrow for a shorter side of 256"):
+        read_upright(data, 256)

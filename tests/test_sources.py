@@ -238,3 +238,36 @@ def test_a_folder_with_too_few_images_to_hold_any_out(tmp_path: Path, run: Run) 
     assert "ready" not in out
     assert "few has too few images in every class to hold out the share 0.1 for validation" in err
     assert run("data", tmp_path / "few", "--out", tmp_path / "data", "--val-ratio", 0.25)[0] == 0
+
+
+def test_an_archive_that_unpacks_without_an_end_is_refused(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "CIFAR10_UNPACKED_BYTES", 1 << 20)
+    long_name = tarfile.TarInfo("long")
+    long_name.type, long_name.size = tarfile.GNUTYPE_LONGNAME, 1 << 20
+    (tmp_path / "a.tar.gz").write_bytes(gzip.compress(long_name.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 20)))
+    status, _, err = run("data", "cifar10", "--archive", tmp_path / "a.tar.gz", "--out", tmp_path / "c")
+    assert status == 2
+    assert "unpacks to more than 1048576 bytes" in err
+
+
+def test_headers_in_headers_are_refused(tmp_path: Path, run: Run) -> None:
+    long_name = tarfile.TarInfo("long")
+    long_name.type = tarfile.XHDTYPE
+    (tmp_path / "a.tar").write_bytes(5000 * long_name.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    status, _, err = run("data", "cifar10", "--archive", tmp_path / "a.tar", "--out", tmp_path / "c")
+    assert status == 2
+    assert "a.tar is no readable archive" in err
+
+
+def test_of_an_archive_only_the_known_files_are_kept(tmp_path: Path) -> None:
+    cifar_archive(tmp_path / "a.tar.gz", 10)
+    with tarfile.open(fileobj=io.BytesIO(gzip.decompress((tmp_path / "a.tar.gz").read_bytes()))) as archive:
+        assert sorted(dict(sources._members(archive))) == sorted(sources.CIFAR10_FILES)
+    other = tarfile.TarInfo("cifar-10-batches-bin/other.bin")
+    other.size = 1 << 20
+    with tarfile.open(tmp_path / "b.tar", "w") as archive:
+        archive.addfile(other, io.BytesIO(bytes(other.size)))
+    with tarfile.open(tmp_path / "b.tar") as archive:
+        assert dict(sources._members(archive)) == {"other.bin": b""}

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import open_regular, read_bytes, replacing, write_text
 
+LONGEST_LINE = 1 << 20  # in characters; a path has at most 4,096
 MOST_NAMES_BYTES = 1 << 26  # of a synset.txt: the names of a million classes
 
 
@@ -29,7 +31,9 @@ def read_list(path: Path) -> Iterator[ListEntry]:
     """
     try:
         with os.fdopen(open_regular(path), encoding="utf-8", errors="surrogateescape") as file:
-            for number, line in enumerate(file, start=1):
+            for number, line in enumerate(iter(partial(file.readline, LONGEST_LINE), ""), start=1):
+                if len(line) == LONGEST_LINE and not line.endswith("\n"):
+                    raise ResnetError(f"{path}, line {number} is longer than any line of a list; is it a list?")
                 if line.strip():
                     yield _parse_line(path, number, line.strip("\r\n"))
     except OSError as error:

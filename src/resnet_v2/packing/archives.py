@@ -10,7 +10,7 @@ from array import array
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Protocol, cast
+from typing import IO, Protocol, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,27 @@ from resnet_v2.files import OF_THE_MACHINE, open_regular, read_bytes
 from resnet_v2.portable import read_at
 
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+
+
+MOST_HEADER_BYTES = 1 << 20  # of one member's long name or attributes
+
+
+class Header(tarfile.TarInfo):
+    """A header of a tar; ValueError for one that claims a name or attributes longer than any, before they are read."""
+
+    EXTENSIONS = (
+        *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+        tarfile.GNUTYPE_LONGNAME,
+        tarfile.GNUTYPE_LONGLINK,
+    )
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """The header in a block of 512 bytes."""
+        header = super().frombuf(buf, encoding, errors)
+        if header.type in cls.EXTENSIONS and not 0 <= header.size <= MOST_HEADER_BYTES:
+            raise ValueError(f"a name or attributes of {header.size} bytes")
+        return header
 
 
 class ImageFiles(Protocol):
@@ -185,7 +206,7 @@ def _members(window: _Window, place: str) -> Iterator[tuple[str, int, int]]:
     """Name, offset and size in bytes of every plain file of a tar that lies in a window, in the tar's order."""
     _refuse_compressed(window.at(0, 6), place)
     try:
-        with tarfile.open(fileobj=cast(IO[bytes], window), mode="r:") as archive:
+        with tarfile.open(fileobj=cast(IO[bytes], window), mode="r:", tarinfo=Header) as archive:
             while (member := archive.next()) is not None:
                 archive.members.clear()  # type: ignore[attr-defined]  # tarfile would keep an object per member
                 if member.size < 0 or member.offset_data + member.size > window.size:

@@ -33,12 +33,14 @@ def read_upright(data: bytes, side: int) -> Image:
     The longer side keeps the aspect, rounded down (im2rec). A JPEG more than twice too large is decoded at 1/2, 3/8,
     1/4 or 1/8 of its size, the smallest that is still large enough, and then resized as any other: bilinear (im2rec),
     or by area where the image shrinks to less than half. The array may be overwritten by the thread's next call. Raises
-    ValueError for what cannot be decoded and for more pixels than `loader.MAX_PIXELS`.
+    ValueError for what cannot be decoded and for more pixels, read or made, than `loader.MAX_PIXELS`.
     """
     check_size(*(claimed_size(data) or (0, 0)), MAX_PIXELS)  # before memory is taken
     pixels, (height, width) = _decode_large_enough(data, side)
     if side and min(height, width) != side:
         new_size = (width * side // height, side) if height < width else (side, height * side // width)
+        if new_size[0] * new_size[1] > MAX_PIXELS:
+            raise ValueError(f"{width} x {height} pixels are too narrow for a shorter side of {side}")
         method = cv2.INTER_AREA if min(height, width) > 2 * side else cv2.INTER_LINEAR
         resized = scratch("resized", new_size[1], new_size[0], 3)
         pixels = cv2.resize(pixels, new_size, dst=resized, interpolation=method).astype(np.uint8, copy=False)

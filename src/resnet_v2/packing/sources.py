@@ -1,7 +1,7 @@
 """Data sets by name: digits, CIFAR-10, Fashion-MNIST, or a folder of class folders -> records that `train` reads."""
 
 import hashlib
-import os
+import io
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -17,7 +17,8 @@ from resnet_v2.console import say
 from resnet_v2.data.jpeg import encode
 from resnet_v2.data.lists import ListEntry, write_list, write_synset
 from resnet_v2.errors import ResnetError
-from resnet_v2.files import download, gunzip, open_regular, read_bytes, replacing
+from resnet_v2.files import download, gunzip, read_bytes, replacing
+from resnet_v2.packing.archives import Header
 from resnet_v2.packing.class_folders import make_lists
 from resnet_v2.packing.pack import pack_entries, pack_list
 from resnet_v2.packing.staging import PARTS, staged
@@ -28,7 +29,10 @@ SIDE = 32
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/"
 CIFAR10_ARCHIVE = "cifar-10-binary.tar.gz"
+CIFAR10_FILES = (*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin")
 CIFAR10_BYTES = 1 << 25  # more than any file in it has
+CIFAR10_UNPACKED_BYTES = 6 * CIFAR10_BYTES
+GZIP_START = b"\x1f\x8b"
 MOST_MEMBERS = 100
 CIFAR10_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
 
@@ -174,28 +178,32 @@ def load_cifar10(archive: Path | None, folder: Path, mirror: str) -> Source:
     if archive is None and not path.is_file():
         _download((mirror or CIFAR10_URL) + CIFAR10_ARCHIVE, path, read_bytes, CIFAR10_SHA256, "cifar10")
     members = _read_archive(path)
-    train = [_cifar_part(path, members, f"data_batch_{number}.bin") for number in range(1, 6)]
+    *train, val = (_cifar_part(path, members, name) for name in CIFAR10_FILES)
     images, labels = zip(*train, strict=True)
-    val = _cifar_part(path, members, "test_batch.bin")
     return Source("cifar10", CIFAR10_CLASSES, Part(np.concatenate(images), np.concatenate(labels)), Part(*val))
 
 
 def _read_archive(path: Path) -> dict[str, bytes]:
     try:
-        with os.fdopen(open_regular(path), "rb") as file, tarfile.open(fileobj=file) as archive:
+        data = read_bytes(path, CIFAR10_UNPACKED_BYTES)
+        # Unpacked as a whole: what a header within says must not make tarfile unpack without an end.
+        if data.startswith(GZIP_START):
+            data = gunzip(data, CIFAR10_UNPACKED_BYTES)
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:", tarinfo=Header) as archive:
             return dict(_members(archive))
-    except (OSError, tarfile.TarError, EOFError, ValueError, zlib.error) as error:
+    except (OSError, tarfile.TarError, EOFError, ValueError, RecursionError, zlib.error) as error:
         reason = str(error).splitlines()[0].rstrip(":")
         raise ResnetError(f"{path} is no readable archive ({reason}); give the official {CIFAR10_ARCHIVE}.") from None
 
 
 def _members(archive: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
-    """Names and bytes of an archive's files; ValueError for more or larger ones than CIFAR-10 has."""
+    """Names of an archive's files, and the bytes of CIFAR-10's; ValueError for more or larger ones than it has."""
     for number, member in enumerate(archive):
         if number >= MOST_MEMBERS or not 0 <= member.size <= CIFAR10_BYTES:
             raise ValueError(f"{member.name!a} has {member.size} bytes, which is none of CIFAR-10's files")
         if member.isfile() and (file := archive.extractfile(member)) is not None:
-            yield Path(member.name).name, file.read()
+            name = Path(member.name).name
+            yield name, file.read() if name in CIFAR10_FILES else b""
 
 
 def _cifar_part(path: Path, members: dict[str, bytes], name: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
