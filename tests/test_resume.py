@@ -1,5 +1,6 @@
 """Runs of `pack` that are really killed, at every awkward moment, and started again."""
 
+import itertools
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ import pytest
 from conftest import Run
 from processes import wait_until
 from resnet_v2.data.lists import read_list
-from resnet_v2.data.records import index_path
+from resnet_v2.data.records import frame, index_path
 from resnet_v2.packing import resume
 
 # `pack` in a process that notes its progress often and kills itself at the given call of write, checkpoint or replace,
@@ -157,3 +158,25 @@ def test_an_old_record_stays_until_the_new_one_is_whole(command: list[str], tmp_
     assert [out.read_bytes(), index_path(out).read_bytes()] == before
     journal = (tmp_path / ".out.rec.journal").read_text().splitlines()
     assert json.loads(journal[0])["quality"] == 30
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(5, "Input/output error")])
+def test_a_write_that_ends_in_the_middle_is_cut_off(
+    error: BaseException, command: list[str], tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record's bytes are there, and the index has no line yet."""
+    assert run(*command, tmp_path / "whole.rec")[0] == 0
+    write, calls = resume.PartWriter.write, itertools.count()
+
+    def failing(writer: resume.PartWriter, key: int, payload: bytes) -> None:
+        if next(calls) == 7:
+            writer._rec.writelines(frame(payload))
+            raise error
+        write(writer, key, payload)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resume.PartWriter, "write", failing)
+        assert run(*command, tmp_path / "a.rec")[0] in (2, 130)
+    status, _, said = run(*command, tmp_path / "a.rec")
+    assert (status, "going on after" in said) == (0, True)
+    assert files_of(tmp_path / "a.rec") == files_of(tmp_path / "whole.rec")

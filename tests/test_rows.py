@@ -270,6 +270,18 @@ def test_segments_of_another_image_cost_no_pixel() -> None:
         assert np.array_equal(Encoded(one, bad, MAX_PIXELS).decode(place)[..., :3], place.of(decode(one)))
 
 
+def test_a_damaged_entry_in_the_middle_costs_no_pixel() -> None:
+    data = encode(picture(1, 256, 300), ".jpg", 90)
+    right, place = find_segments(data), Box(90, 170, 60, 240)
+    whole = place.of(decode(data))
+    for at in range(1, right.size - 1):
+        same_marker = int(right[at - 8 if at > 8 else at])
+        for value in (int(right[at]) - 1, int(right[at - 1]), int(right[at + 1]) - 2, same_marker, 0, 1 << 30):
+            bad = right.copy()
+            bad[at] = value
+            assert np.array_equal(Encoded(data, bad, MAX_PIXELS).decode(place)[..., :3], whole)
+
+
 def test_opencv_reads_what_we_encode() -> None:
     data = encode(picture(1, 100, 150), ".jpg", 90)
     assert np.array_equal(opencv(data), decode(data))
