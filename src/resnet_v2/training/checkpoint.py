@@ -75,12 +75,14 @@ def best_path(prefix: str) -> Path:
 def find_latest(prefix: str) -> Start | None:
     """Read the last state of a run; None where there is none. A ResnetError says what keeps a run from going on.
 
-    Where that file is damaged it is the newest epoch whose file is not.
+    Where that file is damaged, or what has its name is no file, it is the newest epoch whose file is not.
     """
     path = latest_path(prefix)
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
     try:
+        if not path.is_file():
+            raise DamagedError(f"{path} is a folder, or a link to nothing, where a run has its last state; remove it.")
         return _start(path)
     except DamagedError as damage:
         for epoch in reversed(saved_epochs(prefix)):

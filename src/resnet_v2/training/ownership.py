@@ -7,7 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from resnet_v2.data.records import RecordReader
+from resnet_v2.data.sidecar import Rows
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import flush_folder, make_folder
 from resnet_v2.logs.runlog import LOG_ENDINGS
@@ -19,6 +22,7 @@ from resnet_v2.training.checkpoint import Start, best_path, forget_run, latest_p
 # What tells one run from another; the same data may lie in another folder.
 TOLD_BY = ("learning_rate", "weight_decay", "epochs", "data")
 FOLDERS = ("data_dir", "list_dir")
+READ_WHOLE = 256  # records, spread over a file, whose bytes count too: at most seconds of reading
 
 
 @contextlib.contextmanager
@@ -53,18 +57,41 @@ def _forget(path: Path, made: bool) -> None:
 
 
 def fingerprint(readers: Iterable[RecordReader]) -> dict[str, str]:
-    """By the name of each record a hash of where its images begin and end, wherever the file lies."""
-    found = {}
-    for reader in readers:
-        ends = reader.offsets.astype("<i8").tobytes() + reader.file_bytes.to_bytes(8, "little")
-        found[reader.path.name] = hashlib.sha256(ends).hexdigest()[:16]
-    return found
+    """What each record is known by, by its name, wherever the file lies: three hashes of 16 digits, joined by dashes.
+
+    They are of where its images begin and end; of the bytes of `READ_WHOLE` records, all where there are no more; and,
+    where a `.rows` tells it, of what every record's bytes were when it was packed.
+    """
+    return {reader.path.name: "-".join(map(_hash, _identity(reader))) for reader in readers}
+
+
+def _identity(reader: RecordReader) -> Iterator[bytes]:
+    yield reader.offsets.astype("<i8").tobytes() + reader.file_bytes.to_bytes(8, "little")
+    some = np.unique(np.linspace(0, len(reader) - 1, min(len(reader), READ_WHOLE)).astype(np.int64)).tolist()
+    total = hashlib.sha256()
+    for ordinal in some:
+        with contextlib.suppress(ResnetError):  # a damaged record is said to be so when its turn comes
+            total.update(reader[ordinal])
+    yield total.digest()
+    with contextlib.suppress(ResnetError):
+        sums = Rows.of(reader).stored_sums()
+        if len(sums):
+            yield sums.tobytes()
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def _is_another(before: str, now: str) -> bool:
+    """Whether any hash that both have differs; an earlier version of the program had the first alone."""
+    return any(old != new for old, new in zip(before.split("-"), now.split("-"), strict=False))
 
 
 def check_data(start: Start, now: Mapping[str, str], class_names: tuple[str, ...]) -> None:
     """A run goes on with the records and the class names that it began with; a ResnetError says which are others."""
     before = start.header.training.get("data", {})
-    others = [name for name in now if before.get(name, now[name]) != now[name]]
+    others = [name for name in now if _is_another(before.get(name, ""), now[name])]
     if start.header.class_names != class_names:
         others.append("synset.txt")
     if others:
