@@ -194,3 +194,12 @@ def test_interrupting_is_status_130(few_digits: Path, tmp_path: Path) -> None:
     status, output = command.finish()
     assert status == 130
     assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&- <&-"])
+def test_a_process_that_is_started_without_streams(class_folder: Path, tmp_path: Path, closed: str) -> None:
+    start = f'exec "$@" {closed}'
+    words = [sys.executable, "-m", "resnet_v2", "data", class_folder, "--out", tmp_path / "photos"]
+    done = subprocess.run(["bash", "-c", start, "bash", *map(str, words)], stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, b"Traceback" in done.stderr) == (0, False), done.stderr
+    assert (tmp_path / "photos" / "photos_train.rec").exists()

@@ -1,5 +1,6 @@
 """A run owns its prefix: nobody writes beside it, nothing of an earlier run is taken for it, nothing of it is lost."""
 
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,14 @@ import pytest
 
 from conftest import Run, digits_run
 from processes import Command
-from resnet_v2.data.records import RecordReader, writing
+from resnet_v2.data.records import RecordReader, pack, unpack, writing
+from resnet_v2.data.sidecar import sidecar_path, write_rows
 from resnet_v2.errors import ResnetError
 from resnet_v2.networks import weights
 from resnet_v2.networks.finding import checkpoint_path, find_checkpoint, saved_epochs
 from resnet_v2.networks.header import read_header
 from resnet_v2.training import checkpoint
-from resnet_v2.training.ownership import fingerprint, owned
+from resnet_v2.training.ownership import READ_WHOLE, fingerprint, is_another, owned
 
 
 def short(few_digits: Path, **changes: Any) -> list[str]:
@@ -128,3 +130,42 @@ def test_other_data_is_noticed_and_another_spelling_is_none(
     assert (status, "made with another digits_val.rec and another synset.txt than" in err) == (2, True), err
     assert run(*short(data), *resume)[0] == 0
     assert np.all(read_header(Path("m-0002.safetensors")).class_names == tuple(reversed("0123456789")))
+
+
+def relabelled(rec: Path, ordinals: range) -> None:
+    """The same record with other labels in some places: as many images and bytes, at the same places."""
+    reader = RecordReader(rec)
+    payloads = [bytes(reader[ordinal]) for ordinal in range(len(reader))]
+    for ordinal in ordinals:
+        header, image = unpack(payloads[ordinal])
+        payloads[ordinal] = pack(header._replace(label=float(header.label) + 1), image)
+    with writing(rec) as writer:
+        for ordinal, payload in enumerate(payloads):
+            writer.write(ordinal, payload)
+    assert RecordReader(rec).file_bytes == reader.file_bytes
+
+
+@pytest.mark.parametrize("changed", [range(40), range(7, 8)])
+def test_other_labels_are_other_data(few_digits: Path, tmp_path: Path, changed: range) -> None:
+    rec = tmp_path / "digits_val.rec"
+    for path in few_digits.glob("digits_val.*"):
+        shutil.copy(path, tmp_path)
+    sidecar_path(rec).unlink(missing_ok=True)
+    before = fingerprint([RecordReader(rec)])[rec.name]
+    write_rows(rec)
+    assert not is_another(before, fingerprint([RecordReader(rec)])[rec.name])  # a side file more is the same data
+    relabelled(rec, changed)
+    assert is_another(before, fingerprint([RecordReader(rec)])[rec.name])
+    assert not is_another(before.split("-")[0], fingerprint([RecordReader(rec)])[rec.name])  # by an earlier version
+
+
+def test_one_other_label_among_many_is_told_by_the_side_file(digits: Path, tmp_path: Path) -> None:
+    rec = tmp_path / "digits_train.rec"
+    for path in digits.glob("digits_train.*"):
+        shutil.copy(path, tmp_path)
+    assert len(RecordReader(rec)) > 2 * READ_WHOLE
+    write_rows(rec)
+    before = fingerprint([RecordReader(rec)])[rec.name]
+    relabelled(rec, range(1, 2))
+    write_rows(rec)
+    assert is_another(before, fingerprint([RecordReader(rec)])[rec.name])

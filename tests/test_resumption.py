@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -357,6 +358,21 @@ def test_a_damaged_latest_state_loses_no_run(
         path.write_bytes(b"")
     assert run(*words, "--resume")[0] == 2
     assert len(list(Path().glob("*.safetensors"))) == 5
+
+
+@pytest.mark.parametrize("instead", [Path.mkdir, lambda path: path.symlink_to("nowhere")])
+def test_what_is_no_file_in_place_of_the_latest_state_loses_no_run(
+    few_digits: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, instead: Callable[[Path], None]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = command(few_digits, epochs=2, num_examples=48, resume="auto")
+    assert run(*words)[0] == 0
+    before = {path.name: path.read_bytes() for path in Path().glob("m-0*.safetensors")}
+    Path("m-latest.safetensors").unlink()
+    instead(Path("m-latest.safetensors"))
+    status, _, err = run(*words)
+    assert (status, "the run goes on from m-0002.safetensors" in err, "m is at its end" in err) == (0, True, True), err
+    assert {path.name: path.read_bytes() for path in Path().glob("m-0*.safetensors")} == before
 
 
 def test_a_validation_that_is_no_number_is_not_saved(

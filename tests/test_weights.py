@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -157,3 +158,13 @@ def test_weights_are_floating_point_numbers(saved: tuple[str, ResNet], kind: tor
 def test_architectures_that_cannot_be(claim: dict[str, Any]) -> None:
     with pytest.raises(ResnetError, match="whole number up to"):
         Architecture(**{"depth": 20, "classes": 3, "stem": "cifar", **claim})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="missing names that are no UTF-8: a file system of Linux")
+def test_a_name_that_is_no_utf8(saved: tuple[str, ResNet], tmp_path: Path) -> None:
+    prefix, network = saved
+    path = tmp_path / "m\udcff-0003.safetensors"
+    weights.save(path, weights.network_tensors(network), header(network), check=True)
+    assert path.read_bytes() == checkpoint_path(prefix, 3).read_bytes()
+    weight = weights.load(tmp_path / "m\udcff", 3)[0].get_parameter("fc1.weight")
+    assert torch.equal(weight, network.get_parameter("fc1.weight"))

@@ -285,6 +285,7 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 1 when some input was unreadable, 2 for what the user
     can mend, 130 for Ctrl-C."""
+    console.have_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Names hold any letter, but a console of ASCII and, in a pipe or a file, the output of Windows do not.
         sys.stdout.reconfigure(errors="backslashreplace")

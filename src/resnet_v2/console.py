@@ -13,6 +13,21 @@ from tqdm import tqdm
 SILENCE_SECONDS = 10.0
 
 
+def have_streams() -> None:
+    """Where a process was started without standard input, output or error, they lead nowhere.
+
+    Else the next files that are opened get their numbers, and what a library prints would stand in a checkpoint.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free is this one
+        if getattr(sys, name) is None:
+            mode = "w" if number else "r"
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", errors="surrogateescape", closefd=False))
+
+
 def say(sentence: str) -> None:
     """A sentence beside what a command answers, on the standard error."""
     with _whoever_reads(sys.stderr) as stream:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from resnet_v2.errors import ResnetError
 from resnet_v2.networks.architecture import EPSILON, IMAGENET_UNITS, Architecture
+from resnet_v2.networks.header import opened
 from resnet_v2.networks.resnet import ResNet
 
 TIMM_EPSILON = 1e-5
@@ -30,7 +31,7 @@ def read_timm(path: Path) -> tuple[Architecture, dict[str, Tensor]]:
     ResnetError when the file is missing, damaged, or of another kind of network.
     """
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
+        with opened(path) as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a mapping)
     except FileNotFoundError:
         raise ResnetError(f"{path} is missing; check the path.") from None

@@ -1,7 +1,9 @@
 """What a weight file says of itself: the network, how to feed it, its classes, how it was trained. No torch."""
 
+import contextlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -101,6 +103,19 @@ class Header:
                 "synset.txt it was trained with."
             )
         return replace(self, class_names=names)
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """A safetensors file, for torch; also one whose name is no UTF-8, which torch does not open by its name."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        with path.open("rb") as whole, safetensors.safe_open(f"/dev/fd/{whole.fileno()}", framework="pt") as file:
+            yield file
+    else:
+        with safetensors.safe_open(path, framework="pt") as file:
+            yield file
 
 
 def read_header(path: Path) -> Header:

@@ -9,7 +9,6 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import cast
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ from resnet_v2.console import say
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import replacing
 from resnet_v2.networks.finding import checkpoint_path, find_checkpoint, split_path
-from resnet_v2.networks.header import METADATA_KEY, Header, read_header
+from resnet_v2.networks.header import METADATA_KEY, Header, opened, read_header
 from resnet_v2.networks.resnet import ResNet
 from resnet_v2.networks.sums import SUMS_KEY, sums_text
 
@@ -94,7 +93,7 @@ def _with_sums(data: bytes) -> bytes:
 
 
 def _check_written(written: Path, path: Path, tensors: Mapping[str, Tensor]) -> None:
-    with safetensors.safe_open(written, framework="pt") as file:
+    with opened(written) as file:
         for name, tensor in tensors.items():
             there = file.get_tensor(name)
             # By bytes: a number that is none equals itself here.
@@ -111,7 +110,7 @@ def network_tensors(network: ResNet) -> dict[str, Tensor]:
 def read(path: Path) -> tuple[Header, dict[str, Tensor]]:
     """Header and all tensors of a file, on the CPU; a ResnetError says what is wrong with a file that is not ours."""
     header = read_header(path)
-    with safetensors.safe_open(path, framework="pt") as file:
+    with opened(path) as file:
         # Copies: what safetensors gives are views of the file, which Windows could then not replace.
         return header, {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (no mapping)
 

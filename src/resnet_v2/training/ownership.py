@@ -83,7 +83,7 @@ def _hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
 
-def _is_another(before: str, now: str) -> bool:
+def is_another(before: str, now: str) -> bool:
     """Whether any hash that both have differs; an earlier version of the program had the first alone."""
     return any(old != new for old, new in zip(before.split("-"), now.split("-"), strict=False))
 
@@ -91,7 +91,7 @@ def _is_another(before: str, now: str) -> bool:
 def check_data(start: Start, now: Mapping[str, str], class_names: tuple[str, ...]) -> None:
     """A run goes on with the records and the class names that it began with; a ResnetError says which are others."""
     before = start.header.training.get("data", {})
-    others = [name for name in now if _is_another(before.get(name, ""), now[name])]
+    others = [name for name in now if is_another(before.get(name, ""), now[name])]
     if start.header.class_names != class_names:
         others.append("synset.txt")
     if others:
