@@ -210,6 +210,9 @@ def test_what_is_no_picture(trained: str, tmp_path: Path) -> None:
     for wrong, words in (
         (np.zeros((8, 8, 3)), r"shape \(8, 8, 3\) and type float64 is no picture; give H x W x 3 uint8"),
         (np.zeros((8, 8), bool), "type bool is no picture"),
+        (torch.zeros(8, 8, 3, requires_grad=True), "Tensor gives no array .*requires grad"),
+        (torch.zeros(8, 8, 3, dtype=torch.bfloat16), "Tensor gives no array .*BFloat16"),
+        (torch.zeros(8, 8, 3, dtype=torch.uint8, device="meta"), "Tensor gives no array .*meta"),
         (np.zeros((8, 8, 2), np.uint8), "no picture"),
         (np.zeros((0, 8, 3), np.uint8), "no picture"),
         (np.zeros((1, 1, 8, 8, 3), np.uint8), "no picture"),

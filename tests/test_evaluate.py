@@ -19,7 +19,7 @@ from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
 from resnet_v2.data.rows import Box
 from resnet_v2.errors import ResnetError
 from resnet_v2.inference import report
-from resnet_v2.inference.evaluate import NOWHERE, Verdicts, judge, log_probabilities, probabilities
+from resnet_v2.inference.evaluate import Verdicts, judge, log_probabilities, probabilities
 from resnet_v2.inference.pictures import View
 from resnet_v2.inference.predict import Predictor
 from resnet_v2.networks import weights
@@ -224,7 +224,6 @@ def test_mxnet_counts_the_first_images_twice() -> None:
     assert found.error(1) == pytest.approx(20)
     assert found.error(1, mxnet_batch=4) == pytest.approx(100 * 2 / 8)
     assert found.error(1, mxnet_batch=5) == pytest.approx(20)
-    assert verdicts([NOWHERE], [0], [0]).error(5) == 100
 
 
 def test_classes_and_confusion() -> None:
@@ -240,6 +239,15 @@ def test_classes_and_confusion() -> None:
     assert report.class_table(barred).splitlines()[2] == r"| a\|nt | 3 | 66.67 | b\|ee (2) |"
     lost = replace(row, verdicts=replace(row.verdicts, loss=math.nan))
     assert lost.as_json()["loss"] is None
+
+
+def test_answers_that_are_no_numbers_are_no_errors(rec: Path) -> None:
+    class Damaged(Recorder):
+        def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+            return super().logits(images) * np.float32(np.nan)
+
+    with pytest.raises(ResnetError, match=r"answers with what is no number: its weights are damaged"):
+        judge(Damaged(), RecordReader(rec), View(32), 3, 2)
 
 
 def test_the_sign_test() -> None:

@@ -169,3 +169,17 @@ def test_one_other_label_among_many_is_told_by_the_side_file(digits: Path, tmp_p
     relabelled(rec, range(1, 2))
     write_rows(rec)
     assert is_another(before, fingerprint([RecordReader(rec)])[rec.name])
+
+
+def test_epochs_of_mxnet_are_not_taken_for_the_run_s(
+    few_digits: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("m-0000.params", "m-0009.params", "m-symbol.json"):
+        Path(name).write_text(name)
+    status, _, err = run(*short(few_digits, epochs=1))
+    assert (status, "is now in m-earlier-1: m-0009.params" in err) == (0, True), err
+    assert find_checkpoint("m") == Path("m-0001.safetensors")
+    assert Path("m-earlier-1/m-0009.params").read_text() == "m-0009.params"
+    assert Path("m-0000.params").exists()  # a run begins behind it
+    assert Path("m-symbol.json").exists()

@@ -22,7 +22,7 @@ from resnet_v2.inference.engines import Engine, Images, Logits
 from resnet_v2.inference.pictures import View
 from resnet_v2.networks.header import Header
 
-NOWHERE = 1 << 62
+NO_NUMBER = "The network answers with what is no number: its weights are damaged; take others."
 Shares = NDArray[np.float64]
 
 
@@ -30,7 +30,7 @@ Shares = NDArray[np.float64]
 class Verdicts:
     """What a network said of every record: its label, the class it took it for, and the label's rank (n, int64).
 
-    Rank 0 is right; NOWHERE means logits that are no numbers. `loss` is the mean cross-entropy in nats.
+    Rank 0 is right. `loss` is the mean cross-entropy in nats.
     """
 
     labels: NDArray[np.int64]
@@ -83,7 +83,7 @@ def judge(
 ) -> Verdicts:
     """What an engine says of every record, each read and counted once. Ten crops: the mean of their probabilities.
 
-    Raises ResnetError where there are no records.
+    Raises ResnetError where there are no records, and where an answer is no number.
     """
     if not len(reader):
         raise ResnetError(f"{reader.path} holds no records; pack it again.")
@@ -103,13 +103,19 @@ def judge(
     with Progress("evaluate", len(reader)) as progress:
         for batch in stream:
             logs, truth, places = _logs(engine, batch.images), batch.labels, batch.ordinals
+            if not np.isfinite(logs).all():
+                raise ResnetError(NO_NUMBER)
             shares = np.exp(logs)
             own = np.take_along_axis(shares, truth[:, None], 1)
             before = (shares > own) | ((shares == own) & (np.arange(classes) < truth[:, None]))
             labels[places], predictions[places] = truth, shares.argmax(1)
-            ranks[places] = np.where(np.isfinite(shares).all(1), before.sum(1), NOWHERE)
+            ranks[places] = before.sum(1)
             loss -= float(np.take_along_axis(logs, truth[:, None], 1).sum())
             progress.update(len(truth))
+    if not np.isfinite(loss):
+        raise ResnetError(
+            f"The network answers {reader.path} with what is no number: its weights are damaged; take others."
+        )
     return Verdicts(labels, predictions, ranks, loss / len(reader), classes)
 
 
@@ -117,7 +123,8 @@ def _logs(engine: Engine, images: Images) -> Shares:
     """n x crops x H x W x 3 images -> n x classes logarithms of probabilities, of the mean of the crops'."""
     crops = [np.ascontiguousarray(images[:, crop]) for crop in range(images.shape[1])]
     logs = [log_probabilities(engine.logits(crop)) for crop in crops]
-    return cast(Shares, np.logaddexp.reduce(logs, axis=0) - np.log(len(crops)))
+    with np.errstate(invalid="ignore"):
+        return cast(Shares, np.logaddexp.reduce(logs, axis=0) - np.log(len(crops)))
 
 
 def log_probabilities(logits: Logits) -> Shares:

@@ -118,7 +118,12 @@ def _of_array(picture: Any) -> Image:
             f"{type(picture).__name__} is no picture; give a path, the bytes of an image file, an array "
             "(H x W x 3, uint8, RGB) or a PIL image."
         )
-    pixels = np.asarray(picture)
+    try:
+        pixels = np.asarray(picture)
+    except (RuntimeError, TypeError) as error:  # such as a tensor of a GPU, or of bfloat16
+        raise ResnetError(
+            f"{type(picture).__name__} gives no array ({error}); give an array (H x W x 3, uint8, RGB)."
+        ) from None
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or 0 in pixels.shape or pixels.shape[2:] not in SHAPES:
         raise ResnetError(
             f"An array of shape {pixels.shape} and type {pixels.dtype} is no picture; give H x W x 3 uint8, RGB."

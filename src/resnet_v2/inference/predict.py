@@ -18,7 +18,7 @@ from resnet_v2.data.loader import stored_side
 from resnet_v2.data.records import RecordReader
 from resnet_v2.errors import ResnetError
 from resnet_v2.inference.engines import Engine, Images, OnnxEngine, OpenvinoEngine, TorchEngine, onnx_of_checkpoint
-from resnet_v2.inference.evaluate import Verdicts, judge, probabilities
+from resnet_v2.inference.evaluate import NO_NUMBER, Verdicts, judge, probabilities
 from resnet_v2.inference.pictures import Picture, Several, View, prepare, several
 from resnet_v2.inference.places import STANDARD_INPUT, Named
 from resnet_v2.machine import processors
@@ -184,7 +184,7 @@ class Predictor:
         found = []
         for row in probabilities(self.engine.logits(crops)):
             if not np.isfinite(row).all():
-                raise ResnetError("The network answers with what is no number: its weights are damaged; take others.")
+                raise ResnetError(NO_NUMBER)
             best = np.argsort(-row, kind="stable")[:top]
             found.append(tuple(Answer(int(one), self.header.name(one), float(row[one])) for one in best))
         return found

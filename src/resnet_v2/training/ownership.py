@@ -14,7 +14,7 @@ from resnet_v2.data.sidecar import Rows
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import flush_folder, make_folder
 from resnet_v2.logs.runlog import LOG_ENDINGS
-from resnet_v2.networks.finding import checkpoint_path, saved_epochs
+from resnet_v2.networks.finding import checkpoint_path, params_path, saved_epochs
 from resnet_v2.networks.header import read_header
 from resnet_v2.portable import kept
 from resnet_v2.training.checkpoint import Start, best_path, forget_run, latest_path, name_also
@@ -108,8 +108,11 @@ def make_room(prefix: str, first_epoch: int, saved: Mapping[str, Any], say: Call
     and is written again with the same bytes; but a run from the start forgets its latest and best states.
     """
     numbered = [checkpoint_path(prefix, epoch) for epoch in saved_epochs(prefix)]
+    mxnets = [params_path(prefix, epoch) for epoch in saved_epochs(prefix) if epoch > first_epoch]
     there = [path for path in (*numbered, best_path(prefix), latest_path(prefix)) if path.is_file()]
     others = [path for path in there if _is_others(path, first_epoch, saved)]
+    # MXNet's tell nothing of their run, and the prefix would mean the last of them; the symbol beside them stays.
+    others += [path for path in mxnets if path.is_file()]
     if others:
         folder = _free_folder(prefix)
         folder.mkdir()
