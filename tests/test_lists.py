@@ -1,5 +1,6 @@
 """Lists: labels, splits, shuffling, both dialects of `.lst`."""
 
+import re
 import shutil
 import tarfile
 from pathlib import Path
@@ -79,6 +80,43 @@ def test_a_folder_beside_a_split_is_refused(class_folder: Path, tmp_path: Path) 
         shutil.rmtree(tmp_path / "root" / name)
         (class_folder / animal).rename(tmp_path / "root" / name)
     assert make_lists(ListConfig(tmp_path / "root", tmp_path / "a"))[0] == 5
+
+
+@pytest.mark.parametrize(
+    ("names", "given"),
+    [("train dev", ""), ("Train_set Test_set", ""), ("a/train a/val", "a"), ("b/c/training b/c/x", "b/c")],
+)
+def test_a_split_that_is_none_by_its_names_is_no_classes(
+    class_folder: Path, tmp_path: Path, names: str, given: str
+) -> None:
+    for name in names.split():
+        shutil.copytree(class_folder, tmp_path / "root" / name)
+    with pytest.raises(ResnetError, match=f"looks like a split; .* give {re.escape(str(tmp_path / 'root' / given))}"):
+        make_lists(ListConfig(tmp_path / "root", tmp_path / "a"), unless_split=0.25)
+    assert not list(tmp_path.glob("a*"))
+
+
+def test_the_same_classes_in_folders_that_are_no_split(class_folder: Path, tmp_path: Path) -> None:
+    for name in ("left", "right"):
+        shutil.copytree(class_folder, tmp_path / "root" / name)
+    shutil.copytree(class_folder / "ant", tmp_path / "root" / "trains" / "old")
+    assert make_lists(ListConfig(tmp_path / "root", tmp_path / "a"))[0] == 7
+
+
+@pytest.mark.parametrize("names", [("caf\u00e9", "cafe\u0301"), ("Cat", "cat")])
+def test_one_name_in_two_spellings_is_told(
+    class_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], names: tuple[str, str]
+) -> None:
+    shutil.rmtree(class_folder / "cat")
+    assert make_lists(ListConfig(class_folder, tmp_path / "a"))[0] == 2
+    assert "two classes" not in capsys.readouterr().err
+    for name in names:
+        shutil.copytree(class_folder / "ant", class_folder / name)
+    if len(list(class_folder.iterdir())) < 4:
+        pytest.skip("missing two names that differ in spelling: a file system that tells them apart")
+    assert make_lists(ListConfig(class_folder, tmp_path / "a"))[0] == 4
+    first, second = sorted(names)
+    assert f"{first!a} and {second!a} are taken for two classes" in capsys.readouterr().err
 
 
 def test_hidden_folders_are_no_classes(class_folder: Path, tmp_path: Path) -> None:

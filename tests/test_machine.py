@@ -1,6 +1,7 @@
 """A queue or a container allows less than the machine has."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -49,8 +50,44 @@ def test_version_1_of_groups(group: Path) -> None:
     assert (machine.processors(), machine.free_memory()) == (2, (1 << 30) - 24)
 
 
+def test_the_group_of_version_1_that_a_queue_made(group: Path) -> None:
+    machine.OWN_GROUP.write_text("5:cpuset:/\n4:cpu,cpuacct:/job/step\n3:memory:/job/step\n0::/other\n")
+    for name, value in (
+        ("cpu/job/cpu.cfs_quota_us", "300000"),
+        ("cpu/job/cpu.cfs_period_us", "100000"),
+        ("memory/job/step/memory.limit_in_bytes", str(3 << 30)),
+        ("memory/job/step/memory.usage_in_bytes", str(1 << 30)),
+        ("memory/job/step/memory.stat", f"inactive_file 7\ntotal_inactive_file {1 << 20}\n"),
+    ):
+        (machine.GROUPS / name).parent.mkdir(parents=True, exist_ok=True)
+        (machine.GROUPS / name).write_text(f"{value}\n")
+    assert (machine.processors(), machine.free_memory()) == (3, (2 << 30) + (1 << 20))
+
+
+def test_files_in_memory_are_given_back_in_need(group: Path) -> None:
+    """A group that has read many records is at its limit, and yet has room; one that is full is not without a limit."""
+    for name, value in (("memory.max", 1 << 30), ("memory.current", 1 << 30)):
+        (group / name).write_text(f"{value}\n")
+    assert machine.free_memory() == 1
+    (group / "memory.stat").write_text(f"anon 5\nactive_file 9\ninactive_file {1 << 29}\nslab 1\n")
+    assert machine.free_memory() == 1 << 29
+
+
+def test_a_limit_that_is_none(group: Path) -> None:
+    (group / "cpu.max").write_text("100000 0\n")
+    assert machine.processors() == 8
+
+
 def test_nobody_tells(group: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "MEMINFO", group / "missing")
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert (machine.processors(), machine.free_memory()) == (1, 0)
+
+
+def test_nobody_else_counts_processors() -> None:
+    package = Path(machine.__file__).parent
+    asking = [
+        path for path in package.rglob("*.py") if re.search("cpu_count|sched_getaffinity", path.read_text("utf-8"))
+    ]
+    assert asking == [Path(machine.__file__)]

@@ -138,7 +138,7 @@ def relabelled(rec: Path, ordinals: range) -> None:
     payloads = [bytes(reader[ordinal]) for ordinal in range(len(reader))]
     for ordinal in ordinals:
         header, image = unpack(payloads[ordinal])
-        payloads[ordinal] = pack(header._replace(label=float(header.label) + 1), image)
+        payloads[ordinal] = pack(header._replace(label=float(np.ravel(header.label)[0]) + 1), bytes(image))
     with writing(rec) as writer:
         for ordinal, payload in enumerate(payloads):
             writer.write(ordinal, payload)

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import http.server
 import io
+import shutil
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -271,3 +272,20 @@ def test_of_an_archive_only_the_known_files_are_kept(tmp_path: Path) -> None:
         archive.addfile(other, io.BytesIO(bytes(other.size)))
     with tarfile.open(tmp_path / "b.tar") as archive:
         assert dict(sources._members(archive)) == {"other.bin": b""}
+
+
+def test_the_same_picture_twice_is_told(class_folder: Path, tmp_path: Path, run: Run) -> None:
+    root = tmp_path / "root"
+    for part in ("train", "val"):
+        shutil.copytree(class_folder, root / part)
+        for path in (root / part).rglob("*.jpg"):
+            if (int(path.stem) % 2 == 0) == (part == "val"):
+                path.unlink()
+    assert "warning" not in run("data", root, "--out", tmp_path / "out")[2]
+    for number in ("000", "002"):
+        shutil.copy(root / "train/ant" / f"{number}.jpg", root / "val/ant/")
+    assert "2 images of" in (err := run("data", root, "--out", tmp_path / "out")[2]), err
+    assert "more than one class" not in err
+    shutil.copy(root / "train/ant/000.jpg", root / "train/bee/ant.jpg")
+    err = run("data", root, "--out", tmp_path / "out")[2]
+    assert f"{tmp_path / 'out'} holds 1 images in more than one class" in err, err

@@ -15,35 +15,46 @@ def processors() -> int:
     """How many processors this process may use, by its affinity and by what its group gets of their time."""
     ask = getattr(os, "sched_getaffinity", None)  # macOS and Windows have none
     allowed = len(ask(0)) if ask is not None else os.cpu_count() or 1
-    shares = [_ratio(text.split()) for text in _limits("cpu.max")]
-    shares.append(_ratio([_read(GROUPS / "cpu" / f"cpu.cfs_{name}_us") for name in ("quota", "period")]))
+    shares = [_ratio(_read(group / "cpu.max").split()) for group in _groups("")]
+    shares += [
+        _ratio([_read(group / f"cpu.cfs_{name}_us") for name in ("quota", "period")]) for group in _groups("cpu")
+    ]
     return max(1, min([allowed, *(-int(-share // 1) for share in shares if share > 0)]))
 
 
 def free_memory() -> int:
-    """The bytes of memory that this process may still take; 0 where nobody tells."""
+    """The bytes of memory that this process may still take, at least 1; 0 where nobody tells."""
     match = re.search(r"MemAvailable:\s*(\d+) kB", _read(MEMINFO))
     free = [1024 * int(match[1])] if match else []
-    pairs = list(zip(_limits("memory.max"), _limits("memory.current"), strict=False))
-    pairs.append((_read(GROUPS / "memory/memory.limit_in_bytes"), _read(GROUPS / "memory/memory.usage_in_bytes")))
-    # What the group's files take in memory is counted too, though it would be given back.
-    free += [int(limit) - int(taken) for limit, taken in pairs if limit.isdecimal() and taken.isdecimal()]
-    return max(0, min(free, default=0))
+    for group in _groups(""):
+        free += _room(group, "memory.max", "memory.current", "inactive_file")
+    for group in _groups("memory"):
+        free += _room(group, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    return max(1, min(free)) if free else 0
 
 
-def _limits(name: str) -> Iterator[str]:
-    """What a file of this name says in the process's group and in all groups around it."""
-    match = re.search(r"^0::/(.*)$", _read(OWN_GROUP), re.MULTILINE)
-    own = GROUPS / (match[1] if match else "")
-    for folder in (own, *own.parents):
-        if folder.is_relative_to(GROUPS):
-            yield _read(folder / name)
+def _groups(controller: str) -> Iterator[Path]:
+    """The folders of the process's group and of all around it; of version 1 those of a controller, such as `cpu`."""
+    kind = rf"\d+:(?:[^:]*,)?{controller}(?:,[^:]*)?" if controller else "0:"
+    match = re.search(rf"^{kind}:/(.*)$", _read(OWN_GROUP), re.MULTILINE)
+    top = GROUPS / controller
+    own = top / (match[1] if match else "")
+    return (folder for folder in (own, *own.parents) if folder.is_relative_to(top))
+
+
+def _room(group: Path, limit: str, taken: str, cache: str) -> list[int]:
+    """What a group leaves free of its limit, if it has one; memory of files that nobody uses is given back in need."""
+    numbers = [_read(group / name) for name in (limit, taken)]
+    if not all(map(str.isdecimal, numbers)):
+        return []
+    match = re.search(rf"^{cache} (\d+)$", _read(group / "memory.stat"), re.MULTILINE)
+    return [int(numbers[0]) - int(numbers[1]) + (int(match[1]) if match else 0)]
 
 
 def _ratio(numbers: list[str]) -> float:
     """Quota and period -> processors; 0 where there is no limit."""
     quota, period = numbers if len(numbers) == 2 else ("", "")
-    return int(quota) / int(period) if quota.isdecimal() and period.isdecimal() else 0.0
+    return int(quota) / int(period) if quota.isdecimal() and period.isdecimal() and int(period) else 0.0
 
 
 def _read(path: Path) -> str:

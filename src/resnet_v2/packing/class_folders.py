@@ -4,7 +4,8 @@ Images on their way into a list are numbers in flat arrays, with their paths in 
 11K classes of ImageNet, take less than 2 GB.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -66,8 +67,21 @@ def find_classes(root: Path) -> ClassFolders:
         )
     for name in classes.images_of:
         as_class_name(name)
+    _tell_of_one_name_in_two_spellings(classes.images_of)
     left_out.tell(root)
     return classes
+
+
+def _tell_of_one_name_in_two_spellings(names: Iterable[str]) -> None:
+    """A Mac and Linux spell ä in two ways, and a person writes Cat for cat: folders of one class, taken for two."""
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
+        if other != name:
+            say(
+                f"warning: {other!a} and {name!a} are taken for two classes; where they are one, put their images into "
+                "one folder."
+            )
 
 
 def _classes_of_folder(root: Path, left_out: LeftOut) -> ClassFolders:
@@ -134,6 +148,21 @@ def ready_split(root: Path, classes: ClassFolders) -> tuple[str, str] | None:
     return train[0], held_out[0]
 
 
+def check_no_split(root: Path, classes: ClassFolders) -> None:
+    """Raise ResnetError where what is taken for classes are the parts of a split: `x/train/cat` and `x/dev/cat`."""
+    seen: dict[tuple[str, ...], str] = {}
+    for name in classes.images_of:
+        parts = PurePosixPath(name).parts
+        for place, folder in enumerate(parts[:-1]):
+            around = "/".join(parts[:place])
+            other = seen.setdefault((around, *parts[place + 1 :]), folder)
+            if other != folder and any(part.lower().startswith(TRAIN_FOLDERS[0]) for part in (folder, other)):
+                raise ResnetError(
+                    f"{root / around} holds {other} and {folder} with the same classes, which looks like a split; call "
+                    f"its folders train and val, and give {root / around}."
+                )
+
+
 def _hold_classes(classes: ClassFolders, folders: Sequence[str]) -> bool:
     return any(name.split("/")[0] in folders and "/" in name for name in classes.images_of)
 
@@ -190,6 +219,7 @@ def make_lists(settings: ListConfig, unless_split: float = 0.0) -> tuple[int, in
             f"give {root / folders[0]}."
         )
     if folders is None:
+        check_no_split(root, classes)
         classes = large_enough(classes, settings.min_images)
         train, validation = split(classes, settings.val_per_class, settings.val_ratio or unless_split, seed)
     else:

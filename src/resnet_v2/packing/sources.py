@@ -20,6 +20,7 @@ from resnet_v2.errors import ResnetError
 from resnet_v2.files import download, gunzip, read_bytes, replacing
 from resnet_v2.packing.archives import Header
 from resnet_v2.packing.class_folders import make_lists
+from resnet_v2.packing.doubles import tell_of_doubles
 from resnet_v2.packing.pack import pack_entries, pack_list
 from resnet_v2.packing.staging import PARTS, staged
 
@@ -117,6 +118,7 @@ def _pack_folder(root: Path, folder: Path, settings: DataConfig) -> None:
             config = PackConfig(lst, root, rec, resize=settings.resize, quality=95, threads=settings.threads)
             done = pack_list(config)
             say(f"{folder / rec.name}: {done.images} images, {len(done.skipped)} skipped")
+        tell_of_doubles(folder, *(staging / f"{name}_{part}.rec" for part in PARTS))
 
 
 def _pack_source(source: Source, folder: Path, seed: int, threads: int) -> None:

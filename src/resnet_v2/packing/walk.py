@@ -30,6 +30,7 @@ from resnet_v2.data.records import (
     unpack,
 )
 from resnet_v2.files import fingerprint, open_regular
+from resnet_v2.machine import processors
 from resnet_v2.portable import read_at
 
 BLOCK_BYTES = 1 << 23
@@ -63,7 +64,7 @@ class Block:
 
 def walk(rec: Path, known: Collection[int], decode_all: bool, threads: int) -> Iterator[Piece]:
     """Every piece of a file, in its order. Images are decoded whose fingerprint is not `known`, or all of them."""
-    threads = threads or os.cpu_count() or 1
+    threads = threads or processors()
     waiting: deque[tuple[int, Future[list[Piece]]]] = deque()
     bar = tqdm(total=rec.stat().st_size, desc=rec.name, unit="B", unit_scale=True, mininterval=1, delay=1)
     with ThreadPoolExecutor(threads, thread_name_prefix="verify") as pool, bar as progress:
