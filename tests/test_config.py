@@ -3,7 +3,9 @@
 import ast
 import dataclasses
 import math
+import re
 import typing
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +16,7 @@ import resnet_v2
 from conftest import Run
 from resnet_v2 import cli
 from resnet_v2.config.fields import Count, Range, checked, hints, parse_bytes, parse_numbers, settings
+from resnet_v2.config.packing import IndexConfig, ListConfig, PackConfig
 from resnet_v2.config.training import TrainConfig, arguments_of
 from resnet_v2.errors import ResnetError, SettingError
 
@@ -232,5 +235,18 @@ def test_only_the_command_line_knows_flags() -> None:
 
 
 def test_a_prefix_that_is_a_folder() -> None:
-    with pytest.raises(SettingError, match="`model_prefix` m/run/ is a folder; add the start of the names"):
+    with pytest.raises(SettingError, match="`model_prefix` m/run/ is a folder; add a name"):
         TrainConfig.of(model_prefix="m/run/")
+
+
+@pytest.mark.parametrize("folder", [".", "..", "a/.."])
+def test_a_folder_is_no_name_of_a_file(folder: str) -> None:
+    path = Path(folder)
+    for make in (
+        partial(IndexConfig, path),
+        partial(ListConfig, path, path),
+        partial(PackConfig, path, path, path),
+        partial(TrainConfig.of, model_prefix=folder),
+    ):
+        with pytest.raises(SettingError, match=f"{re.escape(folder)} is a folder; add a name"):
+            make()

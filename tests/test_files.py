@@ -11,7 +11,7 @@ import pytest
 
 from resnet_v2 import files
 from resnet_v2.errors import ResnetError, printable
-from resnet_v2.files import download, gunzip, parse_json, read_bytes
+from resnet_v2.files import download, gunzip, parse_json, read_bytes, write_text
 from resnet_v2.interchange.seal import is_sealed, sealed
 
 
@@ -30,6 +30,19 @@ def test_pipes_and_devices_are_no_files(tmp_path: Path) -> None:
     for path in (tmp_path / "pipe", "/dev/zero"):
         with pytest.raises(OSError, match="a pipe or a device"):
             read_bytes(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
+    """As root a rename would put a file in the place of /dev/null."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "link", "folder"):
+        with pytest.raises(ResnetError, match=f"{name} is not written: it is a folder, a pipe or a device"):
+            write_text(tmp_path / name, "text")
+    assert (tmp_path / "pipe").is_fifo()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "link", "pipe"]
 
 
 def test_gzip_unpacks_to_a_bounded_size() -> None:

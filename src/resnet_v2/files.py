@@ -34,8 +34,11 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; on success flush it to the disk and rename it to `path`.
 
     Whatever happens inside the block (an exception, a full disk, a kill), `path` holds either its old bytes or all of
-    the new ones. Missing folders are made; what killed processes left of the same path is removed.
+    the new ones. Missing folders are made; what killed processes left of the same path is removed. Raises ResnetError
+    for the path of a folder, a pipe or a device, such as /dev/null, which stays.
     """
+    if path.exists() and not path.is_file():
+        raise ResnetError(f"{path} is not written: it is a folder, a pipe or a device; give another name.")
     make_folder(path.parent)
     _remove_half_written(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")

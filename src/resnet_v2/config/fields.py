@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import math
 import numbers
+import os
 import re
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -103,6 +104,12 @@ def settings(kind: type[Kind]) -> type[Kind]:
             kind.__annotations__[name] = Annotated[hint, _path_of(name, hint)]
     kind.__post_init__ = check  # type: ignore[attr-defined]
     return dataclass(frozen=True)(kind)
+
+
+def refuse_folder(name: str, path: Path | str) -> None:
+    """Raise SettingError for a path that is no file's and no start of one, such as `data/` or `..`."""
+    if str(path).endswith(("/", os.sep)) or Path(path).name in ("", ".."):
+        raise SettingError(f"`{name}` {path} is a folder; add a name, or the start of one.")
 
 
 def _path_of(name: str, hint: Any) -> PrimitiveConstructorSpec[Path | None]:

@@ -5,7 +5,17 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from resnet_v2.config.fields import CountOrNone, Range, Seed, ShareBelowOne, Side, Threads, Usual, settings
+from resnet_v2.config.fields import (
+    CountOrNone,
+    Range,
+    Seed,
+    ShareBelowOne,
+    Side,
+    Threads,
+    Usual,
+    refuse_folder,
+    settings,
+)
 from resnet_v2.errors import SettingError
 
 
@@ -59,6 +69,7 @@ class ListConfig:
 
     def __post_init__(self) -> None:
         """Refuse what does not go together."""
+        refuse_folder("prefix", self.prefix)
         if self.val_labels is not None and (self.val_per_class or self.val_ratio or self.min_images):
             raise SettingError(
                 "`val_labels` makes a validation list only; leave `val_per_class`, `val_ratio` and `min_images` out."
@@ -90,6 +101,7 @@ class PackConfig:
 
     def __post_init__(self) -> None:
         """Refuse what does not go together."""
+        refuse_folder("out", self.out)
         if self.encoding == ".jpg" and not self.quality:
             raise SettingError("`quality` of JPEG must be 1 to 100, not 0.")
         if self.pass_through and self.resize:
@@ -127,3 +139,7 @@ class IndexConfig:
 
     rec: Annotated[Positional[Path], arg(metavar="REC")]
     """the .rec"""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no file's path."""
+        refuse_folder("rec", self.rec)

@@ -1,6 +1,5 @@
 """Settings of training."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,9 +26,9 @@ from resnet_v2.config.fields import (
     parse_bytes,
     parse_numbers,
     parse_steps,
+    refuse_folder,
     settings,
 )
-from resnet_v2.errors import SettingError
 
 EpochValues = tuple[tuple[int, int], ...]  # pairs of an epoch and the value from there on
 
@@ -246,11 +245,7 @@ class Output:
 
     def __post_init__(self) -> None:
         """Refuse a folder where the start of a name belongs."""
-        if self.model_prefix.endswith(("/", os.sep)):
-            raise SettingError(
-                f"`model_prefix` {self.model_prefix} is a folder; add the start of the names there, such as "
-                f"{self.model_prefix}resnet."
-            )
+        refuse_folder("model_prefix", self.model_prefix)
 
 
 # What changes no number of a run, so that it may go on with others and no checkpoint names them.

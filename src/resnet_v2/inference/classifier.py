@@ -69,8 +69,9 @@ class Classifier(Predictor):
         self, rec: str | Path, *, crop: int = 0, resize: int = 0, ten_crop: bool = False, batch_size: int = 128
     ) -> Evaluation:
         """Loss and errors over a record, as `resnet-v2 evaluate` gives them; a crop of 0 is the checkpoint's own."""
-        tell_of_other_classes(Path(rec), self.header)
-        found = self.judge(RecordReader(Path(rec)), View.of(self.header, crop, resize, ten_crop), batch_size)
+        reader = RecordReader(Path(rec))
+        tell_of_other_classes(reader.path, self.header)
+        found = self.judge(reader, View.of(self.header, crop, resize, ten_crop), batch_size)
         return Evaluation(len(found.labels), found.loss, found.error(1), found.error(5))
 
 
