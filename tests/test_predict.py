@@ -13,6 +13,7 @@ import pytest
 
 import resnet_v2
 from conftest import Run, processor_seconds
+from resnet_v2 import console
 from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
 from resnet_v2.inference.pictures import View
 
@@ -88,6 +89,17 @@ def test_unreadable_images_are_reported_and_skipped(trained: str, digits: Path, 
         assert [Path(name).stem for name in names_of(out)] == list("01236789")
         assert sum("is no readable image" in line for line in err.splitlines()) == 2
         assert "Traceback" not in err
+
+
+def test_a_long_prediction_into_a_file_is_not_silent(
+    trained: str, digits: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "SILENCE_SECONDS", 0.0)
+    status, out, err = run("predict", "--prefix", trained, "--img", digits / "examples", "--batch-size", 4, "--json")
+    assert (status, len(json.loads(out))) == (0, 10)
+    assert "predict: 1 of 10 img" in err
+    assert "predict: 10 of 10 img" in err
+    assert "predict:" not in run("predict", "--prefix", trained, "--img", digits / "examples", "--json")[2]
 
 
 def test_forms(trained: str, digits: Path, tmp_path: Path, run: Run) -> None:

@@ -165,8 +165,6 @@ def compare(settings: using.CompareConfig) -> None:
 
 
 def predict(settings: using.PredictConfig) -> int:
-    from tqdm import tqdm
-
     from resnet_v2.inference import output
     from resnet_v2.inference.places import find_pictures
     from resnet_v2.inference.predict import Predictor
@@ -178,9 +176,9 @@ def predict(settings: using.PredictConfig) -> int:
     if settings.synset is not None:
         predictor.header = predictor.header.named(settings.synset)
     predictions = predictor.predict(pictures, settings.top, settings.batch_size, settings.threads)
-    alone = None if len(pictures) > settings.batch_size else True
-    shown = tqdm(predictions, total=len(pictures), unit="img", leave=False, disable=alone)
-    return 1 if output.print_all(shown, "list" if settings.json else settings.format) else 0
+    with console.Progress("predict", len(pictures), shown=len(pictures) > settings.batch_size) as progress:
+        shown = progress.over(predictions)
+        return 1 if output.print_all(shown, "list" if settings.json else settings.format) else 0
 
 
 def export(settings: using.ExportConfig) -> None:

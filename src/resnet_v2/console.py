@@ -4,13 +4,14 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator
-from typing import IO, Self
+from collections.abc import Iterable, Iterator
+from typing import IO, Self, TypeVar
 
 from tqdm import tqdm
 
 # Nobody waits longer for a sign of life in a file or a pipe.
 SILENCE_SECONDS = 10.0
+Unit = TypeVar("Unit")
 
 
 def have_streams() -> None:
@@ -87,3 +88,9 @@ class Progress:
             self._told = now
             speed = (self._done - self._before) / (now - self._begun)
             say(f"{self._what}: {self._done} of {self._total} {self._unit}, {speed:.1f} {self._unit}/s")
+
+    def over(self, units: Iterable[Unit]) -> Iterator[Unit]:
+        """The units one by one; each is done when the next one is asked for."""
+        for unit in units:
+            yield unit
+            self.update(1)

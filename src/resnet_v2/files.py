@@ -159,7 +159,7 @@ def download(
     try:
         with _HTTP.open(url, timeout=60) as answer, replacing(path) as temporary:
             length = int(answer.headers.get("Content-Length") or 0)
-            bar = tqdm(total=length or None, desc=path.name, unit="B", unit_scale=True, leave=False, disable=None)
+            bar = tqdm(total=length or None, desc=path.name, unit="B", unit_scale=True, mininterval=1, delay=1)
             with temporary.open("wb") as file, bar as progress:
                 while chunk := _received(answer, url, instead):
                     file.write(chunk)
