@@ -119,6 +119,19 @@ def test_one_name_in_two_spellings_is_told(
     assert f"{first!a} and {second!a} are taken for two classes" in capsys.readouterr().err
 
 
+def test_classes_without_images_for_validation_are_told(
+    class_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert make_lists(ListConfig(class_folder, tmp_path / "a", val_ratio=0.1)) == (3, 22, 2)  # 1 of 12, 1 of 8, 0 of 4
+    assert "1 of 3 classes have no image for validation, such as cat" in capsys.readouterr().err
+    for settings in (
+        ListConfig(class_folder, tmp_path / "a", val_ratio=0.25),
+        ListConfig(class_folder, tmp_path / "a"),
+    ):
+        make_lists(settings)
+        assert "for validation" not in capsys.readouterr().err
+
+
 def test_hidden_folders_are_no_classes(class_folder: Path, tmp_path: Path) -> None:
     for name in (".git", "ant/.thumbnails", "__MACOSX/ant"):
         (class_folder / name).mkdir(parents=True)

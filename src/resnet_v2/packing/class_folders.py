@@ -224,12 +224,22 @@ def make_lists(settings: ListConfig, unless_split: float = 0.0) -> tuple[int, in
         train, validation = split(classes, settings.val_per_class, settings.val_ratio or unless_split, seed)
     else:
         classes, train, validation = _lines_of_ready_split(root, classes, folders, settings.min_images, seed)
+    _tell_of_classes_without_validation(tuple(classes.images_of), validation)
     for part, lines in (("train", train), ("val", validation)):
         if len(lines):
             lst = prefix.with_name(f"{prefix.name}_{part}.lst")
             write_list(lst, tqdm(lines.entries(classes.path), lst.name, len(lines), unit="img", mininterval=1, delay=1))
     write_synset(prefix.parent / "synset.txt", classes.images_of)
     return len(classes.images_of), len(train), len(validation)
+
+
+def _tell_of_classes_without_validation(names: Sequence[str], validation: Lines) -> None:
+    without = np.setdiff1d(np.arange(len(names)), validation.labels)
+    if len(validation) and len(without):
+        say(
+            f"warning: {len(without)} of {len(names)} classes have no image for validation, such as "
+            f"{printable(names[without[0]])}: the errors say nothing of them."
+        )
 
 
 def _lines_of_ready_split(
