@@ -337,3 +337,10 @@ def test_dollars_and_a_first_underscore_are_letters(
         path.write_bytes(Path(f"{our_log}.log").read_bytes())
         plot.draw([read_curve(path)], tmp_path / "p.png", "top1")
     assert any("_run" in text for text in seen)
+
+
+@pytest.mark.parametrize("ending", [".log", ".jsonl"])
+def test_a_log_is_not_written_to_what_is_no_file(tmp_path: Path, ending: str) -> None:
+    (tmp_path / f"a{ending}").mkdir()
+    with pytest.raises(ResnetError, match=f"a{ending} is no file that a log can be written to"):
+        RunLog(str(tmp_path / "a"), append=False, echo=lambda line: None)
