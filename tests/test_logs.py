@@ -371,3 +371,10 @@ def test_marks_that_are_none_are_passed_over(tmp_path: Path) -> None:
         log = RunLog(str(tmp_path / str(number)), append=True, echo=lambda line: None)
         assert log.go_back({"epoch": 0}) == (clock if number == 0 else None)
         log.close()
+
+
+@pytest.mark.parametrize("ending", [".log", ".jsonl"])
+def test_a_log_is_not_written_to_what_is_no_file(tmp_path: Path, ending: str) -> None:
+    (tmp_path / f"a{ending}").mkdir()
+    with pytest.raises(ResnetError, match=f"a{ending} is no file that a log can be written to"):
+        RunLog(str(tmp_path / "a"), append=False, echo=lambda line: None)
