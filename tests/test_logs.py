@@ -344,7 +344,7 @@ def test_dollars_and_a_first_underscore_are_letters(
 def test_a_log_that_cannot_be_written_is_named(name: str, tmp_path: Path) -> None:
     log = RunLog(str(tmp_path / "m"), append=False, echo=lambda line: None)
     getattr(log, name).close()
-    setattr(log, name, Path("/dev/full").open("w"))
+    setattr(log, name, Path("/dev/full").open("w"))  # noqa: SIM115
     with pytest.raises(ResnetError, match=r"(m\.log or /dev/full|/dev/full or .*m\.jsonl) is not written: the disk"):
         log.start({}, "cpu")
     with pytest.raises(ResnetError, match="is not written"):
