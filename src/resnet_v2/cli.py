@@ -282,7 +282,7 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit status: 0, 1 for unreadable input, 2 for what the user can mend, 130 for Ctrl-C."""
+    """Run a command line: exit status 0, 1 for unreadable input, 2 for what the user can mend, 130 for Ctrl-C."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Names hold any letter, but a console of ASCII and, in a pipe or a file, the output of Windows do not.
         sys.stdout.reconfigure(errors="backslashreplace")
