@@ -216,8 +216,9 @@ def fault_at(scene: Scene, name: str, one: Tried, number: int, fault: Fault) -> 
     scene.kills += 1
     words = output.strip().splitlines()
     named = {Path(file).name for file in (*contents(one.template), *one.right, *contents(folder))}
-    said = bool(words) and "resnet-v2: " in words[-1]
-    said &= "disk is full" in output or any(name in words[-1] for name in (*named, folder.name, *one.work.words))
+    line = words[-1] if words else ""
+    told = "disk is full" in line or any(name in line for name in (*named, folder.name, *one.work.words))
+    said = "resnet-v2: " in line and told
     fine = status == one.work.status or (status == 2 and said)
     scene.expect(fine and "Traceback" not in output, f"{title}: status {status}: {output[-1500:]}")
     before = contents(one.template)

@@ -173,3 +173,14 @@ def test_a_name_longer_than_any_is_not_read(tmp_path: Path, kind: bytes) -> None
         file.write(tarfile.TarInfo("a/1.jpg").tobuf() + bytes(1024))
     with pytest.raises(ResnetError, match="a name or attributes of 1048577 bytes"):
         Tar(tmp_path / "a.tar")
+
+
+@pytest.mark.parametrize("leaves", ["../1.jpg", "a/../../1.jpg", "/etc/hostname"])
+def test_a_list_does_not_leave_its_folder(tmp_path: Path, leaves: str) -> None:
+    (tmp_path / "1.jpg").write_bytes(b"outside")
+    (tmp_path / "in").mkdir()
+    with pytest.raises(ResnetError, match="is not below"):
+        Folder(tmp_path / "in").read(leaves)
+    (tmp_path / "in" / "2.jpg").symlink_to(tmp_path / "1.jpg")
+    assert Folder(tmp_path / "in").read("2.jpg") == b"outside"
+    assert Folder(Path("/")).read(str(tmp_path / "1.jpg")) == b"outside"

@@ -242,3 +242,21 @@ def test_a_line_without_an_end_is_not_read_whole(tmp_path: Path, monkeypatch: py
         list(read_list(path))
     path.write_text("0\t1\t" + 95 * "b" + "\n1\t1\ta.jpg\n")  # 100 characters with its end
     assert [len(entry.path) for entry in read_list(path)] == [95, 5]
+
+
+@pytest.mark.parametrize("line", ["-5\t0\ta.jpg", f"{10**25}\t0\ta.jpg", "0\tnan\ta.jpg", "0\t0\t1e400\ta.jpg"])
+def test_numbers_that_no_record_holds_are_refused(tmp_path: Path, line: str) -> None:
+    (tmp_path / "a.lst").write_text(line + "\n")
+    with pytest.raises(ResnetError, match="line 1"):
+        list(read_list(tmp_path / "a.lst"))
+
+
+def test_links_that_lead_back_are_followed_once(
+    class_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second, *_ = sorted(path.name for path in class_folder.iterdir())
+    plain = make_lists(ListConfig(class_folder, tmp_path / "plain"))
+    (class_folder / first / "up").symlink_to("..")
+    (class_folder / second / "self").symlink_to(".")
+    assert make_lists(ListConfig(class_folder, tmp_path / "linked")) == plain
+    assert capsys.readouterr().err.count("leads back to a folder above it") == 2

@@ -340,11 +340,12 @@ def test_dollars_and_a_first_underscore_are_letters(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="missing /dev/full: Linux has it")
-@pytest.mark.parametrize("ending", [".log", ".jsonl"])
-def test_a_log_that_cannot_be_written_is_named(ending: str, tmp_path: Path) -> None:
-    (tmp_path / f"m{ending}").symlink_to("/dev/full")
+@pytest.mark.parametrize("name", ["_text", "_events"])
+def test_a_log_that_cannot_be_written_is_named(name: str, tmp_path: Path) -> None:
     log = RunLog(str(tmp_path / "m"), append=False, echo=lambda line: None)
-    with pytest.raises(ResnetError, match=r"m\.log or .*m\.jsonl is not written: the disk is full"):
+    getattr(log, name).close()
+    setattr(log, name, Path("/dev/full").open("w"))  # noqa: SIM115
+    with pytest.raises(ResnetError, match=r"(m\.log or /dev/full|/dev/full or .*m\.jsonl) is not written: the disk"):
         log.start({}, "cpu")
     with pytest.raises(ResnetError, match="is not written"):
         log.mark({"epoch": 0}, {})
@@ -371,3 +372,10 @@ def test_marks_that_are_none_are_passed_over(tmp_path: Path) -> None:
         log = RunLog(str(tmp_path / str(number)), append=True, echo=lambda line: None)
         assert log.go_back({"epoch": 0}) == (clock if number == 0 else None)
         log.close()
+
+
+@pytest.mark.parametrize("ending", [".log", ".jsonl"])
+def test_a_log_is_not_written_to_what_is_no_file(tmp_path: Path, ending: str) -> None:
+    (tmp_path / f"a{ending}").mkdir()
+    with pytest.raises(ResnetError, match=f"a{ending} is no file that a log can be written to"):
+        RunLog(str(tmp_path / "a"), append=False, echo=lambda line: None)

@@ -20,6 +20,7 @@ from resnet_v2.data.records import (
     frame,
     index_path,
     pack,
+    read_index,
     read_record,
     scan,
     unpack,
@@ -242,3 +243,11 @@ def test_a_record_that_cannot_be_flushed_leaves_the_earlier_one_whole(
         with writing(path) as writer:
             writer.write(0, b"new")
     assert {one.name: one.read_bytes() for one in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("line", ["3\t4#", "#"])
+def test_a_flipped_bit_makes_no_comment_of_an_index(line: str, tmp_path: Path) -> None:
+    (tmp_path / "a.rec").write_bytes(b"x")
+    (tmp_path / "a.idx").write_text(f"0\t0\n{line}\n2\t96\n")
+    with pytest.raises(ResnetError, match=r"a\.idx is damaged"):
+        read_index(tmp_path / "a.rec")

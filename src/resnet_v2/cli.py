@@ -1,6 +1,5 @@
 """The command `resnet-v2`: one function per subcommand. Heavy imports wait until their command runs."""
 
-import errno
 import io
 import itertools
 import json
@@ -17,7 +16,7 @@ import tyro
 from resnet_v2 import __version__, console
 from resnet_v2.config import forecast, packing, training, using
 from resnet_v2.errors import ResnetError
-from resnet_v2.files import OF_THE_MACHINE
+from resnet_v2.files import told
 from resnet_v2.networks.finding import find_checkpoint
 
 # `plot --follow`: how often it looks at the logs, and how often its page loads itself again.
@@ -281,8 +280,7 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 1 when some input was unreadable, 2 for what the user
-    can mend, 130 for Ctrl-C."""
+    """Run a command line: exit status 0, 1 for unreadable input, 2 for what the user can mend, 130 for Ctrl-C."""
     console.have_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Names hold any letter, but a console of ASCII and, in a pipe or a file, the output of Windows do not.
@@ -306,13 +304,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.lead_nowhere(sys.stdout)
         return 0
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return _fail("The disk is full; free some space and run again.")
-        if error.filename is None and error.errno not in (*OF_THE_MACHINE, errno.EROFS):
-            raise
-        what = error.filename or "A file"
-        check = "the disk and the machine's limits" if error.errno in OF_THE_MACHINE else "the path and its permissions"
-        return _fail(f"{what}: {error.strerror}; check {check}.")
+        if sentence := told(error):
+            return _fail(sentence)
+        raise
 
 
 def _run(words: list[str]) -> Any:

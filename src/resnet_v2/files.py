@@ -69,6 +69,16 @@ def not_written(path: str | os.PathLike[str], error: OSError) -> ResnetError:
     return ResnetError(f"{path} is not written, or not for sure ({why}); check disk and permissions, and run again.")
 
 
+def told(error: OSError) -> str | None:
+    """What to say of an error of the system that nobody has put into words; None where it is a fault of the program."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "The disk is full; free some space and run again."
+    if error.filename is None and error.errno not in (*OF_THE_MACHINE, errno.EROFS):
+        return None
+    check = "the disk and the machine's limits" if error.errno in OF_THE_MACHINE else "the path and its permissions"
+    return f"{error.filename or 'A file'}: {error.strerror}; check {check}."
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder, and those above it, unless it is there; their names are on the disk when this returns."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]

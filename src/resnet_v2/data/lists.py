@@ -1,5 +1,6 @@
 """Lists of images (`.lst`: index, label or labels, path) and of class names (synset.txt: one name per line)."""
 
+import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import open_regular, read_bytes, replacing, write_text
 
+MOST_IMAGES = 1 << 63  # an index of MXNet's
 LONGEST_LINE = 1 << 20  # in characters; a path has at most 4,096
 MOST_NAMES_BYTES = 1 << 26  # of a synset.txt: the names of a million classes
 
@@ -44,9 +46,10 @@ def _parse_line(path: Path, number: int, line: str) -> ListEntry:
     fields = line.split("\t") if "\t" in line else line.split(None, 2)
     try:
         index, *labels, name = fields
-        if not labels:
+        entry = ListEntry(int(index), tuple(float(label) for label in labels), name.strip())
+        if not labels or not 0 <= entry.index < MOST_IMAGES or not all(map(math.isfinite, entry.labels)):
             raise ValueError
-        return ListEntry(int(index), tuple(float(label) for label in labels), name.strip())
+        return entry
     except ValueError:
         raise ResnetError(
             f"{path}, line {number}: {line[:80]!r} is not index, label and path separated by tabs; mend or remove it."

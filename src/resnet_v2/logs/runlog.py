@@ -58,6 +58,9 @@ class RunLog:
     ) -> None:
         text, self._events_path = (Path(os.devnull if prefix is None else prefix + end) for end in LOG_ENDINGS)
         text.parent.mkdir(parents=True, exist_ok=True)
+        for path in (text, self._events_path):
+            if prefix is not None and path.exists() and not path.is_file():  # a pipe would wait for a reader
+                raise ResnetError(f"{path} is no file that a log can be written to; remove it, or give another prefix.")
         mode = "a" if append else "w"
         self._text, self._events = (
             path.open(mode, encoding="utf-8", newline="\n") for path in (text, self._events_path)

@@ -66,7 +66,10 @@ class Folder:
         self.root = root
 
     def read(self, path: str) -> bytes:
-        """The bytes of a file below the folder."""
+        """The bytes of a file below the folder, by itself or by a link that its owner made."""
+        inside, wanted = (Path(os.path.normpath(Path.cwd() / one)) for one in (self.root, self.root / path))
+        if not wanted.is_relative_to(inside):
+            raise ResnetError(f"{self.place(path)} is not below {self.root}; mend the list, or give a folder above it.")
         try:
             return read_bytes(self.root / path)
         except OSError as error:

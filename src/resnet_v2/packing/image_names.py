@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from resnet_v2.console import say
 from resnet_v2.data.lists import as_line
+from resnet_v2.errors import printable
 
 # What OpenCV decodes; versions before 4.11 do not know GIF and say so of each file.
 IMAGE_ENDINGS = (
@@ -28,10 +29,23 @@ def is_hidden(name: str) -> bool:
 
 def walk(root: Path) -> Iterator[tuple[str, list[str]]]:
     """Every folder below a folder that is not hidden, in sorted order, by its path from there (`.`: itself), and its
-    files that are not hidden, sorted."""
+    files that are not hidden, sorted. A link that leads back to a folder above it is left out, and that is said."""
+    above = {root: frozenset([_identity(root)])}
     for folder, subfolders, files in os.walk(root, followlinks=True):
-        subfolders[:] = sorted(name for name in subfolders if not is_hidden(name))
+        chain, visible = above.pop(Path(folder)), sorted(name for name in subfolders if not is_hidden(name))
+        subfolders.clear()
+        for path in (Path(folder, name) for name in visible):
+            if (identity := _identity(path)) in chain:
+                say(f"warning: {printable(str(path))} leads back to a folder above it; it is left out.")
+                continue
+            above[path] = chain | {identity}
+            subfolders.append(path.name)
         yield Path(folder).relative_to(root).as_posix(), sorted(name for name in files if not is_hidden(name))
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
 
 
 class LeftOut:
