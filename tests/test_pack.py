@@ -1,6 +1,7 @@
 """Packing: order, sizes, threads, bad images, index repair; im2rec's words."""
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,16 @@ def test_lists_that_ruin_training_are_warned_of(
     status, _, err = run("pack", tmp_path / "train.lst", class_folder, tmp_path / "a.rec")
     assert status == 0
     assert warning in err
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_pipe_is_not_replaced(lists: Path, class_folder: Path, tmp_path: Path, run: Run) -> None:
+    os.mkfifo(tmp_path / "pipe.rec")
+    before = sorted(tmp_path.iterdir())
+    status, _, err = run("pack", lists / "a_train.lst", class_folder, tmp_path / "pipe.rec")
+    assert (status, "pipe.rec is not written: it is a folder, a pipe or a device" in err) == (2, True), err
+    assert (tmp_path / "pipe.rec").is_fifo()
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_empty_list(class_folder: Path, tmp_path: Path, run: Run) -> None:

@@ -37,8 +37,7 @@ def replacing(path: Path) -> Iterator[Path]:
     the new ones. Missing folders are made; what killed processes left of the same path is removed. Raises ResnetError
     for the path of a folder, a pipe or a device, such as /dev/null, which stays.
     """
-    if path.exists() and not path.is_file():
-        raise ResnetError(f"{path} is not written: it is a folder, a pipe or a device; give another name.")
+    refuse_no_file(path)
     make_folder(path.parent)
     _remove_half_written(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
@@ -59,6 +58,12 @@ def replacing(path: Path) -> Iterator[Path]:
         flush_folder(path.parent)
     except OSError as error:
         raise not_written(path, error) from None
+
+
+def refuse_no_file(path: Path) -> None:
+    """Raise ResnetError where a path is taken by a folder, a pipe or a device, which a file must not replace."""
+    if path.exists() and not path.is_file():
+        raise ResnetError(f"{path} is not written: it is a folder, a pipe or a device; give another name.")
 
 
 def not_written(path: str | os.PathLike[str], error: OSError) -> ResnetError:

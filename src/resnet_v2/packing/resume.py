@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 from resnet_v2.console import say
 from resnet_v2.data.records import frame, index_path
 from resnet_v2.errors import ResnetError
-from resnet_v2.files import flush_folder, make_folder, not_written, parse_json, remove
+from resnet_v2.files import flush_folder, make_folder, not_written, parse_json, refuse_no_file, remove
 from resnet_v2.portable import kept
 
 CHECKPOINT_SECONDS = 5.0
@@ -97,6 +97,8 @@ def resuming(out: Path, settings: Mapping[str, object] | None) -> Iterator[PartW
     and when every entry was skipped.
     """
     finals = (out, index_path(out))
+    for path in finals:
+        refuse_no_file(path)
     parts = [path.with_name(f".{path.name}.part") for path in finals]
     make_folder(out.parent)
     journal_path = out.with_name(f".{out.name}.journal")
