@@ -245,7 +245,8 @@ class Output:
 
     def __post_init__(self) -> None:
         """Refuse a folder where the start of a name belongs."""
-        refuse_folder("model_prefix", self.model_prefix)
+        if self.model_prefix:  # else it is made of the data set and the depth
+            refuse_folder("model_prefix", self.model_prefix)
 
 
 # What changes no number of a run, so that it may go on with others and no checkpoint names them.
