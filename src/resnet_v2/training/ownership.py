@@ -91,7 +91,7 @@ def is_another(before: str, now: str) -> bool:
 def check_data(start: Start, now: Mapping[str, str], class_names: tuple[str, ...]) -> None:
     """A run goes on with the records and the class names that it began with; a ResnetError says which are others."""
     before = start.header.training.get("data", {})
-    others = [name for name in now if is_another(before.get(name, ""), now[name])]
+    others = [name for name in now if name in before and is_another(before[name], now[name])]
     if start.header.class_names != class_names:
         others.append("synset.txt")
     if others:
