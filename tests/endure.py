@@ -32,7 +32,7 @@ from unittest import mock
 import cv2
 import numpy as np
 
-from processes import Command, perform, wait_until
+from processes import Command, perform, perform_on_a_slow_disk, wait_until
 from resnet_v2.config.training import arguments_of
 from resnet_v2.data.records import RecordReader, writing
 from resnet_v2.networks.sums import verify_checkpoint
@@ -379,11 +379,13 @@ def make_data_set(scene: Scene, kills: int) -> None:
     photos(scene.folder / "old", ["bee", "cow"])
     photos(scene.folder / "new", ["ant", "bee", "cow"])
     for source in ("old", "new"):
-        seconds = scene.timed(Command(["data", scene.folder / source, "--out", f"{source}-set/d"], scene.folder))
+        words = ["data", scene.folder / source, "--out", f"{source}-set/d"]
+        seconds = scene.timed(Command(words, scene.folder, perform_on_a_slow_disk))
     while scene.kills < kills:
         shutil.copytree(scene.folder / "old-set", scene.folder / "killed")
         words = ["data", scene.folder / "new", "--out", "killed/d"]
-        while (end := scene.killed_soon(Command(words, scene.folder), seconds)) is None:
+        # On a quick disk few kills meet the moment in which the new set takes the place of the old one.
+        while (end := scene.killed_soon(Command(words, scene.folder, perform_on_a_slow_disk), seconds)) is None:
             look_at_data_set(scene, scene.folder / "killed" / "d")
         scene.ended(end)
         same_files(scene, scene.folder / "new-set", scene.folder / "killed")
