@@ -14,6 +14,7 @@ import http.server
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -31,13 +32,15 @@ from unittest import mock
 import cv2
 import numpy as np
 
-from processes import Command, perform, wait_until
+from processes import Command, perform, perform_on_a_slow_disk, wait_until
 from resnet_v2.config.training import arguments_of
 from resnet_v2.data.records import RecordReader, writing
 from resnet_v2.networks.sums import verify_checkpoint
 
 # What a clock or the machine says in a log.
 MEASURED = {"time", "seconds", "samples_per_second", "step_ms", "data_wait", "memory_mib", "clock", "text_bytes"}
+# The same in its text lines.
+MEASURED_TEXT = re.compile(r"\d+(\.\d+)?(?= samples/sec| ms|%| MiB| s of)|(?<=Time cost=)[\d.]+")
 COLOURS = {"ant": (255, 0, 0), "bee": (0, 255, 0), "cow": (0, 0, 255)}
 SEEN = "seen.txt"
 End = tuple[int, str]
@@ -45,13 +48,15 @@ End = tuple[int, str]
 
 @dataclass
 class Scene:
-    """Where a kind of work is tried: its data, chance, how often it was killed so far, and what was wrong."""
+    """Where a kind of work is tried: its data, chance, how often it was killed so far (`tries`: since it last
+    ended), and what was wrong."""
 
     data: Path
     folder: Path
     chance: random.Random
     kills: int = 0
     ends: int = 0
+    tries: int = 0
     faults: list[str] = field(default_factory=list)
 
     def expect(self, right: bool, what: str) -> None:
@@ -60,9 +65,19 @@ class Scene:
             self.faults.append(what)
             print(f"FAULT: {what}", flush=True)
 
+    def instant(self, seconds: float, first: float = 0) -> float:
+        """A random instant between this share of some seconds from now and all of them. Each try gets more of them than
+        the last: on a busy machine, where a start takes longer than they are, the work would else never end."""
+        return time.monotonic() + self.chance.uniform(first, 1) * seconds * 1.1**self.tries
+
+    def killed(self) -> None:
+        """It was killed."""
+        self.kills += 1
+        self.tries += 1
+
     def killed_soon(self, run: Command, seconds: float) -> End | None:
         """Kill a command after a random part of these seconds; how it ended, when it did so before."""
-        deadline = time.monotonic() + self.chance.uniform(0, seconds)
+        deadline = self.instant(seconds)
         while run.running and time.monotonic() < deadline:
             time.sleep(0.002)
         if run.running:
@@ -71,7 +86,7 @@ class Scene:
         end = run.finish()
         if end[0] != -signal.SIGKILL:
             return end
-        self.kills += 1
+        self.killed()
         return None
 
     def timed(self, run: Command) -> float:
@@ -85,6 +100,7 @@ class Scene:
         status, output = end
         self.expect(status == wanted and "Traceback" not in output, f"status {status}: {output[-2000:]}")
         self.ends += 1
+        self.tries = 0
 
 
 def training(scene: Scene, **changes: object) -> list[str]:
@@ -138,6 +154,9 @@ def same_run(scene: Scene, whole: Path, killed: Path, marks: bool = True) -> Non
         logs = [[line for line in log if line["event"] != "mark"] for log in logs]
     odd = [line for line in logs[0] + logs[1] if logs[0].count(line) != logs[1].count(line)]
     scene.expect(logs[0] == logs[1], f"{killed / 'm.jsonl'} is another log, by {odd[:4]}")
+    texts = [MEASURED_TEXT.sub("", (folder / "m.log").read_text()).splitlines() for folder in (whole, killed)]
+    unlike = [line for line in texts[0] + texts[1] if texts[0].count(line) != texts[1].count(line)]
+    scene.expect(texts[0] == texts[1], f"{killed / 'm.log'} is another log, by {unlike[:4]}")
 
 
 def same_files(scene: Scene, whole: Path, killed: Path) -> None:
@@ -161,15 +180,15 @@ def train_alone(scene: Scene, kills: int) -> None:
 
 
 def perform_noting(words: list[str]) -> int:
-    """The command line; a line in SEEN for each step: attempt, epoch, step, and the images of this rank."""
+    """The command line; a line in SEEN for each step: attempt, rank, epoch, step, and this rank's images."""
     from resnet_v2.training import epoch
 
-    train_batch, attempt = epoch._train_batch, os.environ["ATTEMPT"]
+    train_batch, place = epoch._train_batch, [int(os.environ[name]) for name in ("ATTEMPT", "RANK")]
 
     @functools.wraps(train_batch)
     def noting(run: Any, state: Any, fed: Any, *more: Any) -> Any:
         with Path(SEEN).open("a") as file:
-            file.write(json.dumps([int(attempt), state.epoch, state.step, fed.ordinals.tolist()]) + "\n")
+            file.write(json.dumps([*place, state.epoch, state.step, fed.ordinals.tolist()]) + "\n")
         return train_batch(run, state, fed, *more)
 
     with mock.patch.object(epoch, "_train_batch", noting):
@@ -216,7 +235,7 @@ class RankGroup:
 
 def killed_group(scene: Scene, group: RankGroup, seconds: float) -> list[End] | None:
     """Kill one rank or all after a random part of these seconds; how they ended, when the run did so before."""
-    deadline = time.monotonic() + scene.chance.uniform(0, seconds)
+    deadline = scene.instant(seconds)
     while group.running and time.monotonic() < deadline:
         time.sleep(0.002)
     if group.running:
@@ -226,7 +245,7 @@ def killed_group(scene: Scene, group: RankGroup, seconds: float) -> list[End] | 
     ends = group.end()
     if all(status != -signal.SIGKILL for status, _ in ends):
         return ends
-    scene.kills += 1
+    scene.killed()
     for status, output in ends:
         fine = status in (0, 2, -signal.SIGKILL) and "Traceback" not in output
         scene.expect(fine, f"a rank beside a killed one ends with {status}: {output[-2000:]}")
@@ -257,11 +276,17 @@ def train_ranks(scene: Scene, kills: int) -> None:
 
 
 def seen_once(scene: Scene, seen: Path) -> None:
-    """Of every step the last attempt counts: an epoch has each image of its order once, on any number of ranks."""
+    """Of every step the last attempt counts: an epoch has each image of its order once, on any number of ranks. An
+    attempt begins at the step where the last one was, since each step is saved before the next."""
+    places: list[list[int]] = []
     steps: dict[tuple[int, int], dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
     for line in seen.read_text().splitlines():
-        attempt, epoch, step, ordinals = json.loads(line)
+        attempt, rank, epoch, step, ordinals = json.loads(line)
         steps[epoch, step][attempt] += ordinals
+        if rank == 0:
+            lost = places and places[-1][0] != attempt and places[-1][1:] > [epoch, step]
+            scene.expect(not lost, f"{seen}: after {places[-1:]} it goes on at {epoch, step}: more than a step is lost")
+            places.append([attempt, epoch, step])
     epochs: dict[int, list[int]] = defaultdict(list)
     for (epoch, _), attempts in sorted(steps.items()):
         epochs[epoch] += attempts[max(attempts)]
@@ -310,7 +335,7 @@ def train_launched(scene: Scene, kills: int) -> None:
 
 def killed_rank(scene: Scene, run: Command, seconds: float) -> End | None:
     """Kill a rank of a launcher after a random part of these seconds; how it ended, when it did so before."""
-    deadline = time.monotonic() + scene.chance.uniform(0.3, 1) * seconds
+    deadline = scene.instant(seconds, 0.3)
     ranks: list[int] = []
     while run.running and (time.monotonic() < deadline or not ranks):
         time.sleep(0.01)
@@ -325,7 +350,7 @@ def killed_rank(scene: Scene, run: Command, seconds: float) -> End | None:
     scene.expect(not any(Path(f"/proc/{one}").exists() for one in ranks), f"a rank of {ranks} lives on")
     if status == 0 or not killed:
         return status, output
-    scene.kills += 1
+    scene.killed()
     fine = status == 2 and "resnet-v2: Rank" in output
     scene.expect(fine, f"the launcher ends with {status}: {output[-2000:]}")
     return None
@@ -354,11 +379,13 @@ def make_data_set(scene: Scene, kills: int) -> None:
     photos(scene.folder / "old", ["bee", "cow"])
     photos(scene.folder / "new", ["ant", "bee", "cow"])
     for source in ("old", "new"):
-        seconds = scene.timed(Command(["data", scene.folder / source, "--out", f"{source}-set/d"], scene.folder))
+        words = ["data", scene.folder / source, "--out", f"{source}-set/d"]
+        seconds = scene.timed(Command(words, scene.folder, perform_on_a_slow_disk))
     while scene.kills < kills:
         shutil.copytree(scene.folder / "old-set", scene.folder / "killed")
         words = ["data", scene.folder / "new", "--out", "killed/d"]
-        while (end := scene.killed_soon(Command(words, scene.folder), seconds)) is None:
+        # On a quick disk few kills meet the moment in which the new set takes the place of the old one.
+        while (end := scene.killed_soon(Command(words, scene.folder, perform_on_a_slow_disk), seconds)) is None:
             look_at_data_set(scene, scene.folder / "killed" / "d")
         scene.ended(end)
         same_files(scene, scene.folder / "new-set", scene.folder / "killed")
@@ -436,8 +463,8 @@ def rewrite_files(scene: Scene, kills: int) -> None:
                 known = file.startswith(".") or content in (old.get(file), right[name].get(file))
                 scene.expect(known, f"{name}: {file} is neither the old one nor the new one")
         scene.ended(end, wanted)
-        found = {file: content for file, content in contents(scene.folder / "killed").items() if file[0] != "."}
-        scene.expect(found == right[name], f"{name} after kills makes other files")
+        found = contents(scene.folder / "killed")
+        scene.expect(found == right[name], f"{name} after kills makes {sorted(found)}, or other bytes")
         shutil.rmtree(scene.folder / "killed")
 
 
@@ -532,7 +559,7 @@ def stop_twice(scene: Scene, kills: int) -> None:
         killed = scene.folder / f"killed{scene.ends}"
         while True:
             run = Command(words, killed)
-            deadline = time.monotonic() + scene.chance.uniform(0, 2)
+            deadline = scene.instant(2)
             while run.running and time.monotonic() < deadline:
                 time.sleep(0.002)
             if not run.running:
@@ -544,7 +571,7 @@ def stop_twice(scene: Scene, kills: int) -> None:
                     run.send_signal(number)
                 time.sleep(scene.chance.uniform(0, 0.05))
             status, output = end = run.finish()
-            scene.kills += 1
+            scene.killed()
             # Before Python has set its handlers up a signal ends a process as it always does.
             scene.expect(status in (0, 130, *(-n for n in told)), f"{told}: status {status}: {output[-2000:]}")
             look_at_checkpoints(scene, killed)
@@ -591,7 +618,7 @@ def fetch_files(scene: Scene, kills: int) -> None:
                 whole = not (killed / "x").exists() or (killed / "x").read_bytes() == Pieces.data
                 scene.expect(whole, "a part of a download has the name of the whole")
             scene.ended(end)
-            found = {name: content for name, content in contents(killed).items() if name[0] != "."}
+            found = contents(killed)
             scene.expect(found == {"x": Pieces.data}, f"a download leaves {sorted(found)}")
             shutil.rmtree(killed)
         server.shutdown()

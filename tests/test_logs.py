@@ -379,3 +379,12 @@ def test_a_log_is_not_written_to_what_is_no_file(tmp_path: Path, ending: str) ->
     (tmp_path / f"a{ending}").mkdir()
     with pytest.raises(ResnetError, match=f"a{ending} is no file that a log can be written to"):
         RunLog(str(tmp_path / "a"), append=False, echo=lambda line: None)
+
+
+def test_a_text_line_is_there_before_its_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A run that is killed in between goes by its events: what they hold is not written again.
+    log, texts = RunLog(str(tmp_path / "m"), append=False, echo=lambda line: None), list[str]()
+    monkeypatch.setattr(log._events, "flush", lambda: texts.append((tmp_path / "m.log").read_text()))
+    log.finished(2.0, 0.5)
+    assert "Finished after 2 s" in texts[0]
+    log.close()

@@ -133,10 +133,11 @@ class RunLog:
 
     def _write(self, lines: list[str], event: str, values: dict[str, Any]) -> None:
         with self._told():
-            self._events.write(json.dumps({"event": event, "time": round(time.time(), 3)} | values) + "\n")
-            self._events.flush()
+            # The text first: killed in between, a run goes by the events, and writes both anew.
             self._text.writelines(f"INFO:root:{line}\n" for line in lines)
             self._text.flush()
+            self._events.write(json.dumps({"event": event, "time": round(time.time(), 3)} | values) + "\n")
+            self._events.flush()
         for line in lines:
             self._echo(line)
         if self._listener is not None:
