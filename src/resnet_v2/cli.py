@@ -308,7 +308,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return _fail("The disk is full; free some space and run again.")
+            return _fail(f"{error.filename or 'A file'}: the disk is full; free some space and run again.")
         if error.filename is None and error.errno not in (*OF_THE_MACHINE, errno.EROFS):
             raise
         what = error.filename or "A file"

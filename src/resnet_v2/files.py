@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
-from resnet_v2.errors import ResnetError
+from resnet_v2.errors import ResnetError, naming
 from resnet_v2.portable import being_written, remove_abandoned
 
 CHUNK_BYTES = 1 << 20
@@ -199,7 +199,7 @@ _HTTP = _http_alone()
 
 def sha256(path: Path) -> str:
     """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
-    with path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -220,6 +220,7 @@ def flush_folder(folder: Path) -> None:
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(descriptor)
+            with naming(folder.absolute()):
+                os.fsync(descriptor)
         finally:
             os.close(descriptor)
