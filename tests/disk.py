@@ -386,6 +386,9 @@ def cut_power(scene: Scene, name: str, one: Tried) -> None:
     """Power goes at one of the changes of a work; the work is done again from what is left."""
     disk = Disk.of(scene.folder / f"{name}-traced-before")
     at = scene.chance.randint(0, len(one.log))
+    renamed = [number for number, change in enumerate(one.log, start=1) if change.kind in "rF"]
+    if scene.chance.random() < 0.5 and renamed:  # just when a file has its name what is not flushed does harm
+        at = scene.chance.choice(renamed)
     for change in one.log[:at]:
         disk.apply(change)
     folder = scene.folder / "cut"
