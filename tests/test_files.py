@@ -1,8 +1,10 @@
 """What is read is a file of a bounded size, what is written appears whole, and what a name says is escaped."""
 
+import errno
 import gzip
 import io
 import os
+import resource
 import types
 from pathlib import Path
 from typing import ClassVar
@@ -13,6 +15,7 @@ from resnet_v2 import files
 from resnet_v2.errors import ResnetError, printable
 from resnet_v2.files import download, gunzip, parse_json, read_bytes, write_text
 from resnet_v2.interchange.seal import is_sealed, sealed
+from resnet_v2.portable import kept
 
 
 def test_only_regular_files_of_a_bounded_size_are_read(tmp_path: Path) -> None:
@@ -62,6 +65,28 @@ def test_only_the_web_is_fetched(tmp_path: Path, address: str) -> None:
     with pytest.raises(ResnetError, match="copy it"):
         download(address, tmp_path / "x", "copy it")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_the_disk_says_of_a_folder_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="error") as caught:
+        files.flush_folder(tmp_path)
+    assert caught.value.filename == str(tmp_path)
+
+
+def test_a_disk_that_fails_at_the_end_hides_no_error(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with pytest.raises(ResnetError, match="what went wrong"), kept(tmp_path / "lock") as file:
+            assert file is not None
+            file.write(b"x")  # which stays in memory, and cannot be written when the file is closed
+            raise ResnetError("what went wrong")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_names_do_not_speak_to_terminals() -> None:

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import pickle
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +131,24 @@ def test_a_fork_writes_nothing_twice(tmp_path: Path) -> None:
     writer.close()
     assert Path(idx).read_text() == "0\t0\n1\t12\n"
     assert Path(rec).stat().st_size == 24
+
+
+def test_after_a_write_that_failed_the_next_record_stands_where_the_index_says(tmp_path: Path) -> None:
+    idx, rec = str(tmp_path / "a.idx"), str(tmp_path / "a.rec")
+    writer = recordio.MXIndexedRecordIO(idx, rec, "w")
+    writer.write_idx(0, bytes(500))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (800, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"a\.rec"):
+            writer.write_idx(1, bytes(500))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    writer.write_idx(1, b"again")
+    writer.close()
+    reader = recordio.MXIndexedRecordIO(idx, rec, "r")
+    assert reader.keys == [0, 1]
+    assert (reader.read_idx(0), reader.read_idx(1)) == (bytes(500), b"again")
 
 
 def test_headers() -> None:

@@ -1,8 +1,10 @@
 """What a user can mend."""
 
+import contextlib
+import os
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 
 def printable(text: str) -> str:
@@ -37,3 +39,14 @@ class DamagedError(ResnetError):
 
 class SettingError(ResnetError):
     """A setting has a value that it cannot have, or does not go with another one."""
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """An OSError in the block names this file, unless it names one: the system tells none where a file is open."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise

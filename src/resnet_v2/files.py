@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
-from resnet_v2.errors import ResnetError
+from resnet_v2.errors import ResnetError, naming
 from resnet_v2.portable import being_written, remove_abandoned
 
 CHUNK_BYTES = 1 << 20
@@ -77,7 +77,7 @@ def not_written(path: str | os.PathLike[str], error: OSError) -> ResnetError:
 def told(error: OSError) -> str | None:
     """What to say of an error of the system that nobody has put into words; None where it is a fault of the program."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "The disk is full; free some space and run again."
+        return f"{error.filename or 'A file'}: the disk is full; free some space and run again."
     if error.filename is None and error.errno not in (*OF_THE_MACHINE, errno.EROFS):
         return None
     check = "the disk and the machine's limits" if error.errno in OF_THE_MACHINE else "the path and its permissions"
@@ -217,7 +217,7 @@ _HTTP = _http_alone()
 
 def sha256(path: Path) -> str:
     """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
-    with path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -238,6 +238,7 @@ def flush_folder(folder: Path) -> None:
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(descriptor)
+            with naming(folder.absolute()):
+                os.fsync(descriptor)
         finally:
             os.close(descriptor)

@@ -53,7 +53,8 @@ def kept(path: Path) -> Iterator[BinaryIO | None]:
     """
     with contextlib.ExitStack() as opened:
         while True:
-            file = opened.enter_context(path.open("a+b"))
+            file = path.open("a+b")
+            opened.callback(_close, file)
             if not _lock(file):
                 yield None
                 return
@@ -62,6 +63,12 @@ def kept(path: Path) -> Iterator[BinaryIO | None]:
                 if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                     break
         yield file
+
+
+def _close(file: BinaryIO) -> None:
+    # What has to be on the disk was flushed before, or that was told: a disk that fails now hides no other error.
+    with contextlib.suppress(OSError):
+        file.close()
 
 
 @contextlib.contextmanager

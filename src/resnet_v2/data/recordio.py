@@ -6,6 +6,7 @@ Images are BGR, as OpenCV's and so as MXNet's. What this package itself uses is 
 for threads; an `MXRecordIO` is a stream with one position and, like MXNet's, is not.
 """
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from resnet_v2.data import records
 from resnet_v2.data.records import IRHeader, frame, read_record
+from resnet_v2.errors import naming
 
 __all__ = ["IRHeader", "MXIndexedRecordIO", "MXRecordIO", "pack", "pack_img", "unpack", "unpack_img"]
 
@@ -53,11 +55,13 @@ class MXRecordIO:
         if self.is_open:
             self.is_open = False
             self.pid = None
-            self._file.close()
+            with naming(self.uri):
+                self._file.close()
 
     def __del__(self) -> None:
         if "is_open" in self.__dict__:
-            self.close()
+            with contextlib.suppress(OSError):  # Python prints it, and nobody can catch it
+                self.close()
 
     def __getstate__(self) -> dict[str, Any]:
         was_open = self.is_open
@@ -81,13 +85,21 @@ class MXRecordIO:
         self.open()
 
     def write(self, buf: bytes) -> None:
-        """Append a record."""
+        """Append a record. An OSError names the file, which then ends with the record before."""
         assert self.writable
         self._check_pid(allow_reset=False)
         record = memoryview(b"".join(frame(buf)))
+        left = record
+        try:
+            with naming(self.uri):
+                while left:  # a system may take less than it is given
+                    left = left[self._file.write(left) :]
+        except OSError:
+            with contextlib.suppress(OSError):  # the next record stands where this one would
+                self._file.truncate(self._position)
+                self._file.seek(self._position)
+            raise
         self._position += len(record)
-        while record:  # a system may take less than it is given
-            record = record[self._file.write(record) :]
 
     def read(self) -> bytes | None:
         """The next record, or None behind the last one."""
@@ -130,7 +142,8 @@ class MXIndexedRecordIO(MXRecordIO):
         fidx = self.fidx if self.is_open else None
         super().close()
         if fidx is not None:
-            fidx.close()
+            with naming(self.idx_path):
+                fidx.close()
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"fidx": None}
@@ -155,7 +168,8 @@ class MXIndexedRecordIO(MXRecordIO):
         """Append a record under a key."""
         key, offset = self.key_type(idx), self.tell()
         self.write(buf)
-        cast(IO[str], self.fidx).write(f"{key}\t{offset}\n")
+        with naming(self.idx_path):
+            cast(IO[str], self.fidx).write(f"{key}\t{offset}\n")
         self.idx[key] = offset
         self.keys.append(key)
 

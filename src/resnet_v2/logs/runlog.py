@@ -111,10 +111,10 @@ class RunLog:
         for end, file in zip(LOG_ENDINGS, (self._text, self._events), strict=True):
             self._cut(file, sizes[end])
 
-    @staticmethod
-    def _cut(file: IO[str], size: int) -> None:
+    def _cut(self, file: IO[str], size: int) -> None:
         if os.fstat(file.fileno()).st_size > size:
-            file.truncate(size)
+            with self._told():
+                file.truncate(size)
 
     def close(self) -> None:
         """Close both files and the listener."""

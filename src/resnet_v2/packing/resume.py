@@ -103,7 +103,7 @@ def resuming(out: Path, settings: Mapping[str, object] | None) -> Iterator[PartW
     make_folder(out.parent)
     journal_path = out.with_name(f".{out.name}.journal")
     # What is left to do when the journal is closed: Windows removes no open file.
-    with contextlib.ExitStack() as afterwards, kept(journal_path) as journal:
+    with _told_of(out), contextlib.ExitStack() as afterwards, kept(journal_path) as journal:
         if journal is None:
             raise ResnetError(f"{out} is being packed by another run; wait for its end or stop it.")
         progress = Progress()
@@ -130,20 +130,27 @@ def resuming(out: Path, settings: Mapping[str, object] | None) -> Iterator[PartW
                     part.replace(final)
                     flush_folder(out.parent)
             afterwards.callback(_remove, journal_path)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise ResnetError(
-                    f"{out} is not finished: the disk is full; free some space and run the same command again, it goes "
-                    "on from here."
-                ) from None
-            if error.filename is None:
-                raise not_written(out, error) from None
-            raise
         finally:
             if settings is None or not progress.entries:
-                for path in parts:
-                    path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # what went wrong before is said
+                    remove(*parts)
                 afterwards.callback(_remove, journal_path)
+
+
+@contextlib.contextmanager
+def _told_of(out: Path) -> Iterator[None]:
+    """What the system says of the unfinished files, whose names nobody knows, is said of the file to be."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ResnetError(
+                f"{out} is not finished: the disk is full; free some space and run the same command again, it goes "
+                "on from here."
+            ) from None
+        if error.filename is None or Path(error.filename).name.startswith(f".{out.stem}."):
+            raise not_written(out, error) from None
+        raise
 
 
 def _remove(journal: Path) -> None:
