@@ -11,8 +11,10 @@ import pytest
 from numpy.typing import NDArray
 
 from conftest import picture, read_image
+from resnet_v2.data import jpeg
 from resnet_v2.data.jpeg import Encoded, claimed_size, decode, encode, resize_shorter_side
 from resnet_v2.data.rows import NOTHING
+from resnet_v2.packing.photos import read_upright
 
 
 def saved(image: PIL.Image.Image, kind: str, **options: object) -> bytes:
@@ -125,3 +127,28 @@ def test_small_files_that_claim_too_much_are_not_decoded(monkeypatch: pytest.Mon
     for data in (gif, *(b"BM" + bytes(12) + header + bytes(40) for header in (old, bitmap))):
         with pytest.raises(ValueError, match="20000 x 20000 pixels, more than `max_pixels`"):
             Encoded(data, NOTHING, 10_000)
+
+
+def _claiming(data: bytes, side: int) -> bytes:
+    """A JPEG whose frame header says `side` x `side` pixels."""
+    at = data.index(b"\xff\xc0") + 5
+    return data[:at] + struct.pack(">HH", side, side) + data[at + 4 :]
+
+
+@pytest.mark.parametrize("before", [b"\xff\x01", b"\xff\xd0", b"\xff\xd7", b"\xff\xe1\0\0", b"\xff\xe1\0\1", b"\xff\xff"])
+def test_markers_without_a_length_hide_no_size(before: bytes) -> None:
+    """The decoder passes over them, so whoever reads the claim has to."""
+    small, large = (_claiming(encode(picture(0, 16, 16), ".jpg", 90), side) for side in (16, 20000))
+    data = large[:2] + before + large[2:]
+    # Taken for a length, what follows leads to another header, which claims little.
+    data += bytes(max(0, 6 + 0xFFE0 - len(data))) + small[2:]
+    assert claimed_size(data) == (20000, 20000)
+    for read in (lambda: read_upright(data, 0), lambda: Encoded(data, NOTHING, 1 << 20)):
+        with pytest.raises(ValueError, match="claims 20000 x 20000 pixels"):
+            read()
+
+
+def test_a_size_that_only_the_decoder_sees_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jpeg, "claimed_size", lambda data: (8, 8))
+    with pytest.raises(ValueError, match="two sizes"):
+        decode(encode(picture(0, 16, 16), ".jpg", 90))

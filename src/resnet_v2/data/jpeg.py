@@ -61,6 +61,7 @@ def decode(data: bytes | memoryview, turn: bool = False) -> Image:
     end too early.
     """
     if bytes(data[:2]) == JPEG_START:
+        _check_claims(data)
         try:
             return _decode_jpeg(data, strict=True)
         except ValueError as error:
@@ -69,6 +70,21 @@ def decode(data: bytes | memoryview, turn: bool = False) -> Image:
             if UNUSUAL not in str(error):
                 raise ValueError(f"the image data is damaged ({error})") from None
     return _decode_with_opencv(data, turn)
+
+
+def _check_claims(data: bytes | memoryview) -> None:
+    """Raise ValueError where the decoder reads another size than `claimed_size`, which was checked: it takes memory."""
+    size = _size_for_decoder(data)
+    if size is not None and size != claimed_size(data):
+        raise ValueError("the image data is damaged (its header claims two sizes)")
+
+
+def _size_for_decoder(data: bytes | memoryview) -> tuple[int, int] | None:
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    return height, width
 
 
 def _decode_jpeg(data: bytes | memoryview, strict: bool) -> Image:
@@ -143,6 +159,8 @@ def claimed_size(data: bytes | memoryview) -> tuple[int, int] | None:
     header = read_header(data)
     if header is not None:
         return header.height, header.width
+    if bytes(data[:2]) == JPEG_START:
+        return _size_for_decoder(data)
     if bytes(data[:8]) == PNG_START and len(data) >= 24:
         width, height = struct.unpack_from(">II", data, 16)
         return height, width

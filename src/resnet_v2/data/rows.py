@@ -26,6 +26,7 @@ START, END = b"\xff\xd8", b"\xff\xd9"
 BASELINE = (0xC0, 0xC1)  # Huffman-coded, sequential; progressive files have several scans and no rows
 FRAMES = (*BASELINE, 0xC2, 0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))
 RESTART_INTERVAL, SCAN = 0xDD, 0xDA
+ALONE = (0x01, *range(0xD0, 0xD8))  # markers without a length behind them
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,10 @@ def _read_header(data: bytes | memoryview) -> JpegHeader | None:
     baseline = False
     while data[at] == 0xFF:
         marker = data[at + 1]
-        if marker == 0xFF:  # fill byte
-            at += 1
+        if marker == 0xFF or marker in ALONE:  # 0xff fills
+            at += 1 if marker == 0xFF else 2
             continue
-        (length,) = struct.unpack_from(">H", data, at + 2)
+        length = max(2, struct.unpack_from(">H", data, at + 2)[0])  # the decoder takes less for 2 too
         if marker in FRAMES:
             precision, height, width, components = struct.unpack_from(">BHHB", data, at + 4)
             size_at, baseline = at + 5, marker in BASELINE and precision == 8

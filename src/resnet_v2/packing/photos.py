@@ -50,6 +50,7 @@ def _decode_large_enough(data: bytes, side: int) -> tuple[Image, tuple[int, int]
     if data[:2] == JPEG_START:
         try:
             height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+            check_size(height, width, MAX_PIXELS)
             # Without min_factor it may choose 5/8 to 7/8, which take longer than the whole.
             much_too_large = side and min(height, width) > 2 * side
             smaller = {"min_height": side, "min_width": side, "min_factor": 2} if much_too_large else {}
