@@ -1,5 +1,6 @@
 """Lists of images (`.lst`: index, label or labels, path) and of class names (synset.txt: one name per line)."""
 
+import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -10,7 +11,9 @@ import numpy as np
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import open_regular, read_bytes, replacing, write_text
 
-MOST_NAMES_BYTES = 1 << 26  # of a synset.txt: the names of a million classes
+MOST_NAMES_BYTES = 1 << 25  # of a synset.txt
+MOST_NAMES = 10**6  # as many as a network has classes
+LARGEST_LABEL = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +45,15 @@ def _parse_line(path: Path, number: int, line: str) -> ListEntry:
         index, *labels, name = fields
         if not labels:
             raise ValueError
-        return ListEntry(int(index), tuple(float(label) for label in labels), name.strip())
+        entry = ListEntry(int(index), tuple(float(label) for label in labels), name.strip())
+        # What the header of a record holds: u64 and float32.
+        if not 0 <= entry.index < 1 << 64 or any(LARGEST_LABEL < abs(one) < math.inf for one in entry.labels):
+            raise ValueError
+        return entry
     except ValueError:
         raise ResnetError(
-            f"{path}, line {number}: {line[:80]!r} is not index, label and path separated by tabs; mend or remove it."
+            f"{path}, line {number}: {line[:80]!r} is not index, label and path separated by tabs, with numbers that a "
+            "record can hold; mend or remove it."
         ) from None
 
 
@@ -82,6 +90,8 @@ def read_synset(path: Path) -> tuple[str, ...]:
         lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     except OSError as error:
         raise ResnetError(f"{path} cannot be read ({error.strerror}); it holds one class name per line.") from None
+    if len(lines) > 2 * MOST_NAMES:  # blank ones among them
+        raise ResnetError(f"{path} has {len(lines)} lines, more than a network can have classes; give another file.")
     names = tuple(line.strip() for line in lines if line.strip())
     if not names:
         raise ResnetError(f"{path} is empty; it must hold one class name per line, in label order.")
