@@ -135,7 +135,9 @@ def _claiming(data: bytes, side: int) -> bytes:
     return data[:at] + struct.pack(">HH", side, side) + data[at + 4 :]
 
 
-@pytest.mark.parametrize("before", [b"\xff\x01", b"\xff\xd0", b"\xff\xd7", b"\xff\xe1\0\0", b"\xff\xe1\0\1", b"\xff\xff"])
+@pytest.mark.parametrize(
+    "before", [b"\xff\x01", b"\xff\xd0", b"\xff\xd7", b"\xff\xe1\0\0", b"\xff\xe1\0\1", b"\xff\xff"]
+)
 def test_markers_without_a_length_hide_no_size(before: bytes) -> None:
     """The decoder passes over them, so whoever reads the claim has to."""
     small, large = (_claiming(encode(picture(0, 16, 16), ".jpg", 90), side) for side in (16, 20000))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,29 @@ def test_foreign_and_unfitting_files(saved: tuple[str, ResNet]) -> None:
     weights.save(path, tensors | {"fc1.bias": torch.zeros(4)}, header(network))
     with pytest.raises(ResnetError, match=r"fc1\.bias has shape \(4,\) .* expected \(3,\)"):
         weights.load(prefix, 3)
+
+
+def test_a_claimed_depth_costs_no_time(saved: tuple[str, ResNet]) -> None:
+    path, network = checkpoint_path(saved[0], 3), saved[1]
+    deep = dataclasses.replace(header(network), architecture=Architecture(9992, 3, "cifar"))
+    weights.save(path, weights.network_tensors(network), deep)
+    before = time.process_time()
+    with pytest.raises(ResnetError, match=r"does not fit its header: \d+ tensors for Architecture\(depth=9992"):
+        weights.load(path)
+    assert time.process_time() - before < 1
+
+
+def test_a_type_that_torch_has_not(saved: tuple[str, ResNet]) -> None:
+    text = json.dumps(
+        {
+            "__metadata__": {METADATA_KEY: header(saved[1]).to_json()},
+            "a": {"dtype": "F6_E2M3", "shape": [4], "data_offsets": [0, 3]},
+        }
+    ).encode()
+    path = checkpoint_path(saved[0], 3)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(3))
+    with pytest.raises(ResnetError, match="is damaged"):
+        weights.load(path)
 
 
 @pytest.mark.parametrize(
