@@ -1,12 +1,16 @@
 """Named data sets: digits, CIFAR-10 and Fashion-MNIST from archives and from a server, folders."""
 
+import bz2
+import contextlib
 import gzip
 import hashlib
 import http.server
 import io
+import lzma
 import tarfile
 import threading
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -18,6 +22,7 @@ from conftest import Run, picture, read_image
 from resnet_v2.data.jpeg import decode
 from resnet_v2.data.lists import read_list, read_synset
 from resnet_v2.data.records import RecordReader
+from resnet_v2.errors import ResnetError
 from resnet_v2.packing import sources
 from resnet_v2.packing.sources import SOURCES
 
@@ -197,6 +202,41 @@ def test_an_archive_with_a_file_too_large_is_refused_unread(tmp_path: Path, run:
         archive.addfile(member, io.BytesIO(bytes(member.size)))
     status, _, err = run("data", "cifar10", "--archive", tmp_path / "a.tar", "--out", tmp_path / "c")
     assert (status, "none of CIFAR-10's files" in err) == (2, True)
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress], ids=["gz", "bz2", "xz"])
+def test_cifar10_packed_otherwise_and_damaged(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    images, _ = cifar_archive(tmp_path / "a.tar.gz", 2)
+    data = pack(gzip.decompress((tmp_path / "a.tar.gz").read_bytes()))
+    path = tmp_path / "b"
+    path.write_bytes(data)
+    assert len(sources.load_cifar10(path, tmp_path, "").train.labels) == 10 <= len(images)
+    for at in range(7, len(data), len(data) // 40):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :])
+        with contextlib.suppress(ResnetError):  # it may be a byte that nothing depends on
+            sources.load_cifar10(path, tmp_path, "")
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(ResnetError, match="no readable archive"):
+        sources.load_cifar10(path, tmp_path, "")
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.REGTYPE])
+def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path: Path, kind: bytes) -> None:
+    path = tmp_path / "a.tar.gz"
+    member = tarfile.TarInfo("x")
+    member.type, member.size = kind, (1 << 25 if kind == tarfile.REGTYPE else 1 << 27)
+    with gzip.open(path, "wb", 1) as file:
+        for _ in range(9 if kind == tarfile.REGTYPE else 1):
+            file.write(member.tobuf(tarfile.GNU_FORMAT))
+            for _ in range(member.size >> 20):
+                file.write(bytes(1 << 20))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ResnetError, match=r"none of CIFAR-10's files|a header of"):
+            sources.load_cifar10(path, tmp_path, "")
+        assert tracemalloc.get_traced_memory()[1] < (1 << 28 if kind == tarfile.REGTYPE else 1 << 24)
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_folder_becomes_a_data_set(class_folder: Path, tmp_path: Path, run: Run) -> None:

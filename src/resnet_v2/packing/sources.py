@@ -1,12 +1,16 @@
 """Data sets by name: digits, CIFAR-10, Fashion-MNIST, or a folder of class folders -> records that `train` reads."""
 
+import bz2
+import gzip
 import hashlib
+import lzma
 import os
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any, cast
 
 import cv2
 import numpy as np
@@ -18,6 +22,7 @@ from resnet_v2.data.jpeg import encode
 from resnet_v2.data.lists import ListEntry, write_list, write_synset
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import download, gunzip, open_regular, read_bytes, replacing
+from resnet_v2.packing.archives import refuse_long_numbers
 from resnet_v2.packing.class_folders import make_lists
 from resnet_v2.packing.pack import pack_entries, pack_list
 from resnet_v2.packing.staging import PARTS, staged
@@ -28,8 +33,9 @@ SIDE = 32
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/"
 CIFAR10_ARCHIVE = "cifar-10-binary.tar.gz"
-CIFAR10_BYTES = 1 << 25  # more than any file in it has
-MOST_MEMBERS = 100
+CIFAR10_BYTES, CIFAR10_MOST_BYTES = 1 << 25, 1 << 28  # more than any file in it has, and all of them
+MOST_MEMBERS, HEADER_BYTES = 100, 1 << 16
+UNPACK: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
 CIFAR10_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
 
 FASHION_CLASSES = (
@@ -182,20 +188,45 @@ def load_cifar10(archive: Path | None, folder: Path, mirror: str) -> Source:
 
 def _read_archive(path: Path) -> dict[str, bytes]:
     try:
-        with os.fdopen(open_regular(path), "rb") as file, tarfile.open(fileobj=file) as archive:
-            return dict(_members(archive))
-    except (OSError, tarfile.TarError, EOFError, ValueError, zlib.error) as error:
-        reason = str(error).splitlines()[0].rstrip(":")
+        with os.fdopen(open_regular(path), "rb") as file:
+            start = file.read(6)
+            file.seek(0)
+            unpack = next((each for magic, each in UNPACK.items() if start.startswith(magic)), None)
+            unpacked = _Headers(unpack(file) if unpack else file)
+            with tarfile.open(fileobj=cast(IO[bytes], unpacked), mode="r:") as archive:
+                return dict(_members(archive, unpacked))
+    except (OSError, tarfile.TarError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(":")
         raise ResnetError(f"{path} is no readable archive ({reason}); give the official {CIFAR10_ARCHIVE}.") from None
 
 
-def _members(archive: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
+class _Headers:
+    """What tarfile reads an archive through, and so its headers alone; `contents` are for those who know the size."""
+
+    def __init__(self, unpacked: IO[bytes]) -> None:
+        self.contents, self.seek, self.tell = unpacked, unpacked.seek, unpacked.tell
+
+    def read(self, count: int) -> bytes:
+        """At most so many bytes; ValueError where no header is that long."""
+        if count > HEADER_BYTES:
+            raise ValueError(f"a header of {count} bytes")
+        data = self.contents.read(count)
+        refuse_long_numbers(data)
+        return data
+
+
+def _members(archive: tarfile.TarFile, unpacked: _Headers) -> Iterator[tuple[str, bytes]]:
     """Names and bytes of an archive's files; ValueError for more or larger ones than CIFAR-10 has."""
     for number, member in enumerate(archive):
-        if number >= MOST_MEMBERS or not 0 <= member.size <= CIFAR10_BYTES:
+        end = member.offset_data + member.size
+        if number >= MOST_MEMBERS or not 0 <= member.size <= CIFAR10_BYTES or end > CIFAR10_MOST_BYTES:
             raise ValueError(f"{member.name!a} has {member.size} bytes, which is none of CIFAR-10's files")
-        if member.isfile() and (file := archive.extractfile(member)) is not None:
-            yield Path(member.name).name, file.read()
+        if member.isreg() and not member.issparse():
+            unpacked.seek(member.offset_data)
+            data = unpacked.contents.read(member.size)
+            if len(data) < member.size:
+                raise EOFError(f"it ends inside {member.name!a}")
+            yield Path(member.name).name, data
 
 
 def _cifar_part(path: Path, members: dict[str, bytes], name: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
