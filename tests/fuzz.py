@@ -34,6 +34,7 @@ import numpy as np
 import torch
 
 from resnet_v2.config.packing import VerifyConfig
+from resnet_v2.config.training import TrainConfig
 from resnet_v2.data import jpeg, rows
 from resnet_v2.data.lists import read_list, read_synset, write_list
 from resnet_v2.data.loader import MAX_PIXELS
@@ -57,7 +58,7 @@ from resnet_v2.interchange.symbol import fixed_gammas, symbol_json
 from resnet_v2.logs.runlog import RunLog, read_curve
 from resnet_v2.networks import weights
 from resnet_v2.networks.architecture import Architecture
-from resnet_v2.networks.header import Header, read_header
+from resnet_v2.networks.header import Header
 from resnet_v2.networks.resnet import ResNet, initialize
 from resnet_v2.networks.sums import verify_checkpoint
 from resnet_v2.packing.archives import Tar
@@ -65,7 +66,12 @@ from resnet_v2.packing.groundtruth import _rows as read_truth
 from resnet_v2.packing.photos import read_orientation
 from resnet_v2.packing.sources import _cifar_part, _read_archive, _read_idx
 from resnet_v2.packing.verify import verify_record
+from resnet_v2.training.checkpoint import Start
+from resnet_v2.training.distributed import Ranks
+from resnet_v2.training.evaluate import Evaluation
 from resnet_v2.training.meter import Meter
+from resnet_v2.training.state import TrainState
+from resnet_v2.training.step import Trainer
 
 CORPUS = Path(__file__).with_name("corpus")
 SECONDS_PER_INPUT = 2.0
@@ -383,23 +389,58 @@ def list_parse(place: Place) -> Parse:
     return parse
 
 
+SUMS = {"loss": 1.5, "correct": 3, "images": 8, "steps": 2}
+RUN: dict[str, Any] = {
+    "version": 2,
+    "position": {"epoch": 1, "step": 2, "trained": False},
+    "loader": {"epoch": 1, "step": 2, "seed": 0, "batch_size": 4, "images": 16, "records": 20},
+    "meters": {"whole": [SUMS], "recent": [SUMS]},
+    "best": [50.0, 1],
+    "amp": "off",
+    "scaler": {},
+    "evaluation": {"images": 20, "loss": 1.0, "top1_error": 50.0, "top5_error": 10.0},
+    "settings": {"lr": 0.1, "depth": 8},
+    "given": ["depth"],
+    "learning_rate": 0.1,
+    "weight_decay": 0.0005,
+    "epochs": 3,
+    "data": {"a.rec": "0123456789abcdef"},
+}
+
+
 def checkpoint_seeds() -> list[bytes]:
     """A checkpoint of the smallest network, with its small tensors alone."""
     torch.manual_seed(0)
     architecture = Architecture(8, 3, "cifar")
     network = initialize(ResNet(architecture), 0)
     tensors = {name: t for name, t in weights.network_tensors(network).items() if t.numel() < 200}
-    header = Header(architecture, 2, 32, 32, ("ant", "bee", "cow"), {"top1_error": 50.0}, {"position": {"epoch": 2}})
+    header = Header(architecture, 2, 32, 32, ("ant", "bee", "cow"), {"top1_error": 50.0}, RUN)
     with tempfile.TemporaryDirectory() as folder:
         weights.save(Path(folder) / "a.safetensors", tensors, header)
         return [(Path(folder) / "a.safetensors").read_bytes()]
 
 
-def checkpoint_read(path: Path) -> None:
-    """The header, the tensors, the fingerprints."""
-    read_header(path)
-    weights.read(path)
-    verify_checkpoint(path)
+def checkpoint_parse(place: Place) -> Parse:
+    """The header, the tensors, the fingerprints; and a trainer goes on with what the header says of the run."""
+    network = initialize(ResNet(Architecture(8, 3, "cifar")), 0)
+    config = TrainConfig.of(depth=8, data_type="digits", num_classes=3)
+    trainer = Trainer.of(network, torch.optim.SGD(network.parameters(), 0.1), config, Ranks(), torch.device("cpu"))
+    tensors = weights.network_tensors(network)
+
+    def parse(data: bytes) -> None:
+        path = place.put("a.safetensors", data)
+        header, _ = weights.read(path)
+        verify_checkpoint(path)
+        if "position" in header.training and header.architecture == network.architecture:
+            start = Start(path, header, tensors, resumed=True)
+            start.began_with(False, 0)
+            start.given()
+            state = TrainState.from_tensors(start, trainer, start.epoch, Ranks())
+            assert (state.epoch, state.step) == (start.epoch, header.training["position"]["step"])
+            if header.training.get("evaluation"):
+                Evaluation(**header.training["evaluation"])
+
+    return parse
 
 
 ARCHITECTURE = Architecture(20, 10, "cifar")
@@ -605,7 +646,7 @@ TARGETS = [
     Target("idx", 50, lambda: [b"0\t0\n1\t40\n2\t96\n"], damage_text, idx_parse),
     Target("idx-gz", 40, idx_gz_seeds, damage_bytes, in_file("a.gz", _read_idx)),
     Target("rows", 60, rows_seeds, damage_bytes, rows_parse),
-    Target("checkpoint", 40, checkpoint_seeds, damage_safetensors, in_file("a.safetensors", checkpoint_read)),
+    Target("checkpoint", 20, checkpoint_seeds, damage_safetensors, checkpoint_parse),
     Target("jpeg", 60, jpeg_seeds, damage_bytes, jpeg_parse, (ValueError,)),
     Target("tar", 30, tar_seeds, damage_bytes, in_file("a.tar", tar_read)),
     Target("symbol", 10, lambda: [symbol_json(ARCHITECTURE).encode()], damage_json, symbol_parse),

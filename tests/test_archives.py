@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -63,6 +64,17 @@ def test_a_tar_with_train_and_val_keeps_its_split(class_folder: Path, tmp_path: 
     assert run("list", tmp_path / "root.tar", tmp_path / "b" / "x")[0] == 0
     for name in ("x_train.lst", "x_val.lst", "synset.txt"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_a_long_number_in_a_header_takes_no_time(tmp_path: Path) -> None:
+    header = tarfile.TarInfo("x")
+    header.type, header.size = tarfile.XHDTYPE, 100_352
+    member = tarfile.TarInfo("a.jpg").tobuf(tarfile.USTAR_FORMAT)
+    (tmp_path / "a.tar").write_bytes(header.tobuf(tarfile.USTAR_FORMAT) + b"9" * header.size + member + bytes(1024))
+    before = time.process_time()
+    with pytest.raises(ResnetError, match="a number of more than 255 digits"):
+        Tar(tmp_path / "a.tar")
+    assert time.process_time() - before < 2
 
 
 def test_threads_read_what_is_there(tmp_path: Path) -> None:

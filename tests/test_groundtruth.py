@@ -74,6 +74,7 @@ def test_labels_are_places_in_synset_txt(
         ("1\n2\n3\n3\n", None, "holds numbers; give --synset"),
         ("1\n2\n2\n2\n", "map.txt", "must go from 0 to 2 or from 1 to 3"),
         ("0\n2\n3\n2\n", "map.txt", "must go from 0 to 2 or from 1 to 3"),
+        ("1\n2\n3\n" + "9" * 5000 + "\n", "map.txt", "holds the number 99999999999999999999..., which is no class"),
         ("n00000009\n" * 4, None, "names the class n00000009"),
         ("other.JPEG n00000001\n" * 4, None, "has no line `NAME CLASS` for ILSVRC2012_val_00000001.JPEG"),
     ],

@@ -209,7 +209,13 @@ def test_lists_come_back(tmp_path: Path) -> None:
     assert list(read_list(tmp_path / "a.lst")) == entries
 
 
-@pytest.mark.parametrize("line", ["1\ta.jpg", "x\t1\ta.jpg", "1\tone\ta.jpg", "a.jpg"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("1\ta.jpg", "x\t1\ta.jpg", "1\tone\ta.jpg", "a.jpg", "-1\t1\ta.jpg", f"{1 << 64}\t1\ta.jpg"),
+        *("1\t1e39\ta.jpg", "1\t0\t-3.5e38\ta.jpg", f"{'9' * 5000}\t1\ta.jpg"),
+    ],
+)
 def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
     (tmp_path / "a.lst").write_text(f"0\t0\tok.jpg\n{line}\n")
     with pytest.raises(ResnetError, match=r"a\.lst, line 2"):
@@ -224,6 +230,9 @@ def test_missing_and_empty_places(tmp_path: Path) -> None:
         make_lists(ListConfig(tmp_path / "empty", tmp_path / "a"))
     (tmp_path / "synset.txt").write_text("\n")
     with pytest.raises(ResnetError, match="is empty"):
+        read_synset(tmp_path / "synset.txt")
+    (tmp_path / "synset.txt").write_text("a\n" * 2_000_001)
+    with pytest.raises(ResnetError, match="more than a network can have classes"):
         read_synset(tmp_path / "synset.txt")
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 from conftest import Run
 from processes import Command
 from resnet_v2.errors import ResnetError
-from resnet_v2.logs import plot
+from resnet_v2.logs import plot, runlog
 from resnet_v2.logs.plot import follow, read_curves, table
 from resnet_v2.logs.runlog import RunLog, read_curve
 
@@ -310,6 +311,33 @@ def test_bad_logs(tmp_path: Path, run: Run) -> None:
         assert status == 2
         assert words in err
         assert not (tmp_path / out).exists()
+
+
+@pytest.mark.parametrize("ending", [".log", ".log.gz", ".jsonl"])
+def test_a_log_is_read_line_by_line(tmp_path: Path, ending: str) -> None:
+    text = "Epoch[0] Validation-accuracy=0.5\n"
+    if ending == ".jsonl":
+        text = json.dumps({"event": "validation", "epoch": 0, "top1_error": 50.0, "top5_error": 5.0}) + "\n"
+    data = (text + ("{}\n" if ending == ".jsonl" else "ab\n") * 1_000_000 + text).encode()
+    path = tmp_path / f"a{ending}"
+    path.write_bytes(gzip.compress(data, 1) if ending == ".log.gz" else data)
+    tracemalloc.start()
+    try:
+        if ending == ".jsonl":
+            with pytest.raises(ResnetError, match="line 2 is no event"):
+                read_curve(path)
+        else:
+            assert read_curve(path).top1 == {0: 50}
+        assert tracemalloc.get_traced_memory()[1] < 1 << 21  # of 3 MB
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_log_that_unpacks_to_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runlog, "LARGEST_LOG_BYTES", 1000)
+    (tmp_path / "a.log.gz").write_bytes(gzip.compress(b"Epoch[0] Validation-accuracy=0.5\n" * 100))
+    with pytest.raises(ResnetError, match="cannot be read"):
+        read_curve(tmp_path / "a.log.gz")
 
 
 def test_table_names_logs_apart(tmp_path: Path) -> None:

@@ -97,6 +97,10 @@ def test_files_of_other_networks(timm_file: Path, tmp_path: Path) -> None:
         ({"stem.conv1.weight": torch.zeros(3)}, "which a plain resnetv2 does not have"),
         ({"stages.0.blocks.3.conv1.weight": torch.zeros(3)}, "none of timm's resnetv2"),
         ({"head.fc.weight": torch.zeros(7, 3, 1, 1)}, "does not fit"),
+        ({"head.fc.weight": torch.zeros(7)}, "none of timm's resnetv2"),
+        ({"head.fc.weight": torch.zeros(())}, "none of timm's resnetv2"),
+        ({"more": torch.zeros(3, dtype=torch.bool)}, "numbers of the type BOOL"),
+        ({"more": torch.zeros(3).to(torch.float8_e4m3fn)}, "numbers of the type F8_E4M3"),
     ):
         safetensors.torch.save_file(tensors | change, tmp_path / "other.st")
         with pytest.raises(ResnetError, match=words):

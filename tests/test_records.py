@@ -121,12 +121,22 @@ def test_missing_files_say_what_to_do(tmp_path: Path) -> None:
         RecordReader(path)
 
 
-@pytest.mark.parametrize("text", ["0\tx\n", "0\n", "0\t-5\n", "0\t-1\n", "0\t0\t0\n", "\xff"])
+@pytest.mark.parametrize("text", ["0\tx\n", "0\n", "0\t-5\n", "0\t-1\n", "0\t0\t0\n", "\xff", "0\t#\n", "0\t0#\n"])
 def test_damaged_index(tmp_path: Path, text: str) -> None:
     path = write(tmp_path / "a.rec", [b"x"])
     index_path(path).write_text(text, encoding="latin-1")
     with pytest.raises(ResnetError, match=r"a\.idx (is damaged|has a negative offset)"):
         RecordReader(path)
+
+
+def test_a_flipped_bit_hides_no_line_of_an_index(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.rec", [b"x"] * 4)
+    text = index_path(path).read_text()
+    index_path(path).write_text(text.replace("3\t", "#\t"))  # 0x33 and 0x23
+    reader = RecordReader(path)
+    assert len(reader) == 4
+    with pytest.raises(ResnetError, match=r"a\.idx is damaged"):
+        _ = reader.keys
 
 
 def test_keys_are_those_of_the_index(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,36 @@ def test_a_speed_that_is_no_number_is_passed_over(tmp_path: Path, run: Run) -> N
     assert run("plot", "--logs", tmp_path / "a.log", "--out", tmp_path / "a.html")[0] == 0
     series = page_data(tmp_path / "a.html")["runs"][0]["series"]
     assert series["samples_per_second"] == [[0, 226.19], [1, 226.19]]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"Epoch[{'9' * 5000}] Batch [1]\tSpeed: 1.0 samples/sec",
+        f"Epoch[0] Batch [1]\tSpeed: {'9' * 400} samples/sec",
+        f"Epoch[0] Batch [1]\tSpeed: 0.{'0' * 400}1 samples/sec",
+        "Epoch[1] Validation-accuracy=1e308",
+        "Epoch[1] Batch [1]\tTrain-accuracy=1e308\nEpoch[1] Batch [2]\tTrain-accuracy=1e308",
+    ],
+    ids=lambda line: line[-40:],
+)
+def test_numbers_beyond_all_measure_are_passed_over(tmp_path: Path, run: Run, line: str) -> None:
+    (tmp_path / "a.log").write_text(f"Epoch[0] Validation-accuracy=0.5\n{line}\n")
+    assert run("plot", "--logs", tmp_path / "a.log", "--out", tmp_path / "a.html")[0] == 0
+    assert page_data(tmp_path / "a.html")["runs"][0]["series"] == {"top1": [[0, 50]]}
+
+
+def test_events_beside_a_log_that_nest_too_deep_are_passed_over(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "a.log").write_text("Epoch[0] Validation-accuracy=0.5\n")
+    (tmp_path / "a.jsonl").write_text("[" * 100_000 + "\n")
+    assert run("plot", "--logs", tmp_path / "a.log", "--out", tmp_path / "a.html")[0] == 0
+
+
+def test_one_line_of_many_beginnings_takes_no_time(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "a.log").write_text("Epoch[0] Validation-accuracy=0.5\n" + "Epoch[0] Batch " * 60_000)
+    before = time.process_time()
+    assert run("plot", "--logs", tmp_path / "a.log", "--out", tmp_path / "a.html")[0] == 0
+    assert time.process_time() - before < 4
 
 
 def test_the_page_needs_nothing_else(tmp_path: Path, run: Run) -> None:

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import math
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from resnet_v2.interchange.export import export
 from resnet_v2.networks import weights
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.finding import checkpoint_path, find_checkpoint, saved_epochs
-from resnet_v2.networks.header import METADATA_KEY, Header
+from resnet_v2.networks.header import METADATA_KEY, Header, read_header
 from resnet_v2.networks.resnet import ResNet, resnet
 
 
@@ -92,6 +94,29 @@ def test_foreign_and_unfitting_files(saved: tuple[str, ResNet]) -> None:
         weights.load(prefix, 3)
 
 
+def test_a_claimed_depth_costs_no_time(saved: tuple[str, ResNet]) -> None:
+    path, network = checkpoint_path(saved[0], 3), saved[1]
+    deep = dataclasses.replace(header(network), architecture=Architecture(9992, 3, "cifar"))
+    weights.save(path, weights.network_tensors(network), deep)
+    before = time.process_time()
+    with pytest.raises(ResnetError, match=r"does not fit its header: \d+ tensors for Architecture\(depth=9992"):
+        weights.load(path)
+    assert time.process_time() - before < 1
+
+
+def test_a_type_that_torch_has_not(saved: tuple[str, ResNet]) -> None:
+    text = json.dumps(
+        {
+            "__metadata__": {METADATA_KEY: header(saved[1]).to_json()},
+            "a": {"dtype": "F6_E2M3", "shape": [4], "data_offsets": [0, 3]},
+        }
+    ).encode()
+    path = checkpoint_path(saved[0], 3)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(3))
+    with pytest.raises(ResnetError, match="is damaged"):
+        weights.load(path)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -110,6 +135,67 @@ def test_headers_that_cannot_be_read(saved: tuple[str, ResNet], change: dict[str
     safetensors.torch.save_file(weights.network_tensors(network), path, {METADATA_KEY: text})
     with pytest.raises(ResnetError, match="header that cannot be read"):
         weights.load(prefix, 3)
+
+
+RUN: dict[str, Any] = {
+    "version": 2,
+    "position": {"epoch": 1, "step": 2, "trained": False},
+    "loader": {"epoch": 1, "step": 2, "seed": 0, "batch_size": 4, "images": 16, "records": 20},
+    "meters": {name: [{"loss": 1.5, "correct": 3, "images": 8, "steps": 2}] * 2 for name in ("whole", "recent")},
+    "best": [50.0, 1],
+    "scaler": {},
+    "evaluation": None,
+    "settings": {"lr": 0.1, "depth": 8},
+    "given": ["depth"],
+    "learning_rate": 0.1,
+    "data": {"a.rec": "0123"},
+}
+
+
+def told(network: ResNet, training: dict[str, Any]) -> Header:
+    return dataclasses.replace(header(network), training=training)
+
+
+def test_a_run_is_read_from_a_header(saved: tuple[str, ResNet]) -> None:
+    path = checkpoint_path(saved[0], 3)
+    weights.save(path, {"fc1.bias": torch.zeros(3)}, told(saved[1], RUN))
+    assert read_header(path).training == RUN
+
+
+@pytest.mark.parametrize("name", sorted(RUN))
+@pytest.mark.parametrize("value", ["", [1], {"a": [1]}, [[]], math.nan, 10**400], ids=lambda value: str(value)[:9])
+def test_a_run_that_cannot_be_is_refused(saved: tuple[str, ResNet], name: str, value: object) -> None:
+    path = checkpoint_path(saved[0], 3)
+    weights.save(path, {"fc1.bias": torch.zeros(3)}, told(saved[1], RUN | {name: value}))
+    with pytest.raises(ResnetError, match=rf"header that cannot be read \({name} is not what a run is told by\)"):
+        read_header(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"position": {"epoch": 1, "step": 2}},
+        {"position": {"epoch": 1.5, "step": 2, "trained": True}},
+        {"loader": {"epoch": 1}},
+        {"meters": {"whole": [], "recent": []}},
+        {"meters": {"whole": [{"loss": 1}], "recent": [{"loss": 1}]}},
+        {"best": [50.0]},
+        {"given": ["width"]},
+        {"evaluation": {"top1_error": 5.0}},
+        {"log": {".log": 5, ".jsonl": 5}},
+    ],
+    ids=str,
+)
+def test_what_of_a_run_does_not_belong_together(saved: tuple[str, ResNet], change: dict[str, Any]) -> None:
+    path = checkpoint_path(saved[0], 3)
+    weights.save(path, {"fc1.bias": torch.zeros(3)}, told(saved[1], RUN | change))
+    with pytest.raises(ResnetError, match="header that cannot be read"):
+        read_header(path)
+    for name in ("loader", "meters", "best", "settings"):
+        less = {entry: value for entry, value in RUN.items() if entry not in (name, "given")}
+        weights.save(path, {"fc1.bias": torch.zeros(3)}, told(saved[1], less))
+        with pytest.raises(ResnetError, match=f"{name} of the run is missing"):
+            read_header(path)
 
 
 @pytest.mark.parametrize("version", ["v2", "v1"])

@@ -1,6 +1,5 @@
 """Lists of images (`.lst`: index, label or labels, path) and of class names (synset.txt: one name per line)."""
 
-import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,7 +13,9 @@ from resnet_v2.files import open_regular, read_bytes, replacing, write_text
 
 MOST_IMAGES = 1 << 63  # an index of MXNet's
 LONGEST_LINE = 1 << 20  # in characters; a path has at most 4,096
-MOST_NAMES_BYTES = 1 << 26  # of a synset.txt: the names of a million classes
+LARGEST_LABEL = float(np.finfo(np.float32).max)
+MOST_NAMES_BYTES = 1 << 25  # of a synset.txt
+MOST_NAMES = 10**6  # as many as a network has classes
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +48,14 @@ def _parse_line(path: Path, number: int, line: str) -> ListEntry:
     try:
         index, *labels, name = fields
         entry = ListEntry(int(index), tuple(float(label) for label in labels), name.strip())
-        if not labels or not 0 <= entry.index < MOST_IMAGES or not all(map(math.isfinite, entry.labels)):
+        fit = 0 <= entry.index < MOST_IMAGES and all(abs(label) <= LARGEST_LABEL for label in entry.labels)
+        if not labels or not fit:
             raise ValueError
         return entry
     except ValueError:
         raise ResnetError(
-            f"{path}, line {number}: {line[:80]!r} is not index, label and path separated by tabs; mend or remove it."
+            f"{path}, line {number}: {line[:80]!r} is not index, label and path separated by tabs, with numbers that a "
+            "record can hold; mend or remove it."
         ) from None
 
 
@@ -89,6 +92,8 @@ def read_synset(path: Path) -> tuple[str, ...]:
         lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     except OSError as error:
         raise ResnetError(f"{path} cannot be read ({error.strerror}); it holds one class name per line.") from None
+    if len(lines) > 2 * MOST_NAMES:  # blank ones among them
+        raise ResnetError(f"{path} has {len(lines)} lines, more than a network can have classes; give another file.")
     names = tuple(line.strip() for line in lines if line.strip())
     if not names:
         raise ResnetError(f"{path} is empty; it must hold one class name per line, in label order.")

@@ -276,7 +276,7 @@ def _index_column(path: Path, column: int) -> NDArray[np.int64]:
         with idx.open(encoding="ascii") as file:
             if file.readline().count("\t") != 1:
                 raise ValueError("a line is a key, a tab and an offset")
-        return np.loadtxt(idx, dtype=np.int64, comments=None, delimiter="\t", usecols=column, ndmin=1)
+        return np.loadtxt(idx, dtype=np.int64, delimiter="\t", usecols=column, ndmin=1, comments=None)
     except ValueError as error:
         raise ResnetError(f"{idx} is damaged ({error}); make it again with `resnet-v2 index {path}`.") from None
 

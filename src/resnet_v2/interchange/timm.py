@@ -19,6 +19,7 @@ from resnet_v2.networks.header import opened
 from resnet_v2.networks.resnet import ResNet
 
 TIMM_EPSILON = 1e-5
+FLOATS = {"F64", "F32", "F16", "BF16"}
 # timm's default for these: (image / 255 - mean) / deviation, the same for all three colours.
 MEAN, DEVIATION = 0.5, 0.5
 _UNIT = re.compile(r"stages\.(\d{1,2})\.blocks\.(\d{1,3})\.(.+)")
@@ -32,7 +33,10 @@ def read_timm(path: Path) -> tuple[Architecture, dict[str, Tensor]]:
     """
     try:
         with opened(path) as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a mapping)
+            types = {file.get_slice(name).get_dtype() for name in file.keys()} - FLOATS  # noqa: SIM118 (no mapping)
+            if types - {"I64"}:  # that of the counters, which are passed over
+                raise ResnetError(f"{path} holds numbers of the type {min(types)}; give weights in float16 or more.")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise ResnetError(f"{path} is missing; check the path.") from None
     except safetensors.SafetensorError as error:
@@ -60,12 +64,13 @@ def _recognise(named: Mapping[str, Tensor], path: Path) -> Architecture:
     stages = [int(match[1]) for match in first if match]
     units = tuple(stages.count(stage) for stage in range(1, max(stages, default=0) + 1))
     depths = [depth for depth, table in IMAGENET_UNITS.items() if table == units and depth >= 50]
-    if not depths or "fc1.weight" not in named or "stage1.unit1.bn1.running_mean" not in named:
+    last = named.get("fc1.weight")
+    if not depths or last is None or last.ndim not in (2, 4) or "stage1.unit1.bn1.running_mean" not in named:
         raise ResnetError(
             f"{path} is none of timm's resnetv2 networks with BatchNorm and bottlenecks (resnetv2_50, resnetv2_101, "
             "resnetv2_152); take one of these."
         )
-    return Architecture(depths[0], named["fc1.weight"].shape[0], "timm")
+    return Architecture(depths[0], last.shape[0], "timm")
 
 
 def _adapted(named: Mapping[str, Tensor], architecture: Architecture, path: Path) -> dict[str, Tensor]:

@@ -10,14 +10,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from resnet_v2.files import write_text
-from resnet_v2.logs.runlog import Curve, read_lines
+from resnet_v2.files import parse_json, write_text
+from resnet_v2.logs.runlog import LINE, Curve, read_lines
 
 ERRORS = ("train_top1", "top1", "train_top5", "top5")
 # Of the events `train` and `validation`: the field in the log and its name in the page.
 TRAINED = {"loss": "train_loss", "learning_rate": "learning_rate", "samples_per_second": "samples_per_second"}
 VALIDATED = {"loss": "loss"}
-SPEED = re.compile(r"Epoch\[(\d+)\] Batch .*Speed: (\d*\.?\d+) samples/sec")
+SPEED = re.compile(r"Speed: (\d{0,20}\.?\d{1,20}) samples/sec")
 
 Series = dict[str, dict[int, float]]
 
@@ -69,7 +69,7 @@ def _event_series(path: Path) -> Series:
     series: Series = {}
     for line in read_lines(path):
         try:
-            event: dict[str, Any] = json.loads(line)
+            event: dict[str, Any] = parse_json(line)
             names = {"train": TRAINED, "validation": VALIDATED}.get(event["event"], {})
             for field, name in names.items():
                 if field in event:
@@ -82,9 +82,10 @@ def _event_series(path: Path) -> Series:
 def _speeds(path: Path) -> dict[int, float]:
     """Images per second of each epoch from a text log: its lines cover equal numbers of images."""
     seconds: dict[int, list[float]] = {}
-    for epoch, speed in SPEED.findall("\n".join(read_lines(path))):
-        if float(speed) > 0:
-            seconds.setdefault(int(epoch), []).append(1 / float(speed))
+    for line in read_lines(path):
+        place, speed = LINE.search(line), SPEED.search(line)
+        if place and place[2] and speed and float(speed[1]) > 0:
+            seconds.setdefault(int(place[1]), []).append(1 / float(speed[1]))
     return {epoch: len(shares) / sum(shares) for epoch, shares in seconds.items()}
 
 

@@ -5,20 +5,21 @@ MXNet's own logs, packed by gzip too.
 """
 
 import contextlib
+import errno
 import gzip
+import itertools
 import json
-import math
 import os
 import re
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 from resnet_v2.errors import ResnetError, printable
-from resnet_v2.files import gunzip, not_written, parse_json, read_bytes
+from resnet_v2.files import not_written, open_regular, parse_json
 
 # `Epoch[3] Batch [50]\tSpeed: ...\tTrain-accuracy=0.5`, `Epoch[3] Validation-top_k_accuracy_5=0.8`: MXNet of 2016 wrote
 # one line per metric, 1.x several metrics on a line and batches as [0-50].
@@ -26,6 +27,8 @@ LINE = re.compile(r"Epoch\[(\d{1,9})\](?: Batch \[(?:\d+-)?(\d{1,9})\])?")
 ACCURACY = re.compile(r"(Train|Validation)-(accuracy|top_k_accuracy_5)=(\d*\.?\d+(?:[eE][+-]?\d+)?)")
 LARGEST_LOG_BYTES = 1 << 27  # a thousand epochs with a line for every second
 LOG_ENDINGS = (".log", ".jsonl")
+LONGEST_LINE_BYTES = 1 << 20
+MOST_ACCURACY = 1e6  # a share is at most 1; errors beyond this are no errors, and sums of them no numbers
 MOST_BYTES, LONGEST_SECONDS = 1 << 62, 1e12
 MEASURES = {
     ("Train", "accuracy"): "train_top1",
@@ -266,27 +269,35 @@ def read_curve(path: Path) -> Curve:
     Raises ResnetError when the file cannot be read or has no epoch with a validation accuracy.
     """
     lines = read_lines(path)
-    is_json = next((line for line in lines if line.strip()), "").lstrip().startswith("{")
+    blank, first = next(((number, line) for number, line in enumerate(lines) if line.strip()), (0, ""))
+    is_json, lines = first.lstrip().startswith("{"), itertools.chain(itertools.repeat("", blank), [first], lines)
     curve = _from_measures(printable(path.name), _json_measures(path, lines) if is_json else _text_measures(lines))
     if not curve.top1:
         raise ResnetError(f"{path} has no epochs: no line with Validation-accuracy is in it; give a training log.")
     return curve
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines of a log, unpacked when its name ends in .gz; a ResnetError says why it cannot be read."""
+def read_lines(path: Path) -> Iterator[str]:
+    """The lines of a log, one by one, unpacked when its name ends in .gz; a ResnetError says why it cannot be read.
+
+    A line of more than `LONGEST_LINE_BYTES`, which no log has, comes in pieces.
+    """
     try:
-        data = read_bytes(path, LARGEST_LOG_BYTES)
-        return (
-            (gunzip(data, LARGEST_LOG_BYTES) if path.suffix == ".gz" else data).decode("utf-8", "replace").splitlines()
-        )
+        with os.fdopen(open_regular(path, LARGEST_LOG_BYTES), "rb") as packed, contextlib.ExitStack() as opened:
+            file = opened.enter_context(gzip.open(packed)) if path.suffix == ".gz" else packed
+            left = LARGEST_LOG_BYTES
+            while line := file.readline(LONGEST_LINE_BYTES):
+                left -= len(line)
+                if left < 0:
+                    raise OSError(errno.EFBIG, f"it unpacks to more than {LARGEST_LOG_BYTES} bytes")
+                yield from line.decode("utf-8", "replace").splitlines()
     except (gzip.BadGzipFile, EOFError, zlib.error):
         raise ResnetError(f"{path} is no whole .gz file; copy it again.") from None
     except OSError as error:
         raise ResnetError(f"{path} cannot be read ({error.strerror}); give the path of a training log.") from None
 
 
-def _text_measures(lines: list[str]) -> Iterator[Measure]:
+def _text_measures(lines: Iterable[str]) -> Iterator[Measure]:
     for line in lines:
         if place := LINE.search(line):
             batch = int(place[2]) if place[2] else None
@@ -294,8 +305,11 @@ def _text_measures(lines: list[str]) -> Iterator[Measure]:
                 yield MEASURES[part, metric], int(place[1]), batch, float(accuracy)
 
 
-def _json_measures(path: Path, lines: list[str]) -> Iterator[Measure]:
+def _json_measures(path: Path, lines: Iterable[str]) -> Iterator[Measure]:
+    wrong = 0  # the number of a line that is no event; the last line may be one, cut by a kill
     for number, line in enumerate(lines, start=1):
+        if wrong:
+            raise ResnetError(f"{path}, line {wrong} is no event of a run; is it a log of resnet-v2?")
         try:
             event = parse_json(line)
             kind = event["event"]
@@ -305,8 +319,7 @@ def _json_measures(path: Path, lines: list[str]) -> Iterator[Measure]:
                 yield "top1", int(event["epoch"]), None, 1 - event["top1_error"] / 100
                 yield "top5", int(event["epoch"]), None, 1 - event["top5_error"] / 100
         except (ValueError, KeyError, TypeError, OverflowError):
-            if number < len(lines):  # the last line may be cut by a kill
-                raise ResnetError(f"{path}, line {number} is no event of a run; is it a log of resnet-v2?") from None
+            wrong = number
 
 
 def _from_measures(name: str, measures: Iterator[Measure]) -> Curve:
@@ -316,7 +329,7 @@ def _from_measures(name: str, measures: Iterator[Measure]) -> Curve:
     intervals: dict[tuple[str, int], list[float]] = {}
     last_batch: dict[tuple[str, int], int] = {}
     for what, epoch, batch, accuracy in measures:
-        if not math.isfinite(accuracy):
+        if not abs(accuracy) < MOST_ACCURACY:  # nor one that is no number
             continue
         errors: dict[int, float] = getattr(curve, what)
         key = (what, epoch)

@@ -14,6 +14,7 @@ from resnet_v2.data.lists import read_synset
 from resnet_v2.errors import DamagedError, ResnetError
 from resnet_v2.files import parse_json
 from resnet_v2.networks.architecture import Architecture
+from resnet_v2.networks.run_header import check_training
 
 METADATA_KEY = "resnet_v2"
 LONGEST_SIDE = 65535  # pixels, as far as JPEG goes
@@ -72,6 +73,7 @@ class Header:
             raise ValueError("errors and training are no objects")
         if not all(type(error) in (int, float) for error in self.errors.values()):
             raise ValueError("errors that are no numbers")
+        check_training(self.training)
 
     @property
     def network(self) -> str:

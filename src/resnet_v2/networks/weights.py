@@ -15,7 +15,7 @@ from torch import Tensor
 
 from resnet_v2.config.using import Epoch
 from resnet_v2.console import say
-from resnet_v2.errors import ResnetError
+from resnet_v2.errors import DamagedError, ResnetError
 from resnet_v2.files import replacing
 from resnet_v2.networks.finding import checkpoint_path, find_checkpoint, split_path
 from resnet_v2.networks.header import METADATA_KEY, Header, opened, read_header
@@ -110,9 +110,12 @@ def network_tensors(network: ResNet) -> dict[str, Tensor]:
 def read(path: Path) -> tuple[Header, dict[str, Tensor]]:
     """Header and all tensors of a file, on the CPU; a ResnetError says what is wrong with a file that is not ours."""
     header = read_header(path)
-    with opened(path) as file:
-        # Copies: what safetensors gives are views of the file, which Windows could then not replace.
-        return header, {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (no mapping)
+    try:
+        with opened(path) as file:
+            # Copies: what safetensors gives are views of the file, which Windows could then not replace.
+            return header, {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except safetensors.SafetensorError as error:
+        raise DamagedError(f"{path} is damaged ({error}); take another epoch.") from None
 
 
 def fill(path: Path, network: ResNet, tensors: Mapping[str, Tensor]) -> None:
@@ -148,6 +151,8 @@ def fill_body(path: Path, network: ResNet, header: Header, tensors: Mapping[str,
 
 def build(path: Path, header: Header, tensors: Mapping[str, Tensor]) -> ResNet:
     """The network of what `read_checkpoint` gave, on the CPU, in evaluation mode, channels-last memory."""
+    if len(tensors) < header.architecture.depth:  # every layer has one: before time is spent on thousands of them
+        raise ResnetError(f"{path} does not fit its header: {len(tensors)} tensors for {header.architecture}.")
     with torch.device("meta"):
         network = ResNet(header.architecture)
     _fitting(path, network, tensors)  # before memory is taken

@@ -5,6 +5,7 @@ kept of 12.4 million members is flat arrays, about 60 bytes per member and not a
 """
 
 import os
+import re
 import tarfile
 from array import array
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from resnet_v2.errors import ResnetError
 from resnet_v2.files import OF_THE_MACHINE, open_regular, read_bytes
 from resnet_v2.portable import read_at
 
+# What no path in an archive has, and what tarfile of earlier Pythons takes hours for.
+LONG_NUMBER = re.compile(rb"\d{256}")
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
@@ -196,6 +199,7 @@ class _Window:
     def read(self, count: int) -> bytes:
         data = self.at(self._position, count)
         self._position += len(data)
+        refuse_long_numbers(data)
         return data
 
     def seek(self, position: int) -> None:
@@ -222,6 +226,12 @@ def _members(window: _Window, place: str) -> Iterator[tuple[str, int, int]]:
     # tarfile takes damage between two members, and a file cut there, for the end; a tar ends with a block of zeros.
     if window.at(end, tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise ResnetError(f"{place} is damaged or cut short at byte {end}; copy or download it again.")
+
+
+def refuse_long_numbers(header: bytes) -> None:
+    """Raise ValueError for a header of a tar with a number of more digits than a path has letters."""
+    if LONG_NUMBER.search(header):
+        raise ValueError("a number of more than 255 digits")
 
 
 def _refuse_compressed(start: bytes, place: str) -> None:

@@ -11,6 +11,7 @@ from resnet_v2.packing.archives import Tar
 from resnet_v2.packing.image_names import is_image, walk
 
 WNID = re.compile(r"n\d{8}\b")
+MOST_DIGITS = 18  # of the number of a class
 
 
 def make_validation_list(root: Path, prefix: Path, truth: Path, synset: Path | None = None) -> int:
@@ -87,6 +88,8 @@ def _rows(truth: Path) -> list[list[str]]:
 def _class_names(truth: Path, classes: Sequence[str], synset: Path | None) -> list[str]:
     if not all(word.isdecimal() for word in classes):
         return list(classes)
+    if longest := max((word for word in classes if len(word) > MOST_DIGITS), default="", key=len):
+        raise ResnetError(f"{truth} holds the number {longest[:20]}..., which is no class; give the file of this set.")
     if synset is None:
         raise ResnetError(
             f"{truth} holds numbers; give `synset` FILE with the classes in the order that the numbers count "

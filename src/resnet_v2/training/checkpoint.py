@@ -59,7 +59,7 @@ class Start:
     def began_with(self, retrain: bool, model_load_epoch: int) -> bool:
         """Whether its run began by going on from this epoch."""
         saved = self.header.training["settings"]
-        return (saved["retrain"], saved["model_load_epoch"]) == (retrain, model_load_epoch)
+        return (saved.get("retrain"), saved.get("model_load_epoch")) == (retrain, model_load_epoch)
 
 
 def latest_path(prefix: str) -> Path:

@@ -295,6 +295,6 @@ def _schedule(config: TrainConfig, asked: Values, start: Start | None) -> Schedu
     schedule = Schedule(its.lr, its.epochs, its.schedule, its.drops, its.warmup_epochs)
     if start is None or "learning_rate" not in start.header.training:
         return schedule
-    if "lr" in asked and not (start.resumed and start.header.training["settings"]["lr"] == its.lr):
+    if "lr" in asked and not (start.resumed and start.header.training["settings"].get("lr") == its.lr):
         return schedule.through(its.lr, config.output.model_load_epoch) if config.output.retrain else schedule
     return replace(schedule, base=float(start.header.training["learning_rate"]))

@@ -1,0 +1,109 @@
+"""What the header of a checkpoint says of its run. Files come from strangers: all of it is checked when it is read."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Fits = Callable[[Any], bool]
+
+LARGEST = 10**15
+SUMS = {"loss", "correct", "images", "steps"}
+CLOCK = {"seconds", "waited", "idle"}
+PLACE = {"epoch", "step", "seed", "batch_size", "images", "records"}
+RESULT = {"images", "loss", "top1_error", "top5_error"}
+NEEDED = {"position", "loader", "meters", "best", "settings"}  # of whatever a run goes on from
+
+
+def check_training(training: Mapping[str, Any]) -> None:
+    """Raise ValueError for a part on training that `TrainState` and `RunPlan` cannot have written."""
+    for name, fits in ENTRIES.items():
+        if name in training and not fits(training[name]):
+            raise ValueError(f"{name} is not what a run is told by")
+    if "position" in training and (missing := NEEDED - training.keys()):
+        raise ValueError(f"{min(missing)} of the run is missing")
+    settings = training.get("settings", {})
+    if any(settings.get(name) is None for name in training.get("given", ())):
+        raise ValueError("a setting that was given is missing")
+    if "log" in training and not ("spent" in training and all(_has(CLOCK)(each[0]) for each in _meters(training))):
+        raise ValueError("the times of the run are missing")
+
+
+def _meters(training: Mapping[str, Any]) -> list[list[dict[str, float]]]:
+    return list(training.get("meters", {}).values())
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
+
+
+def _count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < LARGEST
+
+
+def _text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _plain(value: object) -> bool:
+    return value is None or isinstance(value, str | bool) or _number(value)
+
+
+def _all(fits: Fits) -> Fits:
+    return lambda value: isinstance(value, dict) and all(map(fits, value.values()))
+
+
+def _each(fits: Fits) -> Fits:
+    return lambda value: isinstance(value, list) and all(map(fits, value))
+
+
+def _has(names: set[str]) -> Fits:
+    return lambda value: names <= value.keys() and all(_number(value[name]) for name in names)
+
+
+def _is_position(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"epoch", "step", "trained"}
+        and _count(value["epoch"])
+        and _count(value["step"])
+        and isinstance(value["trained"], bool)
+    )
+
+
+def _is_loader(value: Any) -> bool:
+    return _all(_number)(value) and (not value or (_has(PLACE)(value) and all(map(_count, value.values()))))
+
+
+def _are_meters(value: Any) -> bool:
+    """By name the sums of every rank, all with the same entries."""
+    if not (_all(_each(_all(_number)))(value) and value.keys() == {"whole", "recent"} and all(value.values())):
+        return False
+    return all(_has(SUMS)(state) and state.keys() == states[0].keys() for states in value.values() for state in states)
+
+
+def _is_best(value: Any) -> bool:
+    pair = isinstance(value, list) and len(value) == 2 and _number(value[0]) and _count(value[1])
+    return value is None or pair
+
+
+def _is_result(value: Any) -> bool:
+    return value is None or (_all(_number)(value) and value.keys() == RESULT)
+
+
+ENTRIES: dict[str, Fits] = {
+    "version": _count,
+    "position": _is_position,
+    "loader": _is_loader,
+    "meters": _are_meters,
+    "best": _is_best,
+    "amp": _text,
+    "scaler": _all(_number),
+    "evaluation": _is_result,
+    "settings": _all(_plain),
+    "given": _each(_text),
+    "learning_rate": lambda value: _number(value) and value >= 0,
+    "weight_decay": _number,
+    "epochs": _count,
+    "data": _all(_text),
+    "log": lambda value: _all(_count)(value) and value.keys() == {".log", ".jsonl"},
+    "spent": lambda value: _each(_number)(value) and len(value) == 2,
+}
