@@ -434,7 +434,8 @@ def checkpoint_parse(place: Place) -> Parse:
         if "position" in header.training and header.architecture == network.architecture:
             start = Start(path, header, tensors, resumed=True)
             start.began_with(False, 0)
-            start.given()
+            with contextlib.suppress(ResnetError):  # a setting that nobody knows, or that is lost
+                start.given()
             state = TrainState.from_tensors(start, trainer, start.epoch, Ranks())
             assert (state.epoch, state.step) == (start.epoch, header.training["position"]["step"])
             if header.training.get("evaluation"):

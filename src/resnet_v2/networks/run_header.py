@@ -20,9 +20,6 @@ def check_training(training: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} is not what a run is told by")
     if "position" in training and (missing := NEEDED - training.keys()):
         raise ValueError(f"{min(missing)} of the run is missing")
-    settings = training.get("settings", {})
-    if any(settings.get(name) is None for name in training.get("given", ())):
-        raise ValueError("a setting that was given is missing")
     if "log" in training and not ("spent" in training and all(_has(CLOCK)(each[0]) for each in _meters(training))):
         raise ValueError("the times of the run are missing")
 
@@ -32,11 +29,19 @@ def _meters(training: Mapping[str, Any]) -> list[list[dict[str, float]]]:
 
 
 def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
+    return isinstance(value, float) or _whole(value)  # also inf and nan: the loss of a validation may be
 
 
-def _count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < LARGEST
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST
+
+
+def _finite(value: Any) -> bool:
+    return _number(value) and abs(value) < LARGEST
+
+
+def _count(value: Any) -> bool:
+    return _whole(value) and value >= 0
 
 
 def _text(value: object) -> bool:
@@ -77,11 +82,15 @@ def _are_meters(value: Any) -> bool:
     """By name the sums of every rank, all with the same entries."""
     if not (_all(_each(_all(_number)))(value) and value.keys() == {"whole", "recent"} and all(value.values())):
         return False
-    return all(_has(SUMS)(state) and state.keys() == states[0].keys() for states in value.values() for state in states)
+    sums = [(state, states[0].keys()) for states in value.values() for state in states]
+    return all(
+        _has(SUMS)(state) and state.keys() == keys and all(_finite(state[name]) for name in SUMS - {"loss"})
+        for state, keys in sums
+    )
 
 
 def _is_best(value: Any) -> bool:
-    pair = isinstance(value, list) and len(value) == 2 and _number(value[0]) and _count(value[1])
+    pair = isinstance(value, list) and len(value) == 2 and _finite(value[0]) and _count(value[1])
     return value is None or pair
 
 
@@ -100,7 +109,7 @@ ENTRIES: dict[str, Fits] = {
     "evaluation": _is_result,
     "settings": _all(_plain),
     "given": _each(_text),
-    "learning_rate": lambda value: _number(value) and value >= 0,
+    "learning_rate": lambda value: _finite(value) and value >= 0,
     "weight_decay": _number,
     "epochs": _count,
     "data": _all(_text),

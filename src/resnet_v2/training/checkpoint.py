@@ -52,6 +52,8 @@ class Start:
             raise ResnetError(
                 f"{self.path} was made with `{unknown[0]}`, which this resnet-v2 does not know; update it."
             )
+        if lost := sorted(set(training.get("given", ())) - settings.keys()):
+            raise ResnetError(f"{self.path} does not tell `{lost[0]}`, which was given; go on from another epoch.")
         if "given" in training:
             return {name: settings[name] for name in training["given"]}
         return {name: value for name, value in settings.items() if name not in NEUTRAL | {"nproc"}}
