@@ -5,7 +5,8 @@ from typing import Any
 
 Fits = Callable[[Any], bool]
 
-LARGEST = 10**15
+LARGEST = 10**15  # of what a run counts
+LARGEST_SETTING = (1 << 63) - 1  # a seed
 SUMS = {"loss", "correct", "images", "steps"}
 CLOCK = {"seconds", "waited", "idle"}
 PLACE = {"epoch", "step", "seed", "batch_size", "images", "records"}
@@ -33,7 +34,7 @@ def _number(value: object) -> bool:
 
 
 def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST_SETTING
 
 
 def _finite(value: Any) -> bool:
@@ -41,7 +42,7 @@ def _finite(value: Any) -> bool:
 
 
 def _count(value: Any) -> bool:
-    return _whole(value) and value >= 0
+    return _whole(value) and 0 <= value < LARGEST
 
 
 def _text(value: object) -> bool:
@@ -75,7 +76,8 @@ def _is_position(value: Any) -> bool:
 
 
 def _is_loader(value: Any) -> bool:
-    return _all(_number)(value) and (not value or (_has(PLACE)(value) and all(map(_count, value.values()))))
+    counts = isinstance(value, dict) and [number for name, number in value.items() if name != "seed"]
+    return _all(_number)(value) and (not value or (_has(PLACE)(value) and all(map(_count, counts))))
 
 
 def _are_meters(value: Any) -> bool:
