@@ -76,8 +76,9 @@ def _is_position(value: Any) -> bool:
 
 
 def _is_loader(value: Any) -> bool:
-    counts = isinstance(value, dict) and [number for name, number in value.items() if name != "seed"]
-    return _all(_number)(value) and (not value or (_has(PLACE)(value) and all(map(_count, counts))))
+    if not _all(_number)(value):
+        return False
+    return not value or (_has(PLACE)(value) and all(_count(value[name]) for name in value.keys() - {"seed"}))
 
 
 def _are_meters(value: Any) -> bool:
