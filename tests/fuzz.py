@@ -36,6 +36,7 @@ import torch
 from resnet_v2.config.packing import VerifyConfig
 from resnet_v2.config.training import TrainConfig
 from resnet_v2.data import jpeg, rows
+from resnet_v2.data.claims import claimed_size
 from resnet_v2.data.lists import read_list, read_synset, write_list
 from resnet_v2.data.loader import MAX_PIXELS
 from resnet_v2.data.records import (
@@ -524,17 +525,20 @@ def jpeg_parse(place: Place) -> Parse:
     return parse
 
 
+KINDS = (".png", ".bmp", ".webp", ".tiff", ".jpg", ".hdr", ".ras", ".jp2", ".avif", ".ppm", ".pam")
+
+
 def picture_seeds() -> list[bytes]:
     """Small pictures in other formats."""
     pixels = np.random.default_rng(4).integers(0, 255, (6, 5, 3), dtype=np.uint8)
-    found = [cv2.imencode(ending, pixels)[1].tobytes() for ending in (".png", ".bmp", ".webp", ".tiff", ".jpg")]
+    found = [cv2.imencode(ending, pixels)[1].tobytes() for ending in KINDS]
     gif = b"GIF89a\x02\0\x02\0\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\x02\0\x02\0\0\x02\x03\x44\x02\x05\0;"
     return [*found, gif]
 
 
 def claims(data: bytes) -> None:
     """What a picture claims, and which side is up."""
-    size = jpeg.claimed_size(data)
+    size = claimed_size(data)
     assert size is None or min(size) >= 0
     assert 1 <= read_orientation(data) <= 8
 

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from conftest import picture, read_image
 from resnet_v2.data import jpeg
-from resnet_v2.data.jpeg import Encoded, claimed_size, decode, encode, resize_shorter_side
+from resnet_v2.data.claims import claimed_size
+from resnet_v2.data.jpeg import Encoded, decode, encode, resize_shorter_side
+from resnet_v2.data.loader import MAX_PIXELS
 from resnet_v2.data.rows import NOTHING
 from resnet_v2.packing.photos import read_upright
 
@@ -108,6 +110,11 @@ SIZED: list[tuple[str, dict[str, object]]] = [
     ("WEBP", {}),
     ("WEBP", {"lossless": True}),
     ("WEBP", {"exif": b"Exif"}),
+    ("TIFF", {}),
+    ("TIFF", {"compression": "tiff_lzw", "big_tiff": True}),
+    ("JPEG2000", {}),
+    ("JPEG2000", {"no_jp2": True}),
+    ("AVIF", {}),
 ]
 
 
@@ -116,6 +123,43 @@ def test_sizes_are_known_before_decoding(kind: str, options: dict[str, object]) 
     data = saved(PIL.Image.fromarray(picture(1, 37, 53)), kind, **options)
     assert claimed_size(data) == (37, 53)
     assert all(claimed_size(data[:end]) in (None, (37, 53), (1, 1)) for end in range(20))
+
+
+@pytest.mark.parametrize("ending", [".hdr", ".ras"])
+def test_sizes_of_rare_kinds_are_known_too(ending: str) -> None:
+    data = cv2.imencode(ending, picture(1, 37, 53))[1].tobytes()
+    assert claimed_size(data) == (37, 53)
+    assert decode(data).shape == (37, 53, 3)
+    with pytest.raises(ValueError, match=r"claims 53 x 37 pixels|tells no size"):
+        Encoded(data[: len(data) // 2], NOTHING, 1000)
+
+
+def tiff(tags: dict[int, int]) -> bytes:
+    """A grey TIFF (TIFF 6.0) of a few bytes with these tags, each one number."""
+    tags = {258: 8, 259: 1, 262: 1, 277: 1} | tags
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, tags[tag]) for tag in sorted(tags))
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(300)
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {256: 20_000, 257: 20_000, 273: 200, 278: 20_000, 279: 100},
+        {256: 16, 257: 16, 322: 20_000, 323: 20_000, 324: 200, 325: 100},
+    ],
+    ids=["strip", "tile"],
+)
+def test_a_tiff_is_measured_by_what_is_decoded_at_a_time(tags: dict[int, int]) -> None:
+    data = tiff(tags)
+    for read in (lambda: read_upright(data, 0), lambda: Encoded(data, NOTHING, MAX_PIXELS)):
+        with pytest.raises(ValueError, match="claims 20000 x 20000 pixels"):
+            read()
+
+
+def test_a_header_that_hides_its_size_is_refused() -> None:
+    data = saved(PIL.Image.fromarray(picture(1, 37, 53)), "TIFF")
+    with pytest.raises(ValueError, match="tells no size"):
+        read_upright(data[:4] + bytes(4) + data[8:], 0)
 
 
 def test_small_files_that_claim_too_much_are_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@ release the GIL.
 """
 
 import io
-import struct
 import threading
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,15 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
+from resnet_v2.data.claims import (
+    JPEG_START,
+    PNG_START,
+    TIFF_STARTS,
+    check_claim,
+    check_size,
+    claimed_size,
+    size_for_decoder,
+)
 from resnet_v2.data.rows import Box, Data, JpegHeader, Offsets, cut, read_header, shorten
 
 if TYPE_CHECKING:
@@ -21,7 +29,6 @@ if TYPE_CHECKING:
 
 Image = NDArray[np.uint8]
 
-JPEG_START = b"\xff\xd8"
 # What libjpeg says of spare bytes before the end marker, which are common in good files, and of an unusual sampling of
 # colours, which OpenCV may know.
 HARMLESS = "extraneous bytes before marker 0xd9"
@@ -30,9 +37,8 @@ UNUSUAL = "Could not determine subsampling"
 LONGEST_SEGMENT = 5
 # The share of an image above which cutting it out costs more than it saves.
 WORTH_CUTTING = 0.9
+LIMIT = "max_pixels"  # the setting
 KEPT_BYTES = 3 << 24  # the largest image that a thread keeps memory for
-PNG_START = b"\x89PNG\r\n\x1a\n"
-TIFF_STARTS = (b"II*\0", b"MM\0*")
 
 
 _kept = threading.local()
@@ -74,17 +80,9 @@ def decode(data: bytes | memoryview, turn: bool = False) -> Image:
 
 def _check_claims(data: bytes | memoryview) -> None:
     """Raise ValueError where the decoder reads another size than `claimed_size`, which was checked: it takes memory."""
-    size = _size_for_decoder(data)
+    size = size_for_decoder(data)
     if size is not None and size != claimed_size(data):
         raise ValueError("the image data is damaged (its header claims two sizes)")
-
-
-def _size_for_decoder(data: bytes | memoryview) -> tuple[int, int] | None:
-    try:
-        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError:
-        return None
-    return height, width
 
 
 def _decode_jpeg(data: bytes | memoryview, strict: bool) -> Image:
@@ -148,49 +146,6 @@ def three_channels(pixels: Image) -> Image:
     return np.ascontiguousarray(pixels)
 
 
-def check_size(height: int, width: int, most: int) -> None:
-    """Raise ValueError for an image that claims more than `most` pixels."""
-    if height * width > most:
-        raise ValueError(f"it claims {width} x {height} pixels, more than {most}")
-
-
-def claimed_size(data: bytes | memoryview) -> tuple[int, int] | None:
-    """Height and width in pixels that a JPEG, PNG, GIF, BMP or WebP file claims in its header; None for others."""
-    header = read_header(data)
-    if header is not None:
-        return header.height, header.width
-    if bytes(data[:2]) == JPEG_START:
-        return _size_for_decoder(data)
-    if bytes(data[:8]) == PNG_START and len(data) >= 24:
-        width, height = struct.unpack_from(">II", data, 16)
-        return height, width
-    try:
-        return _claimed_by_others(bytes(data[:30]))
-    except struct.error:
-        return None
-
-
-def _claimed_by_others(start: bytes) -> tuple[int, int] | None:
-    """Of GIF89a, BMP (two kinds of header) and WebP (RFC 9649: lossy, lossless, extended)."""
-    if start[:4] == b"GIF8":
-        width, height = struct.unpack_from("<HH", start, 6)
-        return height, width
-    if start[:2] == b"BM":
-        old = struct.unpack_from("<I", start, 14)[0] == 12
-        width, height = struct.unpack_from("<HH" if old else "<ii", start, 18)
-        return abs(height), abs(width)
-    if start[:4] != b"RIFF" or start[8:12] != b"WEBP":
-        return None
-    if start[12:16] == b"VP8 ":
-        width, height = struct.unpack_from("<HH", start, 26)
-        return height & 0x3FFF, width & 0x3FFF
-    if start[12:16] == b"VP8L":
-        word = struct.unpack_from("<I", start, 21)[0]
-        return (word >> 14 & 0x3FFF) + 1, (word & 0x3FFF) + 1
-    width, height = (int.from_bytes(start[at : at + 3], "little") + 1 for at in (24, 27))
-    return height, width
-
-
 class Encoded:
     """An encoded image whose size is known before it is decoded, and of which a part can be decoded alone.
 
@@ -203,18 +158,17 @@ class Encoded:
         self._data, self._segments, self._fast = data, segments, fast
         self._header = read_header(data)
         self._pixels: Image | None = None
-        size = claimed_size(data) if self._header is None else (self._header.height, self._header.width)
-        if size is not None:
-            self._refuse_beyond(max_pixels, size)
-        if self._header is None and (size is None or bytes(data[:8]) != PNG_START):
+        if self._header is not None:
+            self.height, self.width = self._header.height, self._header.width
+            check_size(self.height, self.width, max_pixels, LIMIT)
+            return
+        check_claim(data, max_pixels, LIMIT)
+        size = claimed_size(data) if bytes(data[:8]) == PNG_START else None
+        if size is None:
             self._pixels = decode(data)  # what its header says need not be the size of its first frame
             size = self._pixels.shape[:2]
-            self._refuse_beyond(max_pixels, size)
-        self.height, self.width = size or (0, 0)
-
-    def _refuse_beyond(self, max_pixels: int, size: tuple[int, ...]) -> None:
-        if size[0] * size[1] > max_pixels:
-            raise ValueError(f"it claims {size[1]} x {size[0]} pixels, more than `max_pixels` {max_pixels}")
+            check_size(*size, max_pixels, LIMIT)
+        self.height, self.width = size
 
     def decode(self, wanted: Box) -> Image:
         """The pixels of the box `wanted`, height x width x 4: RGB and a fourth of no meaning.

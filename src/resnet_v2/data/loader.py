@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_v2.data import augment
-from resnet_v2.data.jpeg import Encoded, Image, claimed_size
+from resnet_v2.data.claims import claimed_size
+from resnet_v2.data.jpeg import Encoded, Image
 from resnet_v2.data.records import IRHeader, RecordReader
 from resnet_v2.data.rows import NOTHING, Offsets
 from resnet_v2.data.sidecar import Rows, sidecar_path

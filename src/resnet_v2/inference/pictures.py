@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from resnet_v2.config.fields import Side, checked
 from resnet_v2.data.augment import centre_crop
-from resnet_v2.data.jpeg import Image, check_size, of_pillow, resize_shorter_side, three_channels
+from resnet_v2.data.claims import check_size
+from resnet_v2.data.jpeg import Image, of_pillow, resize_shorter_side, three_channels
 from resnet_v2.data.loader import MAX_PIXELS
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import read_bytes

@@ -7,7 +7,8 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from resnet_v2.data.jpeg import JPEG_START, Image, check_size, claimed_size, decode, scratch
+from resnet_v2.data.claims import JPEG_START, check_claim, check_size
+from resnet_v2.data.jpeg import Image, decode, scratch
 from resnet_v2.data.loader import MAX_PIXELS
 
 EXIF_START = b"Exif\0\0"
@@ -35,7 +36,7 @@ def read_upright(data: bytes, side: int) -> Image:
     or by area where the image shrinks to less than half. The array may be overwritten by the thread's next call. Raises
     ValueError for what cannot be decoded and for more pixels, read or made, than `loader.MAX_PIXELS`.
     """
-    check_size(*(claimed_size(data) or (0, 0)), MAX_PIXELS)  # before memory is taken
+    check_claim(data, MAX_PIXELS)  # before memory is taken
     pixels, (height, width) = _decode_large_enough(data, side)
     if side and min(height, width) != side:
         new_size = (width * side // height, side) if height < width else (side, height * side // width)

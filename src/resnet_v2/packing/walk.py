@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from resnet_v2.data.jpeg import check_size, claimed_size, decode
+from resnet_v2.data.claims import check_claim
+from resnet_v2.data.jpeg import decode
 from resnet_v2.data.loader import MAX_PIXELS
 from resnet_v2.data.records import (
     FIRST,
@@ -170,7 +171,7 @@ def _image(start: int, end: int, payload: bytes, known: Collection[int], decode_
     kind = problem = ""
     if decode_all or total not in known:
         try:
-            check_size(*(claimed_size(data) or (0, 0)), MAX_PIXELS)
+            check_claim(data, MAX_PIXELS)
             decode(data)
         except ValueError as error:
             kind, problem = "unreadable", f"its image does not decode ({error})"
