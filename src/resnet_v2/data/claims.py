@@ -1,0 +1,122 @@
+"""What image files claim of their size: it is checked before memory is taken for their pixels."""
+
+import importlib
+import io
+import re
+import struct
+
+import simplejpeg
+
+from resnet_v2.data.rows import read_header
+
+Size = tuple[int, int]
+
+JPEG_START = b"\xff\xd8"
+PNG_START = b"\x89PNG\r\n\x1a\n"
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+# Kinds that may be packed tightly, whose headers Pillow reads: where the mark of the kind is, and Pillow's reader.
+PILLOWS = (
+    *((0, start, "TiffImagePlugin.TiffImageFile") for start in TIFF_STARTS),
+    (0, b"\x59\xa6\x6a\x95", "SunImagePlugin.SunImageFile"),
+    (0, b"\0\0\0\x0cjP  ", "Jpeg2KImagePlugin.Jpeg2KImageFile"),
+    (0, b"\xff\x4f\xff\x51", "Jpeg2KImagePlugin.Jpeg2KImageFile"),
+    (4, b"ftyp", "AvifImagePlugin.AvifImageFile"),
+)
+RADIANCE = re.compile(rb"-Y\s*\+?(\d{1,9})\s+\+X\s*\+?(\d{1,9})")
+RADIANCE_STARTS = (b"#?RGBE", b"#?RADIANCE")
+RADIANCE_HEADER_BYTES = 1 << 16
+TILE_SIDES = (322, 323)  # tags of a TIFF: what is decoded at a time
+
+
+def check_claim(data: bytes | memoryview, most: int, limit: str = "") -> None:
+    """Raise ValueError for an image file that claims more than `most` pixels, or hides how many it has.
+
+    `limit` is the setting that says how many, if any.
+    """
+    size = claimed_size(data)
+    if size is not None:
+        check_size(*size, most, limit)
+    elif _opaque(bytes(data[:16])):
+        raise ValueError("this is no image that can be decoded (its header tells no size)")
+
+
+def check_size(height: int, width: int, most: int, limit: str = "") -> None:
+    """Raise ValueError for an image that claims more than `most` pixels."""
+    if height * width > most:
+        raise ValueError(f"it claims {width} x {height} pixels, more than {limit and f'`{limit}` '}{most}")
+
+
+def claimed_size(data: bytes | memoryview) -> Size | None:
+    """Height and width in pixels that an image file claims in its header; None where it tells none.
+
+    Files of kinds without compression (PNM, PAM, PFM), which hold no more pixels than bytes, are not looked at.
+    """
+    header = read_header(data)
+    if header is not None:
+        return header.height, header.width
+    if bytes(data[:2]) == JPEG_START:
+        return size_for_decoder(data)
+    start = bytes(data[:30])
+    if start[:8] == PNG_START and len(start) >= 24:
+        width, height = struct.unpack_from(">II", start, 16)
+        return height, width
+    if _opaque(start):
+        return _by_pillow(data) or _of_radiance(data)
+    try:
+        return _of_others(start)
+    except struct.error:
+        return None
+
+
+def size_for_decoder(data: bytes | memoryview) -> Size | None:
+    """The size for which libjpeg-turbo would take memory; None where it reads none."""
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    return height, width
+
+
+def _of_others(start: bytes) -> Size | None:
+    """Of GIF89a, BMP (two kinds of header) and WebP (RFC 9649: lossy, lossless, extended)."""
+    if start[:4] == b"GIF8":
+        width, height = struct.unpack_from("<HH", start, 6)
+        return height, width
+    if start[:2] == b"BM":
+        old = struct.unpack_from("<I", start, 14)[0] == 12
+        width, height = struct.unpack_from("<HH" if old else "<ii", start, 18)
+        return abs(height), abs(width)
+    if start[:4] != b"RIFF" or start[8:12] != b"WEBP":
+        return None
+    if start[12:16] == b"VP8 ":
+        width, height = struct.unpack_from("<HH", start, 26)
+        return height & 0x3FFF, width & 0x3FFF
+    if start[12:16] == b"VP8L":
+        word = struct.unpack_from("<I", start, 21)[0]
+        return (word >> 14 & 0x3FFF) + 1, (word & 0x3FFF) + 1
+    width, height = (int.from_bytes(start[at : at + 3], "little") + 1 for at in (24, 27))
+    return height, width
+
+
+def _opaque(start: bytes) -> bool:
+    return start.startswith(RADIANCE_STARTS) or any(start[at:].startswith(mark) for at, mark, _ in PILLOWS)
+
+
+def _by_pillow(data: bytes | memoryview) -> Size | None:
+    name = next((name for at, mark, name in PILLOWS if bytes(data[at : at + len(mark)]) == mark), None)
+    if name is None:
+        return None
+    module, _, reader = name.partition(".")
+    try:
+        # Not `Image.open`, which has a limit of its own and warns below it.
+        with getattr(importlib.import_module(f"PIL.{module}"), reader)(io.BytesIO(data)) as image:
+            tile = [getattr(image, "tag_v2", {}).get(tag, 0) for tag in TILE_SIDES]
+            return max((image.height, image.width), (tile[1], tile[0]), key=lambda size: size[0] * size[1])
+    except Exception:
+        return None
+
+
+def _of_radiance(data: bytes | memoryview) -> Size | None:
+    """The largest of what a header of a .hdr, or what looks like one, says."""
+    found = [(int(height), int(width)) for height, width in RADIANCE.findall(bytes(data[:RADIANCE_HEADER_BYTES]))]
+    return max(found, key=lambda size: size[0] * size[1], default=None)
