@@ -22,17 +22,32 @@ def test_a_reader_that_has_gone_ends_nothing(monkeypatch: pytest.MonkeyPatch) ->
     stream.close()  # to nowhere
 
 
-def test_a_line_every_ten_seconds_where_there_is_no_terminal(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_lines_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     with console.Progress("epoch 1/3", 40, done=10) as progress, console.Progress("other", 9, shown=False) as hidden:
-        for _ in range(5):
-            now += 4
+        for _ in range(3):
+            now += 2
             progress.update(2)
             hidden.update(1)
-    assert capsys.readouterr() == ("", "epoch 1/3: 16 of 40 img, 0.5 img/s\n")
+    assert capsys.readouterr() == ("", "epoch 1/3: 14 of 40 img, 1.0 img/s\n")
+
+
+def test_no_silence_is_long_and_no_log_is_full_of_lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    told = []
+    with console.Progress("evaluate", 36_000) as progress:
+        for second in range(3600):
+            now += 1
+            progress.update(10)
+            if capsys.readouterr().err:
+                told.append(second + 1)
+    assert told[:5] == [3, 6, 9, 12, 16]
+    assert len([second for second in told if second <= 40]) == 8
+    assert {after - before for before, after in zip(told[-100:], told[-99:], strict=False)} == {20}
 
 
 def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,7 +94,7 @@ def test_unreadable_images_are_reported_and_skipped(trained: str, digits: Path, 
 def test_a_long_prediction_into_a_file_is_not_silent(
     trained: str, digits: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(console, "SILENCE_SECONDS", 0.0)
+    monkeypatch.setattr(console, "LONGEST_SILENCE", 0.0)
     status, out, err = run("predict", "--prefix", trained, "--img", digits / "examples", "--batch-size", 4, "--json")
     assert (status, len(json.loads(out))) == (0, 10)
     assert "predict: 1 of 10 img" in err

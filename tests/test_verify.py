@@ -252,6 +252,20 @@ def test_files_beside_that_are_others(tmp_path: Path, run: Run) -> None:
     assert (None, "index") in named(run, rec)
 
 
+def test_a_long_stretch_of_zeros_is_told_once_and_costs_its_length(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(walk, "BLOCK_BYTES", 1 << 12)
+    rec = make(tmp_path)
+    data = rec.read_bytes()
+    rec.write_bytes(data + bytes(1 << 20) + data)
+    status, reports = verify(run, rec)
+    zeros = [found["message"] for found in reports[0]["findings"] if "no record" in found["message"]]
+    assert (status, len(zeros)) == (1, 1)
+    assert f"{1 << 20} bytes are no record" in zeros[0]
+    assert max(len(block.data) for block in walk._blocks(rec)) < 1 << 15
+
+
 def test_what_cannot_be_read_at_all(tmp_path: Path, run: Run) -> None:
     (tmp_path / "a.rec").write_bytes(b"nothing" * 100)
     for path, words in (("a.rec", "no whole record"), ("b.rec", "No such file")):

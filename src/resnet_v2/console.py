@@ -9,8 +9,8 @@ from typing import IO, Self, TypeVar
 
 from tqdm import tqdm
 
-# Nobody waits longer for a sign of life in a file or a pipe.
-SILENCE_SECONDS = 10.0
+# How long a file or a pipe is silent: at first the less, then a quarter of the time so far, never more than the other.
+SHORTEST_SILENCE, LONGEST_SILENCE = 3.0, 20.0
 Unit = TypeVar("Unit")
 
 
@@ -59,7 +59,7 @@ def _whoever_reads(stream: IO[str]) -> Iterator[IO[str]]:
 
 
 class Progress:
-    """How far something of `total` units is: a bar on a terminal, elsewhere a line every ten seconds."""
+    """How far something of `total` units is: a bar on a terminal, elsewhere lines, seconds apart."""
 
     def __init__(self, what: str, total: int, unit: str = "img", done: int = 0, shown: bool = True) -> None:
         self._what, self._total, self._unit = what, total, unit
@@ -84,7 +84,8 @@ class Progress:
                 self._bar.set_postfix_str(note, refresh=False)
             self._bar.update(count)
         now = time.monotonic()
-        if self._lines and now - self._told >= SILENCE_SECONDS:
+        silence = min(LONGEST_SILENCE, max(SHORTEST_SILENCE, (now - self._begun) / 4))
+        if self._lines and now - self._told >= silence:
             self._told = now
             speed = (self._done - self._before) / (now - self._begun)
             say(f"{self._what}: {self._done} of {self._total} {self._unit}, {speed:.1f} {self._unit}/s")

@@ -15,7 +15,7 @@ from resnet_v2.data.records import index_path
 from resnet_v2.data.sidecar import Rows, sidecar_path
 from resnet_v2.errors import ResnetError
 from resnet_v2.packing.findings import Finding, Report
-from resnet_v2.packing.walk import Piece, walk
+from resnet_v2.packing.walk import Piece, no_record, walk
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,9 @@ def _joined(pieces: Iterable[Piece], offsets: set[int]) -> list[Piece]:
         if before is not None and not piece.whole and piece.start not in offsets and before.kind:
             if before.whole:
                 before = before._replace(kind="damaged", problem="its header gives a wrong length")
-            joined[-1] = before._replace(end=piece.end)
+            is_gap = before.problem == no_record(before.end - before.start)
+            problem = no_record(piece.end - before.start) if is_gap else before.problem
+            joined[-1] = before._replace(end=piece.end, problem=problem)
         else:
             joined.append(piece)
     return joined

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from resnet_v2.data.claims import check_claim
@@ -82,14 +83,15 @@ def _blocks(rec: Path) -> Iterator[Block]:
     try:
         start, data, size = 0, b"", os.fstat(descriptor).st_size
         while True:
-            data += read_at(descriptor, BLOCK_BYTES, start + len(data))
+            # At least as much again: a long record costs no more than twice its bytes.
+            data += read_at(descriptor, max(BLOCK_BYTES, len(data)), start + len(data))
             last = start + len(data) >= size
             words = np.frombuffer(data, "<u4", len(data) // 4)
             at = np.flatnonzero(words == MAGIC)
             places = words[np.minimum(at + 1, len(words) - 1)] >> LENGTH_BITS
             # The last word may be a magic number whose place and length are in the next block.
             starts = at[((places == WHOLE) | (places == FIRST)) & (at + 1 < len(words))]
-            cut = len(data) if last or len(data) > 2 * MAX_RECORD_BYTES else int(starts[-1]) * 4 if len(starts) else 0
+            cut = len(data) if last or len(data) > 2 * MAX_RECORD_BYTES else _known_until(words, starts)
             if cut or last:
                 yield Block(start, memoryview(data)[:cut], [4 * int(i) for i in at if 4 * i < cut], last)
                 start, data = start + cut, data[cut:]
@@ -97,6 +99,17 @@ def _blocks(rec: Path) -> Iterator[Block]:
                 return
     finally:
         os.close(descriptor)
+
+
+def _known_until(words: NDArray[np.uint32], starts: NDArray[np.intp]) -> int:
+    """How many bytes are known to be whole records, or none, of these words, in which records begin at `starts`."""
+    rest = max(0, len(words) - 1) * 4
+    if not len(starts):
+        return rest
+    start, word = int(starts[-1]) * 4, int(words[starts[-1] + 1])
+    length = word & MAX_RECORD_BYTES
+    end = start + PART_HEADER.size + length + -length % 4
+    return rest if word >> LENGTH_BITS == WHOLE and end <= rest else start
 
 
 def _look_at(block: Block, known: Collection[int], decode_all: bool) -> list[Piece]:
@@ -119,8 +132,13 @@ def _look_at(block: Block, known: Collection[int], decode_all: bool) -> list[Pie
 
 
 def _gap(block: Block, start: int, end: int) -> Piece:
-    words = f"{end - start} bytes are no record"
-    return Piece(block.start + start, block.start + end, False, kind="damaged", problem=words)
+    problem = no_record(end - start)
+    return Piece(block.start + start, block.start + end, False, kind="damaged", problem=problem)
+
+
+def no_record(count: int) -> str:
+    """What is said of so many bytes between records."""
+    return f"{count} bytes are no record"
 
 
 class _BrokenError(Exception):
