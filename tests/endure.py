@@ -220,10 +220,10 @@ class RankGroup:
         """Whether none has ended."""
         return all(run.running for run in self.runs)
 
-    def end(self) -> list[End]:
-        """Exit statuses and outputs; when one has ended the others get some time, and then are killed."""
+    def end(self, patience_seconds: float) -> list[End]:
+        """Exit statuses and outputs; once one has ended the others get so many seconds, and then are killed."""
         wait_until(lambda: not self.running, "a rank ends")
-        deadline = time.monotonic() + 3  # where they wait for a rank that never came
+        deadline = time.monotonic() + patience_seconds
         while any(run.running for run in self.runs) and time.monotonic() < deadline:
             time.sleep(0.01)
         for run in self.runs:
@@ -238,12 +238,14 @@ def killed_group(scene: Scene, group: RankGroup, seconds: float) -> list[End] | 
     deadline = scene.instant(seconds)
     while group.running and time.monotonic() < deadline:
         time.sleep(0.002)
-    if group.running:
+    killed = group.running
+    if killed:
         for run in group.runs if scene.chance.random() < 0.5 else [scene.chance.choice(group.runs)]:
             with contextlib.suppress(ProcessLookupError):
                 run.send_signal(signal.SIGKILL)
-    ends = group.end()
-    if all(status != -signal.SIGKILL for status, _ in ends):
+    # The others may wait for a rank that never came; beside one that ended by itself they have no reason to.
+    ends = group.end(3 if killed else 60)
+    if not killed or all(status != -signal.SIGKILL for status, _ in ends):
         return ends
     scene.killed()
     for status, output in ends:
@@ -263,7 +265,7 @@ def train_ranks(scene: Scene, kills: int) -> None:
     words, whole = training(scene, sync_bn=True, threads=1), scene.folder / "whole"
     whole.mkdir()
     started = time.monotonic()
-    ended_group(scene, RankGroup.start(words, whole, 2, 0).end())
+    ended_group(scene, RankGroup.start(words, whole, 2, 0).end(60))
     seconds = time.monotonic() - started
     while scene.kills < kills:
         killed = scene.folder / f"killed{scene.ends}"

@@ -196,3 +196,17 @@ def test_a_list_does_not_leave_its_folder(tmp_path: Path, leaves: str) -> None:
     (tmp_path / "in" / "2.jpg").symlink_to(tmp_path / "1.jpg")
     assert Folder(tmp_path / "in").read("2.jpg") == b"outside"
     assert Folder(Path("/")).read(str(tmp_path / "1.jpg")) == b"outside"
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.GNUTYPE_SPARSE])
+def test_images_that_are_no_plain_files_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: bytes
+) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.GNU_FORMAT) as archive:
+        for name in ("a.jpg", "b.jpg", "c.txt"):
+            member = tarfile.TarInfo(f"cat/{name}")
+            member.type = tarfile.REGTYPE if name == "a.jpg" else kind
+            archive.addfile(member)
+    tar = Tar(tmp_path / "a.tar")
+    assert [tar.member(number) for number in range(len(tar))] == ["cat/a.jpg"]
+    assert "a.tar holds 1 images that are links or sparse files, such as cat/b.jpg;" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """Model cards and the folder that is pushed with them."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -108,3 +109,14 @@ def test_checkpoints_without_figures_have_cards_too(tmp_path: Path, run: Run) ->
     assert "0.27 million parameters, 3 classes" in out
     with pytest.raises(resnet_v2.ResnetError):
         resnet_v2.load(str(tmp_path))
+
+
+def test_a_log_that_cannot_be_read_is_told(trained: str, tmp_path: Path, run: Run) -> None:
+    for path in Path(trained).parent.glob(f"{Path(trained).name}-0004.safetensors"):
+        shutil.copy(path, tmp_path)
+    prefix = tmp_path / Path(trained).name
+    assert "warning" not in run("card", "--prefix", prefix)[2]
+    Path(f"{prefix}.jsonl").write_text("no log\n")
+    status, out, err = run("card", "--prefix", prefix)
+    assert (status, "# ResNet" in out) == (0, True)
+    assert f"warning: the card shows no course of the training: {prefix}.jsonl has no epochs" in err

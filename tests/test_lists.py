@@ -1,5 +1,7 @@
 """Lists: labels, splits, shuffling, both dialects of `.lst`."""
 
+import errno
+import os
 import re
 import shutil
 import tarfile
@@ -8,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from conftest import Run
 from resnet_v2.config.packing import ListConfig
 from resnet_v2.data import lists
 from resnet_v2.data.lists import ListEntry, is_sorted_by_class, read_list, read_synset, write_list, write_synset
@@ -269,3 +272,19 @@ def test_links_that_lead_back_are_followed_once(
     (class_folder / second / "self").symlink_to(".")
     assert make_lists(ListConfig(class_folder, tmp_path / "linked")) == plain
     assert capsys.readouterr().err.count("leads back to a folder above it") == 2
+
+
+def test_a_folder_that_cannot_be_read_is_refused(
+    class_folder: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scandir = os.scandir
+
+    def refuse_bee(path: str) -> object:
+        if str(path).endswith("bee"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse_bee)  # root reads whatever it wants
+    status, _, err = run("list", class_folder, tmp_path / "a")
+    assert status == 2
+    assert "bee cannot be read (Permission denied); mend that, or take the folder away." in err

@@ -261,3 +261,11 @@ def test_a_flipped_bit_makes_no_comment_of_an_index(line: str, tmp_path: Path) -
     (tmp_path / "a.idx").write_text(f"0\t0\n{line}\n2\t96\n")
     with pytest.raises(ResnetError, match=r"a\.idx is damaged"):
         read_index(tmp_path / "a.rec")
+
+
+def test_an_index_with_an_endless_line_is_refused(tmp_path: Path) -> None:
+    with writing(tmp_path / "a.rec") as writer:
+        writer.write(0, b"abcd")
+    (tmp_path / "a.idx").write_text("0\t0\n" + "1" * (1 << 18))
+    with pytest.raises(ResnetError, match=r"a\.idx is damaged \(a line has more than 65536 bytes\)"):
+        read_index(tmp_path / "a.rec")

@@ -25,6 +25,7 @@ MAGIC = 0xCED7230A
 MAGIC_BYTES = struct.pack("<I", MAGIC)
 LENGTH_BITS = 29
 MAX_RECORD_BYTES = (1 << LENGTH_BITS) - 1
+LONGEST_LINE_BYTES = 1 << 16  # of an index
 WHOLE, FIRST, MIDDLE, LAST = 0, 1, 2, 3
 
 PART_HEADER = struct.Struct("<II")
@@ -273,9 +274,13 @@ def _index_column(path: Path, column: int) -> NDArray[np.int64]:
     if not idx.stat().st_size:
         return np.empty(0, np.int64)
     try:
-        with idx.open(encoding="ascii") as file:
-            if file.readline().count("\t") != 1:
+        with idx.open("rb") as file:
+            if file.readline(LONGEST_LINE_BYTES).count(b"\t") != 1:
                 raise ValueError("a line is a key, a tab and an offset")
+            # NumPy takes a line of any length, in four times as much memory.
+            while part := file.read(LONGEST_LINE_BYTES):
+                if len(part) == LONGEST_LINE_BYTES and b"\n" not in part:
+                    raise ValueError(f"a line has more than {LONGEST_LINE_BYTES} bytes")
         return np.loadtxt(idx, dtype=np.int64, delimiter="\t", usecols=column, ndmin=1, comments=None)
     except ValueError as error:
         raise ResnetError(f"{idx} is damaged ({error}); make it again with `resnet-v2 index {path}`.") from None

@@ -1,6 +1,5 @@
 """A model card: what a checkpoint is, as Markdown with the front matter that model hubs read."""
 
-import contextlib
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -9,6 +8,7 @@ import torch
 
 from resnet_v2.config.training import NEUTRAL, TRAIN_DEFAULTS
 from resnet_v2.config.using import CardConfig
+from resnet_v2.console import say
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import write_text
 from resnet_v2.inference import report
@@ -83,8 +83,11 @@ def make_card(asked: CardConfig) -> Card:
     if settings:
         parts.append(_training(header))
     log = Path(f"{run_prefix(path)}.jsonl")
-    with contextlib.suppress(ResnetError):  # there is no log, or no epoch in it yet
-        parts.append(_course(read_curve(log)))
+    if log.exists():
+        try:
+            parts.append(_course(read_curve(log)))
+        except ResnetError as error:  # there may be no epoch in it yet
+            say(f"warning: the card shows no course of the training: {error}")
     if header.class_names:
         parts.append(_classes(header))
     if asked.note:

@@ -222,7 +222,9 @@ def _are_seconds(values: object, *names: str) -> bool:
 def has_ended(prefix: str) -> bool:
     """Whether the log of a run says that it has finished, or there is none."""
     try:
-        lines = Path(prefix + LOG_ENDINGS[1]).read_bytes().splitlines()
+        with Path(prefix + LOG_ENDINGS[1]).open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - LONGEST_LINE_BYTES))
+            lines = file.read().splitlines()
     except OSError:
         return True
     return not lines or b'"event": "finished"' in lines[-1]

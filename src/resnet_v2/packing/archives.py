@@ -17,8 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from resnet_v2.errors import ResnetError
+from resnet_v2.console import say
+from resnet_v2.errors import ResnetError, printable
 from resnet_v2.files import OF_THE_MACHINE, open_regular, read_bytes
+from resnet_v2.packing.image_names import is_image
 from resnet_v2.portable import read_at
 
 # What no path in an archive has, and what tarfile of earlier Pythons takes hours for.
@@ -121,17 +123,22 @@ class Tar:
         self._index()
 
     def _index(self) -> None:
-        size = os.fstat(self._descriptor).st_size
+        size, left_out = os.fstat(self._descriptor).st_size, list[str]()
         with tqdm(total=size, desc=self.path.name, unit="B", unit_scale=True, mininterval=1, delay=1) as progress:
-            for name, offset, length in _members(_Window(self._descriptor, 0, size), str(self.path)):
+            for name, offset, length in _members(_Window(self._descriptor, 0, size), str(self.path), left_out):
                 if name.endswith((".tar", ".tar.gz", ".tgz")):
                     inner = _Window(self._descriptor, offset, length)
-                    for inner_name, inner_offset, inner_length in _members(inner, f"{self.path}: {name}"):
+                    for inner_name, inner_offset, inner_length in _members(inner, f"{self.path}: {name}", left_out):
                         self._add(name.rpartition(".tar")[0], inner_name, offset + inner_offset, inner_length)
                 else:
                     folder, _, base = name.rpartition("/")
                     self._add(folder, base, offset, length)
                 progress.update(offset + length - progress.n)
+        if left_out:
+            say(
+                f"warning: {self.path} holds {len(left_out)} images that are links or sparse files, such as "
+                f"{printable(left_out[0])}; they are left out: unpack the archive to have them."
+            )
 
     def _add(self, folder: str, name: str, offset: int, size: int) -> None:
         number = self._folder_numbers.setdefault(folder, len(self.folders))
@@ -209,8 +216,11 @@ class _Window:
         return self._position
 
 
-def _members(window: _Window, place: str) -> Iterator[tuple[str, int, int]]:
-    """Name, offset and size in bytes of every plain file of a tar that lies in a window, in the tar's order."""
+def _members(window: _Window, place: str, left_out: list[str]) -> Iterator[tuple[str, int, int]]:
+    """Name, offset and size in bytes of every plain file of a tar that lies in a window, in the tar's order.
+
+    Names of images that are none join `left_out`.
+    """
     _refuse_compressed(window.at(0, 6), place)
     try:
         with tarfile.open(fileobj=cast(IO[bytes], window), mode="r:", tarinfo=Header) as archive:
@@ -220,6 +230,8 @@ def _members(window: _Window, place: str) -> Iterator[tuple[str, int, int]]:
                     raise EOFError(f"it says {member.size} bytes of {member.name!a}, which it does not hold")
                 if member.isreg() and not member.issparse():
                     yield member.name.removeprefix("./"), member.offset_data, member.size
+                elif not member.isdir() and is_image(member.name.removeprefix("./")):
+                    left_out.append(member.name)
             end = archive.offset
     except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
         raise ResnetError(f"{place} is damaged or no tar ({error}); copy or download it again.") from None

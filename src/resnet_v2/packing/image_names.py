@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from resnet_v2.console import say
 from resnet_v2.data.lists import as_line
-from resnet_v2.errors import printable
+from resnet_v2.errors import ResnetError, printable
 
 # What OpenCV decodes; versions before 4.11 do not know GIF and say so of each file.
 IMAGE_ENDINGS = (
@@ -24,14 +24,17 @@ def is_image(name: str) -> bool:
 
 def is_hidden(name: str) -> bool:
     """Whether a file or a folder is none that its owner made, such as .git, or what a Mac puts into zips."""
-    return name.startswith(".") or name == "__MACOSX"
+    return name.startswith(".") or name in ("__MACOSX", "lost+found")
 
 
 def walk(root: Path) -> Iterator[tuple[str, list[str]]]:
     """Every folder below a folder that is not hidden, in sorted order, by its path from there (`.`: itself), and its
-    files that are not hidden, sorted. A link that leads back to a folder above it is left out, and that is said."""
+    files that are not hidden, sorted. A link that leads back to a folder above it is left out, and that is said.
+
+    Raises ResnetError for a folder that cannot be read.
+    """
     above = {root: frozenset([_identity(root)])}
-    for folder, subfolders, files in os.walk(root, followlinks=True):
+    for folder, subfolders, files in os.walk(root, onerror=_refuse, followlinks=True):
         chain, visible = above.pop(Path(folder)), sorted(name for name in subfolders if not is_hidden(name))
         subfolders.clear()
         for path in (Path(folder, name) for name in visible):
@@ -41,6 +44,10 @@ def walk(root: Path) -> Iterator[tuple[str, list[str]]]:
             above[path] = chain | {identity}
             subfolders.append(path.name)
         yield Path(folder).relative_to(root).as_posix(), sorted(name for name in files if not is_hidden(name))
+
+
+def _refuse(error: OSError) -> None:
+    raise ResnetError(f"{error.filename} cannot be read ({error.strerror}); mend that, or take the folder away.")
 
 
 def _identity(folder: Path) -> tuple[int, int]:
