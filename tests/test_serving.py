@@ -15,7 +15,7 @@ import urllib.request
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -25,6 +25,7 @@ from processes import PATIENCE_SECONDS, Command
 from resnet_v2.config.using import DemoConfig
 from resnet_v2.errors import ResnetError
 from resnet_v2.inference.demo import Explainer, page, unique_names
+from resnet_v2.inference.sessions import SETTLING_SECONDS
 from resnet_v2.inference.uploads import ANSWERED, Uploads
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.header import Header
@@ -33,9 +34,10 @@ from resnet_v2.networks.resnet import resnet
 pytest.importorskip("gradio", reason="missing gradio: pip install 'resnet-v2[dev]'")
 
 import httpx
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from resnet_v2.inference import serving
+from resnet_v2.inference.serving import CLOSED
 
 UPLOAD = {"files": ("a.png", b"some bytes", "image/png")}
 QUESTION = {"data": [{"path": "abc"}], "fn_index": 0, "session_hash": "s1"}
@@ -49,15 +51,20 @@ class Behind:
         self.forgotten: list[str] = []
         self.pending_messages_per_session = {"s1": "kept"}
         self.pending_event_ids_session: dict[str, set[str]] = {}
-        self.may, self._kind = asyncio.Event(), kind
+        self.may, self.leave, self._kind = asyncio.Event(), asyncio.Event(), kind
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = (await receive()).get("body", b"")
+        body = b"" if scope["path"].endswith("/data") else (await receive()).get("body", b"")
         self.asked.append((scope["path"], body))
+        if scope["path"].endswith("/join"):
+            self.pending_event_ids_session.setdefault(json.loads(body)["session_hash"], set()).add("e")
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", self._kind.encode())]})
         if not scope["path"].endswith("/join"):
             await self.may.wait()
         await send({"type": "http.response.body", "body": b"from behind"})
+        if scope["path"].endswith("/data"):
+            self.pending_event_ids_session.clear()
+            await send({"type": "http.response.body", "body": CLOSED})
 
     async def clean_events(self, session_hash: str) -> None:
         self.forgotten.append(session_hash)
@@ -76,8 +83,18 @@ def visit(visit: Visit, limits: DemoConfig, kind: str = "text/plain", answering:
             behind.may.set()
         guard = serving.Guard(behind, uploads, limits, {0: 1, 1: 3}, behind)
 
+        async def leaving(scope: Scope, receive: Receive, send: Send) -> None:
+            async def receive_or_leave() -> Message:
+                waits = [asyncio.ensure_future(one) for one in (receive(), behind.leave.wait())]
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                for wait in waits:
+                    wait.cancel()
+                return {"type": "http.disconnect"} if behind.leave.is_set() else cast(Message, waits[0].result())
+
+            await guard(scope, receive_or_leave, send)
+
         def client(address: str = "10.0.0.1") -> httpx.AsyncClient:
-            transport = httpx.ASGITransport(app=guard, client=(address, 5))
+            transport = httpx.ASGITransport(app=leaving, client=(address, 5))
             return httpx.AsyncClient(transport=transport, base_url="http://page")
 
         await visit(client, behind)
@@ -111,7 +128,6 @@ def test_what_the_page_does_not_need_does_not_exist() -> None:
             ),
             *(
                 "/gradio_api/file=/etc/passwd",
-                "/gradio_api/queue/data?session_hash=nobody",
                 "/gradio_api/upload",
                 "/config/x",
             ),
@@ -130,8 +146,9 @@ def test_questions_are_written_anew() -> None:
         more = {"event_data": {"a": 1}, "trigger_id": 5, "batched": True, "request": "x"}
         await client().post("/gradio_api/queue/join", json=QUESTION | more)
         assert json.loads(behind.asked.pop()[1]) == QUESTION | {"data": ["abc"]}
+        other = QUESTION | {"session_hash": "s2"}
         picture = {"path": {"x": 1}, "url": "http://a/", "meta": {"_type": "gradio.FileData"}}
-        await client().post("/gradio_api/queue/join", json=QUESTION | {"data": [picture, 5, None], "fn_index": 1})
+        await client().post("/gradio_api/queue/join", json=other | {"data": [picture, 5, None], "fn_index": 1})
         assert json.loads(behind.asked.pop()[1])["data"] == ["", 5, None]
         wrongs: tuple[dict[str, Any], ...] = (
             *({"fn_index": 2}, {"fn_index": True}, {"fn_index": "0"}, {"session_hash": "../a"}, {"session_hash": None}),
@@ -232,9 +249,9 @@ def test_what_takes_too_long_ends() -> None:
         assert (answer.status_code, answer.headers["connection"]) == (408, "close")
         assert answer.text == "This took longer than 1 seconds; try again later."
         assert (await client().post("/gradio_api/queue/join", json=QUESTION)).status_code == 200
-        said = (await client().get("/gradio_api/queue/data?session_hash=s1")).text
-        assert json.loads(said.removeprefix("data: "))["msg"] == "unexpected_error"
-        assert (await client().get("/gradio_api/queue/data?session_hash=s1")).status_code == 404
+        said = (await client().get("/gradio_api/queue/data?session_hash=s1")).content
+        assert json.loads(said.removesuffix(CLOSED).removeprefix(b"data: "))["msg"] == "unexpected_error"
+        assert (await client().get("/gradio_api/queue/data?session_hash=s1")).content == CLOSED
         assert behind.pending_messages_per_session == {}
 
     visit(ask, DemoConfig(seconds=1), "text/event-stream", answering=False)
@@ -246,32 +263,63 @@ def test_who_does_not_come_for_the_answer_is_forgotten() -> None:
         while not behind.forgotten:
             await asyncio.sleep(0.01)
         assert behind.forgotten == ["s1"]
-        assert (await client().get("/gradio_api/queue/data?session_hash=s1")).status_code == 404
+        assert (await client().get("/gradio_api/queue/data?session_hash=s1")).content == CLOSED
 
     visit(ask, DemoConfig(seconds=1))
 
 
-def test_a_session_asks_again_before_its_stream_has_ended() -> None:
-    """As a browser does: it is told the last answer, asks, and opens the next stream at once."""
+DATA = "/gradio_api/queue/data?session_hash=s1"
+
+
+async def joined(client: Callable[..., httpx.AsyncClient]) -> float:
+    """Ask a question; how many seconds it took until that was answered."""
+    begun = asyncio.get_running_loop().time()
+    assert (await client().post("/gradio_api/queue/join", json=QUESTION)).status_code == 200
+    return asyncio.get_running_loop().time() - begun
+
+
+def test_a_session_hears_all_answers_on_one_stream() -> None:
+    """A browser that hears of its question's number while its stream ends takes it for open, and waits for ever."""
 
     async def ask(client: Callable[..., httpx.AsyncClient], behind: Behind) -> None:
-        async def join() -> None:
-            assert (await client().post("/gradio_api/queue/join", json=QUESTION)).status_code == 200
-
-        await join()
-        first = asyncio.create_task(client().get("/gradio_api/queue/data?session_hash=s1"))
-        while len(behind.asked) < 2:
-            await asyncio.sleep(0.01)
-        await join()
-        again = client()
-        second = asyncio.create_task(again.get("/gradio_api/queue/data?session_hash=s1"))
-        for _ in range(100):  # turns of the loop, by which it has come to the guard
-            await asyncio.sleep(0)
-        behind.may.set()
-        assert [(await stream).status_code for stream in (first, second)] == [200, 200]
+        await joined(client)
+        stream = asyncio.create_task(client().get(DATA))
+        for number in range(1, 4):
+            while len(behind.asked) < 2 * number:
+                await asyncio.sleep(0.01)
+            assert (await client().get(DATA)).content == CLOSED  # it has one
+            await asyncio.sleep(1.2 * SETTLING_SECONDS)
+            assert not stream.done()
+            if number < 3:
+                assert await joined(client) < SETTLING_SECONDS
+        assert [path.rpartition("/")[2] for path, _ in behind.asked] == ["join", "data"] * 3
+        assert (await stream).content == b"from behind" * 3 + CLOSED
         assert behind.pending_messages_per_session == {}
 
-    visit(ask, DemoConfig(), "text/event-stream", answering=False)
+    visit(ask, DemoConfig(seconds=1), "text/event-stream")
+
+
+def test_a_question_is_taken_when_the_end_of_a_stream_is_known() -> None:
+    async def ask(client: Callable[..., httpx.AsyncClient], behind: Behind) -> None:
+        assert await joined(client) < SETTLING_SECONDS / 2
+        await client().get(DATA)
+        assert await joined(client) >= 0.9 * SETTLING_SECONDS
+        await client().get(DATA)
+
+    visit(ask, DemoConfig(seconds=1), "text/event-stream")
+
+
+def test_a_browser_that_is_gone_leaves_its_stream() -> None:
+    async def ask(client: Callable[..., httpx.AsyncClient], behind: Behind) -> None:
+        await joined(client)
+        listening = asyncio.create_task(client().get(DATA))
+        while len(behind.asked) < 2:
+            await asyncio.sleep(0.01)
+        behind.leave.set()
+        await asyncio.wait_for(listening, 5)
+        assert behind.pending_messages_per_session == {}
+
+    visit(ask, DemoConfig(seconds=60), "text/event-stream")
 
 
 def test_uploads_leave() -> None:

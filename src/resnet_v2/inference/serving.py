@@ -26,6 +26,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from resnet_v2.config.using import DemoConfig
 from resnet_v2.errors import ResnetError
+from resnet_v2.inference.sessions import CLOSE, Sessions
 from resnet_v2.inference.uploads import Uploads
 
 API = "/gradio_api"
@@ -41,6 +42,8 @@ KEPT_SECONDS = 600
 SILENT_SECONDS = 5  # of a connection on which no whole request arrives
 CONNECTIONS = 500
 CLIENTS = 10000  # whose haste is remembered
+CLOSED = b"data: {" + CLOSE + b"}\n\n"
+STREAM_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
 HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -109,8 +112,7 @@ class Connection(H11Protocol):
 class Guard:
     """The page as the net sees it: gradio's application behind the limits of the settings.
 
-    `questions` gives the number of inputs of each function that may be asked; `queue` is gradio's, which would remember
-    sessions for ever.
+    `questions` gives the number of inputs of each function that may be asked; `queue` is gradio's.
     """
 
     def __init__(
@@ -122,10 +124,7 @@ class Guard:
         queue: Any,
     ) -> None:
         self._page, self._uploads, self._limits, self._questions = page, uploads, limits, questions
-        self._queue, self._forgetting = queue, set[asyncio.Task[None]]()
-        self._haste = Haste(limits.requests_per_minute)
-        self._asked: dict[str, float] = {}  # the sessions that have asked and do not listen yet, and when
-        self._listening: dict[str, asyncio.Event] = {}  # set when the stream of answers to a session has ended
+        self._haste, self._sessions = Haste(limits.requests_per_minute), Sessions(queue, limits.seconds)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or say why not."""
@@ -143,8 +142,8 @@ class Guard:
 
         request = Request(scope, receive)
         try:
-            async with asyncio.timeout(self._limits.seconds):
-                await self._serve(request, receive, answer)
+            async with asyncio.timeout(self._limits.seconds) as limit:
+                await self._serve(request, receive, answer, limit)
         except Refused as refused:
             await _say(request, refused.status, str(refused))(scope, receive, answer)
         except ClientDisconnect:
@@ -155,19 +154,20 @@ class Guard:
                 await _say(request, 408, sentence)(scope, receive, answer)
             elif started.startswith("text/event-stream"):
                 event = json.dumps({"msg": "unexpected_error", "message": sentence, "success": False})
-                await answer({"type": "http.response.body", "body": f"data: {event}\n\n".encode()})
+                body = f"data: {event}\n\n".encode() + CLOSED
+                await answer({"type": "http.response.body", "body": body})
 
-    async def _serve(self, request: Request, receive: Receive, send: Send) -> None:
+    async def _serve(self, request: Request, receive: Receive, send: Send, limit: asyncio.Timeout) -> None:
         method, path = request.method, request.url.path
         match method, path.removeprefix(API) if path.startswith(API) else "":
             case "POST", "/upload":
                 response = await self._upload(request)
             case "POST", "/queue/join":
                 self._hurry(request)
-                await self._page(request.scope, _whole(await self._question(request)), send)
+                await self._ask(request, send)
                 return
             case "GET", "/queue/data":
-                await self._answers(request, receive, send)
+                await self._answers(request, receive, send, limit)
                 return
             case "GET", file if file.startswith("/file="):
                 response = await self._file(file.removeprefix("/file="))
@@ -225,8 +225,18 @@ class Guard:
 
         return StreamingResponse(pieces(), media_type="application/octet-stream", headers=AS_A_FILE)
 
-    async def _question(self, request: Request) -> bytes:
-        """A question to gradio, written anew from those of its parts that the page uses."""
+    async def _ask(self, request: Request, send: Send) -> None:
+        session, question = await self._question(request)
+
+        async def answer(message: Message) -> None:
+            await self._sessions.settled(session)
+            await send(message)
+
+        async with self._sessions.asking(session):
+            await self._page(request.scope, _whole(question), answer)
+
+    async def _question(self, request: Request) -> tuple[str, bytes]:
+        """A session and its question to gradio, written anew from those of its parts that the page uses."""
         body = b"".join([chunk async for chunk in _at_most(request, QUESTION_BYTES, None)])
         try:
             asked = json.loads(body)
@@ -237,43 +247,31 @@ class Guard:
             values = [_value(value) for value in data]
         except (ValueError, KeyError, TypeError, RecursionError):
             raise Refused(400, "This is no question that the page asks.") from None
-        loop = asyncio.get_running_loop()
-        self._asked[session] = loop.time()
-        loop.call_later(self._limits.seconds, self._give_up, session)
-        return json.dumps({"data": values, "fn_index": index, "session_hash": session}).encode()
+        return session, json.dumps({"data": values, "fn_index": index, "session_hash": session}).encode()
 
-    async def _answers(self, request: Request, receive: Receive, send: Send) -> None:
-        """The stream of answers to a session that has asked; gradio keeps one for each session."""
+    async def _answers(self, request: Request, receive: Receive, send: Send, limit: asyncio.Timeout) -> None:
+        """The stream of the answers to all that a session asks, one of gradio's streams after the other."""
         session = request.query_params.get("session_hash", "")
-        while session in self._listening:  # a browser is told the last answer before its stream has ended
-            await self._listening[session].wait()
-        if self._asked.pop(session, None) is None:
-            raise Refused(404, "Nothing was asked.")
-        ended = self._listening[session] = asyncio.Event()
-        try:
-            await self._page(request.scope, receive, send)
-        finally:
-            del self._listening[session]
-            ended.set()
-            if session not in self._asked:
-                self._forget(session)
+        await send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
 
-    def _forget(self, session: str) -> None:
-        for memory in (self._queue.pending_messages_per_session, self._queue.pending_event_ids_session):
-            memory.pop(session, None)
+        async def answer(message: Message) -> None:
+            body = message.get("body", b"")
+            if body and CLOSE not in body:
+                await send({"type": "http.response.body", "body": body, "more_body": True})
 
-    def _give_up(self, session: str) -> None:
-        """Forget a session that has asked and did not come for the answer."""
-        now = asyncio.get_running_loop().time()
-        if session not in self._listening and now - self._asked.get(session, now) >= self._limits.seconds:
-            del self._asked[session]
-            task = asyncio.ensure_future(self._drop(session))
-            self._forgetting.add(task)
-            task.add_done_callback(self._forgetting.discard)
+        async def gone() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
 
-    async def _drop(self, session: str) -> None:
-        await self._queue.clean_events(session_hash=session)
-        self._forget(session)
+        loop = asyncio.get_running_loop()
+        with self._sessions.hearing(session) as asked:
+            while asked:
+                limit.reschedule(loop.time() + self._limits.seconds)
+                await self._page(dict(request.scope), receive, answer)
+                limit.reschedule(None)
+                asked = self._sessions.has_asked(session) or await self._sessions.asks_again(session, gone)
+        # Without these words a stream counts as open in the browser, for ever.
+        await send({"type": "http.response.body", "body": CLOSED})
 
 
 class Haste:
