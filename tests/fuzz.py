@@ -525,13 +525,15 @@ def jpeg_parse(place: Place) -> Parse:
     return parse
 
 
-KINDS = (".png", ".bmp", ".webp", ".tiff", ".jpg", ".hdr", ".ras", ".jp2", ".avif", ".ppm", ".pam")
+KINDS = (".png", ".bmp", ".webp", ".tiff", ".jpg", ".hdr", ".ras", ".avif", ".ppm", ".pam")
 
 
 def picture_seeds() -> list[bytes]:
     """Small pictures in other formats."""
     pixels = np.random.default_rng(4).integers(0, 255, (6, 5, 3), dtype=np.uint8)
     found = [cv2.imencode(ending, pixels)[1].tobytes() for ending in KINDS]
+    large = np.random.default_rng(4).integers(0, 255, (40, 40, 3), dtype=np.uint8)  # JPEG 2000 takes none so small
+    found.append(cv2.imencode(".jp2", large)[1].tobytes())
     gif = b"GIF89a\x02\0\x02\0\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\x02\0\x02\0\0\x02\x03\x44\x02\x05\0;"
     return [*found, gif]
 

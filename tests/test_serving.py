@@ -250,6 +250,7 @@ def test_what_takes_too_long_ends() -> None:
         assert answer.text == "This took longer than 1 seconds; try again later."
         assert (await client().post("/gradio_api/queue/join", json=QUESTION)).status_code == 200
         said = (await client().get("/gradio_api/queue/data?session_hash=s1")).content
+        assert said.endswith(CLOSED)
         assert json.loads(said.removesuffix(CLOSED).removeprefix(b"data: "))["msg"] == "unexpected_error"
         assert (await client().get("/gradio_api/queue/data?session_hash=s1")).content == CLOSED
         assert behind.pending_messages_per_session == {}
