@@ -91,6 +91,7 @@ def test_a_speed_that_is_no_number_is_passed_over(tmp_path: Path, run: Run) -> N
         f"Epoch[0] Batch [1]\tSpeed: {'9' * 400} samples/sec",
         f"Epoch[0] Batch [1]\tSpeed: 0.{'0' * 400}1 samples/sec",
         "Epoch[1] Validation-accuracy=1e308",
+        "Epoch[1000001] Validation-accuracy=0.5",
         "Epoch[1] Batch [1]\tTrain-accuracy=1e308\nEpoch[1] Batch [2]\tTrain-accuracy=1e308",
     ],
     ids=lambda line: line[-40:],
@@ -105,6 +106,15 @@ def test_events_beside_a_log_that_nest_too_deep_are_passed_over(tmp_path: Path, 
     (tmp_path / "a.log").write_text("Epoch[0] Validation-accuracy=0.5\n")
     (tmp_path / "a.jsonl").write_text("[" * 100_000 + "\n")
     assert run("plot", "--logs", tmp_path / "a.log", "--out", tmp_path / "a.html")[0] == 0
+
+
+def test_many_batches_of_one_epoch_take_no_time(tmp_path: Path, run: Run) -> None:
+    lines = [f"Epoch[0] Batch [{number}]\tTrain-accuracy=0.25" for number in range(60_000)]
+    (tmp_path / "a.log").write_text("\n".join([*lines, "Epoch[0] Validation-accuracy=0.5"]))
+    before = time.process_time()
+    assert run("plot", "--logs", tmp_path / "a.log", "--out", tmp_path / "a.html")[0] == 0
+    assert time.process_time() - before < 4
+    assert page_data(tmp_path / "a.html")["runs"][0]["series"]["train_top1"] == [[0, 75]]
 
 
 def test_one_line_of_many_beginnings_takes_no_time(tmp_path: Path, run: Run) -> None:

@@ -89,12 +89,12 @@ def read_synset(path: Path) -> tuple[str, ...]:
     try:
         # Not splitlines(): it takes more for an end of line than what writes such files does.
         text = read_bytes(path, MOST_NAMES_BYTES).decode("utf-8", "replace")
-        lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:
         raise ResnetError(f"{path} cannot be read ({error.strerror}); it holds one class name per line.") from None
-    if len(lines) > 2 * MOST_NAMES:  # blank ones among them
-        raise ResnetError(f"{path} has {len(lines)} lines, more than a network can have classes; give another file.")
-    names = tuple(line.strip() for line in lines if line.strip())
+    if (count := text.count("\n")) > 2 * MOST_NAMES:  # blank ones among them
+        raise ResnetError(f"{path} has {count} lines, more than a network can have classes; give another file.")
+    names = tuple(line.strip() for line in text.split("\n") if line.strip())
     if not names:
         raise ResnetError(f"{path} is empty; it must hold one class name per line, in label order.")
     return names

@@ -28,6 +28,7 @@ ACCURACY = re.compile(r"(Train|Validation)-(accuracy|top_k_accuracy_5)=(\d*\.?\d
 LARGEST_LOG_BYTES = 1 << 27  # a thousand epochs with a line for every second
 LOG_ENDINGS = (".log", ".jsonl")
 LONGEST_LINE_BYTES = 1 << 20
+MOST_EPOCHS = 10**6
 MOST_ACCURACY = 1e6  # a share is at most 1; errors beyond this are no errors, and sums of them no numbers
 MOST_BYTES, LONGEST_SECONDS = 1 << 62, 1e12
 MEASURES = {
@@ -328,19 +329,17 @@ def _from_measures(name: str, measures: Iterator[Measure]) -> Curve:
     curve = Curve(name)
     # Speedometer lines tell the accuracy since the last line, so an epoch's is their mean; a line for a batch not
     # behind the last one means that the epoch was begun anew.
-    intervals: dict[tuple[str, int], list[float]] = {}
+    sums: dict[tuple[str, int], tuple[float, int]] = {}
     last_batch: dict[tuple[str, int], int] = {}
     for what, epoch, batch, accuracy in measures:
-        if not abs(accuracy) < MOST_ACCURACY:  # nor one that is no number
+        if not abs(accuracy) < MOST_ACCURACY or not 0 <= epoch <= MOST_EPOCHS:  # nor one that is no number
             continue
         errors: dict[int, float] = getattr(curve, what)
         key = (what, epoch)
         if batch is not None:
-            if batch <= last_batch.get(key, -1):
-                intervals[key] = []
-            last_batch[key] = batch
-            intervals.setdefault(key, []).append(accuracy)
-            errors[epoch] = 100 * (1 - sum(intervals[key]) / len(intervals[key]))
-        elif key not in intervals:
+            total, count = sums.get(key, (0.0, 0)) if batch > last_batch.get(key, -1) else (0.0, 0)
+            last_batch[key], sums[key] = batch, (total + accuracy, count + 1)
+            errors[epoch] = 100 * (1 - (total + accuracy) / (count + 1))
+        elif key not in sums:
             errors[epoch] = 100 * (1 - accuracy)
     return curve
