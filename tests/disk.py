@@ -217,7 +217,7 @@ def fault_at(scene: Scene, name: str, one: Tried, number: int, fault: Fault) -> 
     words = output.strip().splitlines()
     before = contents(one.template)
     names = {part for file in (*before, *one.right, str(folder)) for part in Path(file).parts if part != "/"}
-    names.add(".m.lock")  # of the prefix m
+    names |= {".m.lock", *(f"m-{epoch:04d}.safetensors" for epoch in range(10))}  # of the prefix m
     said = bool(words) and "resnet-v2: " in words[-1] and bool(names & set(re.split(r"[\s/:;,']+", words[-1])))
     fine = status == one.work.status or (status == 2 and said)
     scene.expect(fine and "Traceback" not in output, f"{title}: status {status}: {output[-1500:]}")
