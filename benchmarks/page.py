@@ -130,7 +130,6 @@ ADDRESSES = [
     "/monitoring/summary",
     "/docs",
     "/openapi.json",
-    "/gradio_api/queue/data?session_hash=nobody",
     "/gradio_api/queue/status",
     "/gradio_api/component_server",
     "/gradio_api/heartbeat/a",

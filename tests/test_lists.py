@@ -97,6 +97,11 @@ def test_a_split_that_is_none_by_its_names_is_no_classes(
     with pytest.raises(ResnetError, match=f"looks like a split; .* give {re.escape(str(tmp_path / 'root' / given))}"):
         make_lists(ListConfig(tmp_path / "root", tmp_path / "a"), unless_split=0.25)
     assert not list(tmp_path.glob("a*"))
+    for name in names.split():
+        shutil.rmtree(tmp_path / "root" / name)
+    for name in ("trains", "trainers"):
+        shutil.copytree(class_folder, tmp_path / "root" / name)
+    assert make_lists(ListConfig(tmp_path / "root", tmp_path / "a"))[0] == 6
 
 
 def test_the_same_classes_in_folders_that_are_no_split(class_folder: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ Images on their way into a list are numbers in flat arrays, with their paths in 
 11K classes of ImageNet, take less than 2 GB.
 """
 
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from resnet_v2.packing.image_names import IMAGE_ENDINGS, LeftOut, is_hidden, is_
 
 # By preference, in any case; where one for validation is there, a folder of tests is left out.
 TRAIN_FOLDERS = ("train", "training")
+TRAIN_PART = re.compile(r"train(ing|set)?(?![a-z])", re.IGNORECASE)  # and not trains or trainers
 VALIDATION_FOLDERS = ("val", "valid", "validation", "test", "testing")
 
 
@@ -156,10 +158,10 @@ def check_no_split(root: Path, classes: ClassFolders) -> None:
         for place, folder in enumerate(parts[:-1]):
             around = "/".join(parts[:place])
             other = seen.setdefault((around, *parts[place + 1 :]), folder)
-            if other != folder and any(part.lower().startswith(TRAIN_FOLDERS[0]) for part in (folder, other)):
+            if other != folder and any(map(TRAIN_PART.match, (folder, other))):
                 raise ResnetError(
                     f"{root / around} holds {other} and {folder} with the same classes, which looks like a split; call "
-                    f"its folders train and val, and give {root / around}."
+                    f"its folders train and val, and give {root / around}; where they are classes, rename one."
                 )
 
 
