@@ -1,7 +1,9 @@
 """`resnet-v2 verify`: exactly the damaged records are named, and a repair keeps all others."""
 
+import errno
 import itertools
 import json
+import os
 import shutil
 import struct
 from collections.abc import Callable
@@ -14,6 +16,7 @@ import pytest
 import torch
 
 from conftest import Run
+from resnet_v2 import portable
 from resnet_v2.data.jpeg import encode
 from resnet_v2.data.lists import ListEntry, read_list, write_list, write_synset
 from resnet_v2.data.records import (
@@ -332,3 +335,27 @@ def test_old_rows_are_read(tmp_path: Path) -> None:
     assert not old.sums().size
     assert new[0].size
     assert all(np.array_equal(new[number], old.segments(number)) for number in range(COUNT))
+
+
+@pytest.mark.parametrize("ending", [".rec", ".idx", ".rows"])
+def test_a_disk_that_cannot_read_names_the_file(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    rec = make(tmp_path)
+    read_once, read_text, damaged = portable._read_once, Path.read_text, str(rec.with_suffix(ending))
+
+    def fail(path: Path, *rest: Any, **options: Any) -> str:
+        if str(path) == damaged:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read_text(path, *rest, **options)
+
+    def fail_at(descriptor: int, count: int, offset: int) -> bytes:
+        if str(Path(f"/proc/self/fd/{descriptor}").readlink()) == damaged:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read_once(descriptor, count, offset)
+
+    monkeypatch.setattr(Path, "read_text", fail)
+    monkeypatch.setattr(portable, "_read_once", fail_at)
+    status, _, err = run("verify", rec)
+    assert status == 2
+    assert f"{damaged}: Input/output error; check the disk and the machine's limits." in err

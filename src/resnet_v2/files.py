@@ -130,7 +130,7 @@ def open_regular(path: str | os.PathLike[str], most_bytes: int | None = None) ->
 
 def read_bytes(path: str | os.PathLike[str], most_bytes: int = MOST_BYTES) -> bytes:
     """The bytes of a file; OSError as `open_regular` raises it."""
-    with open(open_regular(path, most_bytes), "rb") as file:
+    with naming(path), open(open_regular(path, most_bytes), "rb") as file:
         return _read(file, most_bytes)
 
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from resnet_v2.data.records import RecordReader, unpack
 from resnet_v2.data.rows import NOTHING, Offsets, find_segments
-from resnet_v2.errors import ResnetError
+from resnet_v2.errors import ResnetError, naming
 from resnet_v2.files import CHUNK_BYTES, fingerprint, open_regular, replacing
 from resnet_v2.portable import read_at
 
@@ -140,7 +140,7 @@ class Rows:
 
     def sums(self) -> NDArray[np.uint64]:
         """The fingerprint of every record, by ordinal, none where the file has none; ResnetError when it is damaged."""
-        with self.path.open("rb") as file:
+        with naming(self.path), self.path.open("rb") as file:
             if self.has_sums and _fingerprint_behind_header(file) != self._sum_behind_header:
                 raise self._damaged()
         return self.stored_sums()

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from resnet_v2.errors import ResnetError, printable
+from resnet_v2.errors import ResnetError, naming, printable
 from resnet_v2.files import not_written, open_regular, parse_json
 
 # `Epoch[3] Batch [50]\tSpeed: ...\tTrain-accuracy=0.5`, `Epoch[3] Validation-top_k_accuracy_5=0.8`: MXNet of 2016 wrote
@@ -96,7 +96,7 @@ class RunLog:
         does again; returns what the clock said there. A log without the mark stays as it is: None.
         """
         found, end = None, 0
-        with self._events_path.open("rb") as file:
+        with naming(self._events_path), self._events_path.open("rb") as file:
             for line in file:
                 end += len(line)
                 event = _marked(line)

@@ -7,6 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from resnet_v2.errors import naming
 from resnet_v2.files import fingerprint, parse_json
 from resnet_v2.networks.header import METADATA_KEY, read_header
 from resnet_v2.packing.findings import Finding, Report
@@ -44,7 +45,7 @@ def verify_checkpoint(path: Path) -> Report:
     """Compare every tensor of a `.safetensors` with its fingerprint; a ResnetError when it is none of ours."""
     read_header(path)
     report = Report(path, file_bytes=path.stat().st_size, things="tensors")
-    with path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))
         tensors = dict(_tensors(header))

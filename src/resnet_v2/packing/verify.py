@@ -13,7 +13,7 @@ from resnet_v2.config.packing import VerifyConfig
 from resnet_v2.data.lists import read_list, read_synset
 from resnet_v2.data.records import index_path
 from resnet_v2.data.sidecar import Rows, sidecar_path
-from resnet_v2.errors import ResnetError
+from resnet_v2.errors import ResnetError, naming
 from resnet_v2.packing.findings import Finding, Report
 from resnet_v2.packing.walk import Piece, no_record, walk
 
@@ -69,7 +69,9 @@ def _lines(rec: Path, report: Report) -> list[Line]:
         report.findings.append(Finding("index", f"{idx} is missing; make it with `resnet-v2 index {rec}`"))
         return []
     lines: list[Line] = []
-    for number, text in enumerate(idx.read_text(encoding="ascii", errors="replace").splitlines()):
+    with naming(idx):
+        texts = idx.read_text(encoding="ascii", errors="replace").splitlines()
+    for number, text in enumerate(texts):
         try:
             key, offset = map(int, text.split("\t"))
             lines.append(Line(number, key, offset))
