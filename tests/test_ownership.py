@@ -17,7 +17,7 @@ from resnet_v2.networks import weights
 from resnet_v2.networks.finding import checkpoint_path, find_checkpoint, saved_epochs
 from resnet_v2.networks.header import read_header
 from resnet_v2.training import checkpoint
-from resnet_v2.training.ownership import READ_WHOLE, fingerprint, is_another, owned
+from resnet_v2.training.ownership import READ_WHOLE, fingerprint, is_another, make_room, owned
 
 
 def short(few_digits: Path, **changes: Any) -> list[str]:
@@ -183,3 +183,22 @@ def test_epochs_of_mxnet_are_not_taken_for_the_run_s(
     assert Path("m-earlier-1/m-0009.params").read_text() == "m-0009.params"
     assert Path("m-0000.params").exists()  # a run begins behind it
     assert Path("m-symbol.json").exists()
+
+
+@pytest.mark.parametrize("moved", range(4))
+def test_a_kill_while_files_move_loses_no_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moved: int) -> None:
+    names = ["m-0001.safetensors", "m-0002.safetensors", "m.jsonl", "m.log"]
+    for name in names:
+        (tmp_path / name).write_text(name)
+    rename, left = Path.rename, [None] * moved
+
+    def rename_or_die(path: Path, target: Path) -> Path:
+        left.pop()  # IndexError: killed
+        return rename(path, target)
+
+    with monkeypatch.context() as patch, pytest.raises(IndexError):
+        patch.setattr(Path, "rename", rename_or_die)
+        make_room(str(tmp_path / "m"), 0, {}, lambda sentence: None)
+    make_room(str(tmp_path / "m"), 0, {}, lambda sentence: None)
+    assert sorted(path.name for path in tmp_path.glob("m-earlier-*/*")) == names
+    assert not list(tmp_path.glob("m.*"))

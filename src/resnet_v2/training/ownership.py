@@ -117,11 +117,13 @@ def make_room(prefix: str, first_epoch: int, saved: Mapping[str, Any], say: Call
         folder = _free_folder(prefix)
         folder.mkdir()
         logs = [Path(prefix + ending) for ending in LOG_ENDINGS] if not first_epoch else []
-        for path in (*others, *logs):
-            if path.is_file():
-                path.rename(folder / path.name)
-        flush_folder(folder)
-        flush_folder(folder.parent)
+        # The logs first: a run that begins again knows by the checkpoints that there is something to move.
+        for paths in (logs, others):
+            for path in paths:
+                if path.is_file():
+                    path.rename(folder / path.name)
+            flush_folder(folder)
+            flush_folder(folder.parent)
         say(f"what an earlier run left at {prefix} is now in {folder}: {_names(others)}")
     if not first_epoch:
         forget_run(prefix)
