@@ -454,7 +454,7 @@ def make_faults(scene: Scene, count: int, every: bool, names: list[str]) -> None
         one = tried(scene, name, works(scene)[name])
         started, before = time.monotonic(), len(scene.faults)
         calls = [(number, fault) for number in range(one.changes) for fault in (FULL, DAMAGED) if every]
-        for _ in range(count // len(names)):
+        for _ in range(-(-count // len(names))):
             calls.append((scene.chance.randrange(one.changes), scene.chance.choice(FAULTS)))
         for number, fault in calls:
             fault_at(scene, name, one, number, fault)
@@ -471,10 +471,11 @@ def make_cuts(scene: Scene, count: int, names: list[str]) -> None:
         one = tried(scene, name, works(scene)[name])
         trace(scene, name, one)
         started, before = time.monotonic(), len(scene.faults)
-        for _ in range(max(1, count // len(names))):
+        times = -(-count // len(names))  # not fewer than were asked for in all
+        for _ in range(times):
             cut_power(scene, name, one)
         print(
-            f"{name:10s} {len(one.log):4d} changes, {max(1, count // len(names)):4d} power cuts, "
+            f"{name:10s} {len(one.log):4d} changes, {times:4d} power cuts, "
             f"{len(scene.faults) - before} faults, {time.monotonic() - started:.0f} s",
             flush=True,
         )
