@@ -151,7 +151,12 @@ def check_flags(script: Path, words: list[str], monkeypatch: pytest.MonkeyPatch)
             runpy.run_path(str(script), run_name="__main__")
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+# Half a minute of training and figures between them.
+LONG = ("training.md", "results.md")
+PARTS = [pytest.param(path, marks=pytest.mark.slow if path.name in LONG else (), id=path.name) for path in DOCUMENTS]
+
+
+@pytest.mark.parametrize("document", PARTS)
 def test_every_command(document: Path, perform: Perform) -> None:
     for command in commands(str(document.relative_to(ROOT)), document.read_text()):
         perform(command)

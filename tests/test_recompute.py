@@ -93,9 +93,9 @@ NETWORKS = [
     (Architecture(29, 10, "cifar", "v1"), 32),
     (Architecture(20, 10, "cifar", "v1"), 32),
     (Architecture(38, 10, "pooled", width=2), 32),
-    (Architecture(50, 10, "imagenet"), 64),
+    pytest.param(Architecture(50, 10, "imagenet"), 64, marks=pytest.mark.slow),
     (Architecture(18, 10, "imagenet"), 64),
-    (Architecture(50, 10, "imagenet", "v1"), 64),
+    pytest.param(Architecture(50, 10, "imagenet", "v1"), 64, marks=pytest.mark.slow),
     (Architecture(18, 10, "timm"), 64),
 ]
 
