@@ -236,6 +236,19 @@ def test_a_record_written_anew_loses_the_rows_of_the_old_one(tmp_path: Path) -> 
     assert not rows.exists()
 
 
+def test_a_record_never_stands_beside_the_index_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, replace, beside = write(tmp_path / "a.rec", [b"one"]), Path.replace, list[bool]()
+
+    def replace_and_look(source: Path, target: Path) -> Path:
+        done = replace(source, target)
+        beside.extend([path.with_suffix(".idx").exists()] if Path(target) == path else [])
+        return done
+
+    monkeypatch.setattr(Path, "replace", replace_and_look)
+    write(path, [b"two", b"three"])
+    assert beside == [False]
+
+
 def test_a_record_that_cannot_be_flushed_leaves_the_earlier_one_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
