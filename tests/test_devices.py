@@ -150,8 +150,8 @@ def test_weights_are_cast_once_a_step(plan: str) -> None:
 
 
 @pytest.mark.skipif(torch.version.cuda is not None, reason="a torch with CUDA: run the tests marked gpu on a GPU")
-@pytest.mark.parametrize("which", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
-def test_steps_on_a_gpu_of_fake_tensors(tmp_path: Path, which: str) -> None:
+@pytest.mark.slow
+def test_steps_on_a_gpu_of_fake_tensors(tmp_path: Path) -> None:
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("missing g++: apt-get install g++")
@@ -169,8 +169,6 @@ def test_steps_on_a_gpu_of_fake_tensors(tmp_path: Path, which: str) -> None:
         program,
         str(library),
         str(FAKES),
-        "-m",
-        which,
         "-p",
         "no:cacheprovider",
         "-p",
