@@ -183,8 +183,26 @@ def test_a_name_longer_than_any_is_not_read(tmp_path: Path, kind: bytes) -> None
         file.truncate(512 + MOST_HEADER_BYTES + 512)
         file.seek(0, io.SEEK_END)
         file.write(tarfile.TarInfo("a/1.jpg").tobuf() + bytes(1024))
-    with pytest.raises(ResnetError, match="a name or attributes of 1048577 bytes"):
+    with pytest.raises(ResnetError, match="a header of more than 1048576 bytes"):
         Tar(tmp_path / "a.tar")
+
+
+def test_a_map_of_holes_without_an_end_is_not_read(tmp_path: Path) -> None:
+    sparse = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "a.jpg", "GNU.sparse.realsize": "5"}
+    member = tarfile.TarInfo("a.jpg")
+    member.pax_headers, data = sparse, b"99999999999\n" + b"1\n" * (1 << 20)
+    member.size = len(data)
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(member, io.BytesIO(data))
+    with pytest.raises(ResnetError, match="a header of more than 1048576 bytes"):
+        Tar(tmp_path / "a.tar")
+
+
+def test_many_members_without_contents_are_no_long_header(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for number in range(2 * MOST_HEADER_BYTES // tarfile.BLOCKSIZE):
+            archive.addfile(tarfile.TarInfo(f"{number}.jpg"))
+    assert len(Tar(tmp_path / "a.tar")) == 2 * MOST_HEADER_BYTES // tarfile.BLOCKSIZE
 
 
 @pytest.mark.parametrize("leaves", ["../1.jpg", "a/../../1.jpg", "/etc/hostname"])

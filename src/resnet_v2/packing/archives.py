@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Protocol, Self, cast
+from typing import IO, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,25 +28,37 @@ LONG_NUMBER = re.compile(rb"\d{256}")
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
-MOST_HEADER_BYTES = 1 << 20  # of one member's long name or attributes
+MOST_HEADER_BYTES = 1 << 20  # of one member, with its long name, its attributes and its map of holes
 
 
-class Header(tarfile.TarInfo):
-    """A header of a tar; ValueError for one that claims a name or attributes longer than any, before they are read."""
+class Members:
+    """The members of a tar, as tarfile reads them through this: of each no more than `MOST_HEADER_BYTES`.
 
-    EXTENSIONS = (
-        *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
-        tarfile.GNUTYPE_LONGNAME,
-        tarfile.GNUTYPE_LONGLINK,
-    )
+    `end` is where the last one ends, once all are read. ValueError for a longer header, or one with a number of more
+    digits than a path has letters; else as tarfile. Who reads a member's contents may seek in `file` meanwhile.
+    """
 
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        """The header in a block of 512 bytes."""
-        header = super().frombuf(buf, encoding, errors)
-        if header.type in cls.EXTENSIONS and not 0 <= header.size <= MOST_HEADER_BYTES:
-            raise ValueError(f"a name or attributes of {header.size} bytes")
-        return header
+    def __init__(self, file: IO[bytes] | "_Window") -> None:
+        self._file, self.seek, self.tell = file, file.seek, file.tell
+        self._left, self.end = MOST_HEADER_BYTES, 0
+
+    def __iter__(self) -> Iterator[tarfile.TarInfo]:
+        with tarfile.open(fileobj=cast(IO[bytes], self), mode="r:") as archive:
+            while (member := archive.next()) is not None:
+                archive.members.clear()  # type: ignore[attr-defined]  # tarfile would keep an object per member
+                self._left = MOST_HEADER_BYTES
+                yield member
+            self.end = archive.offset
+
+    def read(self, count: int) -> bytes:
+        """What tarfile asks for: parts of headers alone."""
+        if not 0 <= count <= self._left:
+            raise ValueError(f"a header of more than {MOST_HEADER_BYTES} bytes")
+        self._left -= count
+        data = self._file.read(count)
+        if LONG_NUMBER.search(data):
+            raise ValueError("a number of more than 255 digits")
+        return data
 
 
 class ImageFiles(Protocol):
@@ -206,7 +218,6 @@ class _Window:
     def read(self, count: int) -> bytes:
         data = self.at(self._position, count)
         self._position += len(data)
-        refuse_long_numbers(data)
         return data
 
     def seek(self, position: int) -> None:
@@ -223,27 +234,18 @@ def _members(window: _Window, place: str, left_out: list[str]) -> Iterator[tuple
     """
     _refuse_compressed(window.at(0, 6), place)
     try:
-        with tarfile.open(fileobj=cast(IO[bytes], window), mode="r:", tarinfo=Header) as archive:
-            while (member := archive.next()) is not None:
-                archive.members.clear()  # type: ignore[attr-defined]  # tarfile would keep an object per member
-                if member.size < 0 or member.offset_data + member.size > window.size:
-                    raise EOFError(f"it says {member.size} bytes of {member.name!a}, which it does not hold")
-                if member.isreg() and not member.issparse():
-                    yield member.name.removeprefix("./"), member.offset_data, member.size
-                elif not member.isdir() and is_image(member.name.removeprefix("./")):
-                    left_out.append(member.name)
-            end = archive.offset
+        for member in (members := Members(window)):
+            if member.size < 0 or member.offset_data + member.size > window.size:
+                raise EOFError(f"it says {member.size} bytes of {member.name!a}, which it does not hold")
+            if member.isreg() and not member.issparse():
+                yield member.name.removeprefix("./"), member.offset_data, member.size
+            elif not member.isdir() and is_image(member.name.removeprefix("./")):
+                left_out.append(member.name)
     except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
         raise ResnetError(f"{place} is damaged or no tar ({error}); copy or download it again.") from None
     # tarfile takes damage between two members, and a file cut there, for the end; a tar ends with a block of zeros.
-    if window.at(end, tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-        raise ResnetError(f"{place} is damaged or cut short at byte {end}; copy or download it again.")
-
-
-def refuse_long_numbers(header: bytes) -> None:
-    """Raise ValueError for a header of a tar with a number of more digits than a path has letters."""
-    if LONG_NUMBER.search(header):
-        raise ValueError("a number of more than 255 digits")
+    if window.at(members.end, tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise ResnetError(f"{place} is damaged or cut short at byte {members.end}; copy or download it again.")
 
 
 def _refuse_compressed(start: bytes, place: str) -> None:

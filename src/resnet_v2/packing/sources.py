@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 import cv2
 import numpy as np
@@ -22,7 +22,7 @@ from resnet_v2.data.jpeg import encode
 from resnet_v2.data.lists import ListEntry, write_list, write_synset
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import download, gunzip, open_regular, read_bytes, replacing
-from resnet_v2.packing.archives import refuse_long_numbers
+from resnet_v2.packing.archives import Members
 from resnet_v2.packing.class_folders import make_lists
 from resnet_v2.packing.doubles import tell_of_doubles
 from resnet_v2.packing.pack import pack_entries, pack_list
@@ -36,7 +36,7 @@ CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/"
 CIFAR10_ARCHIVE = "cifar-10-binary.tar.gz"
 CIFAR10_FILES = (*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin")
 CIFAR10_BYTES, CIFAR10_MOST_BYTES = 1 << 25, 1 << 28  # more than any file in it has, and all of them
-MOST_MEMBERS, HEADER_BYTES = 100, 1 << 16
+MOST_MEMBERS = 100
 UNPACK: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
 CIFAR10_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
 
@@ -194,39 +194,22 @@ def _read_archive(path: Path) -> dict[str, bytes]:
             start = file.read(6)
             file.seek(0)
             unpack = next((each for magic, each in UNPACK.items() if start.startswith(magic)), None)
-            unpacked = _Headers(unpack(file) if unpack else file)
-            with tarfile.open(fileobj=cast(IO[bytes], unpacked), mode="r:") as archive:
-                return dict(_members(archive, unpacked))
+            return dict(_files(unpack(file) if unpack else file))
     except (OSError, tarfile.TarError, EOFError, ValueError, RecursionError, zlib.error, lzma.LZMAError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(":")
         raise ResnetError(f"{path} is no readable archive ({reason}); give the official {CIFAR10_ARCHIVE}.") from None
 
 
-class _Headers:
-    """What tarfile reads an archive through, and so its headers alone; `contents` are for those who know the size."""
-
-    def __init__(self, unpacked: IO[bytes]) -> None:
-        self.contents, self.seek, self.tell = unpacked, unpacked.seek, unpacked.tell
-
-    def read(self, count: int) -> bytes:
-        """At most so many bytes; ValueError where no header is that long."""
-        if count > HEADER_BYTES:
-            raise ValueError(f"a header of {count} bytes")
-        data = self.contents.read(count)
-        refuse_long_numbers(data)
-        return data
-
-
-def _members(archive: tarfile.TarFile, unpacked: _Headers) -> Iterator[tuple[str, bytes]]:
+def _files(archive: IO[bytes]) -> Iterator[tuple[str, bytes]]:
     """Names of an archive's files, and the bytes of CIFAR-10's; ValueError for more or larger ones than it has."""
-    for number, member in enumerate(archive):
+    for number, member in enumerate(Members(archive)):
         end = member.offset_data + member.size
         if number >= MOST_MEMBERS or not 0 <= member.size <= CIFAR10_BYTES or end > CIFAR10_MOST_BYTES:
             raise ValueError(f"{member.name!a} has {member.size} bytes, which is none of CIFAR-10's files")
         name, data = Path(member.name).name, b""
         if member.isreg() and not member.issparse() and name in CIFAR10_FILES:
-            unpacked.seek(member.offset_data)
-            data = unpacked.contents.read(member.size)
+            archive.seek(member.offset_data)
+            data = archive.read(member.size)
             if len(data) < member.size:
                 raise EOFError(f"it ends inside {member.name!a}")
         yield name, data
