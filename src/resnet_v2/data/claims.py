@@ -28,8 +28,8 @@ RADIANCE_HEADER_BYTES = 1 << 16
 TILE_SIDES = (322, 323)  # tags of a TIFF: what is decoded at a time
 
 
-def check_claim(data: bytes | memoryview, most: int, limit: str = "") -> None:
-    """Raise ValueError for an image file that claims more than `most` pixels, or hides how many it has.
+def check_claim(data: bytes | memoryview, most: int, limit: str = "") -> Size | None:
+    """The size that `claimed_size` gives; ValueError for more than `most` pixels, or where a file hides how many it has.
 
     `limit` is the setting that says how many, if any.
     """
@@ -38,6 +38,7 @@ def check_claim(data: bytes | memoryview, most: int, limit: str = "") -> None:
         check_size(*size, most, limit)
     elif _opaque(bytes(data[:16])):
         raise ValueError("this is no image that can be decoded (its header tells no size)")
+    return size
 
 
 def check_size(height: int, width: int, most: int, limit: str = "") -> None:
@@ -99,11 +100,15 @@ def _of_others(start: bytes) -> Size | None:
 
 
 def _opaque(start: bytes) -> bool:
-    return start.startswith(RADIANCE_STARTS) or any(start[at:].startswith(mark) for at, mark, _ in PILLOWS)
+    return start.startswith(RADIANCE_STARTS) or _reader(start) is not None
+
+
+def _reader(start: bytes) -> str | None:
+    return next((reader for at, mark, reader in PILLOWS if start[at:].startswith(mark)), None)
 
 
 def _by_pillow(data: bytes | memoryview) -> Size | None:
-    name = next((name for at, mark, name in PILLOWS if bytes(data[at : at + len(mark)]) == mark), None)
+    name = _reader(bytes(data[:16]))
     if name is None:
         return None
     module, _, reader = name.partition(".")
@@ -112,7 +117,7 @@ def _by_pillow(data: bytes | memoryview) -> Size | None:
         with getattr(importlib.import_module(f"PIL.{module}"), reader)(io.BytesIO(data)) as image:
             tile = [getattr(image, "tag_v2", {}).get(tag, 0) for tag in TILE_SIDES]
             return max((image.height, image.width), (tile[1], tile[0]), key=lambda size: size[0] * size[1])
-    except Exception:
+    except Exception:  # whatever Pillow raises for a damaged header
         return None
 
 

@@ -162,9 +162,8 @@ class Encoded:
             self.height, self.width = self._header.height, self._header.width
             check_size(self.height, self.width, max_pixels, LIMIT)
             return
-        check_claim(data, max_pixels, LIMIT)
-        size = claimed_size(data) if bytes(data[:8]) == PNG_START else None
-        if size is None:
+        size = check_claim(data, max_pixels, LIMIT)
+        if size is None or bytes(data[:8]) != PNG_START:
             self._pixels = decode(data)  # what its header says need not be the size of its first frame
             size = self._pixels.shape[:2]
             check_size(*size, max_pixels, LIMIT)

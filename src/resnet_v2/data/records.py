@@ -274,17 +274,22 @@ def _index_column(path: Path, column: int) -> NDArray[np.int64]:
     if not idx.stat().st_size:
         return np.empty(0, np.int64)
     try:
-        with naming(idx), idx.open("rb") as file:
-            if file.readline(LONGEST_LINE_BYTES).count(b"\t") != 1:
-                raise ValueError("a line is a key, a tab and an offset")
-            # NumPy takes a line of any length, in four times as much memory.
-            while part := file.read(LONGEST_LINE_BYTES):
-                if len(part) == LONGEST_LINE_BYTES and b"\n" not in part:
-                    raise ValueError(f"a line has more than {LONGEST_LINE_BYTES} bytes")
         with naming(idx):
+            _check_lines(idx)
             return np.loadtxt(idx, dtype=np.int64, delimiter="\t", usecols=column, ndmin=1, comments=None)
     except ValueError as error:
         raise ResnetError(f"{idx} is damaged ({error}); make it again with `resnet-v2 index {path}`.") from None
+
+
+def _check_lines(idx: Path) -> None:
+    """ValueError for what is no index by its first line, or has a line without an end."""
+    with idx.open("rb") as file:
+        if file.readline(LONGEST_LINE_BYTES).count(b"\t") != 1:
+            raise ValueError("a line is a key, a tab and an offset")
+        # NumPy takes a line of any length, in four times as much memory.
+        while part := file.read(LONGEST_LINE_BYTES):
+            if len(part) == LONGEST_LINE_BYTES and b"\n" not in part:
+                raise ValueError(f"a line has more than {LONGEST_LINE_BYTES} bytes")
 
 
 def scan(path: Path) -> Iterator[tuple[int, int]]:

@@ -45,18 +45,16 @@ class Sessions:
     @contextlib.contextmanager
     def hearing(self, session: str) -> Iterator[bool]:
         """While a session has its stream; False where it has one, or asked nothing."""
-        heard = session in self._news or not self.has_asked(session)
+        listens = session not in self._news and self.has_asked(session)
+        if listens:
+            self._unheard.pop(session, None)
+            self._news[session] = asyncio.Event()
         try:
-            if heard:
-                yield False
-            else:
-                self._unheard.pop(session, None)
-                self._news[session] = asyncio.Event()
-                yield True
+            yield listens
         finally:
             self._ended[session] += 1
             asyncio.get_running_loop().call_later(SETTLING_SECONDS, self._settle, session)
-            if not heard:
+            if listens:
                 del self._news[session]
                 if not self._joining[session]:
                     self._forget(session)

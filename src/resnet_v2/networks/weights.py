@@ -152,7 +152,9 @@ def fill_body(path: Path, network: ResNet, header: Header, tensors: Mapping[str,
 def build(path: Path, header: Header, tensors: Mapping[str, Tensor]) -> ResNet:
     """The network of what `read_checkpoint` gave, on the CPU, in evaluation mode, channels-last memory."""
     if len(tensors) < header.architecture.depth:  # every layer has one: before time is spent on thousands of them
-        raise ResnetError(f"{path} does not fit its header: {len(tensors)} tensors for {header.architecture}.")
+        raise ResnetError(
+            f"{path} does not fit its header: {len(tensors)} tensors for {header.architecture}; take another."
+        )
     with torch.device("meta"):
         network = ResNet(header.architecture)
     _fitting(path, network, tensors)  # before memory is taken

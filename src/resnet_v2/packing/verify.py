@@ -15,7 +15,7 @@ from resnet_v2.data.records import index_path
 from resnet_v2.data.sidecar import Rows, sidecar_path
 from resnet_v2.errors import ResnetError, naming
 from resnet_v2.packing.findings import Finding, Report
-from resnet_v2.packing.walk import Piece, no_record, walk
+from resnet_v2.packing.walk import Piece, walk
 
 
 @dataclass(frozen=True)
@@ -122,12 +122,15 @@ def _joined(pieces: Iterable[Piece], offsets: set[int]) -> list[Piece]:
         if before is not None and not piece.whole and piece.start not in offsets and before.kind:
             if before.whole:
                 before = before._replace(kind="damaged", problem="its header gives a wrong length")
-            is_gap = before.problem == no_record(before.end - before.start)
-            problem = no_record(piece.end - before.start) if is_gap else before.problem
-            joined[-1] = before._replace(end=piece.end, problem=problem)
+            joined[-1] = before._replace(end=piece.end)
         else:
             joined.append(piece)
-    return joined
+    return [
+        piece._replace(problem=f"{piece.end - piece.start} bytes are no record")
+        if piece.kind and not piece.problem
+        else piece
+        for piece in joined
+    ]
 
 
 def _assigned(

@@ -41,7 +41,8 @@ BLOCK_BYTES = 1 << 23
 class Piece(NamedTuple):
     """A record, or bytes that are none (`whole` is False): from `start` to `end`, its fingerprint, its id and labels.
 
-    `problem` says what is wrong with it, `kind` in one word; both are empty where nothing is.
+    `problem` says what is wrong with it, `kind` in one word; both are empty where nothing is. Bytes between records have
+    no `problem` of their own, since the next piece may be more of them.
     """
 
     start: int
@@ -132,13 +133,7 @@ def _look_at(block: Block, known: Collection[int], decode_all: bool) -> list[Pie
 
 
 def _gap(block: Block, start: int, end: int) -> Piece:
-    problem = no_record(end - start)
-    return Piece(block.start + start, block.start + end, False, kind="damaged", problem=problem)
-
-
-def no_record(count: int) -> str:
-    """What is said of so many bytes between records."""
-    return f"{count} bytes are no record"
+    return Piece(block.start + start, block.start + end, False, kind="damaged")
 
 
 class _BrokenError(Exception):
