@@ -29,7 +29,7 @@ TILE_SIDES = (322, 323)  # tags of a TIFF: what is decoded at a time
 
 
 def check_claim(data: bytes | memoryview, most: int, limit: str = "") -> Size | None:
-    """The size that `claimed_size` gives; ValueError for more than `most` pixels, or where a file hides how many it has.
+    """The size that `claimed_size` gives; ValueError for more than `most` pixels, or where a file hides its size.
 
     `limit` is the setting that says how many, if any.
     """

@@ -134,7 +134,9 @@ def _fitting(path: Path, network: ResNet, tensors: Mapping[str, Tensor]) -> list
         tensor = tensors.get(name)
         if tensor is None or tensor.shape != shape or not tensor.is_floating_point():
             found = "is missing" if tensor is None else f"has shape {tuple(tensor.shape)} and type {tensor.dtype}"
-            raise ResnetError(f"{path} does not fit its header: {name} {found}, expected {shape} of floats.")
+            raise ResnetError(
+                f"{path} does not fit its header: {name} {found}, not {shape} of floats; take another epoch."
+            )
     return list(wanted)
 
 
@@ -152,9 +154,8 @@ def fill_body(path: Path, network: ResNet, header: Header, tensors: Mapping[str,
 def build(path: Path, header: Header, tensors: Mapping[str, Tensor]) -> ResNet:
     """The network of what `read_checkpoint` gave, on the CPU, in evaluation mode, channels-last memory."""
     if len(tensors) < header.architecture.depth:  # every layer has one: before time is spent on thousands of them
-        raise ResnetError(
-            f"{path} does not fit its header: {len(tensors)} tensors for {header.architecture}; take another."
-        )
+        found = f"{len(tensors)} tensors for {header.architecture}"
+        raise ResnetError(f"{path} does not fit its header: {found}; take another epoch.")
     with torch.device("meta"):
         network = ResNet(header.architecture)
     _fitting(path, network, tensors)  # before memory is taken

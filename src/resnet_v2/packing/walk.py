@@ -41,8 +41,8 @@ BLOCK_BYTES = 1 << 23
 class Piece(NamedTuple):
     """A record, or bytes that are none (`whole` is False): from `start` to `end`, its fingerprint, its id and labels.
 
-    `problem` says what is wrong with it, `kind` in one word; both are empty where nothing is. Bytes between records have
-    no `problem` of their own, since the next piece may be more of them.
+    `problem` says what is wrong with it, `kind` in one word; both are empty where nothing is. Bytes between records
+    have no `problem` of their own, since the next piece may be more of them.
     """
 
     start: int
