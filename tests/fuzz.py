@@ -570,7 +570,19 @@ def tar_seeds() -> list[bytes]:
     """Tars in three forms, and a tar of tars."""
     files = {"cat/1.jpg": b"one", "dog/" + "x" * 120 + ".jpg": b"two" * 300, "cat/ä.png": b""}
     inner = {"n01.tar": tar_of({"a.jpg": b"a"}), "n02.tar": tar_of({"b.jpg": b"b" * 600})}
-    return [tar_of(files, kind) for kind in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)] + [tar_of(inner)]
+    return [*(tar_of(files, kind) for kind in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)), tar_of(inner), sparse_tar()]
+
+
+def sparse_tar() -> bytes:
+    """A tar of a file with a map of its holes, as GNU tar writes it."""
+    file, member = io.BytesIO(), tarfile.TarInfo("GNUSparseFile.0/a.jpg")
+    names = {"major": "1", "minor": "0", "name": "a.jpg", "realsize": "1024"}
+    member.pax_headers = {f"GNU.sparse.{name}": value for name, value in names.items()}
+    data = b"1\n0\n3\n".ljust(tarfile.BLOCKSIZE, b"\0") + b"abc"
+    member.size = len(data)
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(member, io.BytesIO(data))
+    return file.getvalue()
 
 
 def tar_read(path: Path) -> None:

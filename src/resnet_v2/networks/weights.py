@@ -135,7 +135,7 @@ def _fitting(path: Path, network: ResNet, tensors: Mapping[str, Tensor]) -> list
         if tensor is None or tensor.shape != shape or not tensor.is_floating_point():
             found = "is missing" if tensor is None else f"has shape {tuple(tensor.shape)} and type {tensor.dtype}"
             raise ResnetError(
-                f"{path} does not fit its header: {name} {found}, not {shape} of floats; take another epoch."
+                f"{path} does not fit its header: {name} {found}, expected {shape} of floats; take another epoch."
             )
     return list(wanted)
 
