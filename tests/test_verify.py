@@ -230,6 +230,22 @@ def test_a_whole_tail_that_is_gone(tmp_path: Path, run: Run) -> None:
     assert [one["key"] for one in verify(run, rec)[1][0]["findings"]] == [35, 36, 37, 38, 39]
 
 
+def test_a_last_record_without_its_padding(tmp_path: Path, run: Run) -> None:
+    """It is whole and kept by a repair, which pads it; MXNet does not read it as it is."""
+    last = picture(COUNT - 1)
+    rec = make(tmp_path, images={COUNT - 1: last + bytes(-len(last) % 4 + 2)})
+    whole = rec.read_bytes()
+    for missing in (1, 2):
+        rec.write_bytes(whole[:-missing])
+        assert named(run, rec) == [(COUNT - 1, "padding")]
+    out = tmp_path / "out" / "b.rec"
+    out.parent.mkdir()
+    assert run("verify", rec, "--repair", out)[0] == 1
+    assert out.read_bytes() == whole
+    rec.write_bytes(whole[:-3])
+    assert named(run, rec) == [(COUNT - 1, "cut")]
+
+
 def test_an_image_that_was_packed_damaged(tmp_path: Path, run: Run) -> None:
     rec = make(tmp_path, images={4: b"no image"})
     assert named(run, rec) == []
