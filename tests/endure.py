@@ -116,7 +116,7 @@ def training(scene: Scene, **changes: object) -> list[str]:
         "milestones": "2,3",
         "frequent": 1,
         "checkpoint_steps": 1,
-        "threads": 2,
+        "workers": 2,
         "resume": "auto",
         "model_prefix": "m",
         "aug_level": 3,
@@ -262,7 +262,7 @@ def ended_group(scene: Scene, ends: Sequence[End]) -> None:
 
 def train_ranks(scene: Scene, kills: int) -> None:
     """Two ranks; one of them or both are killed, and both start again."""
-    words, whole = training(scene, sync_bn=True, threads=1), scene.folder / "whole"
+    words, whole = training(scene, sync_bn=True, workers=1), scene.folder / "whole"
     whole.mkdir()
     started = time.monotonic()
     ended_group(scene, RankGroup.start(words, whole, 2, 0).end(60))
@@ -299,7 +299,7 @@ def seen_once(scene: Scene, seen: Path) -> None:
 
 def train_changing_ranks(scene: Scene, kills: int) -> None:
     """One, two and four ranks by turns; which images were seen is what must not change."""
-    words = training(scene, sync_bn=True, threads=1, force=True)
+    words = training(scene, sync_bn=True, workers=1, force=True)
     while scene.kills < kills:
         killed = scene.folder / f"killed{scene.ends}"
         while True:
@@ -324,7 +324,7 @@ def children(process: int) -> Iterator[int]:
 
 def train_launched(scene: Scene, kills: int) -> None:
     """Ranks that `--nproc 2` starts: one of them is killed, which ends the others and the launcher."""
-    words, whole = training(scene, sync_bn=True, threads=1, nproc=2), scene.folder / "whole"
+    words, whole = training(scene, sync_bn=True, workers=1, nproc=2), scene.folder / "whole"
     seconds = scene.timed(Command(words, whole))
     while scene.kills < kills:
         killed = scene.folder / f"killed{scene.ends}"

@@ -2,8 +2,6 @@
 
 import math
 from dataclasses import replace
-from types import SimpleNamespace
-from typing import Any
 
 import cv2
 import numpy as np
@@ -11,21 +9,20 @@ import pytest
 from numpy.typing import NDArray
 
 from conftest import picture
+from drawing import NOWHERE, draw, generator
+from resnet_v2.data import augment
 from resnet_v2.data.augment import (
     FILL,
     INTERPOLATIONS,
     Augmentation,
     Draw,
-    apply,
     augmentation,
-    centre_box,
-    centre_crop,
-    draw,
-    generator,
-    needed_box,
+    draw_crops,
     random_resized_crop,
 )
+from resnet_v2.data.philox import Streams
 from resnet_v2.data.rows import Box
+from resnet_v2.data.warp import apply, centre_box, centre_crop
 from resnet_v2.errors import ResnetError
 
 Pixels = NDArray[np.uint8]
@@ -62,7 +59,7 @@ def test_one_warp_is_all_steps(level: int, imagenet: bool, height: int, width: i
     pixels = picture(5, height, width)
     for ordinal in range(30):
         # Without the colours: there and back through 8-bit HLS turns one grey level into many where colours are pale.
-        drawn = replace(draw(plan, height, width, generator(0, 0, ordinal)), hls=(0, 0, 0))
+        drawn = draw(plan, height, width, generator(0, 0, ordinal))._replace(hls=(0, 0, 0))
         difference = np.abs(result(pixels, drawn, size).astype(int) - step_by_step(pixels, drawn, size, plan.pad))
         assert difference.max() <= 2
 
@@ -72,7 +69,7 @@ def test_colours_shift_in_hls_and_clamp() -> None:
     for offsets in ((36, -50, 50), (-36, 50, -50), (0, 1, 0), (1, 0, 0), (0, 0, 30)):
         hls = cv2.cvtColor(pixels, cv2.COLOR_RGB2HLS).astype(int)
         expected = cv2.cvtColor(np.clip(hls + offsets, 0, (180, 255, 255)).astype(np.uint8), cv2.COLOR_HLS2RGB)
-        drawn = Draw((64, 64), None, 0, 0, offsets, mirror=False)
+        drawn = Draw((64, 64), None, 0, 0, offsets, False, NOWHERE)
         assert np.array_equal(result(pixels, drawn, 64), expected)
 
 
@@ -142,7 +139,14 @@ def test_centre_goes_to_centre() -> None:
 
 # Level, or "rrc": sides of the image, then what the seed 5 draws in epoch 6 for records 0 and 1.
 PINNED: dict[int | str, tuple[int, int, list[Draw]]] = {
-    1: (40, 60, [Draw((40, 60), None, 3, 22, (0, 0, 0), False), Draw((40, 60), None, 12, 29, (0, 0, 0), True)]),
+    1: (
+        40,
+        60,
+        [
+            Draw((40, 60), None, 3, 22, (0, 0, 0), False, NOWHERE),
+            Draw((40, 60), None, 12, 29, (0, 0, 0), True, NOWHERE),
+        ],
+    ),
     3: (
         340,
         360,
@@ -154,6 +158,7 @@ PINNED: dict[int | str, tuple[int, int, list[Draw]]] = {
                 44,
                 (-31, 49, 17),
                 False,
+                NOWHERE,
             ),
             Draw(
                 (224, 237),
@@ -162,6 +167,7 @@ PINNED: dict[int | str, tuple[int, int, list[Draw]]] = {
                 12,
                 (10, -3, -8),
                 True,
+                NOWHERE,
             ),
         ],
     ),
@@ -169,8 +175,8 @@ PINNED: dict[int | str, tuple[int, int, list[Draw]]] = {
         340,
         360,
         [
-            Draw((224, 224), None, 0, 0, (0, 0, 0), True, Box(3, 340, 5, 354)),
-            Draw((224, 224), None, 0, 0, (0, 0, 0), True, Box(2, 339, 75, 359)),
+            Draw((224, 224), None, 0, 0, (0, 0, 0), True, NOWHERE, Box(3, 340, 5, 354)),
+            Draw((224, 224), None, 0, 0, (0, 0, 0), True, NOWHERE, Box(2, 339, 75, 359)),
         ],
     ),
 }
@@ -185,7 +191,7 @@ def test_a_seed_draws_what_it_always_drew(level: int | str) -> None:
     height, width, expected = PINNED[level]
     for ordinal, wanted in enumerate(expected):
         found = draw(plan, height, width, generator(5, 6, ordinal))
-        assert replace(found, matrix=None) == replace(wanted, matrix=None)
+        assert found._replace(matrix=None, box=NOWHERE) == wanted._replace(matrix=None)
         if wanted.matrix is not None:
             assert found.matrix is not None
             assert np.array(found.matrix) == pytest.approx(np.array(wanted.matrix), abs=1e-8)
@@ -203,19 +209,10 @@ def test_the_warp_turns_then_shears_then_scales(ordinal: int) -> None:
     (horizontal, sheared), (nothing, vertical) = turned_back
     assert nothing == pytest.approx(0, abs=1e-12)
     assert horizontal + vertical == pytest.approx(2)
-    chances = generator(1, 1, ordinal).random(4)
+    chances = generator(1, 1, ordinal).uniform(4)[0]
     assert sheared / vertical == pytest.approx(0.1 * (2 * chances[0] - 1))
     assert math.degrees(angle) == pytest.approx(int(21 * chances[1]) - 10)
     assert vertical / horizontal == pytest.approx(1 + 0.25 * (2 * chances[3] - 1))
-
-
-def test_random_numbers_depend_on_seed_epoch_and_ordinal_alone() -> None:
-    def numbers(*key: int) -> list[int]:
-        return list(generator(*key).integers(0, 1 << 62, 4))
-
-    assert numbers(1, 2, 3) == numbers(1, 2, 3)
-    keys = [(seed, epoch, ordinal) for seed in range(3) for epoch in range(3) for ordinal in range(3)]
-    assert len({tuple(numbers(*key)) for key in keys}) == len(keys)
 
 
 @pytest.mark.parametrize("level", [1, 2])
@@ -231,25 +228,53 @@ def test_colour_shift_clamps_and_does_not_wrap() -> None:
     pixels = np.full((4, 4, 3), (255, 0, 60), np.uint8)  # a red of hue near 180
     hue = int(cv2.cvtColor(pixels, cv2.COLOR_RGB2HLS)[0, 0, 0])
     assert 160 < hue < 180
-    drawn = Draw((4, 4), None, 0, 0, (36, 0, 0), mirror=False)
+    drawn = Draw((4, 4), None, 0, 0, (36, 0, 0), False, NOWHERE)
     shifted = cv2.cvtColor(result(pixels, drawn, 4), cv2.COLOR_RGB2HLS)[0, 0]
     assert int(shifted[0]) in (0, 180)
 
 
-def test_an_image_takes_all_its_numbers_also_without_a_mirror() -> None:
-    """So that what is added behind them draws the same with and without --no-mirror."""
-    for mirror in (True, False):
-        numbers = iter([0.25] * 10)
-        rng: Any = SimpleNamespace(random=lambda count, numbers=numbers: SimpleNamespace(tolist=lambda: numbers))
-        draw(replace(augmentation(3, 32, False), mirror=mirror), 40, 40, rng)
-        assert next(numbers, None) is None
+def test_mirroring_changes_no_other_draw() -> None:
+    for plan in (augmentation(3, 32, False), random_resized_crop(32)):
+        for ordinal in range(20):
+            with_it = draw(plan, 40, 40, generator(0, 0, ordinal))
+            without = draw(replace(plan, mirror=False), 40, 40, generator(0, 0, ordinal))
+            assert without == with_it._replace(mirror=False)
+
+
+def test_many_images_draw_what_each_does_alone() -> None:
+    """Of sizes that are too small, just large enough, and others: each by its own rules."""
+    rng = np.random.default_rng(1)
+    heights, widths = rng.integers(1, 700, 300), rng.integers(1, 700, 300)
+    ordinals = rng.integers(0, 1 << 40, 300)
+    plans = [augmentation(level, 224, imagenet=True) for level in (1, 2, 3)]
+    for plan in (*plans, augmentation(1, 32, imagenet=False), random_resized_crop(224)):
+        together = augment.draw(plan, heights, widths, Streams(3, 4, ordinals))
+        for one, height, width, ordinal in zip(together, heights.tolist(), widths.tolist(), ordinals, strict=True):
+            assert one == draw(plan, height, width, generator(3, 4, ordinal))
+            assert 0 <= one.box.top < one.box.bottom <= height
+            assert 0 <= one.box.left < one.box.right <= width
+
+
+@pytest.mark.parametrize("size", [16, 24, 32])
+def test_crops_of_one_size_are_those_of_all(size: int) -> None:
+    plan = replace(augmentation(1, 32, imagenet=False), size=size)
+    tops, lefts, side, mirror = draw_crops(plan, 32, 40, Streams(1, 2, np.arange(50)))
+    assert side == size
+    for one, top, left, turned in zip(
+        augment.draw(plan, np.full(50, 32), np.full(50, 40), Streams(1, 2, np.arange(50))),
+        tops.tolist(),
+        lefts.tolist(),
+        mirror.tolist(),
+        strict=True,
+    ):
+        assert (one.top, one.left, one.mirror, one.matrix) == (top, left, turned, None)
 
 
 def test_the_smallest_shift_of_the_last_hue_clamps() -> None:
     pixels = np.full((4, 4, 3), (255, 0, 1), np.uint8)
     hls = cv2.cvtColor(pixels, cv2.COLOR_RGB2HLS)
     assert int(hls[0, 0, 0]) == 180
-    shifted = result(pixels, Draw((4, 4), None, 0, 0, (1, 0, 0), mirror=False), 4)
+    shifted = result(pixels, Draw((4, 4), None, 0, 0, (1, 0, 0), False, NOWHERE), 4)
     assert np.array_equal(shifted, cv2.cvtColor(hls, cv2.COLOR_HLS2RGB))
 
 
@@ -302,8 +327,7 @@ def test_a_part_of_the_image_is_enough(level: int | str, interpolation: str) -> 
         drawn = draw(plan, 480, 520, generator(0, 0, ordinal))
         whole, part = (np.empty((224, 224, 3), np.uint8) for _ in range(2))
         apply(pixels, drawn, whole, interpolation)
-        box = needed_box(drawn, plan, 480, 520)
-        apply(box.of(pixels), drawn.within(box), part, interpolation)
+        apply(drawn.box.of(pixels), drawn.within_box(), part, interpolation)
         # Positions are counted from another corner and rounded, where OpenCV's tables have 32 places for a pixel.
         difference = np.abs(whole.astype(int) - part)
         assert (difference > 1).mean() < (
@@ -317,9 +341,9 @@ def test_a_part_of_an_enlarged_image_is_enough(level: int) -> None:
     pixels, plan = picture(4, 120, 90), augmentation(level, 224, imagenet=True)
     for ordinal in range(40):
         drawn = draw(plan, 120, 90, generator(3, 0, ordinal))
-        drawn = replace(drawn, hls=(0, 0, 0))
-        box = needed_box(drawn, plan, 120, 90)
-        difference = np.abs(result(pixels, drawn, 224).astype(int) - result(box.of(pixels), drawn.within(box), 224))
+        drawn = drawn._replace(hls=(0, 0, 0))
+        part = result(drawn.box.of(pixels), drawn.within_box(), 224)
+        difference = np.abs(result(pixels, drawn, 224).astype(int) - part)
         assert difference.max() <= 1
 
 
@@ -350,7 +374,7 @@ def test_areas_are_for_sides_that_shrink(bottom: int, right: int) -> None:
     """Where one side grows both are bilinear; a side that stays is no side that grows."""
     pixels = picture(4, 440, 440)
     out = np.empty((224, 224, 3), np.uint8)
-    apply(pixels, Draw((224, 224), None, 0, 0, (0, 0, 0), False, Box(20, bottom, 20, right)), out, "area")
+    apply(pixels, Draw((224, 224), None, 0, 0, (0, 0, 0), False, NOWHERE, Box(20, bottom, 20, right)), out, "area")
     shrinks = min(bottom, right) - 20 >= 224
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     assert np.array_equal(out, cv2.resize(pixels[20:bottom, 20:right], (224, 224), interpolation=method))
@@ -358,7 +382,7 @@ def test_areas_are_for_sides_that_shrink(bottom: int, right: int) -> None:
 
 def test_a_resized_crop_is_opencvs_resize() -> None:
     pixels = picture(4, 300, 400)
-    drawn = Draw((224, 224), None, 0, 0, (0, 0, 0), False, Box(20, 280, 30, 390))
+    drawn = Draw((224, 224), None, 0, 0, (0, 0, 0), False, NOWHERE, Box(20, 280, 30, 390))
     for name, method in (("bilinear", cv2.INTER_LINEAR), ("area", cv2.INTER_AREA), ("bicubic", cv2.INTER_CUBIC)):
         out = np.empty((224, 224, 3), np.uint8)
         apply(pixels, drawn, out, name)

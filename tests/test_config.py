@@ -202,7 +202,7 @@ def test_values_that_no_run_can_have() -> None:
     shares = {"mom": (-0.5, 1), "ema": (-0.5, 1), "bn_mom": (-0.1, 1.1), "label_smoothing": (-0.1, 1.1)}
     amounts = dict.fromkeys(("wd", "lr", "clip_norm"), (-1e-09,))
     counts = dict.fromkeys(("accumulate", "epochs", "frequent", "nproc", "batch_size", "depth", "width"), (0,))
-    counts |= dict.fromkeys(("threads", "keep", "num_classes", "num_examples", "pad", "checkpoint_steps"), (-1,))
+    counts |= dict.fromkeys(("workers", "keep", "num_classes", "num_examples", "pad", "checkpoint_steps"), (-1,))
     for name, values in (shares | amounts | counts).items():
         for value in values:
             with pytest.raises(SettingError, match=f"`{name}` must be"):

@@ -9,7 +9,7 @@ import torch
 
 from resnet_v2.data.loader import Batch
 from resnet_v2.training import feed as feeding
-from resnet_v2.training.feed import STEPS_BEHIND, Fed, IdleClock, allocator, feed
+from resnet_v2.training.feed import STEPS_BEHIND, Fed, IdleClock, feed, pin_for
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -37,7 +37,7 @@ def test_on_the_cpu_batches_come_as_they_are_read() -> None:
         assert step == number + 1  # nothing is read ahead that would be lost
         assert fed.waited >= 0
     assert number == 2
-    assert allocator(CPU)((2, 3)).shape == (2, 3)
+    assert pin_for(CPU) is None
 
 
 class Diary(list[str]):
@@ -160,3 +160,22 @@ def test_the_clock_counts_what_lies_between_steps(diary: Diary) -> None:
     still.step_begins()
     still.step_ends()
     assert still.seconds() == 0.0
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_memory_is_locked_where_that_is_allowed(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    calls: list[tuple[object, ...]] = []
+
+    class Runtime:
+        def cudaHostRegister(self, *arguments: int) -> int:  # noqa: N802 (CUDA's name)
+            calls.append(("lock", *arguments))
+            return status
+
+        def cudaHostUnregister(self, *arguments: int) -> None:  # noqa: N802
+            calls.append(("unlock", *arguments))
+
+    monkeypatch.setattr(torch.cuda, "cudart", Runtime)
+    pin = pin_for(torch.device("cuda"))
+    assert pin is not None
+    pin(4096, 8192)()
+    assert calls == [("lock", 4096, 8192, 0), ("unlock", 4096)][: 2 - status]

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from conftest import Run
 from resnet_v2.cli import main
 from resnet_v2.data.augment import augmentation
-from resnet_v2.data.loader import Reading, augmented, batches
+from resnet_v2.data.filling import Augmented
+from resnet_v2.data.loader import Reading, batches
 from resnet_v2.data.records import RecordReader
 from resnet_v2.networks.architecture import IMAGENET_UNITS
 from resnet_v2.networks.resnet import resnet
@@ -51,8 +52,8 @@ def imagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_every_depth_trains_a_step(imagenet: Path, depth: int, level: int) -> None:
     reader = RecordReader(imagenet / ("train_256_q90.rec" if level == 1 else "train_480_q90.rec"))
-    preprocess = augmented(augmentation(level, 224, imagenet=True), 0, 0)
-    (batch,) = batches(reader, [np.arange(8)], preprocess, 224, 8, Reading())
+    preprocess = Augmented(augmentation(level, 224, imagenet=True), 0, 0)
+    (batch,) = batches(reader, [np.arange(8)], preprocess, (224, 224, 3), 8, Reading())
     network = resnet(depth, classes=8)
     before = {name: tensor.clone() for name, tensor in network.named_parameters()}
     optimizer = nesterov_sgd(network, 0.1, 0.9, 1e-4)

@@ -3,6 +3,7 @@
 With RESNET_V2_GPU_TESTS=cpu some of it runs on the CPU, where it says less, so that it does not rot.
 """
 
+import mmap
 import os
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from every_network import NETWORKS, PLANS
 from resnet_v2.config.training import TrainConfig
 from resnet_v2.data.loader import Batch
 from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
+from resnet_v2.data.ring import Layout, Ring
 from resnet_v2.networks import kernels, weights
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.resnet import ResNet, initialize
@@ -33,7 +35,7 @@ from resnet_v2.recompute.tape import follow
 from resnet_v2.training import gpu
 from resnet_v2.training.distributed import Ranks
 from resnet_v2.training.evaluate import evaluate
-from resnet_v2.training.feed import allocator, feed, on_device
+from resnet_v2.training.feed import feed, on_device, pin_for
 from resnet_v2.training.graph import Graph
 from resnet_v2.training.optim import nesterov_sgd
 from resnet_v2.training.step import Trainer
@@ -160,12 +162,13 @@ def test_recorded_steps_change_no_bit(depth: int, amp: str, capsys: pytest.Captu
 
 def test_every_batch_arrives_whole() -> None:
     sums: list[Tensor] = []
-    allocate, expected = allocator(DEVICE), []
+    layout, expected = Layout(7, 64, (96, 96, 3)), []
+    ring = Ring(layout, mmap.mmap(-1, layout.bytes), pin_for(DEVICE))
 
     def batches() -> Iterator[Batch]:
         for seed in range(60):
             made = batch(64, 96, seed)
-            images = allocate(made.images.shape)
+            images = ring.lend(ring.free.popleft(), 64)
             images[:] = made.images
             expected.append(int(images.sum(dtype=np.int64)) + int(made.labels.sum()))
             # Nobody but the feed holds the memory from here on; the next batches want some of the same size.

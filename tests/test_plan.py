@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from conftest import Run
-from resnet_v2.data.augment import draw, generator
+from drawing import draw, generator
 from resnet_v2.errors import ResnetError, SettingError
 from resnet_v2.networks import weights
 from resnet_v2.networks.header import read_header
@@ -43,7 +43,7 @@ def test_defaults_are_those_of_2016(tmp_path: Path) -> None:
 def test_nothing_of_a_plan_is_left_open(tmp_path: Path) -> None:
     values = cifar(tmp_path).settings()
     assert None not in values.values()
-    assert values["threads"] >= 1
+    assert values["workers"] >= 1
     assert values["list_dir"] == str(tmp_path)
     assert set(values) == set(cifar(tmp_path).sources)
 
@@ -62,7 +62,7 @@ def test_letters_are_not_mirrored(tmp_path: Path) -> None:
         for ordinal in range(40):
             drawn = draw(plain.augmentation(0), 40, 40, generator(0, 0, ordinal))
             unmirrored = draw(letters.augmentation(0), 40, 40, generator(0, 0, ordinal))
-            assert unmirrored == replace(drawn, mirror=False)
+            assert unmirrored == drawn._replace(mirror=False)
 
 
 def test_size_schedule(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def flags(digits: Path, prefix: Path, **changes: object) -> list[str]:
         "epochs": 1,
         "frequent": 2,
         "wd": 0.0,
-        "threads": 1,
+        "workers": 0,
         "model_prefix": str(prefix),
         "aug_level": 2,
     }

@@ -48,7 +48,7 @@ def command(digits: Path, **changes: Any) -> list[str]:
         "milestones": "6,8",
         "frequent": 3,
         "checkpoint_steps": 2,
-        "threads": 2,
+        "workers": 0,
         "resume": "auto",
         "model_prefix": "m",
         "aug_level": 3,
@@ -153,7 +153,7 @@ def test_what_keeps_a_run_from_going_on(
 
     status, _, err = run(*words)
     assert (status, "holds an unfinished run (epoch 0 of 1); give --resume to go on with it" in err) == (2, True)
-    status, _, err = run(*words, "--resume", "--lr", "0.3", "--aug-level", "1", "--threads", "1")
+    status, _, err = run(*words, "--resume", "--lr", "0.3", "--aug-level", "1", "--workers", "1")
     assert status == 2
     assert "made with other settings (--lr 0.3, was 0.1; --aug-level 1, was 3)" in err
     assert run(*words, "--force")[0] == 0

@@ -17,10 +17,13 @@ from numpy.typing import NDArray
 
 from conftest import picture
 from resnet_v2.data.augment import augmentation
-from resnet_v2.data.jpeg import Encoded, decode, encode, resize_shorter_side
-from resnet_v2.data.loader import MAX_PIXELS, Reading, augmented, batches, centred, split
+from resnet_v2.data.cuts import Part, Sliceable, cut
+from resnet_v2.data.filling import Augmented, Centred
+from resnet_v2.data.jpeg import Encoded, cut_all, decode, encode, resize_shorter_side
+from resnet_v2.data.loader import MAX_PIXELS, Reading, batches
+from resnet_v2.data.order import split
 from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
-from resnet_v2.data.rows import Box, cut, find_segments, read_header
+from resnet_v2.data.rows import Box, JpegHeader, Offsets, find_segments, read_header
 from resnet_v2.data.sidecar import Rows, sidecar_path, write_rows
 from resnet_v2.errors import ResnetError
 
@@ -52,7 +55,7 @@ def check_cuts(data: bytes, seed: int) -> None:
         (top, bottom), (left, right) = (np.sort(rng.integers(0, side, 2)).tolist() for side in (height, width))
         boxes.append(Box(top, bottom + 1, left, right + 1))
     for box in boxes:
-        pixels = Encoded(data, segments, MAX_PIXELS).decode(box)
+        pixels = part_of(data, segments, box)
         inside = np.s_[box.top : box.bottom, box.left : box.right]
         assert pixels.shape == (*whole[inside].shape[:2], 4)
         assert np.array_equal(pixels[..., :3], whole[inside])
@@ -86,7 +89,7 @@ def test_files_without_markers_are_decoded_from_the_top(size: tuple[int, int], o
     whole = decode(data)
     for bottom in {1, size[0] // 3, size[0] // 2, size[0] - 17, size[0] - 1, size[0]} - {0, -1}:
         box = Box(bottom // 2, bottom, 3, size[1])
-        assert np.array_equal(Encoded(data, find_segments(data), MAX_PIXELS).decode(box)[..., :3], box.of(whole))
+        assert np.array_equal(part_of(data, find_segments(data), box)[..., :3], box.of(whole))
 
 
 def test_what_we_encode_can_be_cut() -> None:
@@ -127,7 +130,19 @@ def test_what_cannot_be_cut_has_no_segments(data: bytes) -> None:
     assert find_segments(data).size == 0
     if len(data) > 1000 and data[-2:] == b"\xff\xd9":
         whole = Encoded(data, find_segments(data), MAX_PIXELS)
-        assert np.array_equal(whole.decode(Box(10, 20, 3, 5))[..., :3], decode(data)[10:20, 3:5])
+        assert np.array_equal(
+            whole.decode(Box(10, 20, 3, 5), *cut_all([whole], [Box(10, 20, 3, 5)]))[..., :3], decode(data)[10:20, 3:5]
+        )
+
+
+def cut_one(data: bytes, header: JpegHeader, segments: Offsets, wanted: Box) -> Part | None:
+    return cut([Sliceable(data, header, segments, wanted)])[0]
+
+
+def part_of(data: bytes, segments: Offsets, wanted: Box) -> NDArray[np.uint8]:
+    """The pixels of a box as the loader gets them."""
+    image = Encoded(data, segments, MAX_PIXELS)
+    return image.decode(wanted, *cut_all([image], [wanted]))
 
 
 def test_a_cut_is_a_small_jpeg() -> None:
@@ -135,7 +150,9 @@ def test_a_cut_is_a_small_jpeg() -> None:
     header = read_header(data)
     assert header is not None
     assert (header.height, header.width, header.segment_height, header.segment_width) == (480, 640, 16, 80)
-    piece, held = cut(data, header, find_segments(data), Box(100, 200, 300, 400))
+    part = cut_one(data, header, find_segments(data), Box(100, 200, 300, 400))
+    assert part is not None
+    piece, held = part.data(), part.held
     assert held == Box(96, 208, 240, 480)
     assert PIL.Image.open(io.BytesIO(piece)).size == (240, 112)
     assert len(piece) < len(data) / 2
@@ -149,7 +166,7 @@ def test_damage_never_crashes(at: int, noise: bytes) -> None:
     data[at : at + len(noise)] = noise
     segments = find_segments(bytes(data))
     with contextlib.suppress(ValueError):
-        Encoded(bytes(data), segments, 1 << 20).decode(Box(20, 30, 0, 64))
+        part_of(bytes(data), segments, Box(20, 30, 0, 64))
 
 
 def test_absurd_sizes_are_refused_before_memory_is_taken() -> None:
@@ -186,11 +203,12 @@ def test_the_sidecar_tells_what_a_search_finds(packed: RecordReader) -> None:
 
 @pytest.mark.parametrize("level", [1, 2, 3])
 def test_batches_are_the_same_with_and_without_rows(packed: RecordReader, level: int) -> None:
-    preprocess = augmented(augmentation(level, 224, imagenet=True), 0, 0)
+    preprocess = Augmented(augmentation(level, 224, imagenet=True), 0, 0)
 
     def load() -> list[NDArray[np.uint8]]:
         found, centre = (
-            batches(packed, split(np.arange(20), 8), how, 224, 1, Reading(threads=2)) for how in (preprocess, centred)
+            batches(packed, split(np.arange(20), 8), how, (224, 224, 3), 1, Reading(workers=2))
+            for how in (preprocess, Centred(224))
         )
         return [batch.images for batch in (*found, *centre)]
 
@@ -260,14 +278,39 @@ def test_segments_of_another_image_cost_no_pixel() -> None:
     assert header is not None
     right, wrong = find_segments(one), find_segments(other)
     assert right.size == wrong.size
-    cut(one, header, right, box)
+    assert cut_one(one, header, right, box) is not None
     shifted = np.concatenate([right[1:], right[-1:]])  # each segment in the place of the one before, whole and wrong
     beyond = np.concatenate([right[:-1], [1 << 31]]).astype(np.uint32)
     corner = Box(236, 256, 280, 300)  # where the last segment is
     for bad, place in ((wrong, box), (right[:-1], box), (right + np.uint32(1), box), (shifted, box), (beyond, corner)):
-        with pytest.raises(ValueError, match="segments"):
-            cut(one, header, bad, place)
-        assert np.array_equal(Encoded(one, bad, MAX_PIXELS).decode(place)[..., :3], place.of(decode(one)))
+        assert cut_one(one, header, bad, place) is None
+        assert np.array_equal(part_of(one, bad, place)[..., :3], place.of(decode(one)))
+
+
+def test_many_images_are_cut_as_each_alone() -> None:
+    """Of several sizes, one with another image's segments and one whose marker is damaged, which spoil no other."""
+    rng = np.random.default_rng(3)
+    images = []
+    for seed in range(20):
+        data = encode(picture(seed, 200 + 8 * seed, 260 + 5 * (seed % 7)), ".jpg", 90)
+        header, segments = read_header(data), find_segments(data)
+        assert header is not None
+        top, left = int(rng.integers(0, 150)), int(rng.integers(0, 200))
+        wanted = Box(top, top + int(rng.integers(1, 50)), left, left + int(rng.integers(1, 60)))
+        if seed == 7:
+            segments = segments + np.uint32(1)
+        if seed == 11:
+            segments = segments[:-2]
+        images.append(Sliceable(data, header, segments, wanted))
+    together = cut(images)
+    assert [number for number, part in enumerate(together) if part is None] == [7, 11]
+    for image, part in zip(images, together, strict=True):
+        (alone,) = cut([image])
+        assert (part is None) == (alone is None)
+        if part is not None and alone is not None:
+            assert (part.data(), part.held) == (alone.data(), alone.held)
+            whole = decode(bytes(image.data))
+            assert np.array_equal(image.wanted.within(part.held).of(decode(bytes(part.data()))), image.wanted.of(whole))
 
 
 def test_a_damaged_entry_in_the_middle_costs_no_pixel() -> None:
@@ -279,7 +322,7 @@ def test_a_damaged_entry_in_the_middle_costs_no_pixel() -> None:
         for value in (int(right[at]) - 1, int(right[at - 1]), int(right[at + 1]) - 2, same_marker, 0, 1 << 30):
             bad = right.copy()
             bad[at] = value
-            assert np.array_equal(Encoded(data, bad, MAX_PIXELS).decode(place)[..., :3], whole)
+            assert np.array_equal(part_of(data, bad, place)[..., :3], whole)
 
 
 def test_opencv_reads_what_we_encode() -> None:

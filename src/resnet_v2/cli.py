@@ -134,7 +134,7 @@ def evaluate(settings: using.EvaluateConfig) -> None:
         settings.sizes,
         settings.ten_crop,
         settings.batch_size,
-        settings.threads,
+        settings.workers,
         settings.mxnet_count,
     )
     if settings.json:

@@ -8,6 +8,7 @@ import contextlib
 import errno
 import os
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,9 +41,47 @@ def read_at(descriptor: int, count: int, offset: int) -> bytes:
             data += more  # a system may give less than it has
         return data
     except OSError as error:
-        with contextlib.suppress(OSError):
-            error.filename = str(Path(f"/proc/self/fd/{descriptor}").readlink())
+        _name(error, descriptor)
         raise
+
+
+def read_into(descriptor: int, room: memoryview, offset: int) -> int:
+    """Fill memory from a file's byte `offset` on; returns how many bytes there were, fewer only where the file ends."""
+    if not hasattr(os, "preadv"):
+        data = read_at(descriptor, len(room), offset)
+        room[: len(data)] = data
+        return len(data)
+    try:
+        there = os.preadv(descriptor, [room], offset)
+        while there < len(room) and (more := os.preadv(descriptor, [room[there:]], offset + there)):
+            there += more
+        return there
+    except OSError as error:
+        _name(error, descriptor)
+        raise
+
+
+def _name(error: OSError, descriptor: int) -> None:
+    with contextlib.suppress(OSError):
+        error.filename = str(Path(f"/proc/self/fd/{descriptor}").readlink())
+
+
+def unnamed_file(size: int) -> int:
+    """The descriptor of memory that other processes can map, with no name that could stay behind.
+
+    On Linux it is no file, and the size of /dev/shm is no limit; elsewhere a temporary file that is already removed.
+    """
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("resnet-v2")
+    else:
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    try:
+        os.truncate(descriptor, size)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 @contextlib.contextmanager

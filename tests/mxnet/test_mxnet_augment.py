@@ -10,11 +10,15 @@ from numpy.typing import NDArray
 from parity import MXNet
 from scipy import stats
 
+from drawing import NOWHERE, draw, generator
 from resnet_v2.data import augment
-from resnet_v2.data.augment import FILL, Draw, augmentation, draw, generator
+from resnet_v2.data.augment import FILL, Draw, augmentation
+from resnet_v2.data.filling import Augmented
 from resnet_v2.data.jpeg import encode
-from resnet_v2.data.loader import Reading, augmented, batches, split
+from resnet_v2.data.loader import Reading, batches
+from resnet_v2.data.order import split
 from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
+from resnet_v2.data.warp import apply
 
 pytest_plugins = ["mxnet_process"]
 
@@ -50,7 +54,7 @@ def test_one_warp_is_mxnets_warp_and_crop(mxnet: MXNet, level: int, imagenet: bo
     rgba = cv2.cvtColor(pixels, cv2.COLOR_RGB2RGBA).astype(np.uint8)  # what the loader hands over
     for one, expected in zip(draws, theirs["crops"], strict=True):
         out = np.empty((size, size, 3), np.uint8)
-        augment.apply(rgba, Draw(one.canvas, one.matrix, one.top, one.left, (0, 0, 0), one.mirror), out)
+        apply(rgba, Draw(one.canvas, one.matrix, one.top, one.left, (0, 0, 0), one.mirror, one.box), out)
         difference = np.abs(out.astype(int) - expected)
         # With the same OpenCV they are within 1 (tests/test_augment.py). OpenCV before 5 rounds positions to 1/32 of a
         # pixel, which shows at hard edges and nowhere else.
@@ -65,7 +69,7 @@ def test_colours_are_mxnets(mxnet: MXNet) -> None:
     for offsets in ((35, 49, -49), (-20, -30, 10), (0, 0, 1)):
         _, theirs = mxnet.ask("shift_colours", {"pixels": pixels}, offsets=offsets)
         out = np.empty((SIZE, SIZE, 3), np.uint8)
-        augment.apply(pixels, Draw((SIZE, SIZE), None, 0, 0, offsets, mirror=False), out)
+        apply(pixels, Draw((SIZE, SIZE), None, 0, 0, offsets, False, NOWHERE), out)
         assert np.abs(out.astype(int) - theirs["pixels"]).max() <= 2
 
 
@@ -123,7 +127,7 @@ def test_geometry_is_drawn_as_mxnet_draws_it(mxnet: MXNet, ruler: Path) -> None:
     theirs = measured(found["images"].transpose(0, 2, 3, 1))
     plan = augment.Augmentation(SIZE, scale=(0.533, 1.0), aspect=0.25)
     steps = split(np.arange(COUNT), 50)
-    stream = batches(RecordReader(ruler), steps, augmented(plan, 0, 0), SIZE, 1, Reading())
+    stream = batches(RecordReader(ruler), steps, Augmented(plan, 0, 0), (SIZE, SIZE, 3), 1, Reading())
     ours = measured(np.concatenate([batch.images for batch in stream]))
     for name in ("scale", "aspect", "top", "left"):
         assert stats.ks_2samp(ours[name], theirs[name]).pvalue > 0.001, name
@@ -147,7 +151,9 @@ def test_colour_offsets_of_1x_are_drawn_narrower(mxnet: MXNet, tmp_path: Path) -
     )
     theirs = found["images"][:, 0, 0, 0] - 128
     plan = augment.Augmentation(SIZE, lightness=50)
-    stream = batches(RecordReader(rec), split(np.arange(COUNT), 50), augmented(plan, 0, 0), SIZE, 1, Reading())
+    stream = batches(
+        RecordReader(rec), split(np.arange(COUNT), 50), Augmented(plan, 0, 0), (SIZE, SIZE, 3), 1, Reading()
+    )
     ours = np.concatenate([batch.images[:, 0, 0, 0] for batch in stream]).astype(float) - 128
     assert abs(ours.std() - 50 / 3**0.5) < 2
     assert abs(theirs.std() - 50 * (17 / 75) ** 0.5) < 2

@@ -15,8 +15,9 @@ from parity import Arrays, MXNet
 
 from resnet_v2.cli import main
 from resnet_v2.data import recordio
+from resnet_v2.data.filling import Centred
 from resnet_v2.data.lists import read_list, read_synset
-from resnet_v2.data.loader import Reading, batches, centred
+from resnet_v2.data.loader import Reading, batches
 from resnet_v2.data.records import MAGIC_BYTES, RecordReader, scan, writing
 
 pytest_plugins = ["mxnet_process"]
@@ -160,7 +161,7 @@ def test_image_record_iter_reads_what_we_pack(
     if with_index:
         options["path_imgidx"] = str(tmp_path / "a.idx")
     _, theirs = mxnet.ask("iterate", **options)
-    ours = list(batches(RecordReader(rec), np.arange(15).reshape(3, 5), centred, 224, 3, Reading()))
+    ours = list(batches(RecordReader(rec), np.arange(15).reshape(3, 5), Centred(224), (224, 224, 3), 3, Reading()))
     assert np.array_equal(theirs["labels"], np.concatenate([batch.labels for batch in ours]))
     pixels = np.concatenate([batch.images for batch in ours]).transpose(0, 3, 1, 2)
     # Both decode with libjpeg-turbo; MXNet's is older, with the same arithmetic.

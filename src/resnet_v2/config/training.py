@@ -17,9 +17,9 @@ from resnet_v2.config.fields import (
     ShareBelowOne,
     Side,
     Stem,
-    Threads,
     Usual,
     Version,
+    Workers,
     flat,
     hints,
     nested,
@@ -196,8 +196,8 @@ class Devices(OnGpus):
     """how often to start all ranks again, from the last checkpoint, when one has died"""
     kv_store: Literal["device", "local", "dist_sync"] = "device"
     """device or local: one machine; dist_sync: as many as torchrun starts (docs/training.md)"""
-    threads: Threads = 0
-    """threads that read and augment images, 0: one per core (divided among the ranks)"""
+    workers: Workers = "auto"
+    """processes that read and augment images, 0: none beside this one; auto: by cores, ranks and memory"""
     deterministic: bool = True
     """on a GPU: the same command gives the same file; --no-deterministic may be faster"""
     tf32: bool = True
@@ -251,7 +251,7 @@ class Output:
 
 # What changes no number of a run, so that it may go on with others and no checkpoint names them.
 NEUTRAL = (hints(Memory).keys() | hints(Output).keys()) - {"retrain", "model_load_epoch"}
-NEUTRAL |= {"cuda_graphs", "device", "gpus", "kv_store", "max_restarts", "threads", "workspace"}
+NEUTRAL |= {"cuda_graphs", "device", "gpus", "kv_store", "max_restarts", "workers", "workspace"}
 
 
 @dataclass(frozen=True)

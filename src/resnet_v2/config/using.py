@@ -13,6 +13,7 @@ from resnet_v2.config.fields import (
     Range,
     Threads,
     Usual,
+    Workers,
     parse_numbers,
     settings,
 )
@@ -39,7 +40,6 @@ Resize = Annotated[
 BatchSize = Annotated[int, Range(1, 10**6), arg(help="images per step")]
 Gpu = Annotated[str, arg(help="the GPU to use; '' is the CPU")]
 Device = Annotated[str, arg(help="torch device; comes before --gpus")]
-Readers = Annotated[Threads, arg(help="threads that read images, 0: one per core")]
 SIDES = Range(1, 65535)
 
 
@@ -91,7 +91,8 @@ class EvaluateConfig(_Sized):
     batch_size: BatchSize = 128
     gpus: Gpu = "0"
     device: Device = ""
-    threads: Readers = 0
+    workers: Workers = "auto"
+    """processes that read images, 0: none beside this one; auto: by cores and memory"""
     json: bool = False
     """print JSON: images, loss, top1_error, top5_error; a list for several evaluations"""
 
@@ -135,7 +136,8 @@ class PredictConfig(OnGpus):
     format: Literal["text", "jsonl", "csv"] = "text"
     """jsonl: one JSON object per image and line; csv: one row per class"""
     batch_size: BatchSize = 32
-    threads: Readers = 0
+    threads: Threads = 0
+    """threads that read pictures, 0: one per core"""
 
 
 @settings

@@ -1,4 +1,4 @@
-"""Augmentation and evaluation preprocessing: decoded pixels -> one slot of a batch.
+"""Augmentation: ranges, and what is drawn from them for many images at once.
 
 What is drawn for an image depends on (seed, epoch, ordinal) alone. The levels are those of the 2016 reproduction, the
 operations those of MXNet's ImageRecordIter in its order, fused: scale, aspect, rotation, shear and crop are one warp.
@@ -6,36 +6,30 @@ Beside them stands the random resized crop of later recipes (Szegedy et al., arX
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeAlias, cast
 
-import cv2
 import numpy as np
+from numpy.typing import NDArray
 
-from resnet_v2.data.jpeg import Image, scratch
+from resnet_v2.data.philox import Streams
 from resnet_v2.data.rows import Box
 from resnet_v2.errors import ResnetError
 
-FILL = 127  # grey around the image, as the 2016 script sets it
-
 Matrix = tuple[tuple[float, float, float], tuple[float, float, float]]
+Numbers: TypeAlias = NDArray[np.float64]
+Whole: TypeAlias = NDArray[np.int64]
 
-# OpenCV's 8-bit HLS: hue 0-180, lightness and saturation 0-255.
-HLS_LIMITS = (180, 255, 255)
+FILL = 127  # grey around the image, as the 2016 script sets it
+# How many more pixels than bilinear an interpolation reads on either side. `area` averages where a resize shrinks; in a
+# warp OpenCV takes it for `bilinear`.
+INTERPOLATIONS = {"nearest": 0, "bilinear": 0, "bicubic": 1, "lanczos": 3, "area": 0}
 
-# How pixels between pixels are computed, and how many more pixels than bilinear it reads on either side. In a warp
-# OpenCV takes `area` for `bilinear`.
-INTERPOLATIONS = {
-    "nearest": (cv2.INTER_NEAREST, 0),
-    "bilinear": (cv2.INTER_LINEAR, 0),
-    "bicubic": (cv2.INTER_CUBIC, 1),
-    "lanczos": (cv2.INTER_LANCZOS4, 3),
-    "area": (cv2.INTER_AREA, 0),
-}
-
+CHANCES = 10  # random numbers of an image; a random resized crop takes one, and four for each try
 RESIZED_AREA = (0.08, 1.0)  # shares of the image
 RESIZED_ASPECT = (3 / 4, 4 / 3)
 RESIZED_TRIES = 10
+FIRST_TRIES = 2  # most images need no more
 
 
 @dataclass(frozen=True)
@@ -70,14 +64,13 @@ class Augmentation:
         return replace(self, size=size, pad=round(self.pad * share), scale=(smallest * share, largest * share))
 
 
-@dataclass(frozen=True)
-class Draw:
+class Draw(NamedTuple):
     """What is done to one image.
 
     The image goes through `matrix` (2 x 3, source to canvas; None: it is its own canvas) onto a canvas of
     `canvas` = (height, width) pixels. The crop's upper left corner is at row `top`, column `left` of the canvas and may
     lie outside of it. `hls` are offsets for hue, lightness, saturation. With `source` none of this happens before the
-    colours: the box `source` of the image is resized to the crop.
+    colours: the box `source` of the image is resized to the crop. The crop reads the pixels of `box` alone.
     """
 
     canvas: tuple[int, int]
@@ -86,18 +79,20 @@ class Draw:
     left: int
     hls: tuple[int, int, int]
     mirror: bool
+    box: Box
     source: Box | None = None
 
-    def within(self, box: Box) -> "Draw":
-        """The same for an image of which only a box is there."""
+    def within_box(self) -> "Draw":
+        """The same for an image of which only the pixels of `box` are there."""
+        box = self.box
+        there = Box(0, box.bottom - box.top, 0, box.right - box.left)
         if self.source is not None:
-            return replace(self, source=self.source.within(box))
+            return self._replace(box=there, source=self.source.within(box))
         if self.matrix is None:
-            canvas = (box.bottom - box.top, box.right - box.left)
-            return replace(self, canvas=canvas, top=self.top - box.top, left=self.left - box.left)
+            return self._replace(canvas=there[1::2], top=self.top - box.top, left=self.left - box.left, box=there)
         (a, b, right), (c, d, down) = self.matrix
         right, down = right + a * box.left + b * box.top, down + c * box.left + d * box.top
-        return replace(self, matrix=((a, b, right), (c, d, down)))
+        return self._replace(matrix=((a, b, right), (c, d, down)), box=there)
 
 
 def augmentation(level: int, size: int, imagenet: bool) -> Augmentation:
@@ -119,182 +114,165 @@ def random_resized_crop(size: int) -> Augmentation:
     return Augmentation(size, resized=True)
 
 
-def generator(seed: int, epoch: int, ordinal: int) -> np.random.Generator:
-    """The random numbers of one image in one epoch: streams of different triples never meet (Philox, keyed)."""
-    counter = np.array([0, 0, 0, ordinal], np.uint64)
-    return np.random.Generator(np.random.Philox(key=np.array([seed, epoch], np.uint64), counter=counter))
+def crops_alone(plan: Augmentation, height: int, width: int) -> bool:
+    """Whether images of this size in pixels are cropped and mirrored, and nothing else."""
+    coloured = plan.hue or plan.saturation or plan.lightness
+    return not (plan.resized or plan.warps() or coloured) and min(height, width) >= plan.size - 2 * plan.pad
 
 
-def draw(plan: Augmentation, height: int, width: int, rng: np.random.Generator) -> Draw:
-    """Draw the parameters for an image of height x width pixels."""
-    if plan.resized:
-        box, mirror = _draw_box(height, width, rng)
-        return Draw((plan.size, plan.size), None, 0, 0, (0, 0, 0), mirror and plan.mirror, box)
-    # All random numbers at once, and plain floats from there on: this runs for every image of every epoch.
-    chance = iter(rng.random(10).tolist())
-    shear = _within(plan.shear, chance)
-    angle = _up_to(2 * plan.rotation, chance) - plan.rotation
-    scale = plan.scale[0] + (plan.scale[1] - plan.scale[0]) * next(chance)
-    ratio = 1 + _within(plan.aspect, chance)
-    # An image too small for the crop is enlarged until it fits (MXNet 1.x; an error in 2016).
+def draw_crops(
+    plan: Augmentation, height: int, width: int, streams: Streams
+) -> tuple[Whole, Whole, int, NDArray[np.bool_]]:
+    """For n images of one size that are only cropped and mirrored what `draw` gives: tops, lefts, side and mirror."""
+    chances = streams.uniform(CHANCES).T
+    return *_corner(plan, height, width, chances), plan.size, _mirrored(plan, chances)
+
+
+def _corner(plan: Augmentation, height: int | Whole, width: int | Whole, chances: Numbers) -> tuple[Whole, Whole]:
+    """The rows and columns of canvases of height x width pixels where crops begin."""
     smallest = plan.size - 2 * plan.pad
-    canvas = (int(scale * height), int(scale * width))
-    matrix = None
-    if min(canvas) < smallest:
-        scale = smallest / min(height, width)
-        canvas = (round(max(scale * height, smallest)), round(max(scale * width, smallest)))
-    if plan.warps() or canvas != (height, width):
-        matrix = _warp_matrix(scale, ratio, angle, shear, (height, width), canvas)
-    top = _up_to(canvas[0] - smallest, chance) - plan.pad
-    left = _up_to(canvas[1] - smallest, chance) - plan.pad
-    hue, saturation, lightness = (int(_within(limit, chance)) for limit in (plan.hue, plan.saturation, plan.lightness))
-    mirror = next(chance) < 0.5
-    return Draw(canvas, matrix, top, left, (hue, lightness, saturation), mirror and plan.mirror)
+    return _up_to(height - smallest, chances[4]) - plan.pad, _up_to(width - smallest, chances[5]) - plan.pad
 
 
-def _draw_box(height: int, width: int, rng: np.random.Generator) -> tuple[Box, bool]:
-    """A box of random area and aspect that fits, after some tries the largest in the middle; and whether to mirror."""
-    chance = iter(rng.random(1 + 4 * RESIZED_TRIES).tolist())
-    mirror = next(chance) < 0.5
-    (least, most), (narrow, wide) = RESIZED_AREA, RESIZED_ASPECT
-    for _ in range(RESIZED_TRIES):
-        area = height * width * (least + (most - least) * next(chance))
-        aspect = narrow * (wide / narrow) ** next(chance)
-        rows, columns = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
-        top, left = next(chance), next(chance)
-        if 0 < rows <= height and 0 < columns <= width:
-            first, start = int((height - rows + 1) * top), int((width - columns + 1) * left)
-            return Box(first, first + rows, start, start + columns), mirror
-    rows, columns = min(height, max(1, round(width / narrow))), min(width, max(1, round(height * wide)))
-    first, start = (height - rows) // 2, (width - columns) // 2
-    return Box(first, first + rows, start, start + columns), mirror
+def _mirrored(plan: Augmentation, chances: Numbers) -> NDArray[np.bool_]:
+    return cast(NDArray[np.bool_], (chances[9] < 0.5) & plan.mirror)
 
 
-def _within(limit: float, chance: Iterator[float]) -> float:
-    return limit * (2 * next(chance) - 1)
+def draw(plan: Augmentation, heights: Whole, widths: Whole, streams: Streams) -> list[Draw]:
+    """Draw the parameters for n images of `heights` x `widths` pixels (n each, int64)."""
+    return _draw_boxes(plan, heights, widths, streams) if plan.resized else _draw_warps(plan, heights, widths, streams)
 
 
-def _up_to(last: int, chance: Iterator[float]) -> int:
-    return int((last + 1) * next(chance))
+def _draw_warps(plan: Augmentation, heights: Whole, widths: Whole, streams: Streams) -> list[Draw]:
+    chances = streams.uniform(CHANCES).T
+    shear = _within(plan.shear, chances[0])
+    angle = _up_to(2 * plan.rotation, chances[1]) - plan.rotation
+    scale = plan.scale[0] + (plan.scale[1] - plan.scale[0]) * chances[2]
+    ratio = 1 + _within(plan.aspect, chances[3])
+    canvas, scale = _canvas(plan, scale, heights, widths)
+    top, left = _corner(plan, *canvas, chances)
+    limits = ((plan.hue, 6), (plan.lightness, 8), (plan.saturation, 7))
+    colours = zip(*(_within(limit, chances[place]).astype(np.int64).tolist() for limit, place in limits), strict=True)
+    bottom, right = np.minimum(top + plan.size, canvas[0]), np.minimum(left + plan.size, canvas[1])
+    corners: tuple[Whole, ...] = np.maximum(top, 0), bottom, np.maximum(left, 0), right
+    matrices: list[Matrix | None] = [None] * len(streams)
+    warped = np.full(len(streams), plan.warps()) | (canvas[0] != heights) | (canvas[1] != widths)
+    if warped.any():
+        matrix = _matrices(scale, ratio, angle, shear, (heights, widths), canvas)
+        read = _read(matrix, corners, plan)
+        corners = tuple(np.where(warped, one, other) for one, other in zip(read, corners, strict=True))
+        rows = zip(*(part.tolist() for part in matrix), strict=True)
+        matrices = [(row[:3], row[3:]) if one else None for one, row in zip(warped.tolist(), rows, strict=True)]
+    boxes = _inside(corners, heights, widths)
+    sizes = zip(canvas[0].tolist(), canvas[1].tolist(), strict=True)
+    places = sizes, matrices, top.tolist(), left.tolist(), colours, _mirrored(plan, chances).tolist(), boxes
+    return [Draw(*parts) for parts in zip(*places, strict=True)]
 
 
-def _warp_matrix(
-    scale: float, ratio: float, angle: int, shear: float, source: tuple[int, int], canvas: tuple[int, int]
-) -> Matrix:
-    """MXNet's affine matrix: scale, aspect, shear and rotation about the centres. Sizes are (height, width).
+def _canvas(plan: Augmentation, scale: Numbers, heights: Whole, widths: Whole) -> tuple[tuple[Whole, Whole], Numbers]:
+    """Height and width of each canvas, and the scale; an image too small for the crop is enlarged until it fits.
+
+    So MXNet 1.x does; in 2016 it was an error.
+    """
+    smallest = plan.size - 2 * plan.pad
+    canvas = [(scale * side).astype(np.int64) for side in (heights, widths)]
+    small = np.minimum(*canvas) < smallest
+    if small.any():
+        scale = np.where(small, smallest / np.minimum(heights, widths), scale)
+        enlarged = [np.rint(np.maximum(scale * side, smallest)).astype(np.int64) for side in (heights, widths)]
+        canvas = [np.where(small, large, side) for large, side in zip(enlarged, canvas, strict=True)]
+    return (canvas[0], canvas[1]), scale
+
+
+def _within(limit: float, chances: Numbers) -> Numbers:
+    return limit * (2 * chances - 1)
+
+
+def _up_to(last: int | Whole, chances: Numbers) -> Whole:
+    return cast(Whole, ((last + 1) * chances).astype(np.int64))
+
+
+def _matrices(
+    scale: Numbers,
+    ratio: Numbers,
+    angle: Whole,
+    shear: Numbers,
+    source: tuple[Whole, Whole],
+    canvas: tuple[Whole, Whole],
+) -> tuple[Numbers, ...]:
+    """MXNet's affine matrices, row by row: scale, aspect, shear and rotation about the centres.
 
     The canvas does not know the aspect, so one axis is cut and the other gets bars of fill: MXNet's quirk, kept.
     """
     horizontal = 2 * scale / (1 + ratio)
     vertical = ratio * horizontal
-    cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    # Not NumPy's sine and cosine: the last bit of those depends on the processor.
+    cosine, sine = np.array([(math.cos(math.radians(one)), math.sin(math.radians(one))) for one in angle.tolist()]).T
     a, b = horizontal * cosine - shear * sine * vertical, horizontal * sine + shear * cosine * vertical
     c, d = -sine * vertical, cosine * vertical
     (height, width), (canvas_height, canvas_width) = source, canvas
-    return (a, b, (canvas_width - a * width - b * height) / 2), (c, d, (canvas_height - c * width - d * height) / 2)
+    return a, b, (canvas_width - a * width - b * height) / 2, c, d, (canvas_height - c * width - d * height) / 2
 
 
-def needed_box(drawn: Draw, plan: Augmentation, height: int, width: int) -> Box:
-    """The pixels of a height x width image that its crop reads."""
-    if drawn.source is not None:
-        return drawn.source
-    top, bottom = max(drawn.top, 0), min(drawn.top + plan.size, drawn.canvas[0])
-    left, right = max(drawn.left, 0), min(drawn.left + plan.size, drawn.canvas[1])
-    if drawn.matrix is not None:
-        (a, b, right_shift), (c, d, down_shift) = drawn.matrix
-        determinant = a * d - b * c
-        corners = [(x - right_shift, y - down_shift) for x in (left, right) for y in (top, bottom)]
-        columns = [(d * x - b * y) / determinant for x, y in corners]
-        rows = [(a * y - c * x) / determinant for x, y in corners]
-        # Bilinear reads a pixel further on either side.
-        around = 2 + INTERPOLATIONS[plan.interpolation][1]
-        top, bottom = int(min(rows)) - around, int(max(rows)) + around + 1
-        left, right = int(min(columns)) - around, int(max(columns)) + around + 1
-    top, left = min(max(top, 0), height - 1), min(max(left, 0), width - 1)
-    return Box(top, min(max(bottom, top + 1), height), left, min(max(right, left + 1), width))
+def _read(matrix: tuple[Numbers, ...], corners: tuple[Whole, ...], plan: Augmentation) -> tuple[Whole, ...]:
+    """First and last rows and columns of images that crops read, whose edges on the canvas are `corners`."""
+    a, b, right_shift, c, d, down_shift = matrix
+    top, bottom, left, right = corners
+    x = np.stack([left, left, right, right]) - right_shift
+    y = np.stack([top, bottom, top, bottom]) - down_shift
+    determinant = a * d - b * c
+    columns, rows = (d * x - b * y) / determinant, (a * y - c * x) / determinant
+    around = 2 + INTERPOLATIONS[plan.interpolation]  # bilinear reads a pixel further on either side
+    first, last = (np.stack([rows.min(0), columns.min(0)]), np.stack([rows.max(0), columns.max(0)]))
+    first, last = first.astype(np.int64) - around, last.astype(np.int64) + around + 1
+    return first[0], last[0], first[1], last[1]
 
 
-def apply(pixels: Image, drawn: Draw, out: Image, interpolation: str = "bilinear") -> None:
-    """Warp, crop, colour and mirror an image (3 or 4 channels, RGB first) straight into `out` (size x size x 3, a view
-    into the batch).
-    """
-    height, width = out.shape[:2]
-    # The part of the crop that lies on the canvas, in rows and columns of the crop; the rest is fill.
-    first_row, first_column = max(0, -drawn.top), max(0, -drawn.left)
-    last_row = min(height, drawn.canvas[0] - drawn.top)
-    last_column = min(width, drawn.canvas[1] - drawn.left)
-    whole = (first_row, first_column, last_row, last_column) == (0, 0, height, width)
-    place = (drawn.top + first_row, drawn.left + first_column, last_row - first_row, last_column - first_column)
-    crop = _crop(pixels, drawn, place, INTERPOLATIONS[interpolation][0])
-    if not whole:
-        out.fill(FILL)
-    if not (whole and any(drawn.hls)):
-        _to_three_channels(crop, out[first_row:last_row, first_column:last_column])
-    if any(drawn.hls):
-        _shift_colours(crop if whole else out, drawn.hls, out)
-    if drawn.mirror:
-        cv2.flip(out, 1, dst=out)
+def _inside(corners: tuple[Whole, ...], heights: Whole, widths: Whole) -> list[Box]:
+    """Boxes that lie inside of their images and hold a pixel."""
+    top, bottom, left, right = corners
+    top, left = np.minimum(np.maximum(top, 0), heights - 1), np.minimum(np.maximum(left, 0), widths - 1)
+    bottom, right = np.minimum(np.maximum(bottom, top + 1), heights), np.minimum(np.maximum(right, left + 1), widths)
+    return [Box(*edges) for edges in zip(top.tolist(), bottom.tolist(), left.tolist(), right.tolist(), strict=True)]
 
 
-def _crop(pixels: Image, drawn: Draw, place: tuple[int, int, int, int], method: int) -> Image:
-    """The pixels at `place` (top, left, height, width) of the canvas."""
-    top, left, height, width = place
-    if drawn.source is not None:
-        box = drawn.source.of(pixels)
-        if method == cv2.INTER_AREA and (box.shape[0] < height or box.shape[1] < width):
-            method = cv2.INTER_LINEAR  # areas are for shrinking
-        crop = scratch("crop", height, width, pixels.shape[2])
-        return cv2.resize(box, (width, height), dst=crop, interpolation=method).astype(np.uint8, copy=False)
-    if drawn.matrix is None:
-        return pixels[top : top + height, left : left + width]
-    crop = scratch("crop", height, width, pixels.shape[2])
-    (a, b, right), (c, d, down) = drawn.matrix
-    return cv2.warpAffine(
-        pixels,
-        np.array([[a, b, right - left], [c, d, down - top]]),
-        (width, height),
-        dst=crop,
-        flags=method,
-        borderMode=cv2.BORDER_CONSTANT,
-        borderValue=(FILL, FILL, FILL, FILL),
-    ).astype(np.uint8, copy=False)
+def _draw_boxes(plan: Augmentation, heights: Whole, widths: Whole, streams: Streams) -> list[Draw]:
+    """A box of random area and aspect that fits, after some tries the largest in the middle; and whether to mirror."""
+    chances = streams.uniform(1 + 4 * FIRST_TRIES)
+    mirror = (chances[:, 0] < 0.5) & plan.mirror
+    boxes = _first_fitting(heights, widths, chances[:, 1:])
+    left_over = np.array([place for place, box in enumerate(boxes) if box is None], np.intp)
+    if left_over.size:
+        sizes = heights[left_over], widths[left_over]
+        more = streams.of(left_over).uniform(1 + 4 * RESIZED_TRIES)[:, 1 + 4 * FIRST_TRIES :]
+        for place, box in zip(left_over.tolist(), _first_fitting(*sizes, more), strict=True):
+            boxes[place] = box or _middle(int(heights[place]), int(widths[place]))
+    size = (plan.size, plan.size)
+    drawn = zip(cast(list[Box], boxes), mirror.tolist(), strict=True)
+    return [Draw(size, None, 0, 0, (0, 0, 0), turned, box, box) for box, turned in drawn]
 
 
-def _to_three_channels(pixels: Image, out: Image) -> None:
-    if pixels.shape[2] == 3:
-        out[:] = pixels
-    else:
-        cv2.cvtColor(pixels, cv2.COLOR_RGBA2RGB, dst=out)
+def _first_fitting(heights: Whole, widths: Whole, chances: Numbers) -> list[Box | None]:
+    """The first box of each image that fits it, of as many as there are four numbers for; None where none does."""
+    (least, most), (narrow, wide) = RESIZED_AREA, RESIZED_ASPECT
+    area_chance, aspect_chance, top_chance, left_chance = (chances[:, part::4] for part in range(4))
+    height, width = heights[:, None], widths[:, None]
+    area = height * width * (least + (most - least) * area_chance)
+    # Not NumPy's power: its last bit depends on the processor.
+    powers = [(wide / narrow) ** chance for chance in aspect_chance.ravel().tolist()]
+    aspect = narrow * np.array(powers).reshape(aspect_chance.shape)
+    rows, columns = (np.rint(np.sqrt(one)).astype(np.int64) for one in (area / aspect, area * aspect))
+    top, left = _up_to(height - rows, top_chance), _up_to(width - columns, left_chance)
+    fits = (rows > 0) & (rows <= height) & (columns > 0) & (columns <= width)
+    first = fits.argmax(1)[:, None]
+    edges = (np.take_along_axis(edge, first, 1)[:, 0].tolist() for edge in (top, top + rows, left, left + columns))
+    boxes = [Box(*four) for four in zip(*edges, strict=True)]
+    return [box if fitting else None for box, fitting in zip(boxes, fits.any(axis=1), strict=True)]
 
 
-def _shift_colours(pixels: Image, offsets: tuple[int, int, int], out: Image) -> None:
-    hls = scratch("hls", *out.shape)
-    cv2.cvtColor(pixels, cv2.COLOR_RGB2HLS, dst=hls)
-    # Adding saturates at 0 and 255, so only the upper limit of the hue is left to be clamped.
-    cv2.add(hls, (*offsets, 0), dst=hls)  # type: ignore[call-overload]
-    if offsets[0] > 0:
-        cv2.min(hls, (*HLS_LIMITS, 0), dst=hls)  # type: ignore[call-overload]
-    cv2.cvtColor(hls, cv2.COLOR_HLS2RGB, dst=out)
-
-
-def centre_box(size: int, height: int, width: int) -> Box:
-    """The pixels that `centre_crop` reads of a height x width image."""
-    if min(height, width) < size:
-        return Box(0, height, 0, width)
-    top, left = (height - size) // 2, (width - size) // 2
-    return Box(top, top + size, left, left + size)
-
-
-def centre_crop(pixels: Image, out: Image) -> None:
-    """Evaluation preprocessing: the centre (rounded down) of an image (3 or 4 channels, RGB first).
-
-    It is enlarged first, bilinearly, when it is too small.
-    """
-    size = out.shape[0]
-    height, width = pixels.shape[:2]
-    if min(height, width) < size:
-        scale = size / min(height, width)
-        height, width = max(size, round(height * scale)), max(size, round(width * scale))
-        pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
-    top, left = (height - size) // 2, (width - size) // 2
-    _to_three_channels(pixels[top : top + size, left : left + size], out)
+def _middle(height: int, width: int) -> Box:
+    """The largest box of such an aspect in the middle of an image."""
+    narrow, wide = RESIZED_ASPECT
+    rows, columns = min(height, max(1, round(width / narrow))), min(width, max(1, round(height * wide)))
+    first, start = (height - rows) // 2, (width - columns) // 2
+    return Box(first, first + rows, start, start + columns)

@@ -7,7 +7,7 @@ import struct
 
 import simplejpeg
 
-from resnet_v2.data.rows import read_header
+from resnet_v2.data.rows import Data, read_header
 
 Size = tuple[int, int]
 
@@ -28,7 +28,7 @@ RADIANCE_HEADER_BYTES = 1 << 16
 TILE_SIDES = (322, 323)  # tags of a TIFF: what is decoded at a time
 
 
-def check_claim(data: bytes | memoryview, most: int, limit: str = "") -> Size | None:
+def check_claim(data: Data, most: int, limit: str = "") -> Size | None:
     """The size that `claimed_size` gives; ValueError for more than `most` pixels, or where a file hides its size.
 
     `limit` is the setting that says how many, if any.
@@ -47,7 +47,7 @@ def check_size(height: int, width: int, most: int, limit: str = "") -> None:
         raise ValueError(f"it claims {width} x {height} pixels, more than {limit and f'`{limit}` '}{most}")
 
 
-def claimed_size(data: bytes | memoryview) -> Size | None:
+def claimed_size(data: Data) -> Size | None:
     """Height and width in pixels that an image file claims in its header; None where it tells none.
 
     Files of kinds without compression (PNM, PAM, PFM), which hold no more pixels than bytes, are not looked at.
@@ -69,7 +69,7 @@ def claimed_size(data: bytes | memoryview) -> Size | None:
         return None
 
 
-def size_for_decoder(data: bytes | memoryview) -> Size | None:
+def size_for_decoder(data: Data) -> Size | None:
     """The size for which libjpeg-turbo would take memory; None where it reads none."""
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
@@ -107,7 +107,7 @@ def _reader(start: bytes) -> str | None:
     return next((reader for at, mark, reader in PILLOWS if start[at:].startswith(mark)), None)
 
 
-def _by_pillow(data: bytes | memoryview) -> Size | None:
+def _by_pillow(data: Data) -> Size | None:
     name = _reader(bytes(data[:16]))
     if name is None:
         return None
@@ -121,7 +121,7 @@ def _by_pillow(data: bytes | memoryview) -> Size | None:
         return None
 
 
-def _of_radiance(data: bytes | memoryview) -> Size | None:
+def _of_radiance(data: Data) -> Size | None:
     """The largest of what a header of a .hdr, or what looks like one, says."""
     found = [(int(height), int(width)) for height, width in RADIANCE.findall(bytes(data[:RADIANCE_HEADER_BYTES]))]
     return max(found, key=lambda size: size[0] * size[1], default=None)

@@ -5,7 +5,10 @@ release the GIL.
 """
 
 import io
+import struct
 import threading
+import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import cv2
@@ -13,6 +16,7 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
+from resnet_v2.data import stages
 from resnet_v2.data.claims import (
     JPEG_START,
     PNG_START,
@@ -22,7 +26,8 @@ from resnet_v2.data.claims import (
     claimed_size,
     size_for_decoder,
 )
-from resnet_v2.data.rows import Box, Data, JpegHeader, Offsets, cut, read_header, shorten
+from resnet_v2.data.cuts import Part, Sliceable, cut, shorten
+from resnet_v2.data.rows import Box, Data, JpegHeader, Offsets, read_header
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -38,6 +43,8 @@ LONGEST_SEGMENT = 5
 # The share of an image above which cutting it out costs more than it saves.
 WORTH_CUTTING = 0.9
 LIMIT = "max_pixels"  # the setting
+# Of a BMP: offset of the pixels, size of the rest of the header, width, height, planes, bits, compression.
+BITMAP_HEADER = struct.Struct("<10xIIiiHHI")
 KEPT_BYTES = 3 << 24  # the largest image that a thread keeps memory for
 
 
@@ -60,7 +67,7 @@ def scratch(name: str, height: int, width: int, channels: int) -> Image:
     return memory[:size].reshape(height, width, channels)
 
 
-def decode(data: bytes | memoryview, turn: bool = False) -> Image:
+def decode(data: Data, turn: bool = False) -> Image:
     """Bytes of an image file -> pixels, as stored (an EXIF orientation is passed over, as MXNet's reader does).
 
     With `turn` a file that is no JPEG is turned upright. Raises ValueError when the bytes are no image, are damaged or
@@ -78,19 +85,19 @@ def decode(data: bytes | memoryview, turn: bool = False) -> Image:
     return _decode_with_opencv(data, turn)
 
 
-def _check_claims(data: bytes | memoryview) -> None:
+def _check_claims(data: Data) -> None:
     """Raise ValueError where the decoder reads another size than `claimed_size`, which was checked: it takes memory."""
     size = size_for_decoder(data)
     if size is not None and size != claimed_size(data):
         raise ValueError("the image data is damaged (its header claims two sizes)")
 
 
-def _decode_jpeg(data: bytes | memoryview, strict: bool) -> Image:
+def _decode_jpeg(data: Data, strict: bool) -> Image:
     pixels: Image = simplejpeg.decode_jpeg(data, "RGB", strict=strict)
     return pixels
 
 
-def _decode_with_opencv(data: bytes | memoryview, turn: bool) -> Image:
+def _decode_with_opencv(data: Data, turn: bool) -> Image:
     buffer = np.frombuffer(data, np.uint8)
     try:
         flags = cv2.IMREAD_COLOR | (0 if turn else cv2.IMREAD_IGNORE_ORIENTATION)
@@ -109,7 +116,7 @@ def _channels_as_stored(buffer: NDArray[np.uint8]) -> int:
     return 1 if pixels is None or pixels.ndim == 2 else pixels.shape[2]
 
 
-def _decode_with_pillow(data: bytes | memoryview) -> Image:
+def _decode_with_pillow(data: Data) -> Image:
     import PIL.Image
 
     try:
@@ -154,12 +161,18 @@ class Encoded:
     and for one that claims more than `max_pixels`, before memory is taken.
     """
 
-    def __init__(self, data: bytes | memoryview, segments: Offsets, max_pixels: int, fast: bool = False) -> None:
+    def __init__(self, data: Data, segments: Offsets, max_pixels: int, fast: bool = False) -> None:
         self._data, self._segments, self._fast = data, segments, fast
         self._header = read_header(data)
         self._pixels: Image | None = None
+        self._bitmap: Image | None = None
         if self._header is not None:
             self.height, self.width = self._header.height, self._header.width
+            check_size(self.height, self.width, max_pixels, LIMIT)
+            return
+        self._bitmap = bitmap(data)
+        if self._bitmap is not None:
+            self.height, self.width = self._bitmap.shape[:2]
             check_size(self.height, self.width, max_pixels, LIMIT)
             return
         size = check_claim(data, max_pixels, LIMIT)
@@ -169,36 +182,76 @@ class Encoded:
             check_size(*size, max_pixels, LIMIT)
         self.height, self.width = size
 
-    def decode(self, wanted: Box) -> Image:
+    def sliceable(self, wanted: Box) -> Sliceable | None:
+        """What `cut` takes for the pixels `wanted`, where that saves time."""
+        header = self._header
+        if header is None or not len(self._segments) or not header.segment_height:
+            return None
+        if wanted.area >= WORTH_CUTTING * self.height * self.width:
+            return None
+        return Sliceable(self._data, header, self._segments, wanted)
+
+    def decode(self, wanted: Box, part: Part | None = None) -> Image:
         """The pixels of the box `wanted`, height x width x 4: RGB and a fourth of no meaning.
 
-        They are the pixels of a whole decode. The fourth channel is there because OpenCV warps 4 channels nearly three
-        times as fast as 3. The array may be overwritten by the thread's next call.
+        They are the pixels of a whole decode; `part` is what `cut` made for them. The fourth channel is there because
+        OpenCV warps 4 channels nearly three times as fast as 3. The array may be overwritten by the thread's next call.
         """
         if self._header is not None:
             try:
-                return self._decode_jpeg(self._header, wanted)
+                return self._decode_jpeg(self._header, wanted, part)
             except ValueError:
                 pass  # CMYK, or damaged: the general decoder takes it, or says what is wrong
+        if self._bitmap is not None:
+            return _of_bitmap(self._bitmap, wanted)
         if self._pixels is None:
             self._pixels = decode(self._data)
         return cv2.cvtColor(wanted.of(self._pixels), cv2.COLOR_RGB2RGBA).astype(np.uint8, copy=False)
 
-    def _decode_jpeg(self, header: JpegHeader, wanted: Box) -> Image:
-        data: Data = self._data
-        held = Box(0, self.height, 0, self.width)
-        if len(self._segments) and header.segment_height and wanted.area < WORTH_CUTTING * held.area:
-            data, held = cut(data, header, self._segments, wanted)
+    def _decode_jpeg(self, header: JpegHeader, wanted: Box, part: Part | None) -> Image:
+        data, held = self._data, Box(0, self.height, 0, self.width)
+        if part is not None:
+            data, held = part.data(), part.held
         elif header.row_height and wanted.bottom < WORTH_CUTTING * self.height:
             data, held = shorten(data, header, wanted.bottom)
         pixels = scratch("decoded", held.bottom - held.top, held.right - held.left, 4)
+        clock = time.perf_counter()
         try:
             fast = {"fastdct": self._fast, "fastupsample": self._fast}
             simplejpeg.decode_jpeg(data, "RGBA", strict=True, buffer=pixels, **fast)
         except ValueError as error:
             if HARMLESS not in str(error):  # that is said when all pixels are there
                 raise
+        finally:
+            stages.lap(stages.DECODE, clock)
         return wanted.within(held).of(pixels)
+
+
+def cut_all(images: Sequence[Encoded], boxes: Sequence[Box]) -> list[Part | None]:
+    """The parts of images that hold some boxes, for `Encoded.decode`; None where it takes all of an image."""
+    wanted = [image.sliceable(box) for image, box in zip(images, boxes, strict=True)]
+    parts = iter(cut([one for one in wanted if one is not None]))
+    return [None if one is None else next(parts) for one in wanted]
+
+
+def bitmap(data: Data) -> Image | None:
+    """A BMP of 24 bits without compression as a view, its rows from the bottom up and its colours BGR; else None."""
+    if data[:2] != b"BM" or len(data) < BITMAP_HEADER.size:
+        return None
+    start, _, width, height, planes, bits, compression = BITMAP_HEADER.unpack_from(data)
+    row_bytes = (3 * width + 3) // 4 * 4
+    if (planes, bits, compression) != (1, 24, 0) or min(width, height) <= 0 or start + height * row_bytes > len(data):
+        return None  # for the general decoder, which knows the rest and says what is wrong
+    rows = np.frombuffer(data, np.uint8, height * row_bytes, start).reshape(height, row_bytes)
+    return rows[:, : 3 * width].reshape(height, width, 3)
+
+
+def _of_bitmap(rows: Image, wanted: Box) -> Image:
+    height = rows.shape[0]
+    pixels = scratch("decoded", wanted.bottom - wanted.top, wanted.right - wanted.left, 4)
+    lying = rows[height - wanted.bottom : height - wanted.top, wanted.left : wanted.right]
+    cv2.cvtColor(lying, cv2.COLOR_BGR2RGBA, dst=pixels)
+    return cv2.flip(pixels, 0, dst=pixels).astype(np.uint8, copy=False)
 
 
 def encode(pixels: Image, encoding: str, quality: int) -> bytes:

@@ -1,64 +1,68 @@
-"""Records -> batches: threads decode and augment straight into uint8 arrays, a bounded number of batches ahead."""
+"""Records -> batches: workers make images straight in shared memory, a bounded number of batches ahead."""
 
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from resnet_v2.data import augment
 from resnet_v2.data.claims import claimed_size
-from resnet_v2.data.jpeg import Encoded, Image
-from resnet_v2.data.records import IRHeader, RecordReader
-from resnet_v2.data.rows import NOTHING, Offsets
+from resnet_v2.data.filling import Augmented, Failure, Job, Preprocess, Task
+from resnet_v2.data.hands import Hands, hands
+from resnet_v2.data.order import epoch_order, split
+from resnet_v2.data.records import RecordReader
+from resnet_v2.data.ring import Layout, Pin, Ring
 from resnet_v2.data.sidecar import Rows, sidecar_path
 from resnet_v2.errors import ResnetError
-from resnet_v2.machine import processors
+from resnet_v2.machine import free_memory
 
 BATCHES_AHEAD = 3
-# Tasks per thread and batch: enough that no thread idles at the end of a batch, few enough to cost nothing.
-TASKS_PER_THREAD = 4
+# Batches that whoever takes them may keep at a time: on a GPU one that is worked on, two behind it, one on its way.
+BATCHES_KEPT = 4
+MEMORY_SHARE = 0.125  # of what is free, for batches
+LEAST_TASK_IMAGES, MOST_TASK_IMAGES = 8, 64
 
 # Refused beyond this, before memory is taken: half a gigabyte of pixels is no photograph but a mistake or an attack.
 MAX_PIXELS = 178_956_970
 MOST_SKIPPED = 0.01
 
-Preprocess = Callable[[int, Encoded, Image], None]
-Allocate = Callable[[tuple[int, ...]], NDArray[np.uint8]]
-
 
 @dataclass(frozen=True)
 class Batch:
-    """Images (n x size x size x 3, uint8, RGB), labels (n, int64) and the images' ordinals in the record (n, int64)."""
+    """Images (n x size x size x 3, uint8, RGB), labels (n, int64) and the images' ordinals in the record (n, int64).
+
+    The images lie where they were made; their memory is used again when no array shows it any more.
+    """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     ordinals: NDArray[np.int64]
 
 
-def unpinned(shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Memory for images, where the processor alone reads them."""
-    return np.empty(shape, np.uint8)
-
-
 @dataclass(frozen=True)
 class Reading:
     """How images are read, whatever is made of them.
 
-    `threads` 0: one per core. An image that claims more than `max_pixels` is refused. `fast` is libjpeg-turbo's less
-    exact decoding. With `on_skip` the next good record takes the place of a bad one, and `on_skip` is called with a
-    sentence that names it. `allocate` makes the arrays of images, pinned ones for a GPU.
+    `workers` processes read them, 0: this one does. An image that claims more than `max_pixels` is refused. `fast` is
+    libjpeg-turbo's less exact decoding. With `on_skip` the next good record takes the place of a bad one, and `on_skip`
+    is called with a sentence that names it. `pin` keeps the memory of batches where it is, for a GPU. `sharers`: how
+    many processes of this machine read at once and share its memory.
     """
 
-    threads: int = 0
+    workers: int = 0
     max_pixels: int = MAX_PIXELS
     fast: bool = False
     on_skip: Callable[[str], object] | None = None
-    allocate: Allocate = unpinned
+    pin: Pin | None = None
+    sharers: int = 1
+
+    def slots(self, rows: int, shape: tuple[int, ...]) -> int:
+        """How many batches there is memory for, of as many as are of use."""
+        room = int(MEMORY_SHARE * free_memory() / self.sharers) or 1 << 62
+        return max(2, min(BATCHES_AHEAD + BATCHES_KEPT, room // max(1, Layout(1, rows, shape).bytes)))
 
 
 def stored_side(reader: RecordReader) -> int:
@@ -116,8 +120,9 @@ class Loader:
         """The batches of this rank that are left of the current epoch; at the end the next epoch is the current one."""
         order = epoch_order(len(self._reader), self._seed, self.epoch)[: self._count]
         steps = split(order, self._batch_size, self._rank, self._world_size, self.step)
-        preprocess = augmented(self._plan, self._seed, self.epoch)
-        for batch in batches(self._reader, steps, preprocess, self._plan.size, self._classes, self._reading):
+        preprocess = Augmented(self._plan, self._seed, self.epoch)
+        shape = (self._plan.size, self._plan.size, 3)
+        for batch in batches(self._reader, steps, preprocess, shape, self._classes, self._reading):
             self.step += 1
             yield batch
         self.epoch, self.step = self.epoch + 1, 0
@@ -141,147 +146,114 @@ class Loader:
         return {**names, "records": len(self._reader)}
 
 
-def epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """The order of an epoch: a permutation of all ordinals that depends on (seed, epoch) alone."""
-    # 2^63 is no ordinal: the stream of the order is none of the images'.
-    return augment.generator(seed, epoch, 1 << 63).permutation(count)
-
-
-def split(
-    order: NDArray[np.int64], batch_size: int, rank: int = 0, world_size: int = 1, first_step: int = 0
-) -> Iterator[NDArray[np.int64]]:
-    """A rank's part of every step of `batch_size` ordinals, from a step on; parts differ by one ordinal at most."""
-    for start in range(first_step * batch_size, len(order), batch_size):
-        step = order[start : start + batch_size]
-        yield step[len(step) * rank // world_size : len(step) * (rank + 1) // world_size]
-
-
-def augmented(plan: augment.Augmentation, seed: int, epoch: int) -> Preprocess:
-    """Preprocessing for training: (ordinal, image, slot) with draws from (seed, epoch, ordinal)."""
-
-    def preprocess(ordinal: int, image: Encoded, out: Image) -> None:
-        drawn = augment.draw(plan, image.height, image.width, augment.generator(seed, epoch, ordinal))
-        box = augment.needed_box(drawn, plan, image.height, image.width)
-        augment.apply(image.decode(box), drawn.within(box), out, plan.interpolation)
-
-    return preprocess
-
-
-def centred(ordinal: int, image: Encoded, out: Image) -> None:
-    """Preprocessing for evaluation: the centre crop."""
-    pixels = image.decode(augment.centre_box(out.shape[0], image.height, image.width))
-    augment.centre_crop(pixels, out)
-
-
-@dataclass(frozen=True)
-class Stream:
-    """What every task of `batches` needs."""
-
-    reader: RecordReader
-    segments: Callable[[int], Offsets]
-    preprocess: Preprocess
-    classes: int
-    reading: Reading
-    stop: threading.Event
-
-
 def batches(
     reader: RecordReader,
     steps: Iterable[NDArray[np.int64]],
     preprocess: Preprocess,
-    size: int,
+    shape: tuple[int, ...],
     classes: int,
     reading: Reading,
 ) -> Iterator[Batch]:
-    """A batch of `size` x `size` pixels for the ordinals of every step.
+    """A batch for the ordinals of every step, none larger than the first; an image becomes an array of `shape`.
 
     Of images packed sliceable (with a `.rows` beside the record) only the part that a crop needs is decoded, of others
-    nothing below it. The same bytes come out for any number of threads, and with or without `.rows`. Raises
+    nothing below it. The same bytes come out for any number of workers, and with or without `.rows`. Raises
     ResnetError, naming the record, for one that is damaged or claims too many pixels, and for a label outside 0 to
-    `classes` - 1; where bad records are skipped, when more than one record in a hundred is bad.
+    `classes` - 1; where bad records are skipped, when more than one record in a hundred is bad; and for a worker that
+    died or hangs.
     """
-    cv2.setNumThreads(0)  # the threads are ours; OpenCV's own would only fight with them
-    threads = reading.threads or processors()
-    stream = Stream(reader, _segments_of(reader), preprocess, classes, reading, threading.Event())
-    waiting: deque[tuple[Batch, list[Future[list[str]]]]] = deque()
-    skipped = 0
     left = iter(steps)
-    with ThreadPoolExecutor(threads, thread_name_prefix="loader") as pool:
-        try:
-            while True:
-                while len(waiting) < BATCHES_AHEAD and (ordinals := next(left, None)) is not None:
-                    images = reading.allocate((len(ordinals), size, size, 3))
-                    batch = Batch(images, np.empty(len(ordinals), np.int64), ordinals.copy())
-                    rows = _task_rows(len(ordinals), threads)
-                    waiting.append((batch, [pool.submit(_fill, stream, batch, some) for some in rows]))
-                if not waiting:
-                    return
-                batch, tasks = waiting.popleft()
-                for sentence in [sentence for task in tasks for sentence in task.result()]:
-                    skipped += 1
-                    if skipped > _most_skipped(reader):
-                        raise ResnetError(
-                            f"{reader.path}: more than one record in a hundred is bad, the last: {sentence}"
-                        )
-                    if reading.on_skip is not None:
-                        reading.on_skip(sentence)
-                yield batch
-        finally:
-            stream.stop.set()
-            pool.shutdown(cancel_futures=True)
+    first = next(left, None)
+    if first is None:
+        return
+    largest = max(1, len(first))
+    rows = Rows.of(reader) if sidecar_path(reader.path).is_file() else None
+    job = Job(reader.path, preprocess, classes, reading.max_pixels, reading.fast)
+    layout = Layout(reading.slots(largest, shape), largest, shape)
+    with hands(job, reader, rows, layout, reading.pin, reading.workers, reading.sharers) as (made_by, ring):
+        yield from _Stream(reader, rows, reading, made_by, ring).batches(chain([first], left))
 
 
-def _most_skipped(reader: RecordReader) -> float:
-    return MOST_SKIPPED * len(reader) + 1
+class _Stream:
+    """The batches on their way: which slots are being filled, and what of each is still to come."""
 
+    def __init__(self, reader: RecordReader, rows: Rows | None, reading: Reading, made_by: Hands, ring: Ring) -> None:
+        self._reader, self._rows, self._reading, self._hands, self._ring = reader, rows, reading, made_by, ring
+        self._coming: deque[tuple[int, int]] = deque()  # slot and number of images
+        self._left: dict[int, int] = {}  # images of a slot that are not done yet
+        self._failures: dict[int, list[Failure]] = {}
+        self._skipped = 0
 
-def _segments_of(reader: RecordReader) -> Callable[[int], Offsets]:
-    if not sidecar_path(reader.path).is_file():
-        return lambda ordinal: NOTHING
-    return Rows.of(reader).segments
-
-
-def _task_rows(count: int, threads: int) -> list[range]:
-    rows = max(1, -(-count // (threads * TASKS_PER_THREAD)))
-    return [range(start, min(start + rows, count)) for start in range(0, count, rows)]
-
-
-def _fill(stream: Stream, batch: Batch, rows: range) -> list[str]:
-    """Load some rows of a batch; returns a sentence for every record that was skipped."""
-    skipped: list[str] = []
-    for row in rows:
-        if stream.stop.is_set():
-            break
+    def batches(self, steps: Iterator[NDArray[np.int64]]) -> Iterator[Batch]:
         while True:
-            try:
-                _load(stream, batch, row)
-                break
-            except ResnetError as error:
-                if stream.reading.on_skip is None or len(skipped) > _most_skipped(stream.reader):
-                    raise
-                skipped.append(str(error))
-                batch.ordinals[row] = (batch.ordinals[row] + 1) % len(stream.reader)
-    return skipped
+            while len(self._coming) < BATCHES_AHEAD and self._ring.free:
+                ordinals = next(steps, None)
+                if ordinals is None:
+                    break
+                self._begin(self._ring.free.popleft(), ordinals)
+            if not self._coming:
+                return
+            slot, count = self._coming.popleft()
+            self._finish(slot)
+            yield self._batch(slot, count)
+
+    def _begin(self, slot: int, ordinals: NDArray[np.int64]) -> None:
+        count = len(ordinals)
+        self._coming.append((slot, count))
+        self._left[slot], self._failures[slot] = count, []
+        self._look_up(slot, slice(0, count), ordinals)
+        each = _task_images(count, self._reading.workers)
+        for first in range(0, count, each):
+            self._hands.submit(Task(slot, first, min(each, count - first)))
+
+    def _look_up(self, slot: int, rows: slice, ordinals: NDArray[np.int64]) -> None:
+        """Write down for a slot's rows which records are theirs, and where these are."""
+        slots = self._ring.slots
+        slots.ordinals[slot, rows] = ordinals
+        slots.offsets[slot, rows] = self._reader.offsets[ordinals]
+        slots.lengths[slot, rows] = self._reader.lengths(ordinals)
+        if self._rows is not None:
+            slots.segments_at[slot, rows], slots.segments[slot, rows] = self._rows.places(ordinals)
+
+    def _finish(self, slot: int) -> None:
+        """Wait until all images of a slot are there, others having taken the place of those that are skipped."""
+        while True:
+            while self._left[slot]:
+                for task, failures in self._hands.collect():
+                    self._left[task.slot] -= task.images
+                    self._failures[task.slot] += failures
+            if not self._failures[slot]:
+                return
+            failures, self._failures[slot] = sorted(self._failures[slot]), []
+            for failure in failures:
+                self._skip(slot, failure)
+
+    def _skip(self, slot: int, failure: Failure) -> None:
+        """Let the next record take the place of a bad one; a ResnetError where bad ones are not skipped."""
+        if self._reading.on_skip is None:
+            raise ResnetError(failure.sentence)
+        self._skipped += 1
+        if self._skipped > MOST_SKIPPED * len(self._reader) + 1:
+            raise ResnetError(
+                f"{self._reader.path}: more than one record in a hundred is bad, the last: {failure.sentence}"
+            )
+        self._reading.on_skip(failure.sentence)
+        row = slice(failure.row, failure.row + 1)
+        self._look_up(slot, row, (self._ring.slots.ordinals[slot, row] + 1) % len(self._reader))
+        self._left[slot] += 1
+        self._hands.submit(Task(slot, failure.row, 1))
+
+    def _batch(self, slot: int, count: int) -> Batch:
+        slots = self._ring.slots
+        labels, ordinals = slots.labels[slot, :count].copy(), slots.ordinals[slot, :count].copy()
+        images = self._ring.lend(slot, count)
+        if len(self._coming) + len(self._ring.free) < min(BATCHES_AHEAD, self._ring.layout.slots - 1):
+            images = images.copy()  # whoever takes the batches keeps many: the others need this slot's memory
+        return Batch(images, labels, ordinals)
 
 
-def _load(stream: Stream, batch: Batch, row: int) -> None:
-    ordinal = int(batch.ordinals[row])
-    header, data = stream.reader.image(ordinal)
-    batch.labels[row] = class_label(stream.reader, ordinal, header, stream.classes)
-    try:
-        image = Encoded(data, stream.segments(ordinal), stream.reading.max_pixels, stream.reading.fast)
-        stream.preprocess(ordinal, image, batch.images[row])
-    except ValueError as error:
-        path = stream.reader.path
-        raise ResnetError(f"{path}: the image of record {ordinal} cannot be decoded: {error}.") from None
-
-
-def class_label(reader: RecordReader, ordinal: int, header: IRHeader, classes: int) -> int:
-    """The class of a record; a ResnetError, naming it, for a label that is no number from 0 to `classes` - 1."""
-    label = float(np.ravel(header.label)[0])
-    if not (label.is_integer() and 0 <= label < classes):
-        raise ResnetError(
-            f"{reader.path}: record {ordinal} has the label {label:g}, but the classes are 0 to {classes - 1}; "
-            "give the right `num_classes` or synset.txt, or pack again."
-        )
-    return int(label)
+def _task_images(count: int, workers: int) -> int:
+    """Images of a task: enough that what is done for all at once is cheap, few enough that no worker idles long."""
+    if not workers:
+        return max(1, count)
+    return min(MOST_TASK_IMAGES, max(LEAST_TASK_IMAGES, -(-count // max(1, workers))))

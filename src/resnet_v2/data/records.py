@@ -9,17 +9,18 @@ part; the reader puts it back. So a damaged file can be searched for the next ma
 import contextlib
 import os
 import struct
+import threading
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, TextIO
+from typing import BinaryIO, NamedTuple, TextIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resnet_v2.errors import ResnetError, naming
 from resnet_v2.files import open_regular, remove, replacing
-from resnet_v2.portable import read_at
+from resnet_v2.portable import read_at, read_into
 
 MAGIC = 0xCED7230A
 MAGIC_BYTES = struct.pack("<I", MAGIC)
@@ -35,6 +36,9 @@ IMAGE_HEADER = struct.Struct("<IfQQ")
 READ_AHEAD_BYTES = 1 << 16
 READ_AT_ONCE_BYTES = 1 << 22
 PART_READ_AHEAD_BYTES = 1 << 12  # of parts behind the first, of which a record may have very many
+
+
+Source = int  # what records are read from: a file descriptor
 
 
 class IRHeader(NamedTuple):
@@ -131,6 +135,30 @@ def writing(path: Path) -> Iterator[RecordWriter]:
         remove(index_path(path), path.with_suffix(".rows"))
 
 
+def class_label(path: Path, ordinal: int, header: IRHeader, classes: int) -> int:
+    """The class of a record; a ResnetError, naming it, for a label that is no number from 0 to `classes` - 1."""
+    label = header.label if isinstance(header.label, float) else float(np.ravel(header.label)[0])
+    if not (label.is_integer() and 0 <= label < classes):
+        raise ResnetError(
+            f"{path}: record {ordinal} has the label {label:g}, but the classes are 0 to {classes - 1}; "
+            "give the right `num_classes` or synset.txt, or pack again."
+        )
+    return int(label)
+
+
+def damaged(path: Path, ordinal: int, offset: int, error: ValueError) -> ResnetError:
+    """What is said of a record that is none."""
+    return ResnetError(
+        f"{path}: record {ordinal} at byte {offset} is damaged ({error}); "
+        f"`resnet-v2 index {path}` makes an index of the records that are whole."
+    )
+
+
+def no_image_record(path: Path, ordinal: int, error: ValueError) -> ResnetError:
+    """What is said of a record whose payload is no image record."""
+    return ResnetError(f"{path}: record {ordinal} is not an image record ({error}).")
+
+
 class RecordReader:
     """Random access to the records of a `.rec` through its `.idx`, by ordinal: the place in the index.
 
@@ -142,10 +170,10 @@ class RecordReader:
         self.path = path
         self.offsets = read_index(path)
         try:
-            self._descriptor = open_regular(path)
+            self.source = open_regular(path)
         except OSError as error:
             raise ResnetError(f"{path} cannot be opened ({error.strerror}); check the path.") from None
-        self.file_bytes = os.fstat(self._descriptor).st_size
+        self.file_bytes = os.fstat(self.source).st_size
         self._ascending = bool((self.offsets[1:] > self.offsets[:-1]).all())
         self._check_end()
 
@@ -175,40 +203,72 @@ class RecordReader:
         try:
             return unpack(self[ordinal])
         except ValueError as error:
-            raise ResnetError(f"{self.path}: record {ordinal} is not an image record ({error}).") from None
+            raise no_image_record(self.path, ordinal, error) from None
 
     def _read(self, ordinal: int) -> memoryview:
-        offset = int(self.offsets[ordinal])
+        offset, length = int(self.offsets[ordinal]), int(self.lengths(np.array([ordinal]))[0])
         try:
-            return read_record(self._descriptor, offset, self._expected_bytes(ordinal, offset))[0]
+            return read_record(self.source, offset, length)[0]
         except ValueError as error:
-            raise ResnetError(
-                f"{self.path}: record {ordinal} at byte {offset} is damaged ({error}); "
-                f"`resnet-v2 index {self.path}` makes an index of the records that are whole."
-            ) from None
+            raise damaged(self.path, ordinal, offset, error) from None
 
-    def _expected_bytes(self, ordinal: int, offset: int) -> int:
+    def lengths(self, ordinals: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many bytes to read at once of some records: all of them, unless they are very long."""
         if not self._ascending:
-            return READ_AHEAD_BYTES
-        end = int(self.offsets[ordinal + 1]) if ordinal + 1 < len(self) else self.file_bytes
-        return min(end - offset, READ_AT_ONCE_BYTES)
+            return np.full(len(ordinals), READ_AHEAD_BYTES)
+        ends = self.offsets[np.minimum(ordinals + 1, len(self) - 1)]
+        ends = np.where(ordinals + 1 < len(self), ends, self.file_bytes)
+        return cast(NDArray[np.int64], np.minimum(ends - self.offsets[ordinals], READ_AT_ONCE_BYTES))
 
     def is_replaced(self) -> bool:
         """Whether another file has its name now."""
         try:
-            return not os.path.samestat(os.fstat(self._descriptor), self.path.stat())
+            return not os.path.samestat(os.fstat(self.source), self.path.stat())
         except OSError:
             return True
 
     def close(self) -> None:
         """Close the file; reading afterwards is an error."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        if self.source >= 0:
+            os.close(self.source)
+            self.source = -1
 
     def __del__(self) -> None:
-        if hasattr(self, "_descriptor"):
+        if hasattr(self, "source"):
             self.close()
+
+
+def read_payloads(source: Source, offsets: Sequence[int], lengths: Sequence[int]) -> list[memoryview | ValueError]:
+    """The payloads of the records at some byte offsets, of which `lengths` bytes are read at once, or what is wrong.
+
+    Their memory is used again by the thread's next call.
+    """
+    arena = memoryview(_arena(sum(lengths)))
+    payloads: list[memoryview | ValueError] = []
+    for offset, length in zip(offsets, lengths, strict=True):
+        room, arena = arena[:length], arena[length:]
+        there = read_into(source, room, offset)
+        magic, word = PART_HEADER.unpack_from(room) if there >= PART_HEADER.size else (0, 0)
+        end = PART_HEADER.size + (word & MAX_RECORD_BYTES)
+        if magic == MAGIC and word >> LENGTH_BITS == WHOLE and end <= there:
+            payloads.append(room[PART_HEADER.size : end])
+            continue
+        try:
+            payloads.append(read_record(source, offset, length)[0])
+        except ValueError as error:
+            payloads.append(error)
+    return payloads
+
+
+_kept = threading.local()
+
+
+def _arena(size: int) -> bytearray:
+    """Memory that this thread keeps: fresh memory costs more than what is read into it."""
+    arena: bytearray = getattr(_kept, "arena", bytearray())
+    if len(arena) < size:
+        _kept.arena = arena = bytearray(size)
+    return arena
 
 
 def read_record(descriptor: int, offset: int, expected_bytes: int = READ_AHEAD_BYTES) -> tuple[memoryview, int]:

@@ -2,14 +2,13 @@
 
 A baseline JPEG whose restart interval divides its rows of blocks evenly (or is some whole rows) can be cut without
 decoding: the header with another size, the segments that are wanted with their markers counted anew from 0, the end
-marker. Its pixels are those of the whole image, but for the outermost ones of a cut, whose colour is interpolated with
-a neighbour that is not there; so a cut has a margin. Markers and header fields: ITU-T T.81,
-annex B.
+marker (`cuts.py`). Markers and header fields: ITU-T T.81, annex B.
 """
 
 import math
 import struct
-from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +18,6 @@ Offsets = NDArray[np.uint32]
 
 NOTHING: Offsets = np.empty(0, np.uint32)
 
-# The decoder's interpolation of colours reads one sample of colour on either side, which is 2 pixels, at most 4.
-MARGIN = 4
-
 START, END = b"\xff\xd8", b"\xff\xd9"
 BASELINE = (0xC0, 0xC1)  # Huffman-coded, sequential; progressive files have several scans and no rows
 FRAMES = (*BASELINE, 0xC2, 0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))
@@ -29,8 +25,7 @@ RESTART_INTERVAL, SCAN = 0xDD, 0xDA
 ALONE = (0x01, *range(0xD0, 0xD8))  # markers without a length behind them
 
 
-@dataclass(frozen=True)
-class JpegHeader:
+class JpegHeader(NamedTuple):
     """What stands before the image data: sizes in pixels, and where.
 
     A segment, which lies between two restart markers, is `segment_height` x `segment_width` pixels; both are 0 when the
@@ -52,16 +47,41 @@ class JpegHeader:
         """Rows of segments, and segments in a row."""
         return -(-self.height // self.segment_height), -(-self.width // self.segment_width)
 
+    @property
+    def segments(self) -> int:
+        """How many segments the image has."""
+        return math.prod(self.grid)
 
-def read_header(data: bytes | memoryview) -> JpegHeader | None:
-    """The header of a JPEG file; None for bytes that are none or that end too early."""
+
+def read_header(data: Data) -> JpegHeader | None:
+    """The header of a JPEG file; None for bytes that are none or that end too early.
+
+    Most files of a record have the same header but for their size, and what stands before the image data tells it all.
+    """
+    global _usual_length
+    header = _header_of(bytes(data[:_usual_length])) or _header_of_data(data)
+    if header is not None and header.data_at <= LONGEST_KEPT:
+        _usual_length = header.data_at
+    return header
+
+
+LONGEST_KEPT = 4096
+_usual_length = 0  # of what stands before the image data; a wrong guess costs time alone
+
+
+@lru_cache(4096)
+def _header_of(start: bytes) -> JpegHeader | None:
+    return _header_of_data(start)
+
+
+def _header_of_data(data: Data) -> JpegHeader | None:
     try:
         return _read_header(data)
     except (struct.error, IndexError):
         return None
 
 
-def _read_header(data: bytes | memoryview) -> JpegHeader | None:
+def _read_header(data: Data) -> JpegHeader | None:
     if data[:2] != START:
         return None
     at, interval = 2, 0
@@ -123,8 +143,7 @@ def find_segments(data: bytes | memoryview) -> Offsets:
     return np.concatenate([[header.data_at], header.data_at + 2 + restarts, [end + 2]]).astype(np.uint32)
 
 
-@dataclass(frozen=True)
-class Box:
+class Box(NamedTuple):
     """A rectangle of pixels: `top` to `bottom` and `left` to `right`, the last of each not included."""
 
     top: int
@@ -144,70 +163,3 @@ class Box:
     def of(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """These pixels of an image (H x W x channels), as a view."""
         return pixels[self.top : self.bottom, self.left : self.right]
-
-
-def cut(data: Data, header: JpegHeader, segments: Offsets, wanted: Box) -> tuple[bytearray, Box]:
-    """A JPEG file of the segments that the pixels `wanted` and a margin need, and the box of what it holds.
-
-    Raises ValueError where one of them does not lie between its markers: a table of another image, or a damaged one,
-    costs time and no pixel.
-    """
-    rows, columns = header.grid
-    if segments.size != rows * columns + 1:
-        raise ValueError("the segments are another image's")
-    first_row, last_row = _around(wanted.top, wanted.bottom, header.segment_height, rows)
-    first, last = _around(wanted.left, wanted.right, header.segment_width, columns)
-    held = Box(
-        first_row * header.segment_height,
-        min(last_row * header.segment_height, header.height),
-        first * header.segment_width,
-        min(last * header.segment_width, header.width),
-    )
-    # Of each row where its first segment begins and where each one ends: so many segments of the image lie before.
-    counts = np.arange(first_row, last_row)[:, None] * columns + np.arange(first, last + 1)
-    ends = segments[counts].astype(np.int64)
-    if not _between_markers(data, header, ends, counts):
-        raise ValueError("the segments are another image's")
-    starts, ends = ends[:, 0], ends[:, 1:]
-    last_ends = ends[:, -1]
-    pieces = [data[start:end] for start, end in zip(starts.tolist(), last_ends.tolist(), strict=True)]
-    whole = bytearray(b"".join([data[: header.data_at], *pieces]))
-    struct.pack_into(">HH", whole, header.size_at, held.bottom - held.top, held.right - held.left)
-    # The markers behind the segments are counted anew; the last one becomes the end marker.
-    behind = header.data_at + np.cumsum(last_ends - starts) - last_ends
-    markers = (ends + behind[:, None]).ravel() - 1
-    np.frombuffer(whole, np.uint8)[markers] = 0xD0 + np.arange(markers.size) % 8
-    whole[-1] = END[1]
-    return whole, held
-
-
-def _between_markers(data: Data, header: JpegHeader, ends: NDArray[np.int64], counts: NDArray[np.int64]) -> bool:
-    """Whether `counts` segments of an image end at `ends`, each behind its own marker."""
-    ascending = (ends[:, 1:] > ends[:, :-1]).all() and ends[0, 0] >= header.data_at
-    if not ascending or ends.max() > len(data) or (counts[0, 0] == 0 and ends[0, 0] != header.data_at):
-        return False
-    markers = 0xD0 + (counts - 1) % 8
-    if counts[-1, -1] == math.prod(header.grid):
-        markers[-1, -1] = END[1]
-    ends, markers = ends.ravel(), markers.ravel()
-    if counts[0, 0] == 0:
-        ends, markers = ends[1:], markers[1:]
-    there = np.frombuffer(data, np.uint8)
-    return bool((there[ends - 2] == END[0]).all() and (there[ends - 1] == markers).all())
-
-
-def shorten(data: Data, header: JpegHeader, bottom: int) -> tuple[bytearray, Box]:
-    """A JPEG file that claims to end below row `bottom` and a margin, and the box of what it says it holds.
-
-    The data of the rows below are still in it, so a decoder tells of extraneous bytes before the end marker.
-    """
-    last_row = -(-(bottom + MARGIN) // header.row_height)
-    held = Box(0, min(last_row * header.row_height, header.height), 0, header.width)
-    shorter = bytearray(data)
-    struct.pack_into(">H", shorter, header.size_at, held.bottom)
-    return shorter, held
-
-
-def _around(first: int, last: int, side: int, count: int) -> tuple[int, int]:
-    """The segments of `side` pixels that cover pixels `first` to `last` and the margin around them."""
-    return max(0, (first - MARGIN) // side), min(count, -(-(last + MARGIN) // side))

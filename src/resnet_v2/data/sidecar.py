@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from resnet_v2.data.records import RecordReader, unpack
+from resnet_v2.data.records import RecordReader, Source, unpack
 from resnet_v2.data.rows import NOTHING, Offsets, find_segments
 from resnet_v2.errors import ResnetError, naming
 from resnet_v2.files import CHUNK_BYTES, fingerprint, open_regular, replacing
@@ -71,6 +71,15 @@ def _segments_of_record(payload: memoryview) -> Offsets:
         return NOTHING
 
 
+def read_segments(source: Source | None, places: NDArray[np.int64], counts: NDArray[np.int64]) -> list[Offsets]:
+    """The offsets of images' segments, whose bytes and counts `Rows.places` tells; none where the file has ended."""
+    if source is None:
+        return [NOTHING] * len(places)
+    data = (read_at(source, 4 * count, at) for at, count in zip(places.tolist(), counts.tolist(), strict=True))
+    found = (np.frombuffer(some[: len(some) // 4 * 4], "<u4") for some in data)
+    return [some if len(some) == count else NOTHING for some, count in zip(found, counts.tolist(), strict=True)]
+
+
 class Rows:
     """The `.rows` of a `.rec`. `segments(ordinal)` is empty where an image cannot be sliced.
 
@@ -83,10 +92,10 @@ class Rows:
         self.path = sidecar_path(rec)
         self._again = f"make it again with `resnet-v2 index {rec}`."
         try:
-            self._descriptor = open_regular(self.path)
+            self.source = open_regular(self.path)
         except OSError as error:
             raise ResnetError(f"{self.path} cannot be opened ({error.strerror}); {self._again}") from None
-        head = read_at(self._descriptor, SIDECAR_HEADER.size, 0)
+        head = read_at(self.source, SIDECAR_HEADER.size, 0)
         self.has_sums = head[:8] == SIDECAR_MAGIC
         form = SIDECAR_HEADER if self.has_sums else FIRST_HEADER
         if head[:8] not in (SIDECAR_MAGIC, FIRST_MAGIC) or len(head) < form.size:
@@ -95,7 +104,7 @@ class Rows:
         self._sum_behind_header = fingerprints[0] if fingerprints else 0
         self._sums_at = form.size + 8 * (self.count + 1)
         self._offsets_at = self._sums_at + 8 * self.count * self.has_sums
-        offsets_bytes = os.fstat(self._descriptor).st_size - self._offsets_at
+        offsets_bytes = os.fstat(self.source).st_size - self._offsets_at
         if offsets_bytes < 0:  # before memory is taken
             raise self._damaged()
         # Held, so that an image is one read: a thread lets go of Python's lock at each, and gets it back when it may.
@@ -118,7 +127,7 @@ class Rows:
 
     def _numbers(self, offset: int, count: int) -> NDArray[np.uint64]:
         """Some u64 of the file; fewer where it ends."""
-        data = read_at(self._descriptor, 8 * count, offset)
+        data = read_at(self.source, 8 * count, offset)
         return np.frombuffer(data[: len(data) // 8 * 8], "<u8")
 
     def _is_of_others(self, reader: RecordReader) -> bool:
@@ -130,13 +139,18 @@ class Rows:
                 others += self._numbers(self._sums_at + 8 * ordinal, 1).tolist() != [fingerprint(reader[ordinal])]
         return 2 * others > len(some)
 
+    def places(self, ordinals: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """For some records the byte at which their offsets begin, and how many there are; none where an image cannot
+        be sliced.
+        """
+        first, last = self._starts[ordinals], self._starts[ordinals + 1]
+        there = (first < last) & (last <= self._offsets)
+        counts = np.where(there, last - first, 0).astype(np.int64)
+        return self._offsets_at + 4 * np.where(there, first, 0).astype(np.int64), counts
+
     def segments(self, ordinal: int) -> Offsets:
         """What `find_segments` gives for the image of a record."""
-        first, last = self._starts[ordinal : ordinal + 2].tolist()
-        if not first < last <= self._offsets:
-            return NOTHING
-        data = read_at(self._descriptor, 4 * (last - first), self._offsets_at + 4 * first)
-        return np.frombuffer(data, "<u4") if len(data) == 4 * (last - first) else NOTHING
+        return read_segments(self.source, *self.places(np.array([ordinal])))[0]
 
     def sums(self) -> NDArray[np.uint64]:
         """The fingerprint of every record, by ordinal, none where the file has none; ResnetError when it is damaged."""
@@ -150,5 +164,5 @@ class Rows:
         return self._numbers(self._sums_at, self.count * self.has_sums)
 
     def __del__(self) -> None:
-        if hasattr(self, "_descriptor"):
-            os.close(self._descriptor)
+        if hasattr(self, "source"):
+            os.close(self.source)

@@ -4,24 +4,24 @@ import contextlib
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_v2.config.fields import Count, CountOrNone, checked
+from resnet_v2.config.fields import Count, Workers, checked
 from resnet_v2.console import Progress, say
-from resnet_v2.data.augment import centre_box
-from resnet_v2.data.jpeg import Encoded, Image
+from resnet_v2.data.hands import usual_workers
 from resnet_v2.data.lists import read_synset
-from resnet_v2.data.loader import Reading, batches, split
+from resnet_v2.data.loader import Reading, batches
+from resnet_v2.data.order import split
 from resnet_v2.data.records import RecordReader
-from resnet_v2.data.rows import Box
 from resnet_v2.errors import ResnetError
 from resnet_v2.inference.engines import Engine, Images, Logits
-from resnet_v2.inference.pictures import View
+from resnet_v2.inference.pictures import View, Viewed
 from resnet_v2.networks.header import Header
 
+WORTH_WORKERS = 300  # images: fewer are read before workers have started
 NO_NUMBER = "The network answers with what is no number: its weights are damaged; take others."
 Shares = NDArray[np.float64]
 
@@ -79,7 +79,12 @@ def tell_of_other_classes(rec: Path, header: Header) -> None:
 
 
 def judge(
-    engine: Engine, reader: RecordReader, view: View, classes: int, batch_size: int, threads: int = 0
+    engine: Engine,
+    reader: RecordReader,
+    view: View,
+    classes: int,
+    batch_size: int,
+    workers: int | Literal["auto"] = "auto",
 ) -> Verdicts:
     """What an engine says of every record, each read and counted once. Ten crops: the mean of their probabilities.
 
@@ -88,18 +93,13 @@ def judge(
     if not len(reader):
         raise ResnetError(f"{reader.path} holds no records; pack it again.")
     steps = split(np.arange(len(reader)), checked("batch_size", Count, batch_size))
-    reading = Reading(
-        checked("threads", CountOrNone, threads), allocate=lambda shape: np.empty((shape[0], *view.slot), np.uint8)
-    )
+    checked("workers", Workers, workers)
+    if workers == "auto":
+        workers = usual_workers(1, computes=True) if len(reader) > WORTH_WORKERS else 0
     labels, predictions, ranks = (np.empty(len(reader), np.int64) for _ in range(3))
     loss = 0.0
 
-    def preprocess(ordinal: int, image: Encoded, out: Image) -> None:
-        alone = not view.resize and not view.ten_crop  # then no pixel beside the crop is needed
-        everything = Box(0, image.height, 0, image.width)
-        view.look(image.decode(centre_box(view.crop, image.height, image.width) if alone else everything), out)
-
-    stream = batches(reader, steps, preprocess, view.crop, classes, reading)
+    stream = batches(reader, steps, Viewed(view), view.slot, classes, Reading(workers))
     with Progress("evaluate", len(reader)) as progress:
         for batch in stream:
             logs, truth, places = _logs(engine, batch.images), batch.labels, batch.ordinals

@@ -1,17 +1,20 @@
 """Pictures as people have them -> the crops that a network looks at. All go through a `View`."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, Union, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeGuard, Union, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resnet_v2.config.fields import Side, checked
-from resnet_v2.data.augment import centre_crop
 from resnet_v2.data.claims import check_size
+from resnet_v2.data.filling import Crops, Look, Whole
 from resnet_v2.data.jpeg import Image, of_pillow, resize_shorter_side, three_channels
 from resnet_v2.data.loader import MAX_PIXELS
+from resnet_v2.data.rows import Box
+from resnet_v2.data.warp import centre_box, centre_crop
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import read_bytes
 from resnet_v2.networks.header import Header
@@ -75,6 +78,32 @@ class View:
             top, left = int(down * (pixels.shape[0] - self.crop)), int(right * (pixels.shape[1] - self.crop))
             out[number] = pixels[top : top + self.crop, left : left + self.crop, :3]
         out[CROPS // 2 :] = out[: CROPS // 2, :, ::-1]
+
+
+class _Seen(NamedTuple):
+    box: Box
+    view: View
+
+    def finish(self, pixels: Image, out: Image) -> None:
+        self.view.look(pixels, out)
+
+
+@dataclass(frozen=True)
+class Viewed:
+    """A view as the loader takes it: what becomes of a record's images."""
+
+    view: View
+
+    def crops(self, ordinals: Whole, height: int, width: int) -> Crops | None:
+        """See `data.filling.Preprocess`."""
+        return None
+
+    def looks(self, ordinals: Whole, heights: Whole, widths: Whole) -> Sequence[Look]:
+        """See `data.filling.Preprocess`."""
+        alone = not self.view.resize and not self.view.ten_crop  # then no pixel beside the crop is needed
+        sizes = zip(heights.tolist(), widths.tolist(), strict=True)
+        boxes = (centre_box(self.view.crop, *size) if alone else Box(0, size[0], 0, size[1]) for size in sizes)
+        return [_Seen(box, self.view) for box in boxes]
 
 
 def prepare(picture: Picture, view: View, name: str = "") -> Image:

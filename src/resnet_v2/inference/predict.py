@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import cv2
 import numpy as np
@@ -156,8 +156,10 @@ class Predictor:
                         yield Prediction(name, next(found))
                 now, ahead = ahead, begun()
 
-    def judge(self, reader: RecordReader, view: View, batch_size: int = 128, threads: int = 0) -> Verdicts:
-        """What the network says of every record.
+    def judge(
+        self, reader: RecordReader, view: View, batch_size: int = 128, workers: int | Literal["auto"] = "auto"
+    ) -> Verdicts:
+        """What the network says of every record, which `workers` processes read, 0: this one.
 
         Raises ResnetError where images are stored so large that the view would see another thing than `classify` does.
         """
@@ -166,7 +168,7 @@ class Predictor:
             if side >= 2 * self.header.resize:
                 raise ResnetError(f"{reader.path} {found}; give `resize` {self.header.resize}, or pack it so.")
             say(f"warning: {reader.path} {found}; a resize to {self.header.resize} sees the same.")
-        return judge(self.engine, reader, view, self.header.architecture.classes, batch_size, threads)
+        return judge(self.engine, reader, view, self.header.architecture.classes, batch_size, workers)
 
     def _crops(self, images: Several | NDArray[Any]) -> Iterator[Images]:
         for start in range(0, len(images), BATCH_SIZE):

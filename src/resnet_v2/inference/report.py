@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -80,7 +81,7 @@ def evaluate_all(
     sizes: Sequence[tuple[int, int]] = ((0, 0),),
     ten_crop: bool = False,
     batch_size: int = 128,
-    threads: int = 0,
+    workers: int | Literal["auto"] = "auto",
     mxnet_batch: int = 0,
 ) -> list[Row]:
     """Every network with every pair of a crop and a shorter side over a record; 0 is the checkpoint's."""
@@ -89,7 +90,7 @@ def evaluate_all(
         tell_of_other_classes(rec, predictor.header)
         for crop, side in sizes:
             view = View.of(predictor.header, crop, side, ten_crop)
-            verdicts = predictor.judge(reader, view, batch_size, threads)
+            verdicts = predictor.judge(reader, view, batch_size, workers)
             rows.append(Row(predictor.header, view, verdicts, mxnet_batch))
     return rows
 

@@ -187,7 +187,9 @@ class _Judge:
             elif listed is not None and piece.key not in listed:
                 self._add(piece, "unlisted", "the .lst does not name it")
             elif -piece.end % 4:
-                self._add(piece, "padding", f"{-piece.end % 4} bytes behind it are missing; MXNet refuses it", bad=False)
+                self._add(
+                    piece, "padding", f"{-piece.end % 4} bytes behind it are missing; MXNet refuses it", bad=False
+                )
 
     def duplicates(self) -> None:
         """All but one of the records with equal bytes: the one in its own place stays."""
@@ -245,7 +247,10 @@ class _Judge:
         if sums:
             found = {piece.sum for piece in self._pieces}
             lost = sum(total not in found for total in set(sums))
-            lost -= sum(finding.kind not in ("index", "padding", "duplicated") for finding in self._report.findings[self.first :])
+            lost -= sum(
+                finding.kind not in ("index", "padding", "duplicated")
+                for finding in self._report.findings[self.first :]
+            )
             if lost > 0 and not self._aligned:
                 self._report.findings.append(Finding("missing", f"{lost} records that were packed are gone"))
             if gone:

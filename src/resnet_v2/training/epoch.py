@@ -20,7 +20,7 @@ from resnet_v2.training import checkpoint
 from resnet_v2.training.checkpoint import Start
 from resnet_v2.training.distributed import Ranks
 from resnet_v2.training.evaluate import Evaluation, evaluate
-from resnet_v2.training.feed import Fed, IdleClock, allocator, feed
+from resnet_v2.training.feed import Fed, IdleClock, feed, pin_for
 from resnet_v2.training.interruption import Interruption, Stopped
 from resnet_v2.training.meter import Meter, Watch
 from resnet_v2.training.plan import RunPlan
@@ -68,7 +68,9 @@ def training_loader(run: Run, state: TrainState, reader: RecordReader) -> Loader
         count=data.num_examples,
         rank=ranks.rank,
         world_size=ranks.world_size,
-        reading=Reading(plan.config.devices.threads, data.max_pixels, data.fast_decode, skip, allocator(run.device)),
+        reading=Reading(
+            plan.workers, data.max_pixels, data.fast_decode, skip, pin_for(run.device), ranks.local_world_size
+        ),
     )
     if state.loader:
         loader.load_state_dict(state.loader)
@@ -165,7 +167,7 @@ def validate(run: Run, state: TrainState, reader: RecordReader) -> Evaluation:
             size=run.plan.architecture.image_size,
             batch_size=run.plan.batch_size,
             device=run.device,
-            threads=run.plan.config.devices.threads,
+            workers=run.plan.workers,
             ranks=run.ranks,
             on_batch=stop_when_told,
         )

@@ -10,11 +10,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from resnet_v2.console import Progress
-from resnet_v2.data.loader import Reading, batches, centred, split
+from resnet_v2.data.filling import Centred
+from resnet_v2.data.loader import Reading, batches
+from resnet_v2.data.order import split
 from resnet_v2.data.records import RecordReader
 from resnet_v2.networks.resnet import ResNet
 from resnet_v2.training.distributed import Ranks
-from resnet_v2.training.feed import allocator, feed, to_input
+from resnet_v2.training.feed import feed, pin_for, to_input
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def evaluate(
     size: int,
     batch_size: int,
     device: torch.device,
-    threads: int = 0,
+    workers: int = 0,
     ranks: Ranks | None = None,
     on_batch: Callable[[], object] | None = None,
 ) -> Evaluation:
@@ -66,8 +68,8 @@ def evaluate(
     """
     ranks = ranks or Ranks()
     steps = split(np.arange(len(reader)), batch_size, ranks.rank, ranks.world_size)
-    reading = Reading(threads, allocate=allocator(device))
-    stream = batches(reader, steps, centred, size, network.architecture.classes, reading)
+    reading = Reading(workers, pin=pin_for(device), sharers=ranks.local_world_size)
+    stream = batches(reader, steps, Centred(size), (size, size, 3), network.architecture.classes, reading)
     progress = Progress("evaluate", len(reader), shown=ranks.main)
     found: list[torch.Tensor] = []  # per batch; the sums are made on the host, in float64, which not every GPU has
     with progress, evaluating(network):

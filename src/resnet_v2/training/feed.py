@@ -4,14 +4,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from resnet_v2.data.loader import Allocate, Batch, unpinned
+from resnet_v2.data.loader import Batch
+from resnet_v2.data.ring import Pin
 
 # Steps that a GPU may be behind the processor. More would only hold memory for their batches.
 STEPS_BEHIND = 2
@@ -31,13 +32,17 @@ class Fed:
     waited: float = 0.0
 
 
-def allocator(device: torch.device) -> Allocate:
-    """What a loader's batches for a device lie in: page-locked memory for a GPU, which copies it by itself."""
-    return _pinned if device.type == "cuda" else unpinned
+def pin_for(device: torch.device) -> Pin | None:
+    """What locks the memory of a loader's batches for a device: a GPU copies it by itself then."""
+    return _pin if device.type == "cuda" else None
 
 
-def _pinned(shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    return torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
+def _pin(address: int, size: int) -> Callable[[], object]:
+    """Page-lock memory; where the system does not allow it, copies only take longer. Returns what unlocks it."""
+    runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+    if int(runtime.cudaHostRegister(address, size, 0)):
+        return lambda: None
+    return partial(runtime.cudaHostUnregister, address)
 
 
 def feed(

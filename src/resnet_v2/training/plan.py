@@ -13,10 +13,10 @@ import torch
 
 from resnet_v2.config.training import NEUTRAL, TRAIN_DEFAULTS, TrainConfig
 from resnet_v2.data.augment import Augmentation, augmentation, random_resized_crop
+from resnet_v2.data.hands import usual_workers
 from resnet_v2.data.lists import read_synset
 from resnet_v2.errors import ResnetError, SettingError
 from resnet_v2.logs.layout import aligned
-from resnet_v2.machine import processors
 from resnet_v2.networks import weights
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.training import checkpoint, ownership, recipes
@@ -56,6 +56,11 @@ class RunPlan:
     def prefix(self) -> str:
         """The start of the names of checkpoints and logs."""
         return self.config.output.model_prefix
+
+    @property
+    def workers(self) -> int:
+        """The worker processes of each rank."""
+        return int(self.config.devices.workers)
 
     @property
     def epochs(self) -> int:
@@ -144,9 +149,11 @@ def decide(given: Values) -> tuple[RunPlan, Start | None]:
     )
     values = {name: value for _, layer in layers for name, value in layer.items()}
     sources = {name: source for source, layer in layers for name in layer}
-    sources |= {name: "computed" for name in ("model_prefix", "threads") if name not in asked}
+    sources |= {name: "computed" for name in ("model_prefix", "workers") if name not in asked}
     values["num_classes"] = usual["num_classes"]  # 0, which may be given, asks for the lines of synset.txt
-    values["threads"] = values["threads"] or max(1, processors() // ranks.local_world_size)
+    if values["workers"] == "auto":
+        on_cpu = values["device"] == "cpu" or not torch.cuda.is_available()
+        values["workers"] = usual_workers(ranks.local_world_size, on_cpu)
     config = TrainConfig.of(**(values | {"model_prefix": prefix}))
     network = config.network
     architecture = Architecture(network.depth, config.data.num_classes, network.stem, network.version, network.width)

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from resnet_v2.data.lists import is_sorted_by_class
-from resnet_v2.data.loader import Loader, class_label, stored_side
-from resnet_v2.data.records import RecordReader
+from resnet_v2.data.loader import Loader, stored_side
+from resnet_v2.data.records import RecordReader, class_label
 from resnet_v2.data.rows import find_segments
 from resnet_v2.data.sidecar import Rows, sidecar_path
 from resnet_v2.errors import ResnetError
@@ -34,16 +34,18 @@ def check(plan: RunPlan, trainer: Trainer, readers: Sequence[RecordReader]) -> l
     if found := header.stored_otherwise(stored_side(readers[-1])):
         findings.append(f"warning: {readers[-1].path} {found}; pack it with `resize` {header.resize}.")
     findings += _check_disk(plan, trainer)
-    cores, threads = processors(), plan.config.devices.threads
-    if threads > cores:
-        findings.append(f"warning: `threads` {threads} on {cores} cores; more threads than cores gain nothing")
+    cores, workers = processors(), plan.workers
+    if workers > cores:
+        findings.append(f"warning: `workers` {workers} on {cores} cores; more workers than cores gain nothing")
     return findings
 
 
 def _check_record(reader: RecordReader, classes: int) -> list[str]:
     count = len(reader)
     some = np.unique(np.linspace(0, count - 1, min(count, LABELS_READ)).astype(np.int64))
-    labels = np.array([class_label(reader, int(ordinal), reader.image(int(ordinal))[0], classes) for ordinal in some])
+    labels = np.array(
+        [class_label(reader.path, int(ordinal), reader.image(int(ordinal))[0], classes) for ordinal in some]
+    )
     findings = []
     if len(labels) > 1 and (labels == labels[0]).all():
         findings.append(f"warning: all images of {reader.path} have the label {labels[0]}; is the list right?")

@@ -1,0 +1,225 @@
+"""Records -> finished images in their slots: read, draw, cut, decode, warp; each step for some images at a time.
+
+It is the same in a worker process and in the process that takes the batches.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_v2.data import stages
+from resnet_v2.data.augment import Augmentation, Draw, crops_alone, draw, draw_crops
+from resnet_v2.data.jpeg import Encoded, Image, cut_all
+from resnet_v2.data.philox import Streams
+from resnet_v2.data.records import Source, class_label, damaged, no_image_record, read_payloads, unpack
+from resnet_v2.data.ring import Slots
+from resnet_v2.data.rows import Box
+from resnet_v2.data.sidecar import read_segments
+from resnet_v2.data.warp import apply, centre_box, centre_crop
+from resnet_v2.errors import ResnetError
+
+READ_IMAGES, READ_BYTES = 64, 1 << 23  # records at a time, before their images are decoded
+IMAGES, ORDINAL = range(2)  # of `Filler.progress`
+NOTHING = -1
+Whole = NDArray[np.int64]
+
+
+class Look(Protocol):
+    """What is done to one image: the pixels that it needs, and what puts them into their place in the batch."""
+
+    @property
+    def box(self) -> Box:
+        """The pixels that are decoded."""
+
+    def finish(self, pixels: Image, out: Image) -> None:
+        """Make `out` of the pixels of `box` (height x width x 4, RGB first); ValueError where that cannot be."""
+
+
+class Crops(NamedTuple):
+    """Squares of n images: rows and columns where they begin (n, int64), their side, and which to mirror (n, bool)."""
+
+    top: Whole
+    left: Whole
+    size: int
+    mirror: NDArray[np.bool_]
+
+
+class Preprocess(Protocol):
+    """What becomes of images. Worker processes get it pickled."""
+
+    def crops(self, ordinals: Whole, height: int, width: int) -> Crops | None:
+        """What to do to images of one size where that is to crop and mirror them and no more; else None."""
+
+    def looks(self, ordinals: Whole, heights: Whole, widths: Whole) -> Sequence[Look]:
+        """What to do to n images of these ordinals and sizes in pixels."""
+
+
+class _Warp(NamedTuple):
+    box: Box
+    drawn: Draw
+    interpolation: str
+
+    def finish(self, pixels: Image, out: Image) -> None:
+        apply(pixels, self.drawn, out, self.interpolation)
+
+
+@dataclass(frozen=True)
+class Augmented:
+    """For training: what is drawn from (seed, epoch, ordinal)."""
+
+    plan: Augmentation
+    seed: int
+    epoch: int
+
+    def crops(self, ordinals: Whole, height: int, width: int) -> Crops | None:
+        """See `Preprocess`."""
+        if not crops_alone(self.plan, height, width):
+            return None
+        return Crops(*draw_crops(self.plan, height, width, Streams(self.seed, self.epoch, ordinals)))
+
+    def looks(self, ordinals: Whole, heights: Whole, widths: Whole) -> Sequence[Look]:
+        """See `Preprocess`."""
+        drawn = draw(self.plan, heights, widths, Streams(self.seed, self.epoch, ordinals))
+        return [_Warp(one.box, one.within_box(), self.plan.interpolation) for one in drawn]
+
+
+class _Centre(NamedTuple):
+    box: Box
+
+    def finish(self, pixels: Image, out: Image) -> None:
+        centre_crop(pixels, out)
+
+
+@dataclass(frozen=True)
+class Centred:
+    """For evaluation: the centre crop of so many pixels a side."""
+
+    size: int
+
+    def crops(self, ordinals: Whole, height: int, width: int) -> Crops | None:
+        """See `Preprocess`."""
+        if min(height, width) < self.size:
+            return None
+        top, left = (np.full(len(ordinals), (side - self.size) // 2) for side in (height, width))
+        return Crops(top, left, self.size, np.zeros(len(ordinals), np.bool_))
+
+    def looks(self, ordinals: Whole, heights: Whole, widths: Whole) -> Sequence[Look]:
+        """See `Preprocess`."""
+        sizes = zip(heights.tolist(), widths.tolist(), strict=True)
+        return [_Centre(centre_box(self.size, height, width)) for height, width in sizes]
+
+
+class Failure(NamedTuple):
+    """An image that could not be made: its row in the slot, and the sentence that names it."""
+
+    row: int
+    sentence: str
+
+
+class Task(NamedTuple):
+    """Some rows of a slot."""
+
+    slot: int
+    first: int
+    images: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is made of a record's images; the same for all tasks."""
+
+    path: Path
+    preprocess: Preprocess
+    classes: int
+    max_pixels: int
+    fast: bool
+
+
+@dataclass(frozen=True)
+class Filler:
+    """A job with the files that it reads, `segments` being those of the `.rows` if there is one, and its memory.
+
+    `progress` are the images begun and the ordinal of the one that is being made, or NOTHING: for whoever watches.
+    """
+
+    job: Job
+    records: Source
+    segments: Source | None
+    slots: Slots
+    progress: NDArray[np.int64]
+
+    def fill(self, task: Task) -> list[Failure]:
+        """Make the images of a task; returns those that could not be made."""
+        rows = range(task.first, task.first + task.images)
+        return [failure for some in self._readable(task.slot, rows) for failure in self._fill(task.slot, some)]
+
+    def _readable(self, slot: int, rows: range) -> Iterator[list[int]]:
+        """Rows whose records are not too long to be read at once, or one."""
+        some: list[int] = []
+        total = 0
+        for row, length in zip(rows, self.slots.lengths[slot, rows.start : rows.stop].tolist(), strict=True):
+            if some and (total + length > READ_BYTES or len(some) == READ_IMAGES):
+                yield some
+                some, total = [], 0
+            some.append(row)
+            total += length
+        yield some
+
+    def _fill(self, slot: int, rows: list[int]) -> list[Failure]:
+        clock = time.perf_counter()
+        failures: list[Failure] = []
+        images = self._opened(slot, rows, failures)
+        clock = stages.lap(stages.READ, clock)
+        ordinals = self.slots.ordinals[slot, [row for row, _ in images]]
+        heights, widths = np.array([(image.height, image.width) for _, image in images] or np.empty((0, 2)), np.int64).T
+        looks = self.job.preprocess.looks(ordinals, heights, widths)
+        parts = cut_all([image for _, image in images], [look.box for look in looks])
+        stages.lap(stages.PREPARE, clock)
+        for (row, image), look, part in zip(images, looks, parts, strict=True):
+            self._begin(slot, row)
+            try:
+                look.finish(image.decode(look.box, part), self.slots.images[slot, row])
+            except ValueError as error:
+                failures.append(self._undecodable(slot, row, error))
+        self.progress[ORDINAL] = NOTHING
+        return failures
+
+    def _begin(self, slot: int, row: int) -> None:
+        self.progress[ORDINAL] = self.slots.ordinals[slot, row]
+        self.progress[IMAGES] += 1
+
+    def _opened(self, slot: int, rows: list[int], failures: list[Failure]) -> list[tuple[int, Encoded]]:
+        """The images of the rows whose records are good, and their labels in the slot."""
+        slots, some = self.slots, slice(rows[0], rows[-1] + 1)
+        places = slots.offsets[slot, some].tolist(), slots.lengths[slot, some].tolist()
+        payloads = read_payloads(self.records, *places)
+        segments = read_segments(self.segments, slots.segments_at[slot, some], slots.segments[slot, some])
+        images: list[tuple[int, Encoded]] = []
+        for row, offset, payload, its_segments in zip(rows, places[0], payloads, segments, strict=True):
+            self._begin(slot, row)
+            ordinal = int(slots.ordinals[slot, row])
+            try:
+                if isinstance(payload, ValueError):
+                    raise damaged(self.job.path, ordinal, offset, payload)
+                header, data = unpack(payload)
+                slots.labels[slot, row] = class_label(self.job.path, ordinal, header, self.job.classes)
+            except ResnetError as error:
+                failures.append(Failure(row, str(error)))
+                continue
+            except ValueError as error:
+                failures.append(Failure(row, str(no_image_record(self.job.path, ordinal, error))))
+                continue
+            try:
+                images.append((row, Encoded(data, its_segments, self.job.max_pixels, self.job.fast)))
+            except ValueError as error:
+                failures.append(self._undecodable(slot, row, error))
+        return images
+
+    def _undecodable(self, slot: int, row: int, error: ValueError) -> Failure:
+        ordinal = int(self.slots.ordinals[slot, row])
+        return Failure(row, f"{self.job.path}: the image of record {ordinal} cannot be decoded: {error}.")

@@ -1,0 +1,130 @@
+"""Small images (CIFAR, digits): decoded once, kept as one array, and cropped and mirrored a whole batch at a time."""
+
+import weakref
+
+import cv2
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from resnet_v2.data.augment import FILL
+from resnet_v2.data.claims import claimed_size
+from resnet_v2.data.filling import Crops, Failure, Filler, Job, Task
+from resnet_v2.data.jpeg import Encoded
+from resnet_v2.data.records import RecordReader, read_payloads, unpack
+from resnet_v2.data.rows import NOTHING, Box
+from resnet_v2.errors import ResnetError
+from resnet_v2.machine import free_memory
+
+LARGEST_SIDE = 64  # pixels
+MEMORY_SHARE = 0.125  # of what is free
+READ_IMAGES = 64  # at a time
+
+Whole = NDArray[np.int64]
+
+
+class Kept:
+    """The decoded images of a record, all of one size, as they are first asked for; n x height x width x 3, RGB."""
+
+    def __init__(self, reader: RecordReader, height: int, width: int) -> None:
+        self._reader = reader
+        self.pixels = np.empty((len(reader), height, width, 3), np.uint8)
+        self.labels = np.zeros(len(reader), np.float64)
+        self.there = np.zeros(len(reader), np.bool_)
+
+    def learn(self, ordinals: Whole) -> None:
+        """Decode those that are not there yet; what is damaged or of another size stays away."""
+        missing = np.unique(ordinals[~self.there[ordinals]])
+        for start in range(0, len(missing), READ_IMAGES):
+            some = missing[start : start + READ_IMAGES]
+            places = self._reader.offsets[some].tolist(), self._reader.lengths(some).tolist()
+            for ordinal, payload in zip(some.tolist(), read_payloads(self._reader.source, *places), strict=True):
+                if not isinstance(payload, ValueError):
+                    self._keep(ordinal, payload)
+
+    def _keep(self, ordinal: int, payload: memoryview) -> None:
+        height, width = self.pixels.shape[1:3]
+        try:
+            header, data = unpack(payload)
+            image = Encoded(data, NOTHING, height * width)
+            if (image.height, image.width) != (height, width):
+                return
+            self.pixels[ordinal] = image.decode(Box(0, height, 0, width))[..., :3]
+        except ValueError:
+            return  # it is named when it is made for a batch
+        self.labels[ordinal] = float(np.ravel(header.label)[0])
+        self.there[ordinal] = True
+
+
+_of_reader: "weakref.WeakKeyDictionary[RecordReader, Kept]" = weakref.WeakKeyDictionary()
+
+
+def kept_for(job: Job, reader: RecordReader, sharers: int = 1) -> Kept | None:
+    """The kept images of a record, where they serve a job; `sharers` processes of this machine keep their own."""
+    images = kept(reader, sharers)
+    none = np.empty(0, np.int64)
+    if images is None or job.preprocess.crops(none, *images.pixels.shape[1:3]) is None:
+        return None
+    return images
+
+
+def kept(reader: RecordReader, sharers: int = 1) -> Kept | None:
+    """The kept images of a record, which stay as long as its reader does; None where they are not small enough."""
+    found = _of_reader.get(reader)
+    if found is not None or not len(reader):
+        return found
+    try:
+        height, width = claimed_size(reader.image(0)[1]) or (0, 0)
+    except ResnetError:
+        return None  # it is named when its turn comes
+    room = MEMORY_SHARE * free_memory() / sharers
+    if not 0 < max(height, width) <= LARGEST_SIDE or len(reader) * height * width * 3 > room:
+        return None
+    found = _of_reader[reader] = Kept(reader, height, width)
+    return found
+
+
+class KeptFiller:
+    """Makes a task's images from the kept ones, all at once; others as `filler` makes them."""
+
+    def __init__(self, images: Kept, filler: Filler) -> None:
+        self._images, self._filler = images, filler
+
+    def fill(self, task: Task) -> list[Failure]:
+        """Make the images of a task; returns those that could not be made."""
+        images, slots, job = self._images, self._filler.slots, self._filler.job
+        rows = np.arange(task.first, task.first + task.images)
+        ordinals = slots.ordinals[task.slot, rows]
+        images.learn(ordinals)
+        labels = images.labels[ordinals]
+        good = images.there[ordinals] & (labels >= 0) & (labels < job.classes) & (labels % 1 == 0)
+        crops = job.preprocess.crops(ordinals[good], *images.pixels.shape[1:3])
+        if crops is None:
+            return self._filler.fill(task)
+        slots.labels[task.slot, rows[good]] = labels[good].astype(np.int64)
+        made = crop(images.pixels, ordinals[good], crops)
+        slots.images[task.slot, rows[good]] = made
+        others = [Task(task.slot, row, 1) for row in rows[~good].tolist()]
+        return [failure for other in others for failure in self._filler.fill(other)]
+
+
+def crop(pixels: NDArray[np.uint8], ordinals: Whole, crops: Crops) -> NDArray[np.uint8]:
+    """n x size x size x 3: squares of some images of m x height x width x 3, grey where they reach beyond, mirrored."""
+    count, (height, width), size = len(ordinals), pixels.shape[1:3], crops.size
+    if not count:
+        return np.empty((0, size, size, 3), np.uint8)
+    above, left = max(0, int(-crops.top.min())), max(0, int(-crops.left.min()))
+    tall = above + max(height, int(crops.top.max()) + size)
+    wide = left + max(width, int(crops.left.max()) + size)
+    padded = np.full((count, tall, wide, 3), FILL, np.uint8)
+    padded[:, above : above + height, left : left + width] = pixels[ordinals]
+    # Each row of a crop is a run of bytes.
+    rows = np.arange(count)[:, None] * tall + (crops.top + above)[:, None] + np.arange(size)
+    starts = (rows * wide + (crops.left + left)[:, None]) * 3
+    runs = sliding_window_view(padded.ravel(), 3 * size)[starts]
+    squares: NDArray[np.uint8] = runs.reshape(count, size, size, 3)
+    turned = np.flatnonzero(crops.mirror)
+    if turned.size:
+        tower = squares[turned].reshape(-1, size, 3)
+        squares[turned] = cv2.flip(tower, 1).reshape(-1, size, size, 3)
+    return squares
