@@ -267,7 +267,8 @@ def _first_fitting(heights: Whole, widths: Whole, chances: Numbers) -> list[Box 
     first = fits.argmax(1)[:, None]
     edges = (np.take_along_axis(edge, first, 1)[:, 0].tolist() for edge in (top, top + rows, left, left + columns))
     boxes = [Box(*four) for four in zip(*edges, strict=True)]
-    return [box if fitting else None for box, fitting in zip(boxes, fits.any(axis=1), strict=True)]
+    any_fits: list[bool] = np.logical_or.reduce(fits, axis=1).tolist()
+    return [box if fitting else None for box, fitting in zip(boxes, any_fits, strict=True)]
 
 
 def _middle(height: int, width: int) -> Box:
