@@ -361,7 +361,7 @@ def rows_parse(place: Place) -> Parse:
         found = Rows.of(reader)
         for ordinal in range(3):
             image = jpeg.Encoded(reader.image(ordinal)[1], found.segments(ordinal), 1 << 20)
-            pixels = image.decode(box, *jpeg.cut_all([image], [box]))
+            pixels = image.decode(box, jpeg.cut_all([image], [box])[0])
             assert np.array_equal(pixels[..., :3], whole[ordinal][..., :3])
         found.sums()
 
@@ -521,7 +521,7 @@ def jpeg_parse(place: Place) -> Parse:
         segments = rows.find_segments(data)
         image = jpeg.Encoded(data, segments, 1 << 16)
         if box.bottom <= image.height and box.right <= image.width:
-            image.decode(box, *jpeg.cut_all([image], [box]))
+            image.decode(box, jpeg.cut_all([image], [box])[0])
 
     return parse
 

@@ -23,6 +23,7 @@ class Misfortune(NamedTuple):
     box: Box
     ordinal: int
     kind: str
+    reduction: int = 1
 
     def finish(self, pixels: Image, out: Image) -> None:
         out[:] = pixels[:, :, :3]

@@ -175,9 +175,9 @@ def test_ten_crops_come_from_one_decode(rec: Path, monkeypatch: pytest.MonkeyPat
     decoded: list[Box] = []
     decode = Encoded.decode
 
-    def counted(self: Encoded, wanted: Box, part: Part | None = None) -> NDArray[np.uint8]:
+    def counted(self: Encoded, wanted: Box, part: Part | None = None, reduction: int = 1) -> NDArray[np.uint8]:
         decoded.append(wanted)
-        return decode(self, wanted, part)
+        return decode(self, wanted, part, reduction)
 
     monkeypatch.setattr(Encoded, "decode", counted)
     engine = Recorder()

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from conftest import picture, read_image
 from resnet_v2.data import jpeg
 from resnet_v2.data.claims import claimed_size
-from resnet_v2.data.jpeg import Encoded, decode, encode, resize_shorter_side
+from resnet_v2.data.jpeg import Encoded, cut_all, decode, encode, resize_shorter_side
 from resnet_v2.data.loader import MAX_PIXELS
-from resnet_v2.data.rows import NOTHING
+from resnet_v2.data.rows import NOTHING, Box, find_segments
 from resnet_v2.packing.photos import read_upright
 
 
@@ -197,3 +197,22 @@ def test_a_size_that_only_the_decoder_sees_is_refused(monkeypatch: pytest.Monkey
     monkeypatch.setattr(jpeg, "claimed_size", lambda data: (8, 8))
     with pytest.raises(ValueError, match="two sizes"):
         decode(encode(picture(0, 16, 16), ".jpg", 90))
+
+
+@pytest.mark.parametrize("reduction", [2, 4, 8])
+@pytest.mark.parametrize("quality", [70, 95])
+def test_a_jpeg_can_be_decoded_smaller(reduction: int, quality: int) -> None:
+    """Cut or whole, it is close to a whole image that is made smaller by area; so are boxes of it."""
+    pixels = cv2.GaussianBlur(picture(5, 480, 640), (0, 0), 4).astype(np.uint8)
+    data = encode(pixels, ".jpg", quality)
+    image = Encoded(data, find_segments(data), MAX_PIXELS)
+    for box in (Box(0, 480, 0, 640), Box(32, 400, 64, 320), Box(97, 331, 201, 555)):
+        (part,) = cut_all([image], [box])
+        smaller = image.decode(box, part, reduction)[..., :3]
+        edges = box.reduced(reduction)
+        grown = Box(*(edge * reduction for edge in edges))
+        expected = cv2.resize(
+            grown.of(decode(data)), (smaller.shape[1], smaller.shape[0]), interpolation=cv2.INTER_AREA
+        )
+        assert smaller.shape[:2] == (edges.bottom - edges.top, edges.right - edges.left)
+        assert np.abs(smaller.astype(int) - expected).mean() < 2

@@ -238,6 +238,8 @@ class Output:
     """write the log's figures for TensorBoard too, into the folder PREFIX.tensorboard (needs resnet-v2[tensorboard])"""
     profile: bool = False
     """write a torch profiler trace of ten steps, PREFIX-trace.json"""
+    profile_data: bool = False
+    """log after each epoch where the time of loading went: reading, preparing, decoding, warping, colours"""
     dry_run: bool = False
     """check data, settings and disk, time three steps, and end"""
     explain: bool = False

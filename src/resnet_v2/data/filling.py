@@ -26,6 +26,7 @@ from resnet_v2.errors import ResnetError
 READ_IMAGES, READ_BYTES = 64, 1 << 23  # records at a time, before their images are decoded
 IMAGES, ORDINAL = range(2)  # of `Filler.progress`
 NOTHING = -1
+REDUCTIONS = (1, 2, 4, 8)  # of libjpeg
 Whole = NDArray[np.int64]
 
 
@@ -36,8 +37,15 @@ class Look(Protocol):
     def box(self) -> Box:
         """The pixels that are decoded."""
 
+    @property
+    def reduction(self) -> int:
+        """By how much a JPEG may be decoded smaller: 1, 2, 4 or 8."""
+
     def finish(self, pixels: Image, out: Image) -> None:
-        """Make `out` of the pixels of `box` (height x width x 4, RGB first); ValueError where that cannot be."""
+        """Make `out` of the pixels of `box` (height x width x 4, RGB first), which are all that is there.
+
+        Raises ValueError where that cannot be.
+        """
 
 
 class Crops(NamedTuple):
@@ -63,6 +71,7 @@ class _Warp(NamedTuple):
     box: Box
     drawn: Draw
     interpolation: str
+    reduction: int = 1
 
     def finish(self, pixels: Image, out: Image) -> None:
         apply(pixels, self.drawn, out, self.interpolation)
@@ -70,11 +79,15 @@ class _Warp(NamedTuple):
 
 @dataclass(frozen=True)
 class Augmented:
-    """For training: what is drawn from (seed, epoch, ordinal)."""
+    """For training: what is drawn from (seed, epoch, ordinal).
+
+    With `fast` a random resized crop of at least twice the size is decoded smaller, to no less than the size.
+    """
 
     plan: Augmentation
     seed: int
     epoch: int
+    fast: bool = False
 
     def crops(self, ordinals: Whole, height: int, width: int) -> Crops | None:
         """See `Preprocess`."""
@@ -85,11 +98,18 @@ class Augmented:
     def looks(self, ordinals: Whole, heights: Whole, widths: Whole) -> Sequence[Look]:
         """See `Preprocess`."""
         drawn = draw(self.plan, heights, widths, Streams(self.seed, self.epoch, ordinals))
-        return [_Warp(one.box, one.within_box(), self.plan.interpolation) for one in drawn]
+        return [_Warp(one.box, one.within_box(), self.plan.interpolation, self._reduction(one.source)) for one in drawn]
+
+    def _reduction(self, source: Box | None) -> int:
+        if source is None or not self.fast:
+            return 1
+        times = min(source.bottom - source.top, source.right - source.left) // self.plan.size
+        return max(one for one in REDUCTIONS if one <= max(1, times))
 
 
 class _Centre(NamedTuple):
     box: Box
+    reduction: int = 1
 
     def finish(self, pixels: Image, out: Image) -> None:
         centre_crop(pixels, out)
@@ -156,7 +176,8 @@ class Filler:
     def fill(self, task: Task) -> list[Failure]:
         """Make the images of a task; returns those that could not be made."""
         rows = range(task.first, task.first + task.images)
-        return [failure for some in self._readable(task.slot, rows) for failure in self._fill(task.slot, some)]
+        with stages.prepared():
+            return [failure for some in self._readable(task.slot, rows) for failure in self._fill(task.slot, some)]
 
     def _readable(self, slot: int, rows: range) -> Iterator[list[int]]:
         """Rows whose records are not too long to be read at once, or one."""
@@ -171,19 +192,16 @@ class Filler:
         yield some
 
     def _fill(self, slot: int, rows: list[int]) -> list[Failure]:
-        clock = time.perf_counter()
         failures: list[Failure] = []
         images = self._opened(slot, rows, failures)
-        clock = stages.lap(stages.READ, clock)
         ordinals = self.slots.ordinals[slot, [row for row, _ in images]]
         heights, widths = np.array([(image.height, image.width) for _, image in images] or np.empty((0, 2)), np.int64).T
         looks = self.job.preprocess.looks(ordinals, heights, widths)
         parts = cut_all([image for _, image in images], [look.box for look in looks])
-        stages.lap(stages.PREPARE, clock)
         for (row, image), look, part in zip(images, looks, parts, strict=True):
             self._begin(slot, row)
             try:
-                look.finish(image.decode(look.box, part), self.slots.images[slot, row])
+                look.finish(image.decode(look.box, part, look.reduction), self.slots.images[slot, row])
             except ValueError as error:
                 failures.append(self._undecodable(slot, row, error))
         self.progress[ORDINAL] = NOTHING
@@ -197,8 +215,10 @@ class Filler:
         """The images of the rows whose records are good, and their labels in the slot."""
         slots, some = self.slots, slice(rows[0], rows[-1] + 1)
         places = slots.offsets[slot, some].tolist(), slots.lengths[slot, some].tolist()
+        clock = time.perf_counter()
         payloads = read_payloads(self.records, *places)
         segments = read_segments(self.segments, slots.segments_at[slot, some], slots.segments[slot, some])
+        stages.lap(stages.READ, clock)
         images: list[tuple[int, Encoded]] = []
         for row, offset, payload, its_segments in zip(rows, places[0], payloads, segments, strict=True):
             self._begin(slot, row)

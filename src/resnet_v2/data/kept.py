@@ -7,6 +7,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from resnet_v2.data import stages
 from resnet_v2.data.augment import FILL
 from resnet_v2.data.claims import claimed_size
 from resnet_v2.data.filling import Crops, Failure, Filler, Job, Task
@@ -92,6 +93,10 @@ class KeptFiller:
 
     def fill(self, task: Task) -> list[Failure]:
         """Make the images of a task; returns those that could not be made."""
+        with stages.prepared():
+            return self._fill(task)
+
+    def _fill(self, task: Task) -> list[Failure]:
         images, slots, job = self._images, self._filler.slots, self._filler.job
         rows = np.arange(task.first, task.first + task.images)
         ordinals = slots.ordinals[task.slot, rows]

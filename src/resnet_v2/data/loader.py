@@ -120,7 +120,7 @@ class Loader:
         """The batches of this rank that are left of the current epoch; at the end the next epoch is the current one."""
         order = epoch_order(len(self._reader), self._seed, self.epoch)[: self._count]
         steps = split(order, self._batch_size, self._rank, self._world_size, self.step)
-        preprocess = Augmented(self._plan, self._seed, self.epoch)
+        preprocess = Augmented(self._plan, self._seed, self.epoch, self._reading.fast)
         shape = (self._plan.size, self._plan.size, 3)
         for batch in batches(self._reader, steps, preprocess, shape, self._classes, self._reading):
             self.step += 1

@@ -160,6 +160,10 @@ class Box(NamedTuple):
         """The same rectangle, counted from the upper left corner of another one."""
         return Box(self.top - frame.top, self.bottom - frame.top, self.left - frame.left, self.right - frame.left)
 
+    def reduced(self, times: int) -> "Box":
+        """The rectangle that covers it in an image so many times smaller."""
+        return Box(self.top // times, -(-self.bottom // times), self.left // times, -(-self.right // times))
+
     def of(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """These pixels of an image (H x W x channels), as a view."""
         return pixels[self.top : self.bottom, self.left : self.right]

@@ -235,6 +235,11 @@ def _name(number: int) -> str:
 _running: dict[int, Workers] = {}
 
 
+def running(count: int) -> Workers | None:
+    """The `count` workers of this process, if there are any."""
+    return _running.get(count)
+
+
 def workers(count: int) -> Workers:
     """The `count` workers of this process, which all its loaders use; they are started when there are none yet."""
     found = _running.get(count)

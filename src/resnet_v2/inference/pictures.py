@@ -83,6 +83,7 @@ class View:
 class _Seen(NamedTuple):
     box: Box
     view: View
+    reduction: int = 1
 
     def finish(self, pixels: Image, out: Image) -> None:
         self.view.look(pixels, out)

@@ -183,6 +183,10 @@ class RunLog:
         """A record could not be used."""
         self._write([f"skipped: {sentence}"], "skipped", {"reason": sentence})
 
+    def data(self, sentence: str, epoch: int, **values: object) -> None:
+        """Where the time of loading went, or what would make it less."""
+        self._write([f"Epoch[{epoch}] {sentence}"], "data", {"epoch": epoch, "sentence": sentence} | values)
+
     def saved(self, path: Path) -> None:
         """A checkpoint was written."""
         self._write([f'Saved checkpoint to "{path}"'], "saved", {"path": str(path)})

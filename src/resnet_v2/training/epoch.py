@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from resnet_v2.console import Progress, say
+from resnet_v2.data.accounts import Account, spent
 from resnet_v2.data.loader import Loader, Reading
 from resnet_v2.data.records import RecordReader
 from resnet_v2.errors import ResnetError
@@ -83,6 +84,7 @@ def train_epoch(run: Run, state: TrainState, reader: RecordReader) -> None:
     Raises Stopped when the run was told to stop and has saved where it is.
     """
     loader = training_loader(run, state, reader)
+    before = spent(run.plan.workers)
     state.trainer.model.train()
     clock = IdleClock(run.device)
     done = min(state.step * run.plan.batch_size, loader.images)
@@ -100,9 +102,22 @@ def train_epoch(run: Run, state: TrainState, reader: RecordReader) -> None:
     measured = state.whole.read(run.ranks, run.device)
     learning_rate = run.plan.schedule.learning_rate(state.epoch + (loader.steps - 0.5) / loader.steps)
     run.log.trained(state.epoch, learning_rate=learning_rate, **measured)
+    _tell_of_data(
+        run, state, reader, Account.between(before, spent(run.plan.workers), state.whole.images, measured["data_wait"])
+    )
     state.seconds += measured["seconds"]
     state.waited += state.whole.waited
     state.trained = True
+
+
+def _tell_of_data(run: Run, state: TrainState, reader: RecordReader, account: Account) -> None:
+    """Where the time of loading went, if that was asked for; and once, where the network waits, what would help."""
+    if run.plan.config.output.profile_data:
+        run.log.data(str(account), state.epoch, images=account.images, seconds=dict(account.seconds))
+    advice = account.advice(reader, run.plan.workers, run.ranks.local_world_size)
+    if advice and not state.told_of_waiting:
+        run.log.data(advice, state.epoch)
+        state.told_of_waiting = True
 
 
 def _train_batch(run: Run, state: TrainState, fed: Fed, loader: Loader, clock: IdleClock) -> float:

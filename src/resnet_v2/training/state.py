@@ -29,13 +29,15 @@ class TrainState:
     `trainer` has the weights, their average, momentum and loss scale. `trained`: of this epoch only the validation is
     missing. `whole` and `recent` measure the epoch and the steps since the last log line. `best` is the lowest top-1
     error in percent and its checkpoint, `loader` the place in the epoch's order. `seconds` and `waited` are the time of
-    all epochs before this one, and the part of it that was spent waiting for data.
+    all epochs before this one, and the part of it that was spent waiting for data; `told_of_waiting`: what would help
+    against it was said.
     """
 
     trainer: Trainer
     epoch: int
     step: int = 0
     trained: bool = False
+    told_of_waiting: bool = False
     best: tuple[float, int] | None = None
     loader: Mapping[str, int] = field(default_factory=dict)
     whole: Meter = field(default_factory=Meter)
