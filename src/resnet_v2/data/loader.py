@@ -8,9 +8,9 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_v2.data import augment
+from resnet_v2.data.augment import Augmentation
 from resnet_v2.data.claims import claimed_size
-from resnet_v2.data.filling import Augmented, Failure, Job, Preprocess, Task
+from resnet_v2.data.filling import Augmented, Centred, Failure, Job, Preprocess, Task
 from resnet_v2.data.hands import Hands, hands
 from resnet_v2.data.order import epoch_order, split
 from resnet_v2.data.records import RecordReader
@@ -71,9 +71,10 @@ def stored_side(reader: RecordReader) -> int:
 
 
 class Loader:
-    """The training batches of a record, epoch after epoch; it can stop after any batch and go on there.
+    """The batches of a record, epoch after epoch; it can stop after any batch and go on there.
 
-    A loop over it gives what is left of the current epoch, in an order that depends on (seed, epoch) alone.
+    A loop over it gives what is left of the current epoch, in an order that depends on (seed, epoch) alone; with
+    `Centred` for evaluation in the order of the record.
     `batch_size` counts the images of a step on all ranks; each rank gets its part of every step, so that all ranks make
     the same number of steps (parts of the last may be smaller, or empty) and nothing is lost or seen twice. `count`
     images of the order make an epoch, 0: all.
@@ -86,7 +87,7 @@ class Loader:
     def __init__(
         self,
         reader: RecordReader,
-        plan: augment.Augmentation,
+        plan: Augmentation | Centred,
         *,
         seed: int,
         batch_size: int,
@@ -118,14 +119,19 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         """The batches of this rank that are left of the current epoch; at the end the next epoch is the current one."""
-        order = epoch_order(len(self._reader), self._seed, self.epoch)[: self._count]
-        steps = split(order, self._batch_size, self._rank, self._world_size, self.step)
-        preprocess = Augmented(self._plan, self._seed, self.epoch, self._reading.fast)
+        preprocess, order = self._pass()
+        steps = split(order[: self._count], self._batch_size, self._rank, self._world_size, self.step)
         shape = (self._plan.size, self._plan.size, 3)
         for batch in batches(self._reader, steps, preprocess, shape, self._classes, self._reading):
             self.step += 1
             yield batch
         self.epoch, self.step = self.epoch + 1, 0
+
+    def _pass(self) -> tuple[Preprocess, NDArray[np.int64]]:
+        if isinstance(self._plan, Centred):
+            return self._plan, np.arange(len(self._reader))
+        augmented = Augmented(self._plan, self._seed, self.epoch, self._reading.fast)
+        return augmented, epoch_order(len(self._reader), self._seed, self.epoch)
 
     def state_dict(self) -> dict[str, int]:
         """Where the loader is, and what the order depends on."""
