@@ -102,9 +102,8 @@ def train_epoch(run: Run, state: TrainState, reader: RecordReader) -> None:
     measured = state.whole.read(run.ranks, run.device)
     learning_rate = run.plan.schedule.learning_rate(state.epoch + (loader.steps - 0.5) / loader.steps)
     run.log.trained(state.epoch, learning_rate=learning_rate, **measured)
-    _tell_of_data(
-        run, state, reader, Account.between(before, spent(run.plan.workers), state.whole.images, measured["data_wait"])
-    )
+    after, whole = spent(run.plan.workers), state.whole
+    _tell_of_data(run, state, reader, Account.between(before, after, whole.images, measured["seconds"], whole.waited))
     state.seconds += measured["seconds"]
     state.waited += state.whole.waited
     state.trained = True
@@ -113,7 +112,7 @@ def train_epoch(run: Run, state: TrainState, reader: RecordReader) -> None:
 def _tell_of_data(run: Run, state: TrainState, reader: RecordReader, account: Account) -> None:
     """Where the time of loading went, if that was asked for; and once, where the network waits, what would help."""
     if run.plan.config.output.profile_data:
-        run.log.data(str(account), state.epoch, images=account.images, seconds=dict(account.seconds))
+        run.log.data(str(account), state.epoch, images=account.images, stages=dict(account.stages))
     advice = account.advice(reader, run.plan.workers, run.ranks.local_world_size)
     if advice and not state.told_of_waiting:
         run.log.data(advice, state.epoch)
