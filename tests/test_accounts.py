@@ -33,7 +33,7 @@ def test_stages_are_counted_wherever_the_work_is_done(reader: RecordReader, work
     account = Account.between(before, spent(workers), 24, 2.0, 0.5)
     each = [account.stages[name] / 24 for name in ("read", "prepare", "decode", "warp", "colour")]
     assert all(0 < seconds < 0.1 for seconds in each)
-    assert account.stages["decode"] == max(account.stages[name] for name in stages.NAMES if name != "idle")
+    assert account.stages["decode"] > account.stages["read"]
     assert str(account).startswith(f"Data: {1000 * sum(each):.3f} ms per image (read ")
     assert str(account).endswith("waited for 25.0% of the time")
 

@@ -1,7 +1,7 @@
 """Files of earlier versions, which users hold: a checkpoint amid an epoch with its logs, a record, a list.
 
 tests/files/version-1 was written by the version before the header had a number: `train --data-dir digits --data-type
-digits --depth 8 --device cpu --batch-size 32 --num-examples 96 --epochs 3 --milestones 2 --frequent 2 --workers 0
+digits --depth 8 --device cpu --batch-size 32 --num-examples 96 --epochs 3 --milestones 2 --frequent 2 --threads 1
 --wd 0.0005 --model-prefix m`, stopped in epoch 1, batch 2; whole.jsonl is the log of the run that was not stopped.
 """
 

@@ -23,6 +23,9 @@ from resnet_v2.networks.header import Header, read_header
 
 VERSION = 2  # of the header's part on training
 
+# Of the first version: it held the ranks too, and the threads that read, which are processes now.
+OLD_NEUTRAL = {"nproc", "threads"}
+
 
 @dataclass(frozen=True)
 class Start:
@@ -56,7 +59,7 @@ class Start:
             raise ResnetError(f"{self.path} does not tell `{lost[0]}`, which was given; go on from another epoch.")
         if "given" in training:
             return {name: settings[name] for name in training["given"]}
-        return {name: value for name, value in settings.items() if name not in NEUTRAL | {"nproc"}}
+        return {name: value for name, value in settings.items() if name not in NEUTRAL | OLD_NEUTRAL}
 
     def began_with(self, retrain: bool, model_load_epoch: int) -> bool:
         """Whether its run began by going on from this epoch."""

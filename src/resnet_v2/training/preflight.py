@@ -8,9 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from resnet_v2.data.filling import Augmented, Job
+from resnet_v2.data.kept import kept_for
 from resnet_v2.data.lists import is_sorted_by_class
-from resnet_v2.data.loader import Loader, stored_side
+from resnet_v2.data.loader import BATCHES_AHEAD, Loader, Reading, stored_side
 from resnet_v2.data.records import RecordReader, class_label
+from resnet_v2.data.ring import Layout
 from resnet_v2.data.rows import find_segments
 from resnet_v2.data.sidecar import Rows, sidecar_path
 from resnet_v2.errors import ResnetError
@@ -34,6 +37,7 @@ def check(plan: RunPlan, trainer: Trainer, readers: Sequence[RecordReader]) -> l
     if found := header.stored_otherwise(stored_side(readers[-1])):
         findings.append(f"warning: {readers[-1].path} {found}; pack it with `resize` {header.resize}.")
     findings += _check_disk(plan, trainer)
+    findings += _tell_of_memory(plan, readers[0])
     cores, workers = processors(), plan.workers
     if workers > cores:
         findings.append(f"warning: `workers` {workers} on {cores} cores; more workers than cores gain nothing")
@@ -56,6 +60,27 @@ def _check_record(reader: RecordReader, classes: int) -> list[str]:
     elif find_segments(reader.image(0)[1]).size:
         findings.append(f"{sidecar_path(reader.path)} is missing; `resnet-v2 index {reader.path}` makes loading faster")
     return findings
+
+
+def _tell_of_memory(plan: RunPlan, reader: RecordReader) -> list[str]:
+    """What of the memory the loader takes, where that is remarkable."""
+    sharers = plan.processes
+    job = Job(reader.path, Augmented(plan.augmentation(plan.first_epoch), 0, 0), plan.architecture.classes, 0, False)
+    images = kept_for(job, reader, sharers)
+    if images is not None:
+        count, height, width, _ = images.pixels.shape
+        mebibytes = images.pixels.nbytes / 2**20
+        return [f"{count} images of {width}x{height} are decoded once and kept: {mebibytes:.0f} MiB for each rank"]
+    rows, size = -(-plan.batch_size // max(1, sharers)), plan.architecture.image_size
+    shape = (size, size, 3)
+    slots = Reading(sharers=sharers).slots(rows, shape)
+    if slots > BATCHES_AHEAD:
+        return []
+    mebibytes = Layout(slots, rows, shape).bytes / 2**20
+    return [
+        f"warning: memory is short, so only {slots} batches of {rows} images are made ahead ({mebibytes:.0f} MiB); "
+        "give a smaller `batch_size` where the network waits for data"
+    ]
 
 
 def _check_disk(plan: RunPlan, trainer: Trainer) -> list[str]:
