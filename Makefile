@@ -91,8 +91,10 @@ latency: $(VENV)/.installed
 # Speed of loading and packing beside that of others; IMAGENET is a folder with the records that README makes, and
 # class folders of images.
 IMAGENET := data/imagenet
+given = $(if $(wildcard $(IMAGENET)/$(lastword $(subst :, ,$(1))).rec),--$(firstword $(subst :, ,$(1))) $(IMAGENET)/$(lastword $(subst :, ,$(1))).rec)
 bench: $(VENV)/.installed
-	$(BIN)/python benchmarks/loader.py --train-480 $(IMAGENET)/train_480_q90.rec --train-256 $(IMAGENET)/train_256_q90.rec
+	$(BIN)/python benchmarks/loader.py --train-480 $(IMAGENET)/train_480_q90.rec --train-256 $(IMAGENET)/train_256_q90.rec \
+		$(foreach one,plain-480:mxnet_480_q90 bmp-480:bmp_480 bmp-256:bmp_256 small:cifar10_train,$(call given,$(one)))
 	$(BIN)/python benchmarks/pack.py --root $(IMAGENET)
 
 # On a machine with a GPU: its tests, then speeds, memory and waits, in 8 minutes at most; `make gpu SMALL=--small` tries

@@ -276,23 +276,23 @@ def made_record(path: Path, images: int, side: int) -> Path:
 
 
 def loader(sizes: Sizes) -> Iterator[Line]:
-    """The loader alone by threads, level 2 from 480-pixel pictures."""
+    """The loader alone by workers, level 2 from 480-pixel pictures."""
     with tempfile.TemporaryDirectory() as folder:
         reader = RecordReader(made_record(Path(folder) / "made.rec", 32 if sizes.small else 1024, 480))
         cores = os.cpu_count() or 1
-        for threads in sorted({1, 2, 4, 8, cores} & set(range(1, cores + 1))):
+        for workers in sorted({1, 2, 4, 8, cores} & set(range(1, cores + 1))):
             made = Loader(
                 reader,
                 augmentation(2, 224, imagenet=True),
                 seed=0,
                 batch_size=16 if sizes.small else 256,
                 classes=1000,
-                reading=Reading(threads),
+                reading=Reading(workers),
             )
             started = time.perf_counter()
             count = sum(len(batch.labels) for batch in made)
             speed = count / (time.perf_counter() - started)
-            yield Line(f"loader, level 2, {threads} threads", round(speed, 1), "images/s", "made pictures")
+            yield Line(f"loader, level 2, {workers} workers", round(speed, 1), "images/s", "made pictures")
 
 
 def training(sizes: Sizes) -> Iterator[Line]:

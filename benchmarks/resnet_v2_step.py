@@ -31,7 +31,7 @@ def random_batches(size: int, batch_size: int, classes: int) -> Iterator[Batch]:
     return itertools.repeat(Batch(images, generator.integers(0, classes, batch_size), np.arange(batch_size)))
 
 
-def loaded_batches(rec: Path, architecture: Architecture, batch_size: int, threads: int) -> Iterator[Batch]:
+def loaded_batches(rec: Path, architecture: Architecture, batch_size: int, workers: int) -> Iterator[Batch]:
     """Batches of the record at the level that training takes by default, epoch after epoch."""
     imagenet = architecture.stem == "imagenet"
     plan = augmentation(2 if imagenet else 1, architecture.image_size, imagenet)
@@ -44,7 +44,7 @@ def loaded_batches(rec: Path, architecture: Architecture, batch_size: int, threa
             batch_size=batch_size,
             classes=architecture.classes,
             epoch=epoch,
-            reading=Reading(threads),
+            reading=Reading(workers),
         )
         yield from (batch for batch in loader if len(batch.labels) == batch_size)
 

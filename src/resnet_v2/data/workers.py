@@ -94,6 +94,11 @@ class Workers:
         """Whether they are no more, or are those of a process that forked this one."""
         return not self._processes or self._owner != os.getpid()
 
+    @property
+    def pids(self) -> list[int]:
+        """The numbers of the processes."""
+        return [process.pid for process in self._processes]
+
     def begin(self, job: Job, layout: Layout, files: Sequence[int]) -> int:
         """Make a job known; `files` are the memory, the records and their segments. Returns its number."""
         with self._turn:
