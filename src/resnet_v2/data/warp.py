@@ -80,23 +80,15 @@ def _to_three_channels(pixels: Image, out: Image) -> None:
 def _shift_colours(pixels: Image, offsets: tuple[int, int, int], out: Image) -> None:
     hls = scratch("hls", *out.shape)
     cv2.cvtColor(pixels, cv2.COLOR_RGB2HLS, dst=hls)
-    # Adding and subtracting saturate at 0 and 255, so only the upper limit of the hue is left to be clamped. An array
-    # of the offset is a fifth of the time that OpenCV takes for a scalar.
+    # Adding and subtracting saturate at 0 and 255, so only the upper limit of the hue is left to be clamped. OpenCV
+    # takes five times as long for a scalar that has a negative number in it.
     if any(offset > 0 for offset in offsets):
-        cv2.add(hls, _everywhere(tuple(max(offset, 0) for offset in offsets), out), dst=hls)
+        cv2.add(hls, (*(max(offset, 0) for offset in offsets), 0), dst=hls)  # type: ignore[call-overload]
     if any(offset < 0 for offset in offsets):
-        cv2.subtract(hls, _everywhere(tuple(max(-offset, 0) for offset in offsets), out), dst=hls)
+        cv2.subtract(hls, (*(max(-offset, 0) for offset in offsets), 0), dst=hls)  # type: ignore[call-overload]
     if offsets[0] > 0:
         cv2.min(hls, (HIGHEST_HUE, 255, 255, 0), dst=hls)  # type: ignore[call-overload]
     cv2.cvtColor(hls, cv2.COLOR_HLS2RGB, dst=out)
-
-
-def _everywhere(colour: tuple[int, ...], out: Image) -> Image:
-    """An image of one colour, of the size of `out`."""
-    height, width = out.shape[:2]
-    image = scratch("offsets", height, width, 3)
-    image.reshape(height, 3 * width)[:] = bytearray(colour * width)
-    return image
 
 
 def centre_box(size: int, height: int, width: int) -> Box:
