@@ -24,6 +24,7 @@ class Misfortune(NamedTuple):
     ordinal: int
     kind: str
     reduction: int = 1
+    channels: int = 4
 
     def finish(self, pixels: Image, out: Image) -> None:
         out[:] = pixels[:, :, :3]

@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 
 from conftest import Run, picture
-from resnet_v2.data.cuts import Part
 from resnet_v2.data.jpeg import Encoded, encode
 from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
 from resnet_v2.data.rows import Box
@@ -175,9 +174,9 @@ def test_ten_crops_come_from_one_decode(rec: Path, monkeypatch: pytest.MonkeyPat
     decoded: list[Box] = []
     decode = Encoded.decode
 
-    def counted(self: Encoded, wanted: Box, part: Part | None = None, reduction: int = 1) -> NDArray[np.uint8]:
+    def counted(self: Encoded, wanted: Box, *rest: Any) -> NDArray[np.uint8]:
         decoded.append(wanted)
-        return decode(self, wanted, part, reduction)
+        return decode(self, wanted, *rest)
 
     monkeypatch.setattr(Encoded, "decode", counted)
     engine = Recorder()

@@ -41,8 +41,12 @@ class Look(Protocol):
     def reduction(self) -> int:
         """By how much a JPEG may be decoded smaller: 1, 2, 4 or 8."""
 
+    @property
+    def channels(self) -> int:
+        """3 (RGB), or 4, of which the last has no meaning: OpenCV warps those faster."""
+
     def finish(self, pixels: Image, out: Image) -> None:
-        """Make `out` of the pixels of `box` (height x width x 4, RGB first), which are all that is there.
+        """Make `out` of the pixels of `box` (height x width x `channels`), which are all that is there.
 
         Raises ValueError where that cannot be.
         """
@@ -71,7 +75,8 @@ class _Warp(NamedTuple):
     box: Box
     drawn: Draw
     interpolation: str
-    reduction: int = 1
+    reduction: int
+    channels: int
 
     def finish(self, pixels: Image, out: Image) -> None:
         apply(pixels, self.drawn, out, self.interpolation)
@@ -98,7 +103,8 @@ class Augmented:
     def looks(self, ordinals: Whole, heights: Whole, widths: Whole) -> Sequence[Look]:
         """See `Preprocess`."""
         drawn = draw(self.plan, heights, widths, Streams(self.seed, self.epoch, ordinals))
-        return [_Warp(one.box, one.within_box(), self.plan.interpolation, self._reduction(one.source)) for one in drawn]
+        how = self.plan.interpolation
+        return [_Warp(one.box, one.within_box(), how, self._reduction(one.source), _channels(one)) for one in drawn]
 
     def _reduction(self, source: Box | None) -> int:
         if source is None or not self.fast:
@@ -107,9 +113,14 @@ class Augmented:
         return max(one for one in REDUCTIONS if one <= max(1, times))
 
 
+def _channels(drawn: Draw) -> int:
+    return 3 if drawn.matrix is None and drawn.source is None else 4
+
+
 class _Centre(NamedTuple):
     box: Box
     reduction: int = 1
+    channels: int = 3
 
     def finish(self, pixels: Image, out: Image) -> None:
         centre_crop(pixels, out)
@@ -201,7 +212,7 @@ class Filler:
         for (row, image), look, part in zip(images, looks, parts, strict=True):
             self._begin(slot, row)
             try:
-                look.finish(image.decode(look.box, part, look.reduction), self.slots.images[slot, row])
+                look.finish(image.decode(look.box, part, look.reduction, look.channels), self.slots.images[slot, row])
             except ValueError as error:
                 failures.append(self._undecodable(slot, row, error))
         self.progress[ORDINAL] = NOTHING

@@ -192,8 +192,8 @@ class Encoded:
             return None
         return Sliceable(self._data, header, self._segments, wanted)
 
-    def decode(self, wanted: Box, part: Part | None = None, reduction: int = 1) -> Image:
-        """The pixels of the box `wanted`, height x width x 4: RGB and a fourth of no meaning.
+    def decode(self, wanted: Box, part: Part | None = None, reduction: int = 1, channels: int = 4) -> Image:
+        """The pixels of the box `wanted`, height x width x `channels`: RGB, and with 4 a fourth of no meaning.
 
         They are the pixels of a whole decode; `part` is what `cut` made for them. The fourth channel is there because
         OpenCV warps 4 channels nearly three times as fast as 3. With `reduction` 2, 4 or 8 a JPEG is decoded so much
@@ -209,24 +209,25 @@ class Encoded:
         try:
             if header is not None:
                 with contextlib.suppress(ValueError):  # CMYK, or damaged: the general decoder takes it, or says what
-                    return self._decode_jpeg(data, held, wanted, reduction)
+                    return self._decode_jpeg(data, held, wanted, reduction, channels)
             if self._bitmap is not None:
-                return _of_bitmap(self._bitmap, wanted)
+                return _of_bitmap(self._bitmap, wanted, channels)
             if self._pixels is None:
                 self._pixels = decode(self._data)
-            return cv2.cvtColor(wanted.of(self._pixels), cv2.COLOR_RGB2RGBA).astype(np.uint8, copy=False)
+            pixels = wanted.of(self._pixels)
+            return pixels if channels == 3 else cv2.cvtColor(pixels, cv2.COLOR_RGB2RGBA).astype(np.uint8, copy=False)
         finally:
             stages.lap(stages.DECODE, clock)
 
-    def _decode_jpeg(self, data: Data, held: Box, wanted: Box, reduction: int) -> Image:
+    def _decode_jpeg(self, data: Data, held: Box, wanted: Box, reduction: int, channels: int) -> Image:
         held, wanted = held.reduced(reduction), wanted.reduced(reduction)
         height, width = held.bottom - held.top, held.right - held.left
-        pixels = scratch("decoded", height, width, 4)
+        pixels = scratch("decoded", height, width, channels)
         try:
             fast: dict[str, int] = {"fastdct": self._fast, "fastupsample": self._fast}
             if reduction > 1:
                 fast |= {"min_height": height, "min_width": width, "min_factor": reduction}
-            simplejpeg.decode_jpeg(data, "RGBA", strict=True, buffer=pixels, **fast)
+            simplejpeg.decode_jpeg(data, "RGB" if channels == 3 else "RGBA", strict=True, buffer=pixels, **fast)
         except ValueError as error:
             if HARMLESS not in str(error):  # that is said when all pixels are there
                 raise
@@ -252,11 +253,11 @@ def bitmap(data: Data) -> Image | None:
     return rows[:, : 3 * width].reshape(height, width, 3)
 
 
-def _of_bitmap(rows: Image, wanted: Box) -> Image:
+def _of_bitmap(rows: Image, wanted: Box, channels: int) -> Image:
     height = rows.shape[0]
-    pixels = scratch("decoded", wanted.bottom - wanted.top, wanted.right - wanted.left, 4)
+    pixels = scratch("decoded", wanted.bottom - wanted.top, wanted.right - wanted.left, channels)
     lying = rows[height - wanted.bottom : height - wanted.top, wanted.left : wanted.right]
-    cv2.cvtColor(lying, cv2.COLOR_BGR2RGBA, dst=pixels)
+    cv2.cvtColor(lying, cv2.COLOR_BGR2RGB if channels == 3 else cv2.COLOR_BGR2RGBA, dst=pixels)
     return cv2.flip(pixels, 0, dst=pixels).astype(np.uint8, copy=False)
 
 

@@ -84,6 +84,7 @@ class _Seen(NamedTuple):
     box: Box
     view: View
     reduction: int = 1
+    channels: int = 3
 
     def finish(self, pixels: Image, out: Image) -> None:
         self.view.look(pixels, out)
