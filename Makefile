@@ -73,10 +73,10 @@ mutants: $(VENV)/.installed
 	.venv-mxnet/bin/pip install --quiet --constraint tests/mxnet/constraints.txt mxnet opencv-python-headless
 	touch $@
 
-# And timm's own logits for its networks.
+# And timm's own logits for its networks, one of which our loader feeds.
 .venv-timm/.installed: tests/timm/constraints.txt
 	python3 -m venv .venv-timm
-	.venv-timm/bin/pip install --quiet --constraint tests/timm/constraints.txt timm
+	.venv-timm/bin/pip install --quiet --constraint tests/timm/constraints.txt timm opencv-python-headless simplejpeg
 	touch $@
 
 parity: $(VENV)/.installed .venv-mxnet/.installed .venv-timm/.installed
