@@ -118,8 +118,8 @@ bench-peers: .venv-mxnet/.installed .venv-dali/.installed .venv-torchvision/.ins
 	touch $@
 
 lint: $(VENV)/.installed
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/ruff format --check src tests benchmarks examples
 	$(BIN)/mypy
 	$(BIN)/mypy --platform win32 src
 	$(BIN)/lint-imports --no-logo

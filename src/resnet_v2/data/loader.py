@@ -19,7 +19,8 @@ from resnet_v2.data.sidecar import Rows, sidecar_path
 from resnet_v2.errors import ResnetError
 from resnet_v2.machine import free_memory
 
-BATCHES_AHEAD = 3
+# More would only spread over more memory what a processor's cache holds.
+BATCHES_AHEAD = 2
 # Batches that whoever takes them may keep at a time: on a GPU one that is worked on, two behind it, one on its way.
 BATCHES_KEPT = 4
 MEMORY_SHARE = 0.125  # of what is free, for batches
@@ -192,7 +193,8 @@ class _Stream:
 
     def batches(self, steps: Iterator[NDArray[np.int64]]) -> Iterator[Batch]:
         while True:
-            while len(self._coming) < BATCHES_AHEAD and self._ring.free:
+            ahead = BATCHES_AHEAD if self._reading.workers else 1
+            while len(self._coming) < ahead and self._ring.free:
                 ordinals = next(steps, None)
                 if ordinals is None:
                     break
