@@ -213,7 +213,8 @@ def encode(pixels: Image, encoding: str, quality: int) -> bytes:
 
 
 def _encode_with_opencv(encoding: str, pixels: Image, options: list[int]) -> bytes:
-    done, data = cv2.imencode(encoding, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)
+    memory = scratch("to encode", *pixels.shape)
+    done, data = cv2.imencode(encoding, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR, dst=memory), options)
     if not done:
         raise ValueError(f"the {encoding} encoder refused the image")
     return data.tobytes()

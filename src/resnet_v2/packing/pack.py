@@ -26,8 +26,11 @@ from resnet_v2.machine import processors
 from resnet_v2.packing.archives import ImageFiles, open_images
 from resnet_v2.packing.photos import check_image, read_upright
 from resnet_v2.packing.resume import Progress, resuming
+from resnet_v2.packing.rows_part import note
 
 WAITING_PER_THREAD = 16
+# The key of an entry, its record and what is noted of it for the `.rows`; or why there is none.
+Made = tuple[int, bytes | ResnetError, bytes]
 
 
 def pack_list(settings: PackConfig) -> Progress:
@@ -98,33 +101,33 @@ def pack_entries(
         progress = writer.progress
         left = islice(entries, progress.entries, None)
         records = _in_order(partial(_make_record, make), left, threads or processors())
-        for key, record in tqdm(records, out.name, total, initial=progress.entries, unit="img", mininterval=1):
+        for key, record, rows in tqdm(records, out.name, total, initial=progress.entries, unit="img", mininterval=1):
             if not isinstance(record, ResnetError):
-                writer.write(key, record)  # the one place where records go into the file, in the order of the list
+                writer.write(
+                    key, record, rows
+                )  # the one place where records go into the file, in the order of the list
             elif on_error == "stop":
                 raise record
             else:
                 writer.skip(str(record))
                 say(f"skipped: {record}")
-    write_rows(out)
     return progress
 
 
-def _make_record(make: Callable[[ListEntry], bytes], entry: ListEntry) -> tuple[int, bytes | ResnetError]:
+def _make_record(make: Callable[[ListEntry], bytes], entry: ListEntry) -> Made:
     try:
         label = entry.labels[0] if len(entry.labels) == 1 else entry.labels
-        return entry.index, pack(IRHeader(0, label, entry.index, 0), make(entry))
+        record = pack(IRHeader(0, label, entry.index, 0), make(entry))
+        return entry.index, record, note(record)
     except ResnetError as error:
-        return entry.index, error
+        return entry.index, error, b""
     except (ValueError, cv2.error) as error:
-        return entry.index, ResnetError(f"{entry.path} cannot be packed: {error}.")
+        return entry.index, ResnetError(f"{entry.path} cannot be packed: {error}."), b""
 
 
-def _in_order(
-    work: Callable[[ListEntry], tuple[int, bytes | ResnetError]], entries: Iterable[ListEntry], threads: int
-) -> Iterator[tuple[int, bytes | ResnetError]]:
+def _in_order(work: Callable[[ListEntry], Made], entries: Iterable[ListEntry], threads: int) -> Iterator[Made]:
     # A bounded queue: never more than a few images per thread are decoded and not yet written.
-    waiting: deque[Future[tuple[int, bytes | ResnetError]]] = deque()
+    waiting: deque[Future[Made]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="pack") as pool:
         try:
             for entry in entries:
