@@ -97,7 +97,7 @@ class PackConfig:
     store: Store = "jpeg"
     """what the record holds: jpeg, or without loss png, webp (MXNet reads none) or bmp (largest, read fastest); auto
     looks at some images and says what it takes; sizes and speeds: docs/formats.md. im2rec: encoding=.jpg, .png"""
-    quality: Annotated[int | None, Range(0, 100), Usual("jpeg 90, png 6")] = None
+    quality: Annotated[int | None, Range(0, 100), Usual("jpeg 90, png 3")] = None
     """quality of jpeg, 1 to 100; compression of png, 0 to 9"""
     pass_through: bool = False
     """put the image files into the record as they are, turned ones too; only their headers are looked at"""

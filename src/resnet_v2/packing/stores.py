@@ -11,7 +11,7 @@ from resnet_v2.packing.archives import ImageFiles
 from resnet_v2.packing.photos import read_upright
 
 ENDINGS = {"jpeg": ".jpg", "png": ".png", "webp": ".webp", "bmp": ".bmp"}
-USUAL_QUALITY = {"jpeg": 90, "png": 6, "webp": 0, "bmp": 0}
+USUAL_QUALITY = {"jpeg": 90, "png": 3, "webp": 0, "bmp": 0}
 LOOKED_AT = 64  # images of a list by which `auto` decides
 SMALL = 64  # pixels a side: 12 kB at most without compression
 # GIF, BMP and PNM beside PNG and TIFF: formats that lose nothing, of which a TIFF may be an exception.
