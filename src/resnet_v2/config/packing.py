@@ -95,7 +95,7 @@ class PackConfig:
     resize: Side = 0
     """shorter side in pixels, 0 keeps the size"""
     store: Store = "jpeg"
-    """what the record holds: jpeg; png, webp and bmp lose nothing; auto looks and says what it takes (docs/formats.md)"""
+    """jpeg; png, webp and bmp lose nothing; auto looks and says what it takes; see docs/formats.md"""
     quality: Annotated[int | None, Range(0, 100), Usual("jpeg 90, png 3")] = None
     """quality of jpeg, 1 to 100; compression of png, 0 to 9"""
     pass_through: bool = False

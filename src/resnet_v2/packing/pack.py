@@ -118,9 +118,8 @@ def pack_entries(
         records = _in_order(partial(_make_record, make), left, threads or processors())
         for key, record, rows in tqdm(records, out.name, total, initial=progress.entries, unit="img", mininterval=1):
             if not isinstance(record, ResnetError):
-                writer.write(
-                    key, record, rows
-                )  # the one place where records go into the file, in the order of the list
+                # The one place where records go into the file, in the order of the list.
+                writer.write(key, record, rows)
             elif on_error == "stop":
                 raise record
             else:
