@@ -3,7 +3,8 @@
     python benchmarks/pack.py --root data/flowers/images [--images 2000] [--resize 480] [--quality 90]
 
 The images below `--root` are repeated until there are `--images` of them. im2rec.py is that of the environment that
-`make bench-peers` makes (RESNET_V2_MXNET_PYTHON), and is left out without. The two take turns; figures are medians.
+`make bench-peers` makes (RESNET_V2_MXNET_PYTHON), and is left out without. The two take turns; figures are medians, of
+whole runs and of one core's time in them, which says more where the machine has other work.
 """
 
 import argparse
@@ -44,10 +45,13 @@ def im2rec() -> Path | None:
     return Path(place) / "tools" / "im2rec.py"
 
 
-def seconds(command: list[str]) -> float:
-    started = time.perf_counter()
+def seconds(command: list[str]) -> tuple[float, float]:
+    """Of a run, and of all processors in it."""
+    started, before = time.perf_counter(), os.times()
     subprocess.run(command, check=True, capture_output=True)
-    return time.perf_counter() - started
+    after = os.times()
+    worked = after.children_user - before.children_user + after.children_system - before.children_system
+    return time.perf_counter() - started, worked
 
 
 def main() -> None:
@@ -71,10 +75,12 @@ def main() -> None:
             # im2rec.py looks for lists that begin with a prefix, in the folder of the prefix.
             theirs = [str(MXNET_PYTHON), str(script), *form, "--num-thread", threads, str(lst.with_suffix("")), root]
             commands["im2rec.py"] = theirs
-        rounds = [
-            {name: options.images / seconds(one) for name, one in commands.items()} for _ in range(options.rounds)
-        ]
-    figures.show(figures.rows(f"pack at {options.resize}", rounds, "resnet-v2 pack"), options.json)
+        spent = [{name: seconds(one) for name, one in commands.items()} for _ in range(options.rounds)]
+    found = []
+    for at, kind in enumerate(("", ", of a core")):
+        rounds = [{name: options.images / one[at] for name, one in each.items()} for each in spent]
+        found += figures.rows(f"pack at {options.resize}{kind}", rounds, "resnet-v2 pack")
+    figures.show(found, options.json)
 
 
 if __name__ == "__main__":

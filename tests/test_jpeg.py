@@ -216,3 +216,33 @@ def test_a_jpeg_can_be_decoded_smaller(reduction: int, quality: int) -> None:
         )
         assert smaller.shape[:2] == (edges.bottom - edges.top, edges.right - edges.left)
         assert np.abs(smaller.astype(int) - expected).mean() < 2
+
+
+def _webp_of(side: int, quality: int) -> bytes:
+    return cv2.imencode(".webp", np.zeros((side, side, 3), np.uint8), [cv2.IMWRITE_WEBP_QUALITY, quality])[1].tobytes()
+
+
+@pytest.mark.parametrize("quality", [50, 101])  # with loss, without
+@pytest.mark.parametrize("bare", [False, True])
+def test_a_webp_hides_no_size(quality: int, bare: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """libwebp also takes what stands inside a file for the whole one: 1 kB that decodes to 4000 x 4000 pixels."""
+    data = _webp_of(4000, quality)[20 if bare else 0 :]
+    assert claimed_size(data) == (4000, 4000)
+    monkeypatch.setattr("resnet_v2.data.jpeg.decode", lambda _: pytest.fail("it was decoded"))
+    with pytest.raises(ValueError, match="claims 4000 x 4000 pixels"):
+        Encoded(data, NOTHING, 1 << 20)
+
+
+def test_a_webp_whose_canvas_is_smaller_than_its_image_is_not_decoded() -> None:
+    inside = _webp_of(4000, 101)[12:]
+    canvas = b"VP8X" + struct.pack("<I", 10) + bytes(4) + (29).to_bytes(3, "little") + (19).to_bytes(3, "little")
+    body = b"WEBP" + canvas + inside
+    data = b"RIFF" + struct.pack("<I", len(body)) + body
+    assert claimed_size(data) == (20, 30)
+    with pytest.raises(ValueError, match="no image"):
+        decode(data)
+
+
+def test_a_text_that_begins_with_a_slash_claims_nothing() -> None:
+    assert claimed_size(b"/usr/share/pictures and more of them") is None
+    assert claimed_size(b"/") is None

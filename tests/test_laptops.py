@@ -26,6 +26,7 @@ from resnet_v2.data.records import RecordReader, writing
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import open_regular
 from resnet_v2.packing.resume import resuming
+from resnet_v2.packing.rows_part import note
 from resnet_v2.recompute.budget import free_bytes
 
 SOURCES = Path(__file__).parents[1] / "src" / "resnet_v2"
@@ -206,12 +207,12 @@ def test_a_lock_of_windows_keeps_two_runs_apart(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(sys, "platform", "win32")
     out = tmp_path / "a.rec"
     with resuming(out, {"a": 1}) as writer:
-        writer.write(0, b"one")
+        writer.write(0, b"one", note(b"one"))
         with pytest.raises(ResnetError, match="is being packed by another run"), resuming(out, {"a": 1}):
             pass
-        writer.write(1, b"two")
+        writer.write(1, b"two", note(b"two"))
     assert [bytes(RecordReader(out)[ordinal]) for ordinal in range(2)] == [b"one", b"two"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.idx", "a.rec"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.idx", "a.rec", "a.rows"]
 
 
 def imitated_msvcrt() -> types.ModuleType:

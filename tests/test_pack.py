@@ -22,7 +22,7 @@ def lists(class_folder: Path, tmp_path: Path, run: Run) -> Path:
 
 
 def test_records_follow_the_list(lists: Path, class_folder: Path, run: Run) -> None:
-    status, out, _ = run("pack", lists / "a_train.lst", class_folder, lists / "a.rec", "--encoding", ".png")
+    status, out, _ = run("pack", lists / "a_train.lst", class_folder, lists / "a.rec", "--store", "png")
     assert status == 0
     assert "21 images packed, 0 skipped" in out
     reader = RecordReader(lists / "a.rec")
@@ -162,7 +162,7 @@ def test_large_images_shrink_without_skipping_pixels(tmp_path: Path, run: Run) -
     (tmp_path / "x").mkdir()
     PIL.Image.fromarray(lines).save(tmp_path / "x" / "a.png")
     (tmp_path / "a.lst").write_text("0\t0\tx/a.png\n")
-    run("pack", tmp_path / "a.lst", tmp_path, tmp_path / "a.rec", "--resize", 100, "--encoding", ".png")
+    run("pack", tmp_path / "a.lst", tmp_path, tmp_path / "a.rec", "--resize", 100, "--store", "png")
     pixels = decode(RecordReader(tmp_path / "a.rec").image(0)[1])
     assert abs(pixels.mean() - 255 / 8) < 2
 
@@ -194,5 +194,5 @@ def test_packed_images_are_sliceable(lists: Path, class_folder: Path, run: Run) 
     sidecar_path(rec).unlink()
     assert run("index", rec)[0] == 0
     assert sidecar_path(rec).read_bytes() == before
-    assert run("pack", lists / "a_train.lst", class_folder, rec, "--encoding", ".png")[0] == 0
+    assert run("pack", lists / "a_train.lst", class_folder, rec, "--store", "png")[0] == 0
     assert not Rows.of(RecordReader(rec)).segments(0).size

@@ -14,6 +14,7 @@ from conftest import Run
 from processes import wait_until
 from resnet_v2.data.lists import read_list
 from resnet_v2.data.records import frame, index_path
+from resnet_v2.data.sidecar import sidecar_path, write_rows
 from resnet_v2.packing import resume
 
 # `pack` in a process that notes its progress often and kills itself at the given call of write, checkpoint or replace,
@@ -38,6 +39,8 @@ def counted(function):
                 arguments[0]._rec.flush()
                 arguments[0]._idx.write(b"12")
                 arguments[0]._idx.flush()
+                arguments[0]._rows.write(b"123")
+                arguments[0]._rows.flush()
             if place == "checkpoint":
                 arguments[0]._journal.write(b'{"entries": 1')
                 arguments[0]._journal.flush()
@@ -69,7 +72,7 @@ def killed(place: str, command: list[str], out: Path) -> None:
 
 def files_of(out: Path) -> list[bytes]:
     assert not [path for path in out.parent.iterdir() if path.name.startswith(f".{out.stem}")]
-    return [out.read_bytes(), index_path(out).read_bytes()]
+    return [path.read_bytes() for path in (out, index_path(out), sidecar_path(out))]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +85,9 @@ def files_of(out: Path) -> list[bytes]:
         ["checkpoint:25"],
         ["replace:1"],
         ["replace:2"],
+        ["replace:3"],
         ["unlink:1"],
+        ["unlink:2"],
         ["write:3", "write:5", "checkpoint:2", "replace:2"],
     ],
 )
@@ -93,11 +98,40 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
     out = tmp_path / "out.rec"
     for place in places:
         killed(place, command, out)
-        assert place.startswith(("replace:2", "unlink")) or not out.exists()
+        assert place.startswith(("replace:2", "replace:3", "unlink")) or not out.exists()
     status, printed, _ = run(*command, out)
     assert status == 0
     assert "23 images packed, 1 skipped" in printed
     assert files_of(out) == files_of(tmp_path / "whole.rec")
+
+
+@pytest.mark.parametrize("left", ["whole", "short", "none"])
+def test_the_rows_are_made_of_what_is_left_of_their_notes(
+    command: list[str], tmp_path: Path, run: Run, left: str
+) -> None:
+    out, notes = tmp_path / "out.rec", tmp_path / ".out.rows.part"
+    killed("replace:3", command, out)  # the record has its name, and no .rows yet
+    assert notes.stat().st_size and not sidecar_path(out).exists()
+    if left == "short":
+        os.truncate(notes, notes.stat().st_size - 3)
+    elif left == "none":
+        notes.unlink()
+    assert run(*command, out)[0] == 0
+    packed = files_of(out)
+    write_rows(out)
+    assert files_of(out) == packed
+
+
+def test_a_journal_of_an_earlier_version_starts_anew(command: list[str], tmp_path: Path, run: Run) -> None:
+    """Such a run kept no notes for the `.rows`."""
+    out, journal = tmp_path / "out.rec", tmp_path / ".out.rec.journal"
+    killed("write:20", command, out)
+    first, *lines = journal.read_text().splitlines()
+    short = [json.loads(line) for line in lines]
+    short = [json.dumps(line | {"file_bytes": line["file_bytes"][:2]}) for line in short]
+    journal.write_text("\n".join([first, *short]) + "\n")
+    status, printed, said = run(*command, out)
+    assert (status, "23 images packed" in printed, "going on" in said) == (0, True, False)
 
 
 def test_killed_at_any_time(command: list[str], class_folder: Path, tmp_path: Path, run: Run) -> None:
@@ -155,7 +189,7 @@ def test_an_old_record_stays_until_the_new_one_is_whole(command: list[str], tmp_
     run(*command, out)
     before = files_of(out)
     killed("write:9", [*command, "--quality=30"], out)
-    assert [out.read_bytes(), index_path(out).read_bytes()] == before
+    assert [path.read_bytes() for path in (out, index_path(out), sidecar_path(out))] == before
     journal = (tmp_path / ".out.rec.journal").read_text().splitlines()
     assert json.loads(journal[0])["quality"] == 30
 
@@ -168,11 +202,11 @@ def test_a_write_that_ends_in_the_middle_is_cut_off(
     assert run(*command, tmp_path / "whole.rec")[0] == 0
     write, calls = resume.PartWriter.write, itertools.count()
 
-    def failing(writer: resume.PartWriter, key: int, payload: bytes) -> None:
+    def failing(writer: resume.PartWriter, key: int, payload: bytes, rows: bytes) -> None:
         if next(calls) == 7:
             writer._rec.writelines(frame(payload))
             raise error
-        write(writer, key, payload)
+        write(writer, key, payload, rows)
 
     with monkeypatch.context() as patch:
         patch.setattr(resume.PartWriter, "write", failing)

@@ -72,6 +72,7 @@ def test_cifar10_from_an_archive(tmp_path: Path, run: Run) -> None:
         header, data = reader.image(ordinal)
         assert header.label == labels[source]
         assert np.array_equal(decode(data), images[source])
+        assert bytes(data[:2]) == b"BM"
     assert len(RecordReader(tmp_path / "c" / "cifar10_val.rec")) == 20
     assert read_synset(tmp_path / "c" / "synset.txt")[3] == "cat"
     assert read_image(tmp_path / "c" / "examples" / "cat.png").shape == (32, 32, 3)
@@ -247,6 +248,15 @@ def test_a_folder_becomes_a_data_set(class_folder: Path, tmp_path: Path, run: Ru
     assert len(RecordReader(tmp_path / "animals" / "animals_train.rec")) == 18
     val = RecordReader(tmp_path / "animals" / "animals_val.rec")
     assert min(decode(val.image(0)[1]).shape[:2]) == 32
+
+
+@pytest.mark.parametrize(("resize", "start"), [(32, b"BM"), (80, b"\xff\xd8")])
+def test_small_images_of_a_folder_lose_nothing(
+    class_folder: Path, tmp_path: Path, run: Run, resize: int, start: bytes
+) -> None:
+    status, _, said = run("data", class_folder, "--out", tmp_path / "d", "--val-ratio", 0.3, "--resize", resize)
+    assert (status, "d_train.rec: images are kept as" in said) == (0, True)
+    assert bytes(RecordReader(tmp_path / "d" / "d_val.rec").image(0)[1][:2]) == start
 
 
 def test_unknown_name(tmp_path: Path, run: Run) -> None:

@@ -4,7 +4,6 @@ import io
 import itertools
 import json
 import os
-import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,6 @@ from resnet_v2.networks.finding import find_checkpoint
 
 # `plot --follow`: how often it looks at the logs, and how often its page loads itself again.
 LOOK_SECONDS, PAGE_SECONDS = 1.0, 15
-IM2REC_WORD = re.compile(r"([a-z_]+)=(.*)")
 
 
 def data(settings: packing.DataConfig) -> None:
@@ -287,7 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["pack"]:
-        words = [IM2REC_WORD.sub(r"--\1=\2", word) if IM2REC_WORD.fullmatch(word) else word for word in words]
+        words = packing.from_im2rec(words)
     if words[:1] == ["train"]:
         words = [word for one, after in itertools.pairwise([*words, "--"]) for word in _whole_flag(one, after)]
     try:

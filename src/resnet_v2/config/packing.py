@@ -1,5 +1,7 @@
 """Settings of the commands that make records."""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,6 +19,10 @@ from resnet_v2.config.fields import (
     settings,
 )
 from resnet_v2.errors import SettingError
+
+Store = Literal["jpeg", "png", "webp", "bmp", "auto"]
+IM2REC_WORD = re.compile(r"([a-z_]+)=(.*)")
+IM2REC_ENCODING = re.compile(r"--encoding=\.?(.*)")
 
 
 @settings
@@ -88,10 +94,10 @@ class PackConfig:
     """the .rec to write; the .idx is written beside it; a run that was stopped goes on when it is started again"""
     resize: Side = 0
     """shorter side in pixels, 0 keeps the size"""
-    quality: Annotated[int, Range(0, 100)] = 90
-    """JPEG quality, 1 to 100 (PNG: compression 0 to 9)"""
-    encoding: Literal[".jpg", ".png"] = ".jpg"
-    """file format of the images in the record"""
+    store: Store = "jpeg"
+    """jpeg; png, webp and bmp lose nothing; auto looks and says what it takes; see docs/formats.md"""
+    quality: Annotated[int | None, Range(0, 100), Usual("jpeg 90, png 3")] = None
+    """quality of jpeg, 1 to 100; compression of png, 0 to 9"""
     pass_through: bool = False
     """put the image files into the record as they are, turned ones too; only their headers are looked at"""
     threads: Threads = 0
@@ -102,10 +108,36 @@ class PackConfig:
     def __post_init__(self) -> None:
         """Refuse what does not go together."""
         refuse_folder("out", self.out)
-        if self.encoding == ".jpg" and not self.quality:
-            raise SettingError("`quality` of JPEG must be 1 to 100, not 0.")
-        if self.pass_through and self.resize:
-            raise SettingError("`pass_through` leaves images as they are; give it without `resize`.")
+        if self.quality is not None:
+            _check_quality(self.store, self.quality)
+        if self.pass_through and (self.resize or self.store != "jpeg"):
+            name = "resize" if self.resize else "store"
+            raise SettingError(f"`pass_through` leaves images as they are; give it without `{name}`.")
+
+
+def _check_quality(store: Store, quality: int) -> None:
+    if store in ("webp", "bmp"):
+        raise SettingError(f"{store} loses nothing and has no quality; leave `quality` out.")
+    if store == "png" and quality > 9:
+        raise SettingError(f"`quality` of png is its compression, 0 to 9, not {quality}; it loses nothing.")
+    if store != "png" and not quality:
+        raise SettingError("`quality` of JPEG must be 1 to 100, not 0.")
+
+
+def from_im2rec(words: Sequence[str]) -> list[str]:
+    """The words of `pack` with those of im2rec among them in our spelling.
+
+    `resize=480` is `--resize=480`; `encoding=.jpg`, also behind `--`, is `--store=jpeg`.
+    """
+    text = [IM2REC_WORD.sub(r"--\1=\2", word) if IM2REC_WORD.fullmatch(word) else word for word in words]
+    while "--encoding" in text[:-1]:
+        at = text.index("--encoding")
+        text[at : at + 2] = [f"--encoding={text[at + 1]}"]
+    return [IM2REC_ENCODING.sub(_as_store, word) for word in text]
+
+
+def _as_store(match: re.Match[str]) -> str:
+    return f"--store={'jpeg' if match[1] == 'jpg' else match[1]}"
 
 
 @settings

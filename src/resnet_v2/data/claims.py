@@ -22,6 +22,7 @@ PILLOWS = (
     (0, b"\xff\x4f\xff\x51", "Jpeg2KImagePlugin.Jpeg2KImageFile"),
     (4, b"ftyp", "AvifImagePlugin.AvifImageFile"),
 )
+VP8_START, VP8L_START = b"\x9d\x01\x2a", b"\x2f"
 RADIANCE = re.compile(rb"-Y\s*\+?(\d{1,9})\s+\+X\s*\+?(\d{1,9})")
 RADIANCE_STARTS = (b"#?RGBE", b"#?RADIANCE")
 RADIANCE_HEADER_BYTES = 1 << 16
@@ -87,16 +88,31 @@ def _of_others(start: bytes) -> Size | None:
         old = struct.unpack_from("<I", start, 14)[0] == 12
         width, height = struct.unpack_from("<HH" if old else "<ii", start, 18)
         return abs(height), abs(width)
-    if start[:4] != b"RIFF" or start[8:12] != b"WEBP":
-        return None
-    if start[12:16] == b"VP8 ":
-        width, height = struct.unpack_from("<HH", start, 26)
+    kind, at = _webp(start)
+    if kind == b"VP8 ":
+        width, height = struct.unpack_from("<HH", start, at + 6)
         return height & 0x3FFF, width & 0x3FFF
-    if start[12:16] == b"VP8L":
-        word = struct.unpack_from("<I", start, 21)[0]
+    if kind == b"VP8L":
+        word = struct.unpack_from("<I", start, at + 1)[0]
         return (word >> 14 & 0x3FFF) + 1, (word & 0x3FFF) + 1
-    width, height = (int.from_bytes(start[at : at + 3], "little") + 1 for at in (24, 27))
+    if not kind:
+        return None
+    width, height = (int.from_bytes(start[place : place + 3], "little") + 1 for place in (at + 4, at + 7))
     return height, width
+
+
+def _webp(start: bytes) -> tuple[bytes, int]:
+    """The kind of a WebP and where its first chunk's contents start; nothing for another file.
+
+    libwebp takes what stands inside the file for the whole one too: a key frame of VP8, or a VP8L of version 0.
+    """
+    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
+        return start[12:16], 20
+    if start[3:6] == VP8_START:
+        return b"VP8 ", 0
+    if start[:1] == VP8L_START and len(start) > 4 and start[4] < 0x20:
+        return b"VP8L", 0
+    return b"", 0
 
 
 def _opaque(start: bytes) -> bool:

@@ -43,6 +43,7 @@ UNUSUAL = "Could not determine subsampling"
 LONGEST_SEGMENT = 5
 # The share of an image above which cutting it out costs more than it saves.
 WORTH_CUTTING = 0.9
+LOSSLESS = 101  # OpenCV's word for it among the qualities of a WebP
 LIMIT = "max_pixels"  # the setting
 # Of a BMP: offset of the pixels, size of the rest of the header, width, height, planes, bits, compression.
 BITMAP_HEADER = struct.Struct("<10xIIiiHHI")
@@ -262,20 +263,27 @@ def _of_bitmap(rows: Image, wanted: Box, channels: int) -> Image:
 
 
 def encode(pixels: Image, encoding: str, quality: int) -> bytes:
-    """Pixels -> a `.jpg` (4:2:0, quality 1 to 100, sliceable) or a `.png` (quality: compression, 0 to 9)."""
+    """Pixels -> an image file: `.jpg` (4:2:0, quality 1 to 100, sliceable), `.png` (quality: compression, 0 to 9),
+    `.webp` without loss or `.bmp` of 24 bits (quality: without meaning). ValueError for what a format cannot hold.
+    """
     if encoding == ".jpg":
         # Restart markers that divide the rows of blocks (of 16 x 16 pixels) evenly let readers take a part alone.
         blocks = -(-pixels.shape[1] // 16)
         interval = max(divisor for divisor in range(1, LONGEST_SEGMENT + 1) if blocks % divisor == 0)
         options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_RST_INTERVAL, interval]
         return _encode_with_opencv(".jpg", pixels, options)
-    return _encode_with_opencv(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, min(quality, 9)])
+    others = {".png": [cv2.IMWRITE_PNG_COMPRESSION, quality], ".webp": [cv2.IMWRITE_WEBP_QUALITY, LOSSLESS]}
+    return _encode_with_opencv(encoding, pixels, others.get(encoding, []))
 
 
 def _encode_with_opencv(encoding: str, pixels: Image, options: list[int]) -> bytes:
-    done, data = cv2.imencode(encoding, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)
+    memory = scratch("to encode", *pixels.shape)
+    try:
+        done, data = cv2.imencode(encoding, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR, dst=memory), options)
+    except cv2.error:
+        done = False
     if not done:
-        raise ValueError(f"the {encoding} encoder refused the image")
+        raise ValueError(f"{pixels.shape[1]} x {pixels.shape[0]} pixels cannot be kept as {encoding}")
     return data.tobytes()
 
 

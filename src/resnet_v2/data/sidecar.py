@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import os
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,29 +32,38 @@ def sidecar_path(rec: Path) -> Path:
 
 
 def write_rows(rec: Path) -> int:
-    """Read a `.rec` once and write its `.rows`; returns the number of images that can be sliced.
+    """Read a `.rec` once and write its `.rows`; returns the number of images that can be sliced."""
+    reader = RecordReader(rec)
+    ordinals = tqdm(range(len(reader)), sidecar_path(rec).name, unit="img", mininterval=1, delay=1)
+    rows = (rows_of_record(reader[ordinal]) for ordinal in ordinals)
+    return write_known_rows(rec, len(reader), reader.file_bytes, rows)
+
+
+def write_known_rows(rec: Path, count: int, rec_bytes: int, rows: Iterable[tuple[int, Offsets]]) -> int:
+    """The same from what `rows_of_record` gave for every one of `count` records of a `.rec` of `rec_bytes` bytes.
 
     It holds a header (`SIDECAR_HEADER`: magic bytes, record count, size of the `.rec`, fingerprint of all that
     follows), u64 starts of each record's segments (one more than records), the u64 fingerprint of each record's
     payload, and u32 offsets within each image.
     """
-    reader = RecordReader(rec)
     path = sidecar_path(rec)
-    starts, sums = np.zeros(len(reader) + 1, "<u8"), np.zeros(len(reader), "<u8")
+    starts, sums = np.zeros(count + 1, "<u8"), np.zeros(count, "<u8")
     with replacing(path) as temporary, temporary.open("wb+") as file:
         file.write(bytes(SIDECAR_HEADER.size + starts.nbytes + sums.nbytes))
-        for ordinal in tqdm(range(len(reader)), path.name, unit="img", mininterval=1, delay=1):
-            payload = reader[ordinal]
-            segments = _segments_of_record(payload)
+        for ordinal, (sums[ordinal], segments) in zip(range(count), rows, strict=True):
             file.write(segments.astype("<u4").tobytes())
             starts[ordinal + 1] = starts[ordinal] + np.uint64(segments.size)
-            sums[ordinal] = fingerprint(payload)
         file.seek(SIDECAR_HEADER.size)
         file.write(starts.tobytes() + sums.tobytes())
-        header = SIDECAR_MAGIC, len(reader), reader.file_bytes, _fingerprint_behind_header(file)
+        header = SIDECAR_MAGIC, count, rec_bytes, _fingerprint_behind_header(file)
         file.seek(0)
         file.write(SIDECAR_HEADER.pack(*header))
     return int(np.count_nonzero(np.diff(starts)))
+
+
+def rows_of_record(payload: bytes | memoryview) -> tuple[int, Offsets]:
+    """What a `.rows` holds of a record: the fingerprint of its payload, and its image's segments, if any."""
+    return fingerprint(payload), _segments_of_record(payload)
 
 
 def _fingerprint_behind_header(file: BinaryIO) -> int:
@@ -64,7 +74,7 @@ def _fingerprint_behind_header(file: BinaryIO) -> int:
     return int.from_bytes(total.digest()[:8], "little")
 
 
-def _segments_of_record(payload: memoryview) -> Offsets:
+def _segments_of_record(payload: bytes | memoryview) -> Offsets:
     try:
         return find_segments(unpack(payload)[1])
     except ValueError:  # no image record

@@ -1,5 +1,6 @@
 """Images -> records: what MXNet's im2rec does, in threads, with the order of the list kept."""
 
+import dataclasses
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +17,6 @@ from tqdm import tqdm
 from resnet_v2 import __version__
 from resnet_v2.config.packing import PackConfig
 from resnet_v2.console import say
-from resnet_v2.data.jpeg import encode
 from resnet_v2.data.lists import ListEntry, is_sorted_by_class, read_list
 from resnet_v2.data.records import IRHeader, pack, scan
 from resnet_v2.data.sidecar import write_rows
@@ -26,8 +26,12 @@ from resnet_v2.machine import processors
 from resnet_v2.packing.archives import ImageFiles, open_images
 from resnet_v2.packing.photos import check_image, read_upright
 from resnet_v2.packing.resume import Progress, resuming
+from resnet_v2.packing.rows_part import note
+from resnet_v2.packing.stores import Store, decide, look, store_of
 
 WAITING_PER_THREAD = 16
+# The key of an entry, its record and what is noted of it for the `.rows`; or why there is none.
+Made = tuple[int, bytes | ResnetError, bytes]
 
 
 def pack_list(settings: PackConfig) -> Progress:
@@ -42,8 +46,10 @@ def pack_list(settings: PackConfig) -> Progress:
     if not len(labels):
         raise ResnetError(f"{lst} is empty; make it with `resnet-v2 list`.")
     warn_of_bad_labels(lst, labels)
-    make = partial(_make_from_file, open_images(settings.root), settings)
-    matters = _what_bytes_depend_on(settings)
+    files = open_images(settings.root)
+    store = _store(settings, files, len(labels))
+    make = partial(_make_from_file, files, settings, store)
+    matters = _what_bytes_depend_on(settings, store)
     return pack_entries(read_list(lst), len(labels), make, settings.out, settings.threads, settings.on_error, matters)
 
 
@@ -58,26 +64,38 @@ def warn_of_bad_labels(lst: Path, labels: NDArray[np.float32]) -> None:
         )
 
 
-def _what_bytes_depend_on(settings: PackConfig) -> Mapping[str, object]:
+def _store(settings: PackConfig, files: ImageFiles, count: int) -> Store:
+    if settings.store == "webp":
+        say(f"{settings.out.name}: MXNet 1.9 reads no WebP; where it is to read this record, take png or bmp")
+    if settings.store != "auto":
+        return store_of(settings.store, settings.quality)
+    paths = (entry.path for entry in read_list(settings.lst))
+    name, reason = decide(look(files, paths, count, settings.resize))
+    say(f"{settings.out.name}: images are kept as {name}: {reason}")
+    return store_of(name, settings.quality if name == "jpeg" else None)
+
+
+def _what_bytes_depend_on(settings: PackConfig, store: Store) -> Mapping[str, object]:
     """What makes the record what it is: a run goes on only where all of it is the same."""
     lst, root = settings.lst, settings.root
     tar = [root.stat().st_size, root.stat().st_mtime_ns] if root.is_file() else None
     programs = [__version__, simplejpeg.__version__, cv2.__version__]
-    form = {name: getattr(settings, name) for name in ("resize", "quality", "encoding", "pass_through")}
+    form = {"resize": settings.resize, "pass_through": settings.pass_through, **dataclasses.asdict(store)}
     return {"list": sha256(lst), "root": str(root.resolve()), "tar": tar, "programs": programs, **form}
 
 
-def _make_from_file(files: ImageFiles, settings: PackConfig, entry: ListEntry) -> bytes:
+def _make_from_file(files: ImageFiles, settings: PackConfig, store: Store, entry: ListEntry) -> bytes:
     """The image file of the record: made of an entry's, or with `pass_through` the very same."""
     data = files.read(entry.path)
     try:
         if settings.pass_through:
             check_image(data)
             return data
-        return encode(read_upright(data, settings.resize), settings.encoding, settings.quality)
+        pixels = read_upright(data, settings.resize)
     except ValueError as error:
         place = files.place(entry.path)
         raise ResnetError(f"{place} is no readable image: {error}; replace or remove it.") from None
+    return store.encode(pixels)
 
 
 def pack_entries(
@@ -98,33 +116,32 @@ def pack_entries(
         progress = writer.progress
         left = islice(entries, progress.entries, None)
         records = _in_order(partial(_make_record, make), left, threads or processors())
-        for key, record in tqdm(records, out.name, total, initial=progress.entries, unit="img", mininterval=1):
+        for key, record, rows in tqdm(records, out.name, total, initial=progress.entries, unit="img", mininterval=1):
             if not isinstance(record, ResnetError):
-                writer.write(key, record)  # the one place where records go into the file, in the order of the list
+                # The one place where records go into the file, in the order of the list.
+                writer.write(key, record, rows)
             elif on_error == "stop":
                 raise record
             else:
                 writer.skip(str(record))
                 say(f"skipped: {record}")
-    write_rows(out)
     return progress
 
 
-def _make_record(make: Callable[[ListEntry], bytes], entry: ListEntry) -> tuple[int, bytes | ResnetError]:
+def _make_record(make: Callable[[ListEntry], bytes], entry: ListEntry) -> Made:
     try:
         label = entry.labels[0] if len(entry.labels) == 1 else entry.labels
-        return entry.index, pack(IRHeader(0, label, entry.index, 0), make(entry))
+        record = pack(IRHeader(0, label, entry.index, 0), make(entry))
+        return entry.index, record, note(record)
     except ResnetError as error:
-        return entry.index, error
+        return entry.index, error, b""
     except (ValueError, cv2.error) as error:
-        return entry.index, ResnetError(f"{entry.path} cannot be packed: {error}.")
+        return entry.index, ResnetError(f"{entry.path} cannot be packed: {error}."), b""
 
 
-def _in_order(
-    work: Callable[[ListEntry], tuple[int, bytes | ResnetError]], entries: Iterable[ListEntry], threads: int
-) -> Iterator[tuple[int, bytes | ResnetError]]:
+def _in_order(work: Callable[[ListEntry], Made], entries: Iterable[ListEntry], threads: int) -> Iterator[Made]:
     # A bounded queue: never more than a few images per thread are decoded and not yet written.
-    waiting: deque[Future[tuple[int, bytes | ResnetError]]] = deque()
+    waiting: deque[Future[Made]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="pack") as pool:
         try:
             for entry in entries:

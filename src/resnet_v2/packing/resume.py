@@ -1,9 +1,10 @@
 """Packing that survives a kill: unfinished files under names of their own, and a journal of what is in them.
 
-`OUT.rec` is written as `.OUT.rec.part`, `OUT.idx` as `.OUT.idx.part`. Every few seconds both are flushed to the disk
-and a line is added to `.OUT.rec.journal`: how many entries of the list are dealt with, and how many bytes each file has
-then. A new run with the same settings cuts the files to the last line's sizes and goes on from there; what came after
-it, a torn record among it, is made again. At the end the files are renamed and the journal is removed.
+`OUT.rec` is written as `.OUT.rec.part`, `OUT.idx` as `.OUT.idx.part`, and what `OUT.rows` will be made of as
+`.OUT.rows.part`. Every few seconds all are flushed to the disk and a line is added to `.OUT.rec.journal`: how many
+entries of the list are dealt with, and how many bytes each file has then. A new run with the same settings cuts the
+files to the last line's sizes and goes on from there; what came after it, a torn record among it, is made again. At the
+end the files are renamed, `OUT.rows` is made and the journal is removed.
 """
 
 import contextlib
@@ -18,8 +19,10 @@ from typing import Any, BinaryIO
 
 from resnet_v2.console import say
 from resnet_v2.data.records import frame, index_path
+from resnet_v2.data.sidecar import sidecar_path
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import flush_folder, make_folder, not_written, parse_json, refuse_no_file, remove
+from resnet_v2.packing.rows_part import finish_rows
 from resnet_v2.portable import kept
 
 CHECKPOINT_SECONDS = 5.0
@@ -28,31 +31,37 @@ CHECKPOINT_SECONDS = 5.0
 @dataclass
 class Progress:
     """How far a list is packed: entries dealt with, images written, a sentence for each one skipped, and the bytes of
-    each unfinished file (`.rec`, `.idx`)."""
+    each unfinished file (`.rec`, `.idx`, `.rows`)."""
 
     entries: int = 0
     images: int = 0
     skipped: list[str] = field(default_factory=list)
-    file_bytes: tuple[int, int] = (0, 0)
+    file_bytes: tuple[int, ...] = (0, 0, 0)
     complete: bool = False
 
 
 class PartWriter:
     """Appends records to the unfinished files, one call per entry of the list, in the list's order; see `resuming`."""
 
-    def __init__(self, rec: BinaryIO, idx: BinaryIO, journal: BinaryIO, progress: Progress) -> None:
+    def __init__(self, files: Sequence[BinaryIO], journal: BinaryIO, progress: Progress) -> None:
         self.progress = progress
-        self._rec, self._idx, self._journal = rec, idx, journal
+        self._rec, self._idx, self._rows = files
+        self._journal = journal
         self._noted_skips, self._noted_at = len(progress.skipped), time.monotonic()
 
-    def write(self, key: int, payload: bytes | memoryview) -> None:
-        """Append the record of the next entry under an integer key."""
-        pieces, (start, index_bytes) = frame(payload), self.progress.file_bytes
+    def write(self, key: int, payload: bytes | memoryview, rows: bytes) -> None:
+        """Append the record of the next entry under an integer key, and what `rows_part.note` says of it."""
+        pieces, (start, index_bytes, rows_bytes) = frame(payload), self.progress.file_bytes
         line = f"{key}\t{start}\n".encode("ascii")
         self._rec.writelines(pieces)
         self._idx.write(line)
+        self._rows.write(rows)
         # Only now: what a failed or interrupted write leaves behind these is cut off when a run goes on.
-        self.progress.file_bytes = start + sum(map(len, pieces)), index_bytes + len(line)
+        self.progress.file_bytes = (
+            start + sum(map(len, pieces)),
+            index_bytes + len(line),
+            rows_bytes + len(rows),
+        )
         self.progress.images += 1
         self._entry_done()
 
@@ -68,7 +77,7 @@ class PartWriter:
 
     def checkpoint(self, complete: bool = False) -> None:
         """Bring all that is written to the disk, then note in the journal that it is there."""
-        for file in (self._rec, self._idx):
+        for file in (self._rec, self._idx, self._rows):
             _flush(file)
         line = {
             "entries": self.progress.entries,
@@ -89,14 +98,14 @@ def _flush(file: BinaryIO) -> None:
 
 @contextlib.contextmanager
 def resuming(out: Path, settings: Mapping[str, object] | None) -> Iterator[PartWriter]:
-    """A writer of `out` and its `.idx` that goes on where a run with equal settings was stopped.
+    """A writer of `out`, its `.idx` and its `.rows` that goes on where a run with equal settings was stopped.
 
-    `settings` holds, as JSON, everything that the bytes depend on. None: nothing is kept for another run. Both files
+    `settings` holds, as JSON, everything that the bytes depend on. None: nothing is kept for another run. The files
     appear under their names only when the `with` block ends well; until then old ones stay. `writer.progress.entries`
     of the list are done already. Raises ResnetError when another run is packing the same file, when the disk is full,
     and when every entry was skipped.
     """
-    finals = (out, index_path(out))
+    finals = (out, index_path(out), sidecar_path(out))
     for path in finals:
         refuse_no_file(path)
     parts = [path.with_name(f".{path.name}.part") for path in finals]
@@ -110,8 +119,9 @@ def resuming(out: Path, settings: Mapping[str, object] | None) -> Iterator[PartW
         try:
             progress = _resumed(journal, parts, finals, settings)
             if not progress.complete:
-                with parts[0].open("ab") as rec, parts[1].open("ab") as idx:
-                    writer = PartWriter(rec, idx, journal, progress)
+                with contextlib.ExitStack() as opened:
+                    files = [opened.enter_context(part.open("ab")) for part in parts]
+                    writer = PartWriter(files, journal, progress)
                     with _kept_if_stopped(writer, out, settings is not None):
                         yield writer
                     if progress.entries and not progress.images:
@@ -122,13 +132,14 @@ def resuming(out: Path, settings: Mapping[str, object] | None) -> Iterator[PartW
                         )
                     writer.checkpoint(complete=True)
             else:  # only the renaming was left to do
-                yield PartWriter(journal, journal, journal, progress)
+                yield PartWriter([journal] * 3, journal, progress)
             if parts[0].exists():  # the old record's index and .rows never stand beside the new one
-                remove(finals[1], out.with_suffix(".rows"))
-            for part, final in zip(parts, finals, strict=True):
+                remove(*finals[1:])
+            for part, final in zip(parts[:2], finals[:2], strict=True):
                 if part.exists():
                     part.replace(final)
                     flush_folder(out.parent)
+            finish_rows(out, parts[2], progress.images, progress.file_bytes[0])
             afterwards.callback(_remove, journal_path)
         finally:
             if settings is None or not progress.entries:
@@ -201,13 +212,15 @@ def _resumed(
 def _last_progress(lines: Sequence[bytes], parts: Sequence[Path], finals: Sequence[Path]) -> tuple[Progress, int]:
     """The last line of a journal that the files live up to, and how many lines lead to it."""
     sizes = [part.stat().st_size if part.exists() else 0 for part in parts]
-    all_there = all(part.exists() or final.exists() for part, final in zip(parts, finals, strict=True))
+    all_there = all(part.exists() or final.exists() for part, final in zip(parts[:2], finals[:2], strict=True))
     progress, kept = Progress(), 0
     for line in lines:
         found = _parsed(line)
         if found is None:
             break
         file_bytes = tuple(found["file_bytes"])
+        if len(file_bytes) != len(parts):  # of an earlier version
+            break
         large_enough = all(size >= wanted for size, wanted in zip(sizes, file_bytes, strict=True))
         if not (large_enough or (found["complete"] and all_there)):
             break

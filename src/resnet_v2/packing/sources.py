@@ -118,7 +118,7 @@ def _pack_folder(root: Path, folder: Path, settings: DataConfig) -> None:
         for part in PARTS:
             lst = staging / f"{name}_{part}.lst"
             rec = lst.with_suffix(".rec")
-            config = PackConfig(lst, root, rec, resize=settings.resize, quality=95, threads=settings.threads)
+            config = PackConfig(lst, root, rec, settings.resize, store="auto", quality=95, threads=settings.threads)
             done = pack_list(config)
             say(f"{folder / rec.name}: {done.images} images, {len(done.skipped)} skipped")
         tell_of_doubles(folder, *(staging / f"{name}_{part}.rec" for part in PARTS))
@@ -136,10 +136,10 @@ def _pack_source(source: Source, folder: Path, seed: int, threads: int) -> None:
 
 
 def _pack_part(name: str, part: Part, order: NDArray[np.int64], out: Path, threads: int) -> int:
-    entries = [ListEntry(index, (float(part.labels[at]),), f"{name}/{at:05d}.png") for index, at in enumerate(order)]
+    entries = [ListEntry(index, (float(part.labels[at]),), f"{name}/{at:05d}.bmp") for index, at in enumerate(order)]
 
     def make(entry: ListEntry) -> bytes:
-        return encode(part.images[order[entry.index]], ".png", PNG_COMPRESSION)
+        return encode(part.images[order[entry.index]], ".bmp", 0)  # read fastest, and the images are small
 
     done = pack_entries(entries, len(entries), make, out, threads, "stop")
     write_list(out.with_suffix(".lst"), entries)

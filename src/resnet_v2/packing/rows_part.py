@@ -1,0 +1,48 @@
+"""What the `.rows` of an unfinished record will hold, noted record by record while it is packed.
+
+So the record need not be read a second time. A note is the u64 fingerprint of a record's payload, the u32 number of its
+segments' offsets and these as u32, little-endian.
+"""
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from resnet_v2.data.rows import Offsets
+from resnet_v2.data.sidecar import rows_of_record, sidecar_path, write_known_rows, write_rows
+
+NOTE = struct.Struct("<QI")
+
+
+def note(payload: bytes) -> bytes:
+    """What is to be kept of a record."""
+    fingerprint, segments = rows_of_record(payload)
+    return NOTE.pack(fingerprint, segments.size) + segments.astype("<u4").tobytes()
+
+
+def finish_rows(rec: Path, part: Path, count: int, rec_bytes: int) -> None:
+    """Write the `.rows` of a whole `.rec` from the notes in `part`, which goes; without them from the record.
+
+    Nothing is done where a run before this one has done it.
+    """
+    if part.exists():
+        try:
+            write_known_rows(rec, count, rec_bytes, _notes(part, count))
+        except (ValueError, struct.error):  # cut short by whoever was here since
+            write_rows(rec)
+        part.unlink()
+    elif not sidecar_path(rec).exists():
+        write_rows(rec)
+
+
+def _notes(part: Path, count: int) -> Iterator[tuple[int, Offsets]]:
+    """Fingerprint and segments of each record; ValueError or struct.error where the file ends too early."""
+    with part.open("rb") as file:
+        for _ in range(count):
+            fingerprint, size = NOTE.unpack(file.read(NOTE.size))
+            segments = np.frombuffer(file.read(4 * size), "<u4")
+            if segments.size < size:
+                raise ValueError(f"{part} ends inside a note")
+            yield fingerprint, segments
