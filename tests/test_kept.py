@@ -14,6 +14,7 @@ from resnet_v2.data.kept import kept, kept_for
 from resnet_v2.data.loader import Batch, Loader, Reading, batches
 from resnet_v2.data.order import split
 from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
+from resnet_v2.data.stored import Found
 from resnet_v2.errors import ResnetError
 
 COUNT = 60
@@ -75,9 +76,9 @@ def test_each_image_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     decoded: list[int] = []
     keep = module.Kept._keep
 
-    def counted(self: module.Kept, ordinal: int, payload: memoryview) -> None:
+    def counted(self: module.Kept, ordinal: int, found: Found) -> None:
         decoded.append(ordinal)
-        keep(self, ordinal, payload)
+        keep(self, ordinal, found)
 
     monkeypatch.setattr(module.Kept, "_keep", counted)
     found = load(RecordReader(reader.path), PLANS["level 1"], epochs=3)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from conftest import picture
 from resnet_v2.data.augment import augmentation
-from resnet_v2.data.cuts import Part, Sliceable, cut
+from resnet_v2.data.cuts import Sliceable, cut
 from resnet_v2.data.filling import Augmented, Centred
 from resnet_v2.data.jpeg import Encoded, cut_all, decode, encode, resize_shorter_side
 from resnet_v2.data.loader import MAX_PIXELS, Reading, batches
@@ -25,6 +25,7 @@ from resnet_v2.data.order import split
 from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
 from resnet_v2.data.rows import Box, JpegHeader, Offsets, find_segments, read_header
 from resnet_v2.data.sidecar import Rows, sidecar_path, write_rows
+from resnet_v2.data.stored import InMemory
 from resnet_v2.errors import ResnetError
 
 SAMPLE = (
@@ -134,8 +135,11 @@ def test_what_cannot_be_cut_has_no_segments(data: bytes) -> None:
         assert np.array_equal(whole.decode(box, cut_all([whole], [box])[0])[..., :3], box.of(decode(data)))
 
 
-def cut_one(data: bytes, header: JpegHeader, segments: Offsets, wanted: Box) -> Part | None:
-    return cut([Sliceable(data, header, segments, wanted)])[0]
+def cut_one(data: bytes, header: JpegHeader, segments: Offsets, wanted: Box) -> tuple[bytearray, Box] | None:
+    """The part of an image, and the box of what it holds."""
+    (part,) = cut([Sliceable(len(data), header, segments, wanted)])
+    made = None if part is None else part.data(InMemory(data))
+    return None if part is None or made is None else (made, part.held)
 
 
 def part_of(data: bytes, segments: Offsets, wanted: Box) -> NDArray[np.uint8]:
@@ -151,7 +155,7 @@ def test_a_cut_is_a_small_jpeg() -> None:
     assert (header.height, header.width, header.segment_height, header.segment_width) == (480, 640, 16, 80)
     part = cut_one(data, header, find_segments(data), Box(100, 200, 300, 400))
     assert part is not None
-    piece, held = part.data(), part.held
+    piece, held = part
     assert held == Box(96, 208, 240, 480)
     assert PIL.Image.open(io.BytesIO(piece)).size == (240, 112)
     assert len(piece) < len(data) / 2
@@ -289,7 +293,7 @@ def test_segments_of_another_image_cost_no_pixel() -> None:
 def test_many_images_are_cut_as_each_alone() -> None:
     """Of several sizes, one with another image's segments and one whose marker is damaged, which spoil no other."""
     rng = np.random.default_rng(3)
-    images = []
+    files, images = [], []
     for seed in range(20):
         data = encode(picture(seed, 200 + 8 * seed, 260 + 5 * (seed % 7)), ".jpg", 90)
         header, segments = read_header(data), find_segments(data)
@@ -300,16 +304,16 @@ def test_many_images_are_cut_as_each_alone() -> None:
             segments = segments + np.uint32(1)
         if seed == 11:
             segments = segments[:-2]
-        images.append(Sliceable(data, header, segments, wanted))
+        files.append(data)
+        images.append(Sliceable(len(data), header, segments, wanted))
     together = cut(images)
-    assert [number for number, part in enumerate(together) if part is None] == [7, 11]
-    for image, part in zip(images, together, strict=True):
-        (alone,) = cut([image])
-        assert (part is None) == (alone is None)
-        if part is not None and alone is not None:
-            assert (part.data(), part.held) == (alone.data(), alone.held)
-            whole = decode(bytes(image.data))
-            assert np.array_equal(image.wanted.within(part.held).of(decode(bytes(part.data()))), image.wanted.of(whole))
+    found = [None if part is None else part.data(InMemory(data)) for part, data in zip(together, files, strict=True)]
+    assert [number for number, made in enumerate(found) if made is None] == [7, 11]
+    for image, part, made, data in zip(images, together, found, files, strict=True):
+        assert cut_one(data, *image[1:]) == (None if part is None or made is None else (made, part.held))
+        if part is not None and made is not None:
+            pixels = image.wanted.within(part.held).of(decode(bytes(made)))
+            assert np.array_equal(pixels, image.wanted.of(decode(data)))
 
 
 def test_a_damaged_entry_in_the_middle_costs_no_pixel() -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_v2.data.rows import END, Box, Data, JpegHeader, Offsets
+from resnet_v2.data.stored import InMemory
 
 # The decoder's interpolation of colours reads one sample of colour on either side, which is 2 pixels, at most 4.
 MARGIN = 4
@@ -20,38 +21,53 @@ Places = NDArray[np.int64]
 
 
 class Sliceable(NamedTuple):
-    """A JPEG file, its header, the offsets that `rows.find_segments` gives for it, and the pixels that are wanted."""
+    """A JPEG file, by its bytes and header, what `rows.find_segments` gives for it, and the pixels that are wanted."""
 
-    data: Data
+    size: int
     header: JpegHeader
     segments: Offsets
     wanted: Box
 
 
 class Part(NamedTuple):
-    """A part of an image that is a JPEG file by itself, and the box of pixels that it holds."""
+    """A part of an image that is a JPEG file by itself, and the box of pixels that it holds.
 
-    image: Sliceable
+    `pieces` of the image's bytes from `first` to `last` make it. `marked` are the places of the markers' bytes in
+    those, and `expected` what these are. `places` are those of the numbers of the markers in what is made, which
+    become `markers`.
+    """
+
+    header: JpegHeader
     held: Box
-    pieces: list[slice]  # of the image's data
-    places: Places  # of the numbers of markers in what they make
+    first: int
+    last: int
+    pieces: list[slice]
+    marked: Places
+    expected: bytes
+    places: Places
     markers: NDArray[np.uint8]
 
-    def data(self) -> bytearray:
-        """The file, put together when it is asked for: memory that was just written is quick to read."""
-        data, header, held = self.image.data, self.image.header, self.held
-        whole = bytearray(b"".join([data[: header.data_at], *[data[piece] for piece in self.pieces]]))
-        struct.pack_into(">HH", whole, header.size_at, held.bottom - held.top, held.right - held.left)
+    def data(self, image: InMemory) -> bytearray | None:
+        """The file, put together when it is asked for: memory that was just written is quick to read.
+
+        None where a segment does not lie between its markers: a table of another image, or a damaged one, costs time
+        and no pixel.
+        """
+        head = bytes(image.read(0, self.header.data_at))
+        there = image.read(self.first, self.last)
+        if np.frombuffer(there, np.uint8).take(self.marked).tobytes() != self.expected:
+            return None
+        whole = bytearray(b"".join([head, *[there[piece] for piece in self.pieces]]))
+        height, width = self.held.bottom - self.held.top, self.held.right - self.held.left
+        struct.pack_into(">HH", whole, self.header.size_at, height, width)
         np.frombuffer(whole, np.uint8)[self.places] = self.markers
         whole[-1] = END[1]  # the last marker becomes the end marker
         return whole
 
 
 def cut(images: Sequence[Sliceable]) -> list[Part | None]:
-    """For each image the part that holds the segments which its pixels and a margin need.
-
-    None where a segment does not lie between its markers: a table of another image, or a damaged one, costs time and no
-    pixel.
+    """For each image the part that holds the segments which its pixels and a margin need; None where its table cannot
+    be right.
     """
     fitting = [len(image.segments) == image.header.segments + 1 for image in images]
     if not all(fitting):
@@ -86,45 +102,53 @@ def _cut(images: Sequence[Sliceable]) -> list[Part | None]:
     counts = before[row_of] + number
     tables = np.cumsum([0, *(len(image.segments) for image in images[:-1])])
     ends = np.concatenate([image.segments for image in images]).astype(np.int64)[tables[its_image] + counts]
-    sound = _between_markers(images, its_image, ends, counts, number, data_at)
+    sound = _could_be(images, its_image, ends, counts, number, data_at)
     starts, lasts = ends[number == 0], ends[np.append(number[1:] == 0, True)]
+    # Of each image: its first row and marker, and the bytes from there on; before its first segment there is no marker.
+    first_rows = np.searchsorted(image_of, np.arange(len(images)))
+    begins = counts == 0
+    firsts = starts[first_rows] - 2 * ~begins[np.searchsorted(its_image, np.arange(len(images)))]
+    of_all = np.array([image.header.segments for image in images])
+    numbers = np.where(counts == of_all[its_image], END[1], 0xD0 + (counts - 1) % 8)
+    marked = (np.stack([ends - 2, ends - 1], axis=1) - firsts[its_image][:, None])[~begins].ravel()
+    expected = np.stack([np.full_like(numbers, END[0]), numbers], axis=1)[~begins].astype(np.uint8).tobytes()
     # The markers behind the segments are counted anew, in what is put together from the rows.
     lengths = lasts - starts
     behind = np.cumsum(lengths) - lengths
-    behind += (data_at - behind[np.searchsorted(image_of, np.arange(len(images)))])[image_of] - starts
+    behind += (data_at - behind[first_rows])[image_of] - starts
     places = (ends + behind[row_of] - 1)[number > 0]
     per_image = (last_row - first_row) * (last - first)
     fresh = (0xD0 + _counted(per_image)[1] % 8).astype(np.uint8)
-    pieces = list(map(slice, starts.tolist(), lasts.tolist()))
-    rows = np.cumsum([0, *(last_row - first_row)]).tolist()
-    markers = np.cumsum([0, *per_image]).tolist()
+    pieces = list(map(slice, (starts - firsts[image_of]).tolist(), (lasts - firsts[image_of]).tolist()))
+    rows = _bounds(last_row - first_row)
+    markers, bytes_of = _bounds(per_image), _bounds(2 * np.bincount(its_image[~begins], minlength=len(images)))
+    stops = lasts[np.append(first_rows[1:], len(image_of)) - 1].tolist()
     made: list[Part | None] = []
-    for number_of, (image, fine, box) in enumerate(zip(images, sound.tolist(), held.tolist(), strict=True)):
-        some, its_rows = slice(*markers[number_of : number_of + 2]), slice(*rows[number_of : number_of + 2])
-        made.append(Part(image, Box(*box), pieces[its_rows], places[some], fresh[some]) if fine else None)
+    whats = zip(images, sound.tolist(), held.tolist(), firsts.tolist(), stops, strict=True)
+    for (image, fine, box, first_byte, stop), its_rows, marker, byte in zip(
+        whats, rows, markers, bytes_of, strict=True
+    ):
+        its = pieces[its_rows], marked[byte], expected[byte], places[marker], fresh[marker]
+        made.append(Part(image.header, Box(*box), first_byte, stop, *its) if fine else None)
     return made
 
 
-def _between_markers(
+def _could_be(
     images: Sequence[Sliceable], its_image: Places, ends: Places, counts: Places, number: Places, data_at: Places
 ) -> NDArray[np.bool_]:
-    """Whether the segments of each image end at `ends`, each behind its marker; `counts` of them lie before."""
+    """Whether the segments of each image end within it, one behind the other; `counts` of them lie before."""
     begins = counts == 0
     ascending = np.append(True, ends[1:] > ends[:-1]) | (number == 0)
-    sizes = np.array([len(image.data) for image in images])
-    right = ascending & (ends <= sizes[its_image]) & (ends >= data_at[its_image] + ~begins)
+    sizes = np.array([image.size for image in images])
+    right = ascending & (ends <= sizes[its_image]) & (ends >= data_at[its_image] + 2 * ~begins)
     right &= ~begins | (ends == data_at[its_image])
-    of_all = np.array([image.header.segments for image in images])
-    markers = np.where(counts == of_all[its_image], END[1], 0xD0 + (counts - 1) % 8)
-    # The two bytes of every marker, and what they have to be; before an image's first segment there is none.
-    at = np.stack([ends - 2, ends - 1], axis=1)[~begins].ravel()
-    wanted = np.stack([np.full_like(markers, END[0]), markers], axis=1)[~begins].astype(np.uint8).tobytes()
-    sound = np.bincount(its_image[~right], minlength=len(images)) == 0
-    bounds = (2 * np.cumsum(np.bincount(its_image[~begins], minlength=len(images)))).tolist()
-    for image, (one, first, last) in enumerate(zip(images, [0, *bounds], bounds, strict=False)):
-        if sound[image]:
-            sound[image] = np.frombuffer(one.data, np.uint8).take(at[first:last]).tobytes() == wanted[first:last]
-    return cast(NDArray[np.bool_], sound)
+    return cast(NDArray[np.bool_], np.bincount(its_image[~right], minlength=len(images)) == 0)
+
+
+def _bounds(counts: Places) -> list[slice]:
+    """Where the things of each lie among those of all."""
+    ends = np.cumsum(counts)
+    return list(map(slice, (ends - counts).tolist(), ends.tolist()))
 
 
 def _counted(counts: Places) -> tuple[Places, Places]:

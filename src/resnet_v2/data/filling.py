@@ -4,7 +4,7 @@ It is the same in a worker process and in the process that takes the batches.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -16,14 +16,15 @@ from resnet_v2.data import stages
 from resnet_v2.data.augment import Augmentation, Draw, crops_alone, draw, draw_crops
 from resnet_v2.data.jpeg import Encoded, Image, cut_all
 from resnet_v2.data.philox import Streams
-from resnet_v2.data.records import Source, class_label, damaged, no_image_record, read_payloads, unpack
+from resnet_v2.data.records import Source, class_label, damaged, no_image_record
 from resnet_v2.data.ring import Slots
 from resnet_v2.data.rows import Box
 from resnet_v2.data.sidecar import read_segments
+from resnet_v2.data.stored import Found, NoImageRecordError, find_images
 from resnet_v2.data.warp import apply, centre_box, centre_crop
 from resnet_v2.errors import ResnetError
 
-READ_IMAGES, READ_BYTES = 64, 1 << 23  # records at a time, before their images are decoded
+AT_ONCE = 64  # images for which each step is made at once
 IMAGES, ORDINAL = range(2)  # of `Filler.progress`
 NOTHING = -1
 REDUCTIONS = (1, 2, 4, 8)  # of libjpeg
@@ -186,21 +187,10 @@ class Filler:
 
     def fill(self, task: Task) -> list[Failure]:
         """Make the images of a task; returns those that could not be made."""
-        rows = range(task.first, task.first + task.images)
+        rows = list(range(task.first, task.first + task.images))
+        some = [rows[start : start + AT_ONCE] for start in range(0, len(rows), AT_ONCE)]
         with stages.prepared():
-            return [failure for some in self._readable(task.slot, rows) for failure in self._fill(task.slot, some)]
-
-    def _readable(self, slot: int, rows: range) -> Iterator[list[int]]:
-        """Rows whose records are not too long to be read at once, or one."""
-        some: list[int] = []
-        total = 0
-        for row, length in zip(rows, self.slots.lengths[slot, rows.start : rows.stop].tolist(), strict=True):
-            if some and (total + length > READ_BYTES or len(some) == READ_IMAGES):
-                yield some
-                some, total = [], 0
-            some.append(row)
-            total += length
-        yield some
+            return [failure for its in some for failure in self._fill(task.slot, its)]
 
     def _fill(self, slot: int, rows: list[int]) -> list[Failure]:
         failures: list[Failure] = []
@@ -225,28 +215,21 @@ class Filler:
     def _opened(self, slot: int, rows: list[int], failures: list[Failure]) -> list[tuple[int, Encoded]]:
         """The images of the rows whose records are good, and their labels in the slot."""
         slots, some = self.slots, slice(rows[0], rows[-1] + 1)
-        places = slots.offsets[slot, some].tolist(), slots.lengths[slot, some].tolist()
+        offsets = slots.offsets[slot, some].tolist()
+        found = find_images(self.records, offsets)
         clock = time.perf_counter()
-        payloads = read_payloads(self.records, *places)
         segments = read_segments(self.segments, slots.segments_at[slot, some], slots.segments[slot, some])
         stages.lap(stages.READ, clock)
         images: list[tuple[int, Encoded]] = []
-        for row, offset, payload, its_segments in zip(rows, places[0], payloads, segments, strict=True):
+        for row, offset, one, its_segments in zip(rows, offsets, found, segments, strict=True):
             self._begin(slot, row)
             ordinal = int(slots.ordinals[slot, row])
             try:
-                if isinstance(payload, ValueError):
-                    raise damaged(self.job.path, ordinal, offset, payload)
-                header, data = unpack(payload)
+                header, image = _sound(one, self.job.path, ordinal, offset)
                 slots.labels[slot, row] = class_label(self.job.path, ordinal, header, self.job.classes)
+                images.append((row, Encoded(image, its_segments, self.job.max_pixels, self.job.fast)))
             except ResnetError as error:
                 failures.append(Failure(row, str(error)))
-                continue
-            except ValueError as error:
-                failures.append(Failure(row, str(no_image_record(self.job.path, ordinal, error))))
-                continue
-            try:
-                images.append((row, Encoded(data, its_segments, self.job.max_pixels, self.job.fast)))
             except ValueError as error:
                 failures.append(self._undecodable(slot, row, error))
         return images
@@ -254,3 +237,12 @@ class Filler:
     def _undecodable(self, slot: int, row: int, error: ValueError) -> Failure:
         ordinal = int(self.slots.ordinals[slot, row])
         return Failure(row, f"{self.job.path}: the image of record {ordinal} cannot be decoded: {error}.")
+
+
+def _sound(found: Found | ValueError, path: Path, ordinal: int, offset: int) -> Found:
+    """What was found; a ResnetError says what is wrong."""
+    if isinstance(found, NoImageRecordError):
+        raise no_image_record(path, ordinal, found)
+    if isinstance(found, ValueError):
+        raise damaged(path, ordinal, offset, found)
+    return found

@@ -10,7 +10,7 @@ import struct
 import threading
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
@@ -28,7 +28,8 @@ from resnet_v2.data.claims import (
     size_for_decoder,
 )
 from resnet_v2.data.cuts import Part, Sliceable, cut, shorten
-from resnet_v2.data.rows import Box, Data, Offsets, read_header
+from resnet_v2.data.rows import Box, Data, JpegHeader, Offsets, read_header
+from resnet_v2.data.stored import InMemory
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -163,26 +164,26 @@ class Encoded:
     and for one that claims more than `max_pixels`, before memory is taken.
     """
 
-    def __init__(self, data: Data, segments: Offsets, max_pixels: int, fast: bool = False) -> None:
-        self._data, self._segments, self._fast = data, segments, fast
-        self._header = read_header(data)
+    def __init__(self, data: Data | InMemory, segments: Offsets, max_pixels: int, fast: bool = False) -> None:
+        self._bytes = data if isinstance(data, InMemory) else InMemory(data)
+        self._segments, self._fast = segments, fast
         self._pixels: Image | None = None
-        self._bitmap: Image | None = None
-        if self._header is not None:
-            self.height, self.width = self._header.height, self._header.width
+        self._header = read_header(self._bytes.head)
+        if self._header is None and self._bytes.head[:2] == JPEG_START:
+            self._header = read_header(self._bytes.all())
+        self._bitmap = bitmap(self._bytes.head, self._bytes.size)
+        size = self._bitmap or self._header
+        if size is not None:
+            self.height, self.width = size.height, size.width
             check_size(self.height, self.width, max_pixels, LIMIT)
             return
-        self._bitmap = bitmap(data)
-        if self._bitmap is not None:
-            self.height, self.width = self._bitmap.shape[:2]
-            check_size(self.height, self.width, max_pixels, LIMIT)
-            return
-        size = check_claim(data, max_pixels, LIMIT)
-        if size is None or bytes(data[:8]) != PNG_START:
-            self._pixels = decode(data)  # what its header says need not be the size of its first frame
-            size = self._pixels.shape[:2]
-            check_size(*size, max_pixels, LIMIT)
-        self.height, self.width = size
+        whole = self._bytes.all()
+        claim = check_claim(whole, max_pixels, LIMIT)
+        if claim is None or whole[:8] != PNG_START:
+            self._pixels = decode(whole)  # what its header says need not be the size of its first frame
+            claim = self._pixels.shape[:2]
+            check_size(*claim, max_pixels, LIMIT)
+        self.height, self.width = claim
 
     def sliceable(self, wanted: Box) -> Sliceable | None:
         """What `cut` takes for the pixels `wanted`, where that saves time."""
@@ -191,7 +192,7 @@ class Encoded:
             return None
         if wanted.area >= WORTH_CUTTING * self.height * self.width:
             return None
-        return Sliceable(self._data, header, self._segments, wanted)
+        return Sliceable(self._bytes.size, header, self._segments, wanted)
 
     def decode(self, wanted: Box, part: Part | None = None, reduction: int = 1, channels: int = 4) -> Image:
         """The pixels of the box `wanted`, height x width x `channels`: RGB, and with 4 a fourth of no meaning.
@@ -200,30 +201,35 @@ class Encoded:
         OpenCV warps 4 channels nearly three times as fast as 3. With `reduction` 2, 4 or 8 a JPEG is decoded so much
         smaller, its box rounded outward to such steps. The array may be overwritten by the thread's next call.
         """
-        header = self._header
-        data, held = self._data, Box(0, self.height, 0, self.width)
-        if part is not None:
-            data, held = part.data(), part.held
-        elif header is not None and header.row_height and wanted.bottom < WORTH_CUTTING * self.height:
-            data, held = shorten(data, header, wanted.bottom)
-        clock = time.perf_counter()
-        try:
-            if header is not None:
-                with contextlib.suppress(ValueError):  # CMYK, or damaged: the general decoder takes it, or says what
-                    return self._decode_jpeg(data, held, wanted, reduction, channels)
-            if self._bitmap is not None:
-                return _of_bitmap(self._bitmap, wanted, channels)
-            if self._pixels is None:
-                self._pixels = decode(self._data)
-            pixels = wanted.of(self._pixels)
-            return pixels if channels == 3 else cv2.cvtColor(pixels, cv2.COLOR_RGB2RGBA).astype(np.uint8, copy=False)
-        finally:
+        if self._header is not None:
+            data, held = self._file(self._header, wanted, part)
+            with contextlib.suppress(ValueError):  # CMYK, or damaged: the general decoder takes it, or says what
+                return self._decode_jpeg(data, held, wanted, reduction, channels)
+        if self._bitmap is not None:
+            return _of_bitmap(self._bytes, self._bitmap, wanted, channels)
+        if self._pixels is None:
+            whole = self._bytes.all()
+            clock = time.perf_counter()
+            self._pixels = decode(whole)
             stages.lap(stages.DECODE, clock)
+        pixels = wanted.of(self._pixels)
+        return pixels if channels == 3 else cv2.cvtColor(pixels, cv2.COLOR_RGB2RGBA).astype(np.uint8, copy=False)
+
+    def _file(self, header: JpegHeader, wanted: Box, part: Part | None) -> tuple[Data, Box]:
+        """A JPEG file that holds the pixels `wanted`, and the box of what it holds."""
+        made = None if part is None else part.data(self._bytes)
+        if part is not None and made is not None:
+            return made, part.held
+        whole = self._bytes.all()
+        if header.row_height and wanted.bottom < WORTH_CUTTING * self.height:
+            return shorten(whole, header, wanted.bottom)
+        return whole, Box(0, self.height, 0, self.width)
 
     def _decode_jpeg(self, data: Data, held: Box, wanted: Box, reduction: int, channels: int) -> Image:
         held, wanted = held.reduced(reduction), wanted.reduced(reduction)
         height, width = held.bottom - held.top, held.right - held.left
         pixels = scratch("decoded", height, width, channels)
+        clock = time.perf_counter()
         try:
             fast: dict[str, int] = {"fastdct": self._fast, "fastupsample": self._fast}
             if reduction > 1:
@@ -232,6 +238,8 @@ class Encoded:
         except ValueError as error:
             if HARMLESS not in str(error):  # that is said when all pixels are there
                 raise
+        finally:
+            stages.lap(stages.DECODE, clock)
         return wanted.within(held).of(pixels)
 
 
@@ -242,24 +250,37 @@ def cut_all(images: Sequence[Encoded], boxes: Sequence[Box]) -> list[Part | None
     return [None if one is None else next(parts) for one in wanted]
 
 
-def bitmap(data: Data) -> Image | None:
-    """A BMP of 24 bits without compression as a view, its rows from the bottom up and its colours BGR; else None."""
-    if data[:2] != b"BM" or len(data) < BITMAP_HEADER.size:
+class Bitmap(NamedTuple):
+    """A BMP of 24 bits without compression, whose rows of BGR lie from the bottom up: sizes in pixels, and in bytes."""
+
+    height: int
+    width: int
+    start: int
+    row_bytes: int
+
+
+def bitmap(head: Data, size: int) -> Bitmap | None:
+    """What the first bytes of a file of `size` bytes say of it; None for other files, and for one that ends early."""
+    if head[:2] != b"BM" or len(head) < BITMAP_HEADER.size:
         return None
-    start, _, width, height, planes, bits, compression = BITMAP_HEADER.unpack_from(data)
+    start, _, width, height, planes, bits, compression = BITMAP_HEADER.unpack_from(head)
     row_bytes = (3 * width + 3) // 4 * 4
-    if (planes, bits, compression) != (1, 24, 0) or min(width, height) <= 0 or start + height * row_bytes > len(data):
+    if (planes, bits, compression) != (1, 24, 0) or min(width, height) <= 0 or start + height * row_bytes > size:
         return None  # for the general decoder, which knows the rest and says what is wrong
-    rows = np.frombuffer(data, np.uint8, height * row_bytes, start).reshape(height, row_bytes)
-    return rows[:, : 3 * width].reshape(height, width, 3)
+    return Bitmap(height, width, start, row_bytes)
 
 
-def _of_bitmap(rows: Image, wanted: Box, channels: int) -> Image:
-    height = rows.shape[0]
-    pixels = scratch("decoded", wanted.bottom - wanted.top, wanted.right - wanted.left, channels)
-    lying = rows[height - wanted.bottom : height - wanted.top, wanted.left : wanted.right]
+def _of_bitmap(image: InMemory, its: Bitmap, wanted: Box, channels: int) -> Image:
+    first, last = its.height - wanted.bottom, its.height - wanted.top
+    data = image.read(its.start + first * its.row_bytes, its.start + last * its.row_bytes)
+    clock = time.perf_counter()
+    rows = np.frombuffer(data, np.uint8).reshape(last - first, its.row_bytes)
+    lying = rows[:, 3 * wanted.left : 3 * wanted.right].reshape(last - first, -1, 3)
+    pixels = scratch("decoded", last - first, wanted.right - wanted.left, channels)
     cv2.cvtColor(lying, cv2.COLOR_BGR2RGB if channels == 3 else cv2.COLOR_BGR2RGBA, dst=pixels)
-    return cv2.flip(pixels, 0, dst=pixels).astype(np.uint8, copy=False)
+    upright = cv2.flip(pixels, 0, dst=pixels).astype(np.uint8, copy=False)
+    stages.lap(stages.DECODE, clock)
+    return upright
 
 
 def encode(pixels: Image, encoding: str, quality: int) -> bytes:

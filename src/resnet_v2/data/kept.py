@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 from resnet_v2.data import stages
 from resnet_v2.data.augment import FILL
 from resnet_v2.data.claims import claimed_size
-from resnet_v2.data.filling import Crops, Failure, Filler, Job, Task
+from resnet_v2.data.filling import AT_ONCE, Crops, Failure, Filler, Job, Task
 from resnet_v2.data.jpeg import Encoded
-from resnet_v2.data.records import RecordReader, read_payloads, unpack
+from resnet_v2.data.records import RecordReader
 from resnet_v2.data.rows import NOTHING, Box
+from resnet_v2.data.stored import Found, find_images
 from resnet_v2.errors import ResnetError
 from resnet_v2.machine import free_memory
 
 LARGEST_SIDE = 64  # pixels
 MEMORY_SHARE = 0.125  # of what is free
-READ_IMAGES = 64  # at a time
 
 Whole = NDArray[np.int64]
 
@@ -36,24 +36,23 @@ class Kept:
     def learn(self, ordinals: Whole) -> None:
         """Decode those that are not there yet; what is damaged or of another size stays away."""
         missing = np.unique(ordinals[~self.there[ordinals]])
-        for start in range(0, len(missing), READ_IMAGES):
-            some = missing[start : start + READ_IMAGES]
-            places = self._reader.offsets[some].tolist(), self._reader.lengths(some).tolist()
-            for ordinal, payload in zip(some.tolist(), read_payloads(self._reader.source, *places), strict=True):
-                if not isinstance(payload, ValueError):
-                    self._keep(ordinal, payload)
+        for start in range(0, len(missing), AT_ONCE):
+            some = missing[start : start + AT_ONCE]
+            found = find_images(self._reader.source, self._reader.offsets[some].tolist())
+            for ordinal, one in zip(some.tolist(), found, strict=True):
+                if not isinstance(one, ValueError):
+                    self._keep(ordinal, one)
 
-    def _keep(self, ordinal: int, payload: memoryview) -> None:
+    def _keep(self, ordinal: int, found: Found) -> None:
         height, width = self.pixels.shape[1:3]
         try:
-            header, data = unpack(payload)
-            image = Encoded(data, NOTHING, height * width)
+            image = Encoded(found.image, NOTHING, height * width)
             if (image.height, image.width) != (height, width):
                 return
-            self.pixels[ordinal] = image.decode(Box(0, height, 0, width))[..., :3]
+            self.pixels[ordinal] = image.decode(Box(0, height, 0, width), channels=3)
         except ValueError:
             return  # it is named when it is made for a batch
-        self.labels[ordinal] = float(np.ravel(header.label)[0])
+        self.labels[ordinal] = float(np.ravel(found.header.label)[0])
         self.there[ordinal] = True
 
 
