@@ -13,6 +13,7 @@ from resnet_v2.data.jpeg import decode
 from resnet_v2.data.lists import read_list
 from resnet_v2.data.records import RecordReader, index_path, read_index
 from resnet_v2.data.sidecar import Rows, sidecar_path
+from resnet_v2.packing import resume
 
 
 @pytest.fixture
@@ -196,3 +197,17 @@ def test_packed_images_are_sliceable(lists: Path, class_folder: Path, run: Run) 
     assert sidecar_path(rec).read_bytes() == before
     assert run("pack", lists / "a_train.lst", class_folder, rec, "--store", "png")[0] == 0
     assert not Rows.of(RecordReader(rec)).segments(0).size
+
+
+def test_an_old_rows_never_stands_beside_a_new_record(
+    lists: Path, class_folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rec, command = lists / "a.rec", ("pack", lists / "a_train.lst", class_folder, lists / "a.rec")
+    assert run(*command)[0] == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(resume, "finish_rows", lambda *_: pytest.fail("stopped"))
+        with pytest.raises(pytest.fail.Exception):
+            run(*command, "--quality", 30)
+    assert rec.exists() and not sidecar_path(rec).exists()
+    assert run(*command, "--quality", 30)[0] == 0  # goes on with what was left to do
+    assert Rows.of(RecordReader(rec)).has_sums

@@ -72,6 +72,13 @@ def test_auto_decides_and_says_why(
     assert kinds(tmp_path / "a.rec") == {format_}
 
 
+def test_the_quality_of_auto_is_that_of_jpeg(tmp_path: Path, run: Run) -> None:
+    lst = folder_of(tmp_path, [".png"] * 2)
+    for name, words in (("a", ["--store", "auto", "--quality", "95"]), ("b", ["--store", "png"])):
+        assert run("pack", lst, tmp_path, tmp_path / f"{name}.rec", *words)[0] == 0
+    assert (tmp_path / "a.rec").read_bytes() == (tmp_path / "b.rec").read_bytes()
+
+
 def test_auto_looks_at_a_part_of_the_list_and_passes_over_the_bad() -> None:
     class Files:
         def read(self, path: str) -> bytes:

@@ -9,6 +9,7 @@ end the files are renamed, `OUT.rows` is made and the journal is removed.
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import time
@@ -212,23 +213,29 @@ def _resumed(
 def _last_progress(lines: Sequence[bytes], parts: Sequence[Path], finals: Sequence[Path]) -> tuple[Progress, int]:
     """The last line of a journal that the files live up to, and how many lines lead to it."""
     sizes = [part.stat().st_size if part.exists() else 0 for part in parts]
-    all_there = all(part.exists() or final.exists() for part, final in zip(parts[:2], finals[:2], strict=True))
+    found = [one for one in itertools.takewhile(_is_line, map(_parsed, lines)) if one is not None]
+    only_names_left = bool(found) and found[-1]["complete"] and _are_whole(found[-1]["file_bytes"], parts, finals)
     progress, kept = Progress(), 0
-    for line in lines:
-        found = _parsed(line)
-        if found is None:
-            break
-        file_bytes = tuple(found["file_bytes"])
-        if len(file_bytes) != len(parts):  # of an earlier version
-            break
+    for one in found:
+        file_bytes = tuple(one["file_bytes"])
         large_enough = all(size >= wanted for size, wanted in zip(sizes, file_bytes, strict=True))
-        if not (large_enough or (found["complete"] and all_there)):
+        if not (large_enough or only_names_left):
             break
-        progress = Progress(
-            found["entries"], found["images"], progress.skipped + found["skipped"], file_bytes, found["complete"]
-        )
+        skipped = progress.skipped + one["skipped"]
+        progress = Progress(one["entries"], one["images"], skipped, file_bytes, one["complete"])
         kept += 1
     return progress, kept
+
+
+def _is_line(found: dict[str, Any] | None) -> bool:
+    """Whether a line of the journal is one, and not of an earlier version, which kept two files."""
+    return found is not None and len(found["file_bytes"]) == len(Progress().file_bytes)
+
+
+def _are_whole(file_bytes: Sequence[int], parts: Sequence[Path], finals: Sequence[Path]) -> bool:
+    """Whether record and index have their sizes, under whichever name; the `.rows` can be made of the record."""
+    there = [part if part.exists() else final for part, final in zip(parts[:2], finals[:2], strict=True)]
+    return all(path.exists() and path.stat().st_size == size for path, size in zip(there, file_bytes[:2], strict=True))
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
