@@ -11,9 +11,10 @@ from conftest import picture
 from resnet_v2.data.augment import augmentation
 from resnet_v2.data.filling import Centred
 from resnet_v2.data.jpeg import decode, encode
-from resnet_v2.data.loader import Batch, Loader, Reading, batches
+from resnet_v2.data.loader import BATCHES_AHEAD, Batch, Loader, Reading, _task_images, batches
 from resnet_v2.data.order import epoch_order, split
 from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
+from resnet_v2.data.worker import DONE, TASK
 from resnet_v2.errors import ResnetError
 
 
@@ -188,3 +189,16 @@ def test_a_loader_goes_on_where_another_stopped(reader: RecordReader) -> None:
     assert np.array_equal(next(iter(half)).ordinals, expected[6].ordinals[8:])
     with pytest.raises(ResnetError, match="saved with seed 3, but it is 4 now"):
         new(seed=4).load_state_dict(loader.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("count", "workers", "wanted"), [(64, 2, 32), (64, 0, 64), (0, 0, 1), (20, 16, 8), (256, 2, 64)]
+)
+def test_a_batch_is_shared_out(count: int, workers: int, wanted: int) -> None:
+    assert _task_images(count, workers) == wanted
+
+
+def test_the_tasks_of_the_largest_batch_fit_into_a_pipe() -> None:
+    """Else a process that writes tasks would wait for workers that wait for it to read their answers."""
+    tasks = -(-(10**6) // _task_images(10**6, 512))
+    assert 2 * BATCHES_AHEAD * tasks * max(TASK.size, DONE.size) < 1 << 16

@@ -25,6 +25,7 @@ BATCHES_AHEAD = 2
 BATCHES_KEPT = 4
 MEMORY_SHARE = 0.125  # of what is free, for batches
 LEAST_TASK_IMAGES, MOST_TASK_IMAGES = 8, 64
+MOST_TASKS = 512  # of a batch: those of all that are made ahead, and their answers, have to fit into pipes
 
 # Refused beyond this, before memory is taken: half a gigabyte of pixels is no photograph but a mistake or an attack.
 MAX_PIXELS = 178_956_970
@@ -264,4 +265,5 @@ def _task_images(count: int, workers: int) -> int:
     """Images of a task: enough that what is done for all at once is cheap, few enough that no worker idles long."""
     if not workers:
         return max(1, count)
-    return min(MOST_TASK_IMAGES, max(LEAST_TASK_IMAGES, -(-count // max(1, workers))))
+    fair = min(MOST_TASK_IMAGES, max(LEAST_TASK_IMAGES, -(-count // workers)))
+    return max(fair, -(-count // MOST_TASKS))
