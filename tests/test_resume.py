@@ -117,7 +117,7 @@ def test_the_rows_are_made_of_what_is_left_of_their_notes(
     elif left == "none":
         notes.unlink()
     status, _, said = run(*command, out)
-    print(said);     assert (status, "going on after 24 images" in said) == (0, True)  # no image is packed again
+    assert (status, "going on after 24 images" in said) == (0, True)  # no image is packed again
     packed = files_of(out)
     write_rows(out)
     assert files_of(out) == packed
