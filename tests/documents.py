@@ -31,8 +31,8 @@ BLOCK = re.compile(r"^```[^\n]*\n(?P<fenced>.*?)^```$|(?<=\n\n)(?P<indented>(?: 
 MARK = re.compile(r"\bneeds? (?:a GPU|(?:two |four |several )?GPUs|ImageNet)\b")
 COMMENT = re.compile(r"\s# .*$")
 PYTHON_STARTS = ("import ", "from ")
-# Blocks that are neither commands nor Python: the table that `plan` prints, and changes of the program.
-OTHER_STARTS = ("plan      ", "+++ ")
+# Blocks that are neither commands nor Python: the table that `plan` prints, a line of a log, changes of the program.
+OTHER_STARTS = ("plan      ", "+++ ", "Data: ")
 
 
 @dataclass(frozen=True)

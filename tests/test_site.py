@@ -14,7 +14,7 @@ from processes import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("index", "formats", "training", "gpu", "memory", "using", "results")
-LATER_PAGES = ("security", "reliability", "differences", "api", "architecture")
+LATER_PAGES = ("security", "loader", "reliability", "differences", "api", "architecture")
 # Whatever a browser asks for without a click: scripts, pictures and frames, and the links of the head that are not just
 # addresses to tell (canonical, next, prev).
 TAG = re.compile(r"<(?:script|img|iframe|source|audio|video|embed|link)\b[^>]*>", re.IGNORECASE)
