@@ -109,26 +109,29 @@ def _cut(images: Sequence[Sliceable]) -> list[Part | None]:
     begins = counts == 0
     firsts = starts[first_rows] - 2 * ~begins[np.searchsorted(its_image, np.arange(len(images)))]
     of_all = np.array([image.header.segments for image in images])
-    numbers = np.where(counts == of_all[its_image], END[1], 0xD0 + (counts - 1) % 8)
-    marked = (np.stack([ends - 2, ends - 1], axis=1) - firsts[its_image][:, None])[~begins].ravel()
-    expected = np.stack([np.full_like(numbers, END[0]), numbers], axis=1)[~begins].astype(np.uint8).tobytes()
+    behind_one = np.flatnonzero(~begins)
+    numbers = 0xD0 | (counts[behind_one] - 1) & 7
+    numbers[counts[behind_one] == of_all[its_image[behind_one]]] = END[1]
+    marked = np.empty((len(behind_one), 2), np.int64)
+    marked[:, 1] = (ends - firsts[its_image])[behind_one] - 1
+    marked[:, 0] = marked[:, 1] - 1
+    expected = (numbers << 8 | END[0]).astype("<u2").tobytes()
     # The markers behind the segments are counted anew, in what is put together from the rows.
     lengths = lasts - starts
     behind = np.cumsum(lengths) - lengths
     behind += (data_at - behind[first_rows])[image_of] - starts
     places = (ends + behind[row_of] - 1)[number > 0]
     per_image = (last_row - first_row) * (last - first)
-    fresh = (0xD0 + _counted(per_image)[1] % 8).astype(np.uint8)
+    fresh = (0xD0 | _counted(per_image)[1] & 7).astype(np.uint8)
     pieces = list(map(slice, (starts - firsts[image_of]).tolist(), (lasts - firsts[image_of]).tolist()))
     rows = _bounds(last_row - first_row)
-    markers, bytes_of = _bounds(per_image), _bounds(2 * np.bincount(its_image[~begins], minlength=len(images)))
+    markers, pairs = _bounds(per_image), _bounds(np.bincount(its_image[behind_one], minlength=len(images)))
     stops = lasts[np.append(first_rows[1:], len(image_of)) - 1].tolist()
     made: list[Part | None] = []
     whats = zip(images, sound.tolist(), held.tolist(), firsts.tolist(), stops, strict=True)
-    for (image, fine, box, first_byte, stop), its_rows, marker, byte in zip(
-        whats, rows, markers, bytes_of, strict=True
-    ):
-        its = pieces[its_rows], marked[byte], expected[byte], places[marker], fresh[marker]
+    for (image, fine, box, first_byte, stop), piece, marker, pair in zip(whats, rows, markers, pairs, strict=True):
+        words = expected[2 * pair.start : 2 * pair.stop]
+        its = pieces[piece], marked[pair].ravel(), words, places[marker], fresh[marker]
         made.append(Part(image.header, Box(*box), first_byte, stop, *its) if fine else None)
     return made
 
