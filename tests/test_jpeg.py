@@ -15,7 +15,9 @@ from resnet_v2.data import jpeg
 from resnet_v2.data.claims import claimed_size
 from resnet_v2.data.jpeg import Encoded, cut_all, decode, encode, resize_shorter_side
 from resnet_v2.data.loader import MAX_PIXELS
+from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
 from resnet_v2.data.rows import NOTHING, Box, find_segments
+from resnet_v2.data.stored import Found, find_images
 from resnet_v2.packing.photos import read_upright
 
 
@@ -246,3 +248,18 @@ def test_a_webp_whose_canvas_is_smaller_than_its_image_is_not_decoded() -> None:
 def test_a_text_that_begins_with_a_slash_claims_nothing() -> None:
     assert claimed_size(b"/usr/share/pictures and more of them") is None
     assert claimed_size(b"/") is None
+
+
+@pytest.mark.parametrize("size", [(60, 40), (300, 200)])
+def test_what_is_changed_for_the_decoder_stays_in_the_record(size: tuple[int, int], tmp_path: Path) -> None:
+    """Without markers a JPEG is told to end below the crop; when it turns out to be CMYK, all of it is decoded."""
+    files = [saved(PIL.Image.new(mode, size, 50), "JPEG") for mode in ("RGB", "CMYK")]
+    with writing(tmp_path / "a.rec") as writer:
+        for key, data in enumerate(files):
+            writer.write(key, pack(IRHeader(0, 0.0, key, 0), data))
+    reader = RecordReader(tmp_path / "a.rec")
+    for found, data in zip(find_images(reader.source, reader.offsets.tolist()), files, strict=True):
+        assert isinstance(found, Found)
+        image, whole = Encoded(found.image, NOTHING, MAX_PIXELS), decode(data)
+        for box in (Box(0, 10, 0, 30), Box(30, 40, 10, 20), Box(0, size[1], 0, size[0])):
+            assert np.array_equal(image.decode(box)[..., :3], box.of(whole))

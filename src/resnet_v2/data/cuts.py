@@ -165,13 +165,14 @@ def _around(first: Places, last: Places, side: Places, count: Places) -> tuple[P
     return np.maximum(0, (first - MARGIN) // side), np.minimum(count, -(-(last + MARGIN) // side))
 
 
-def shorten(data: Data, header: JpegHeader, bottom: int) -> tuple[bytearray, Box]:
+def shorten(data: Data, header: JpegHeader, bottom: int) -> tuple[Data, Box]:
     """A JPEG file that claims to end below row `bottom` and a margin, and the box of what it says it holds.
 
     The data of the rows below are still in it, so a decoder tells of extraneous bytes before the end marker.
     """
     last_row = -(-(bottom + MARGIN) // header.row_height)
     held = Box(0, min(last_row * header.row_height, header.height), 0, header.width)
-    shorter = bytearray(data)
+    # What was read for this image alone is changed where it is.
+    shorter = bytearray(data) if memoryview(data).readonly else data
     struct.pack_into(">H", shorter, header.size_at, held.bottom)
     return shorter, held

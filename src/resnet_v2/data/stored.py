@@ -40,7 +40,7 @@ class InMemory:
         return self.head[first:last]
 
     def all(self) -> memoryview:
-        """All bytes; their memory may be used again by the thread's next call."""
+        """All bytes; their memory may be used again by the thread's next call, and changed before where it can be."""
         return self.read(0, self.size)
 
 
@@ -54,7 +54,7 @@ class OnDisk(InMemory):
     def read(self, first: int, last: int) -> memoryview:
         """See `InMemory`. Raises ValueError where the file ends before."""
         if last <= len(self.head):
-            return self.head[first:last]
+            return memoryview(bytes(self.head[first:last]))  # the head stays what it is, whatever becomes of this
         clock = time.perf_counter()
         room = memoryview(_memory("image", last - first))[: last - first]
         there = read_into(self._source, room, self._at + first)
