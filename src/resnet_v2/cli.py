@@ -56,7 +56,7 @@ def pack(settings: packing.PackConfig) -> None:
 
 
 def index(settings: packing.IndexConfig) -> None:
-    from resnet_v2.data.records import index_path
+    from resnet_v2.data.index import index_path
     from resnet_v2.packing.pack import write_index
 
     count, lost = write_index(settings.rec, index_path(settings.rec))

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resnet_v2.config.packing import VerifyConfig
+from resnet_v2.data.index import index_path
 from resnet_v2.data.lists import read_list, read_synset
-from resnet_v2.data.records import index_path
 from resnet_v2.data.sidecar import Rows, sidecar_path
 from resnet_v2.errors import ResnetError, naming
 from resnet_v2.packing.findings import Finding, Report
