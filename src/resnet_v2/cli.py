@@ -8,7 +8,6 @@ import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import tyro
@@ -67,12 +66,12 @@ def index(settings: packing.IndexConfig) -> None:
 def verify(settings: packing.VerifyConfig) -> int:
     from resnet_v2.networks.sums import verify_checkpoint
     from resnet_v2.packing.repair import repair
-    from resnet_v2.packing.verify import verify_record
+    from resnet_v2.packing.verify import check_readable, verify_record
+    from resnet_v2.storage import as_path
 
-    paths = [Path(name) for name in settings.files]
-    for path in paths:
-        with path.open("rb"):
-            pass  # before the first of them is read
+    paths = [as_path(name) for name in settings.files]
+    for path in paths:  # before the first of them is read
+        check_readable(path)
     listed, found = [], 0
     for path in paths:
         is_checkpoint = path.suffix == ".safetensors"

@@ -92,8 +92,8 @@ def as_path(text: str | os.PathLike[str]) -> Path:
         )
     if scheme[1] not in SCHEMES:
         raise SettingError(f"{text} begins with {scheme[0]}; records are read from {', '.join(SCHEMES)}, or a folder.")
-    if not parts.netloc or not parts.path.strip("/"):
-        raise SettingError(f"{text} names no object; give bucket or host, and what is in it.")
+    if not parts.netloc:
+        raise SettingError(f"{text} names no bucket and no host; give one behind the slashes.")
     if "//" in parts.path or {".", ".."} & set(parts.path.split("/")):
         raise SettingError(f"{text} has an empty part, or dots for one; give the address without.")
     return Address(text)
@@ -133,6 +133,8 @@ def _store(scheme: str, bucket: str) -> "ObjectStore":
 
 def _of(address: Address) -> tuple["ObjectStore", str]:
     scheme, bucket, key = _parts(address)
+    if not key:
+        raise ResnetError(f"{address} names no object; give what is in it too.")
     try:
         return _store(scheme, bucket), key
     except ResnetError:
@@ -231,24 +233,21 @@ def _told(address: Address, error: Exception, done: str = "read") -> ResnetError
         return _changed(address)
     if isinstance(error, FileNotFoundError):
         return ResnetError(f"{address} is missing; check the address.")
-    denied = exceptions.PermissionDeniedError, exceptions.UnauthenticatedError
-    text = str(error)
-    if isinstance(error, denied) or re.search(r"\b(401|403)\b", text):
+    if isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError):
         return ResnetError(f"{address} may not be {done} with these credentials; give others in the environment.")
-    return ResnetError(f"{address} cannot be {done}: {_why(text)}.")
+    return ResnetError(f"{address} cannot be {done}: {_why(str(error))}.")
 
 
 def _why(text: str) -> str:
-    if re.search("dns error|lookup address|resolve", text):
-        return "its host is not known; check the address and the network"
-    if status := re.search(r"status code: (\d{3})|\b([45]\d\d) (?:Internal|Service|Bad|Slow|Too|Gateway)", text):
-        return f"the server answers with the error {status[1] or status[2]}; try again later"
-    if re.search("timed out|timeout", text, re.IGNORECASE):
-        return "the server does not answer in time; check the network"
-    if re.search("169.254|metadata|credential", text, re.IGNORECASE):
+    if "169.254.169.254" in text or "metadata.google" in text or "credential" in text.lower():
         return "there are no credentials; give them in the environment"
-    if re.search("connect|refused", text, re.IGNORECASE):
-        return "there is no connection to the server; check the address and the network"
-    if re.search("range", text, re.IGNORECASE):
-        return "the server gives no parts of files; take one that does"
-    return "the connection fails; check the address and the network"
+    if status := re.search(r"status code: (\d{3})", text):
+        advice = "try again later" if status[1] >= "500" else "check the address, and the region in the environment"
+        return f"the server answers with status {status[1]}; {advice}"
+    if "dns error" in text:
+        return "its host is not known; check the address and the network"
+    if "kind: Timeout" in text:
+        return "the server does not answer in time; check the network"
+    if "ange request" in text or "range requested" in text:
+        return "the server gives no parts of files; take another one"
+    return "there is no connection to the server, or it breaks off; check the address and the network"

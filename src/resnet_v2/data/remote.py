@@ -29,7 +29,7 @@ from resnet_v2.files import not_written, replacing
 from resnet_v2.portable import kept, read_at
 from resnet_v2.storage import Address, Object, fetch, look
 
-USUAL_BYTES = 100 << 30  # of the folder, or half of what is free there where that is less
+USUAL_BYTES = 100 << 30  # of the folder, or a quarter of its disk where that is less
 # An object that the folder holds twice is fetched in large blocks, each once; of others a block is soon thrown away.
 LARGE_BLOCK, SMALL_BLOCK = 1 << 20, 1 << 18
 COPIED_AT_ONCE = 1 << 23
@@ -58,7 +58,7 @@ class _Cache:
         if given:
             return given
         there = next(folder for folder in (self.folder, *self.folder.absolute().parents) if folder.is_dir())
-        return min(USUAL_BYTES, shutil.disk_usage(there).free // 2)
+        return min(USUAL_BYTES, shutil.disk_usage(there).total // 4)
 
     def keep(self, path: Path, data: bytes) -> None:
         """Write a block; OSError where that cannot be."""
@@ -85,7 +85,7 @@ class _Cache:
 
     def _sweep(self) -> None:
         found = []
-        for path in self.folder.rglob("*"):
+        for path in self.folder.glob("[0-9a-f]" * 32 + "/*"):
             with contextlib.suppress(OSError):  # another process has removed it
                 status = path.lstat()
                 if path.is_file() and path.suffix != ".lock":
@@ -126,18 +126,18 @@ class RemoteFile:
     it; a process that is forked may not. A ResnetError says what keeps it from being read, and that it was changed.
     """
 
-    def __init__(self, address: Address, known: Object | None = None, cached: bool = True) -> None:
+    def __init__(self, address: Address, known: Object | None = None, cached: bool = True, block: int = 0) -> None:
         self.address, self.known, self._cached = address, known or look(address), cached
         self.size = self.known.size
-        self._block = LARGE_BLOCK if 2 * self.size <= cache().bytes else SMALL_BLOCK
+        self._block = block or (LARGE_BLOCK if 2 * self.size <= cache().bytes else SMALL_BLOCK)
         self._folder = _folder(address, self.known, self._block)
         self._turn = threading.Lock()
         self._coming: deque[int] = deque()
         self._running = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Its address and version."""
-        return RemoteFile, (self.address, self.known, self._cached)
+        """Its address and version, and how it is cut into blocks."""
+        return RemoteFile, (self.address, self.known, self._cached, self._block)
 
     def read(self, count: int, offset: int) -> bytes:
         """`count` bytes from `offset` on, fewer only where the object ends."""

@@ -26,6 +26,7 @@ from resnet_v2.machine import processors
 from resnet_v2.packing.archives import ImageFiles, open_images
 from resnet_v2.packing.photos import check_image, read_upright
 from resnet_v2.packing.resume import Progress, resuming
+from resnet_v2.packing.upload import uploaded
 
 WAITING_PER_THREAD = 16
 
@@ -44,7 +45,8 @@ def pack_list(settings: PackConfig) -> Progress:
     warn_of_bad_labels(lst, labels)
     make = partial(_make_from_file, open_images(settings.root), settings)
     matters = _what_bytes_depend_on(settings)
-    return pack_entries(read_list(lst), len(labels), make, settings.out, settings.threads, settings.on_error, matters)
+    with uploaded(settings.out) as out:
+        return pack_entries(read_list(lst), len(labels), make, out, settings.threads, settings.on_error, matters)
 
 
 def warn_of_bad_labels(lst: Path, labels: NDArray[np.float32]) -> None:
