@@ -5,6 +5,7 @@ import http.server
 import shutil
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from conftest import Run, digits_run, picture
+from processes import wait_until
 from resnet_v2 import storage
 from resnet_v2.config.fields import checked
 from resnet_v2.data import remote
@@ -99,6 +101,35 @@ def test_every_block_is_fetched_once_and_serves_later_runs(stored: Path, local: 
     server.asked.clear()
     assert same(pictures(stored), pictures(local))
     assert not [path for method, path in server.asked if method == "GET"]
+
+
+def test_threads_and_processes_fetch_a_block_once(stored: Path, server: Proxy) -> None:
+    sources = [RemoteFile(Address(stored)) for _ in range(8)]
+    server.asked.clear()
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda source: source.read(1000, 20000), sources))
+    assert len(set(found)) == 1
+    assert server.asked == [("GET", "/bucket/flowers/a.rec")]
+
+
+def test_what_is_to_come_is_fetched_before(stored: Path, local: Path, server: Proxy) -> None:
+    source = RemoteFile(Address(stored))
+    source.prefetch(np.array([40000, 100]), np.array([20000, 50]))
+    wait_until(lambda: source._running == 0, "the threads end")
+    assert sorted(path.name for path in source._folder.iterdir()) == ["00000000", "00000002", "00000003"]
+    server.fault = lambda method, path, number: 403
+    assert source.read(20000, 40000) == local.read_bytes()[40000:60000]
+
+
+def test_the_loader_fetches_the_steps_to_come(stored: Path, server: Proxy) -> None:
+    plan = augmentation(2, 64, imagenet=True)
+    reader = RecordReader(stored)
+    stream = iter(Loader(reader, plan, seed=3, batch_size=1, classes=4, reading=Reading(0)))
+    next(stream)
+    assert isinstance(reader.source, RemoteFile)
+    wait_until(lambda: reader.source._running == 0, "the threads end")  # type: ignore[union-attr]
+    server.fault = lambda method, path, number: 403
+    assert len(list(stream)) == IMAGES - 1
 
 
 @pytest.mark.parametrize("fault", [500, 503, "reset", "cut", "slow"])
