@@ -1,7 +1,7 @@
 """Images per second of a shuffled epoch: from the disk, from an S3 server of this machine whose every answer takes 20
 ms more (without a block at the start), and from the blocks that are then on the disk.
 
-python benchmarks/remote.py --rec train_480_q90.rec [--megabytes 512] [--rounds 3] [--block KIB] [--cache 100MB] [--json]
+python benchmarks/remote.py --rec train_480_q90.rec [--megabytes 512] [--rounds 3] [--block KIB] [--cache 9GB]
 
 The server is a process of its own, on the same cores. A record that is too small is written several times into one.
 """

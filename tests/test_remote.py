@@ -121,7 +121,8 @@ def test_what_is_to_come_is_fetched_before(stored: Path, local: Path, server: Pr
     assert source.read(20000, 40000) == local.read_bytes()[40000:60000]
 
 
-def test_the_loader_fetches_the_steps_to_come(stored: Path, server: Proxy) -> None:
+def test_the_loader_fetches_the_steps_to_come(stored: Path, server: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "LARGE_BLOCK", 1500)  # smaller than a record
     plan = augmentation(2, 64, imagenet=True)
     reader = RecordReader(stored)
     stream = iter(Loader(reader, plan, seed=3, batch_size=1, classes=4, reading=Reading(0)))
@@ -258,6 +259,9 @@ def test_http_with_ranges(local: Path, tmp_path: Path, monkeypatch: pytest.Monke
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Ranges) as web:
         threading.Thread(target=web.serve_forever, daemon=True).start()
         start = f"http://127.0.0.1:{web.server_port}"
+        changed = RemoteFile(Address(f"{start}/a.rec"), storage.Object(local.stat().st_size, "of another time"))
+        with pytest.raises(ResnetError, match=r"a\.rec was changed while it was read"):  # also without an ETag
+            changed.read(10, 0)
         assert same(pictures(as_path(f"{start}/a.rec")), pictures(local))
         with pytest.raises(ResnetError, match=f"^{start}/b.rec is missing"):
             RecordReader(as_path(f"{start}/b.rec"))

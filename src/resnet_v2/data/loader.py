@@ -187,11 +187,12 @@ def _fetched_ahead(reader: RecordReader, steps: Iterable[NDArray[np.int64]]) -> 
     if isinstance(reader.source, int):
         yield from steps
         return
+    most = min(FETCHED_AHEAD, reader.source.most_ahead)
     coming: deque[NDArray[np.int64]] = deque()
     for step in steps:
         reader.source.prefetch(reader.offsets[step], reader.lengths(step))
         coming.append(step)
-        while sum(map(len, coming)) > FETCHED_AHEAD:
+        while sum(map(len, coming)) > most:
             yield coming.popleft()
     yield from coming
 

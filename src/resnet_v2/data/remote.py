@@ -135,6 +135,11 @@ class RemoteFile:
         self._coming: deque[int] = deque()
         self._running = 0
 
+    @property
+    def most_ahead(self) -> int:
+        """How many records may be fetched ahead so that none of their blocks goes before it is used."""
+        return max(1, cache().bytes // (8 * self._block))
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Its address and version, and how it is cut into blocks."""
         return RemoteFile, (self.address, self.known, self._cached, self._block)
