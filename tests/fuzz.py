@@ -37,6 +37,7 @@ from resnet_v2.config.packing import VerifyConfig
 from resnet_v2.config.training import TrainConfig
 from resnet_v2.data import jpeg, rows
 from resnet_v2.data.claims import claimed_size
+from resnet_v2.data.index import read_index
 from resnet_v2.data.lists import read_list, read_synset, write_list
 from resnet_v2.data.loader import MAX_PIXELS
 from resnet_v2.data.records import (
@@ -45,7 +46,6 @@ from resnet_v2.data.records import (
     RecordReader,
     frame,
     pack,
-    read_index,
     read_record,
     scan,
     unpack,

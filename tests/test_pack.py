@@ -9,9 +9,10 @@ import PIL.Image
 import pytest
 
 from conftest import Run, picture
+from resnet_v2.data.index import index_path, read_index
 from resnet_v2.data.jpeg import decode
 from resnet_v2.data.lists import read_list
-from resnet_v2.data.records import RecordReader, index_path, read_index
+from resnet_v2.data.records import RecordReader
 from resnet_v2.data.sidecar import Rows, sidecar_path
 from resnet_v2.packing import resume
 

@@ -13,14 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from resnet_v2.data.index import index_path, read_index
 from resnet_v2.data.records import (
     MAGIC_BYTES,
     IRHeader,
     RecordReader,
     frame,
-    index_path,
     pack,
-    read_index,
     read_record,
     scan,
     unpack,

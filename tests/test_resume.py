@@ -12,8 +12,9 @@ import pytest
 
 from conftest import Run
 from processes import wait_until
+from resnet_v2.data.index import index_path
 from resnet_v2.data.lists import read_list
-from resnet_v2.data.records import frame, index_path
+from resnet_v2.data.records import frame
 from resnet_v2.data.sidecar import sidecar_path, write_rows
 from resnet_v2.packing import resume
 

@@ -7,7 +7,6 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import tyro
@@ -54,7 +53,7 @@ def pack(settings: packing.PackConfig) -> None:
 
 
 def index(settings: packing.IndexConfig) -> None:
-    from resnet_v2.data.records import index_path
+    from resnet_v2.data.index import index_path
     from resnet_v2.packing.pack import write_index
 
     count, lost = write_index(settings.rec, index_path(settings.rec))
@@ -65,12 +64,12 @@ def index(settings: packing.IndexConfig) -> None:
 def verify(settings: packing.VerifyConfig) -> int:
     from resnet_v2.networks.sums import verify_checkpoint
     from resnet_v2.packing.repair import repair
-    from resnet_v2.packing.verify import verify_record
+    from resnet_v2.packing.verify import check_readable, verify_record
+    from resnet_v2.storage import as_path
 
-    paths = [Path(name) for name in settings.files]
-    for path in paths:
-        with path.open("rb"):
-            pass  # before the first of them is read
+    paths = [as_path(name) for name in settings.files]
+    for path in paths:  # before the first of them is read
+        check_readable(path)
     listed, found = [], 0
     for path in paths:
         is_checkpoint = path.suffix == ".safetensors"

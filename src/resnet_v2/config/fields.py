@@ -20,6 +20,7 @@ from tyro.conf import arg
 from tyro.constructors import PrimitiveConstructorSpec
 
 from resnet_v2.errors import SettingError
+from resnet_v2.storage import Address, as_path
 
 Number = TypeVar("Number", int, float)
 Kind = TypeVar("Kind")
@@ -57,6 +58,12 @@ class Endings:
     allowed: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Anywhere:
+    """A path that may be an address of object storage too, such as s3://bucket/a.rec."""
+
+
+Place = Annotated[Path, Anywhere()]
 Picture = Annotated[Path | None, Endings((".png", ".svg", ".pdf"))]
 Count = Annotated[int, Range(1)]
 CountOrNone = Annotated[int, Range(0)]
@@ -120,7 +127,7 @@ def _path_of(name: str, hint: Any) -> PrimitiveConstructorSpec[Path | None]:
     def read(words: list[str]) -> Path:
         if not words[0]:
             raise SettingError(f"{shown} is empty; give a path.")
-        return Path(words[0])
+        return as_path(words[0])
 
     return PrimitiveConstructorSpec(
         nargs=1,
@@ -159,6 +166,8 @@ def _shown(hint: Any) -> Callable[[str], str] | None:
 def checked(name: str, hint: Any, value: Any) -> Any:
     """A value that a field or an argument of this type may have; SettingError where it is none."""
     limits, plain = _mark(hint, Range), _plain(hint)
+    if isinstance(value, Address) and _mark(hint, Anywhere) is None:
+        raise SettingError(f"`{name}` {value} is an address; give a path of this machine.")
     union = typing.get_origin(plain) in (typing.Union, UnionType)
     choices = typing.get_args(plain) if union else (plain,)
     if not any(_fits(choice, value) for choice in choices):
@@ -268,7 +277,7 @@ def nested(kind: type[Kind], values: Mapping[str, Any]) -> Kind:
 def _own(kind: Any, value: Any) -> Any:
     """The value in Python's own type: a path may be a text, a number one of numpy's."""
     if kind is Path and isinstance(value, str):
-        return Path(value)
+        return as_path(value)
     if kind in KINDS and isinstance(value, KINDS[kind]) and not isinstance(value, bool):
         return kind(value)
     return value

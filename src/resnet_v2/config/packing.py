@@ -9,6 +9,7 @@ from tyro.conf import Positional, arg
 
 from resnet_v2.config.fields import (
     CountOrNone,
+    Place,
     Range,
     Seed,
     ShareBelowOne,
@@ -90,8 +91,8 @@ class PackConfig:
     """list of images: index, label, path, separated by tabs"""
     root: Annotated[Positional[Path], arg(metavar="ROOT")]
     """folder that the paths of the list start from, or the tar (or tar of tars) that it was made from"""
-    out: Annotated[Positional[Path], arg(metavar="OUT.rec")]
-    """the .rec to write; the .idx is written beside it; a run that was stopped goes on when it is started again"""
+    out: Annotated[Positional[Place], arg(metavar="OUT.rec")]
+    """the .rec to write, its .idx beside it, or its address s3://bucket/a.rec; started again, a stopped run goes on"""
     resize: Side = 0
     """shorter side in pixels, 0 keeps the size"""
     store: Store = "jpeg"
@@ -145,7 +146,7 @@ class VerifyConfig:
     """Read records or checkpoints and name all that is not as it was written; status 1 when there is anything."""
 
     files: Annotated[Positional[tuple[str, ...]], arg(metavar="FILE...")]
-    """.rec files, with the .idx, .rows, .lst and synset.txt beside them, or .safetensors"""
+    """.rec files or their addresses, with the .idx, .rows, .lst and synset.txt beside them, or .safetensors"""
     repair: Path | None = None
     """of one .rec: write its sound records to this .rec, with .idx, .lst and .rows"""
     decode: bool = False

@@ -11,6 +11,7 @@ from resnet_v2.config.fields import (
     Count,
     CountOrNone,
     OnGpus,
+    Place,
     Range,
     Seed,
     Share,
@@ -37,11 +38,11 @@ EpochValues = tuple[tuple[int, int], ...]  # pairs of an epoch and the value fro
 class Data:
     """What is read."""
 
-    data_dir: Path = Path("data/imagenet")
-    """folder of the records"""
+    data_dir: Place = Path("data/imagenet")
+    """folder of the records, or an address such as s3://bucket/imagenet"""
     data_type: str = "imagenet"
     """imagenet: its stem, train_480_q90.rec, val_256_q90.rec; any NAME: CIFAR stem, NAME_train.rec, NAME_val.rec"""
-    list_dir: Annotated[Path, Usual("--data-dir")] = Path("data/imagenet")
+    list_dir: Annotated[Place, Usual("--data-dir")] = Path("data/imagenet")
     """folder of synset.txt and of the .lst files"""
     num_classes: Annotated[int, Range(0, 10**6), Usual("0")] = 1000
     """number of classes, 0: the lines of synset.txt, or 1000 for imagenet"""

@@ -6,10 +6,12 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from resnet_v2.config.fields import (
+    Anywhere,
     CountOrNone,
     Endings,
     OnGpus,
     Picture,
+    Place,
     Range,
     Threads,
     Usual,
@@ -69,8 +71,8 @@ class _Sized(OnGpus):
 class EvaluateConfig(_Sized):
     """Loss, top-1 and top-5 error of checkpoints over a record, every image counted once."""
 
-    rec: Path
-    """the .rec to evaluate on"""
+    rec: Place
+    """the .rec to evaluate on, or its address such as s3://bucket/val.rec"""
     prefix: tuple[str, ...] = ("",)
     """start of the checkpoint's name, such as model/resnet-cifar10-20; several give a table"""
     epoch: Epoch = None
@@ -105,8 +107,8 @@ class CompareConfig(_Sized):
     """prefix of the first network (v1), such as model/resnet-v1-cifar10-20; several separated by commas"""
     second: Annotated[Positional[str], arg(metavar="SECOND")]
     """prefix of the second network (v2); as many as of the first, in the same order"""
-    rec: Path
-    """the .rec to evaluate on"""
+    rec: Place
+    """the .rec to evaluate on, or its address such as s3://bucket/val.rec"""
     crop: Crop = ""
     resize: Resize = ""
     batch_size: BatchSize = 128
@@ -162,7 +164,7 @@ class CardConfig:
     epoch: Epoch = None
     out: Path | None = None
     """folder for README.md, config.json and model.safetensors (default: the Markdown is printed)"""
-    rec: Path | None = None
+    rec: Annotated[Path | None, Anywhere()] = None
     """a .rec to evaluate on, with an errors-by-class section (default: the figures saved in the checkpoint)"""
     data_name: str = ""
     """what the data set is called (default: the run's --data-type)"""

@@ -16,10 +16,12 @@ from resnet_v2.data import stages
 from resnet_v2.data.augment import Augmentation, Draw, crops_alone, draw, draw_crops
 from resnet_v2.data.jpeg import Encoded, Image, cut_all
 from resnet_v2.data.philox import Streams
-from resnet_v2.data.records import Source, class_label, damaged, no_image_record
+from resnet_v2.data.records import class_label, damaged, no_image_record
+from resnet_v2.data.remote import RemoteFile
 from resnet_v2.data.ring import Slots
 from resnet_v2.data.rows import Box
 from resnet_v2.data.sidecar import read_segments
+from resnet_v2.data.source import Source
 from resnet_v2.data.stored import Found, NoImageRecordError, find_images
 from resnet_v2.data.warp import apply, centre_box, centre_crop
 from resnet_v2.errors import ResnetError
@@ -163,13 +165,14 @@ class Task(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """What is made of a record's images; the same for all tasks."""
+    """What is made of a record's images; the same for all tasks. `remote` is the record where it is no file."""
 
     path: Path
     preprocess: Preprocess
     classes: int
     max_pixels: int
     fast: bool
+    remote: RemoteFile | None = None
 
 
 @dataclass(frozen=True)
@@ -181,7 +184,7 @@ class Filler:
 
     job: Job
     records: Source
-    segments: Source | None
+    segments: int | None
     slots: Slots
     progress: NDArray[np.int64]
 

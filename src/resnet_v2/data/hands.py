@@ -126,7 +126,7 @@ def hands(
     shared = unnamed_file(layout.bytes)
     try:
         ring = Ring(layout, mmap.mmap(shared, layout.bytes), pin)
-        files = [shared, reader.source, *([rows.source] if rows else [])]
+        files = [shared, *([reader.source] if isinstance(reader.source, int) else []), *([rows.source] if rows else [])]
         number = pool_of_processes.begin(job, layout, files)
     finally:
         os.close(shared)

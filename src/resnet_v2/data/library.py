@@ -15,6 +15,7 @@ from resnet_v2.data.loader import Loader, Reading
 from resnet_v2.data.records import RecordReader
 from resnet_v2.data.ring import Pin
 from resnet_v2.errors import ResnetError
+from resnet_v2.storage import as_path
 
 Augment = Literal["level-1", "level-2", "level-3", "rrc", "centre"]
 MOST_CLASSES = 1 << 24  # what a label, a float32, can number
@@ -54,7 +55,7 @@ class RecordLoader:
         if workers == "auto":
             workers = usual_workers(world_size, computes=pin is None)
         self._loader = Loader(
-            RecordReader(Path(rec)),
+            RecordReader(as_path(rec)),
             _plan(augment, size),
             seed=seed,
             batch_size=batch_size,

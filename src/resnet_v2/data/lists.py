@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from resnet_v2.data.remote import local_copy
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import open_regular, read_bytes, replacing, write_text
 
@@ -33,7 +34,7 @@ def read_list(path: Path) -> Iterator[ListEntry]:
     Fields are separated by tabs; a line without tabs is split at white space, as MXNet's C++ im2rec did.
     """
     try:
-        with os.fdopen(open_regular(path), encoding="utf-8", errors="surrogateescape") as file:
+        with os.fdopen(open_regular(local_copy(path)), encoding="utf-8", errors="surrogateescape") as file:
             for number, line in enumerate(iter(partial(file.readline, LONGEST_LINE), ""), start=1):
                 if len(line) == LONGEST_LINE and not line.endswith("\n"):
                     raise ResnetError(f"{path}, line {number} is longer than any line of a list; is it a list?")
@@ -88,7 +89,7 @@ def read_synset(path: Path) -> tuple[str, ...]:
     """The class names of a synset.txt, in label order; a ResnetError when it is missing or empty."""
     try:
         # Not splitlines(): it takes more for an end of line than what writes such files does.
-        text = read_bytes(path, MOST_NAMES_BYTES).decode("utf-8", "replace")
+        text = read_bytes(local_copy(path), MOST_NAMES_BYTES).decode("utf-8", "replace")
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:
         raise ResnetError(f"{path} cannot be read ({error.strerror}); it holds one class name per line.") from None

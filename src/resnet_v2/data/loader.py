@@ -21,6 +21,7 @@ from resnet_v2.machine import free_memory
 
 # More would only spread over more memory what a processor's cache holds.
 BATCHES_AHEAD = 2
+FETCHED_AHEAD = 1024  # images whose bytes are fetched from storage before their turn
 # Batches that whoever takes them may keep at a time: on a GPU one that is worked on, two behind it, one on its way.
 BATCHES_KEPT = 4
 MEMORY_SHARE = 0.125  # of what is free, for batches
@@ -170,16 +171,32 @@ def batches(
     `classes` - 1; where bad records are skipped, when more than one record in a hundred is bad; and for a worker that
     died or hangs.
     """
-    left = iter(steps)
+    left = _fetched_ahead(reader, steps)
     first = next(left, None)
     if first is None:
         return
     largest = max(1, len(first))
     rows = Rows.of(reader) if sidecar_path(reader.path).is_file() else None
-    job = Job(reader.path, preprocess, classes, reading.max_pixels, reading.fast)
+    remote = None if isinstance(reader.source, int) else reader.source
+    job = Job(reader.path, preprocess, classes, reading.max_pixels, reading.fast, remote)
     layout = Layout(reading.slots(largest, shape), largest, shape)
     with hands(job, reader, rows, layout, reading.pin, reading.workers, reading.sharers) as (made_by, ring):
         yield from _Stream(reader, rows, reading, made_by, ring).batches(chain([first], left))
+
+
+def _fetched_ahead(reader: RecordReader, steps: Iterable[NDArray[np.int64]]) -> Iterator[NDArray[np.int64]]:
+    """The steps as they are; from storage is fetched what those to come will need."""
+    if isinstance(reader.source, int):
+        yield from steps
+        return
+    most = min(FETCHED_AHEAD, reader.source.most_ahead)
+    coming: deque[NDArray[np.int64]] = deque()
+    for step in steps:
+        reader.source.prefetch(reader.offsets[step], reader.lengths(step))
+        coming.append(step)
+        while sum(map(len, coming)) > most:
+            yield coming.popleft()
+    yield from coming
 
 
 class _Stream:

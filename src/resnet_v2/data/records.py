@@ -9,7 +9,6 @@ part; the reader puts it back. So a damaged file can be searched for the next ma
 import contextlib
 import os
 import struct
-import threading
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,15 +17,15 @@ from typing import BinaryIO, NamedTuple, TextIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_v2.errors import ResnetError, naming
-from resnet_v2.files import open_regular, remove, replacing
-from resnet_v2.portable import read_at, read_into
+from resnet_v2.data.index import index_column, index_path, read_index
+from resnet_v2.data.source import Source, close, is_replaced, open_source, read, size_of
+from resnet_v2.errors import ResnetError
+from resnet_v2.files import remove, replacing
 
 MAGIC = 0xCED7230A
 MAGIC_BYTES = struct.pack("<I", MAGIC)
 LENGTH_BITS = 29
 MAX_RECORD_BYTES = (1 << LENGTH_BITS) - 1
-LONGEST_LINE_BYTES = 1 << 16  # of an index
 WHOLE, FIRST, MIDDLE, LAST = 0, 1, 2, 3
 
 PART_HEADER = struct.Struct("<II")
@@ -36,9 +35,6 @@ IMAGE_HEADER = struct.Struct("<IfQQ")
 READ_AHEAD_BYTES = 1 << 16
 READ_AT_ONCE_BYTES = 1 << 22
 PART_READ_AHEAD_BYTES = 1 << 12  # of parts behind the first, of which a record may have very many
-
-
-Source = int  # what records are read from: a file descriptor
 
 
 class IRHeader(NamedTuple):
@@ -162,18 +158,19 @@ def no_image_record(path: Path, ordinal: int, error: ValueError) -> ResnetError:
 class RecordReader:
     """Random access to the records of a `.rec` through its `.idx`, by ordinal: the place in the index.
 
-    Reads are positional and share no state, so threads and forked processes use one reader freely; the file is never
-    held in memory. `offsets` (and `keys`) are int64 arrays of length `len(reader)`.
+    Reads are positional and share no state, so threads and forked processes use one reader freely (one of an `Address`
+    no forked processes); the file is never held in memory. `offsets` (and `keys`) are int64 arrays of length
+    `len(reader)`.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.offsets = read_index(path)
         try:
-            self.source = open_regular(path)
+            self.source: Source = open_source(path)
         except OSError as error:
             raise ResnetError(f"{path} cannot be opened ({error.strerror}); check the path.") from None
-        self.file_bytes = os.fstat(self.source).st_size
+        self.file_bytes = size_of(self.source)
         self._ascending = bool((self.offsets[1:] > self.offsets[:-1]).all())
         self._check_end()
 
@@ -189,7 +186,7 @@ class RecordReader:
     @cached_property
     def keys(self) -> NDArray[np.int64]:
         """The keys of the index; nothing here needs them, so they are read only when asked for."""
-        return _index_column(self.path, 0)
+        return index_column(self.path, 0)
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -222,15 +219,12 @@ class RecordReader:
 
     def is_replaced(self) -> bool:
         """Whether another file has its name now."""
-        try:
-            return not os.path.samestat(os.fstat(self.source), self.path.stat())
-        except OSError:
-            return True
+        return is_replaced(self.source, self.path)
 
     def close(self) -> None:
         """Close the file; reading afterwards is an error."""
-        if self.source >= 0:
-            os.close(self.source)
+        if self.source != -1:
+            close(self.source)
             self.source = -1
 
     def __del__(self) -> None:
@@ -238,61 +232,28 @@ class RecordReader:
             self.close()
 
 
-def read_payloads(source: Source, offsets: Sequence[int], lengths: Sequence[int]) -> list[memoryview | ValueError]:
-    """The payloads of the records at some byte offsets, of which `lengths` bytes are read at once, or what is wrong.
-
-    Their memory is used again by the thread's next call.
-    """
-    arena = memoryview(_arena(sum(lengths)))
-    payloads: list[memoryview | ValueError] = []
-    for offset, length in zip(offsets, lengths, strict=True):
-        room, arena = arena[:length], arena[length:]
-        there = read_into(source, room, offset)
-        magic, word = PART_HEADER.unpack_from(room) if there >= PART_HEADER.size else (0, 0)
-        end = PART_HEADER.size + (word & MAX_RECORD_BYTES)
-        if magic == MAGIC and word >> LENGTH_BITS == WHOLE and end <= there:
-            payloads.append(room[PART_HEADER.size : end])
-            continue
-        try:
-            payloads.append(read_record(source, offset, length)[0])
-        except ValueError as error:
-            payloads.append(error)
-    return payloads
-
-
-_kept = threading.local()
-
-
-def _arena(size: int) -> bytearray:
-    """Memory that this thread keeps: fresh memory costs more than what is read into it."""
-    arena: bytearray = getattr(_kept, "arena", bytearray())
-    if len(arena) < size:
-        _kept.arena = arena = bytearray(size)
-    return arena
-
-
-def read_record(descriptor: int, offset: int, expected_bytes: int = READ_AHEAD_BYTES) -> tuple[memoryview, int]:
+def read_record(source: Source, offset: int, expected_bytes: int = READ_AHEAD_BYTES) -> tuple[memoryview, int]:
     """The payload of the record at a byte offset, its parts joined, and the offset behind it.
 
     `expected_bytes` is how much is read at once; a longer record takes a second read. Raises ValueError where there is
     no whole record.
     """
-    place, payload, offset = _read_part(descriptor, offset, expected_bytes)
+    place, payload, offset = _read_part(source, offset, expected_bytes)
     if place == WHOLE:
         return payload, offset
     if place != FIRST:
         raise ValueError("it starts in the middle of a record")
     parts: list[bytes | memoryview] = [payload]
     while place != LAST:
-        place, payload, offset = _read_part(descriptor, offset, PART_READ_AHEAD_BYTES)
+        place, payload, offset = _read_part(source, offset, PART_READ_AHEAD_BYTES)
         if place not in (MIDDLE, LAST):
             raise ValueError("its last part is missing")
         parts += [MAGIC_BYTES, bytes(payload)]  # a copy: a view would keep all that was read ahead
     return memoryview(b"".join(parts)), offset
 
 
-def _read_part(descriptor: int, offset: int, expected_bytes: int) -> tuple[int, memoryview, int]:
-    block = read_at(descriptor, max(expected_bytes, PART_HEADER.size), offset)
+def _read_part(source: Source, offset: int, expected_bytes: int) -> tuple[int, memoryview, int]:
+    block = read(source, max(expected_bytes, PART_HEADER.size), offset)
     if len(block) < PART_HEADER.size:
         raise ValueError("the file ends here")
     magic, word = PART_HEADER.unpack_from(block)
@@ -304,52 +265,11 @@ def _read_part(descriptor: int, offset: int, expected_bytes: int) -> tuple[int, 
     end = PART_HEADER.size + length
     if end > len(block):
         # A damaged length must not take memory that the file cannot fill.
-        missing = min(end - len(block), os.fstat(descriptor).st_size - offset - len(block))
-        block += read_at(descriptor, max(missing, 0), offset + len(block))
+        missing = min(end - len(block), size_of(source) - offset - len(block))
+        block += read(source, max(missing, 0), offset + len(block))
     if end > len(block):
         raise ValueError("the file ends inside it")
     return place, memoryview(block)[PART_HEADER.size : end], offset + end + -length % 4
-
-
-def index_path(path: Path) -> Path:
-    """`data/flowers.rec` -> `data/flowers.idx`."""
-    return path.with_suffix(".idx")
-
-
-def read_index(path: Path) -> NDArray[np.int64]:
-    """The byte offsets in the `.idx` that belongs to a `.rec`, in the order of the file."""
-    if not path.is_file():
-        raise ResnetError(f"{path} is missing; make it with `resnet-v2 pack` or `resnet-v2 data`.")
-    if not index_path(path).is_file():
-        raise ResnetError(f"{index_path(path)} is missing; make it with `resnet-v2 index {path}`.")
-    offsets = _index_column(path, 1)
-    if (offsets < 0).any():
-        raise ResnetError(f"{index_path(path)} has a negative offset; make it again with `resnet-v2 index {path}`.")
-    return offsets
-
-
-def _index_column(path: Path, column: int) -> NDArray[np.int64]:
-    # One column at a time and by NumPy's own reader: the index of ImageNet-11K has 12.4 million lines.
-    idx = index_path(path)
-    if not idx.stat().st_size:
-        return np.empty(0, np.int64)
-    try:
-        with naming(idx):
-            _check_lines(idx)
-            return np.loadtxt(idx, dtype=np.int64, delimiter="\t", usecols=column, ndmin=1, comments=None)
-    except ValueError as error:
-        raise ResnetError(f"{idx} is damaged ({error}); make it again with `resnet-v2 index {path}`.") from None
-
-
-def _check_lines(idx: Path) -> None:
-    """ValueError for what is no index by its first line, or has a line without an end."""
-    with idx.open("rb") as file:
-        if file.readline(LONGEST_LINE_BYTES).count(b"\t") != 1:
-            raise ValueError("a line is a key, a tab and an offset")
-        # NumPy takes a line of any length, in four times as much memory.
-        while part := file.read(LONGEST_LINE_BYTES):
-            if len(part) == LONGEST_LINE_BYTES and b"\n" not in part:
-                raise ValueError(f"a line has more than {LONGEST_LINE_BYTES} bytes")
 
 
 def scan(path: Path) -> Iterator[tuple[int, int]]:
@@ -358,25 +278,25 @@ def scan(path: Path) -> Iterator[tuple[int, int]]:
     Where the bytes are damaged it goes on at the next aligned magic number that starts a record, so the gap between an
     end and the next start is what is lost.
     """
-    descriptor = open_regular(path)
+    source = open_source(path)
     try:
-        size, offset = os.fstat(descriptor).st_size, 0
+        size, offset = size_of(source), 0
         while offset < size:
             try:
-                _, end = read_record(descriptor, offset)
+                _, end = read_record(source, offset)
             except ValueError:
-                offset = _next_start(descriptor, offset + 4, size)
+                offset = _next_start(source, offset + 4, size)
                 continue
             yield offset, end
             offset = end
     finally:
-        os.close(descriptor)
+        close(source)
 
 
-def _next_start(descriptor: int, offset: int, size: int) -> int:
+def _next_start(source: Source, offset: int, size: int) -> int:
     offset += -offset % 4
     while offset < size:
-        block = read_at(descriptor, READ_AHEAD_BYTES, offset)
+        block = read(source, READ_AHEAD_BYTES, offset)
         words = np.frombuffer(block[: len(block) // 4 * 4], dtype="<u4")
         for index in np.flatnonzero(words[:-1] == MAGIC):
             if int(words[index + 1]) >> LENGTH_BITS in (WHOLE, FIRST):

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from resnet_v2.data.records import RecordReader, Source, unpack
+from resnet_v2.data.records import RecordReader, unpack
+from resnet_v2.data.remote import local_copy
 from resnet_v2.data.rows import NOTHING, Offsets, find_segments
 from resnet_v2.errors import ResnetError, naming
 from resnet_v2.files import CHUNK_BYTES, fingerprint, open_regular, replacing
@@ -81,7 +82,7 @@ def _segments_of_record(payload: bytes | memoryview) -> Offsets:
         return NOTHING
 
 
-def read_segments(source: Source | None, places: NDArray[np.int64], counts: NDArray[np.int64]) -> list[Offsets]:
+def read_segments(source: int | None, places: NDArray[np.int64], counts: NDArray[np.int64]) -> list[Offsets]:
     """The offsets of images' segments, whose bytes and counts `Rows.places` tells; none where the file has ended."""
     if source is None:
         return [NOTHING] * len(places)
@@ -102,7 +103,8 @@ class Rows:
         self.path = sidecar_path(rec)
         self._again = f"make it again with `resnet-v2 index {rec}`."
         try:
-            self.source = open_regular(self.path)
+            self._copy = local_copy(self.path)
+            self.source = open_regular(self._copy)
         except OSError as error:
             raise ResnetError(f"{self.path} cannot be opened ({error.strerror}); {self._again}") from None
         head = read_at(self.source, SIDECAR_HEADER.size, 0)
@@ -164,7 +166,7 @@ class Rows:
 
     def sums(self) -> NDArray[np.uint64]:
         """The fingerprint of every record, by ordinal, none where the file has none; ResnetError when it is damaged."""
-        with naming(self.path), self.path.open("rb") as file:
+        with naming(self.path), self._copy.open("rb") as file:
             if self.has_sums and _fingerprint_behind_header(file) != self._sum_behind_header:
                 raise self._damaged()
         return self.stored_sums()

@@ -18,12 +18,11 @@ from resnet_v2.data.records import (
     PART_HEADER,
     WHOLE,
     IRHeader,
-    Source,
     read_record,
     unpack,
 )
 from resnet_v2.data.rows import Data
-from resnet_v2.portable import read_into
+from resnet_v2.data.source import Source, fill
 
 HEAD_BYTES = 1024  # of a record: the header of a JPEG file without pictures in it has 600 to 700
 
@@ -57,7 +56,7 @@ class OnDisk(InMemory):
             return memoryview(bytes(self.head[first:last]))  # the head stays what it is, whatever becomes of this
         clock = time.perf_counter()
         room = memoryview(_memory("image", last - first))[: last - first]
-        there = read_into(self._source, room, self._at + first)
+        there = fill(self._source, room, self._at + first)
         stages.lap(stages.READ, clock)
         if there < len(room):
             raise ValueError("the file ends inside it")
@@ -83,7 +82,7 @@ def find_images(source: Source, offsets: Sequence[int]) -> list[Found | ValueErr
     for number, offset in enumerate(offsets):
         room = heads[HEAD_BYTES * number : HEAD_BYTES * (number + 1)]
         try:
-            found.append(_find(source, offset, room[: read_into(source, room, offset)]))
+            found.append(_find(source, offset, room[: fill(source, room, offset)]))
         except ValueError as error:
             found.append(error)
     stages.lap(stages.READ, clock)

@@ -26,7 +26,7 @@ from resnet_v2.data.ring import Layout, Slots
 TASK = struct.Struct("<QIIII")  # job, slot, first row, count, nothing
 DONE = struct.Struct("<QIIII")  # job, slot, first row, count, bytes of what follows
 LETTER = struct.Struct("<QII")  # job, bytes of what follows, files sent with it
-FILES = 3  # at most: the memory, the records, their segments
+FILES = 3  # at most: the memory, the records unless they are remote, their segments
 
 # Of each worker in the shared memory that the parent watches, 8 bytes each: `Filler.progress`, beats, and the seconds
 # of each stage, which are float64.
@@ -114,7 +114,8 @@ def _take_letter(letters: socket.socket, fillers: dict[int, Filler], mine: NDArr
 def _filler(job: Job, layout: Layout, files: list[int], mine: NDArray[np.int64]) -> Filler:
     memory = mmap.mmap(files[0], layout.bytes)
     os.close(files[0])
-    return Filler(job, files[1], files[2] if len(files) > 2 else None, Slots(layout, memory), mine[:BEATS])
+    records = files.pop(1) if job.remote is None else job.remote
+    return Filler(job, records, files[1] if len(files) > 1 else None, Slots(layout, memory), mine[:BEATS])
 
 
 if __name__ == "__main__":

@@ -100,7 +100,10 @@ class Workers:
         return [process.pid for process in self._processes]
 
     def begin(self, job: Job, layout: Layout, files: Sequence[int]) -> int:
-        """Make a job known; `files` are the memory, the records and their segments. Returns its number."""
+        """Make a job known; `files` are the memory, the records (unless they are remote) and their segments.
+
+        Returns its number.
+        """
         with self._turn:
             number = next(self._jobs)
             self._paths[number] = job

@@ -16,6 +16,7 @@ from resnet_v2.inference.predict import Answer, Predictor
 from resnet_v2.networks import weights
 from resnet_v2.networks.header import Header
 from resnet_v2.networks.resnet import ResNet
+from resnet_v2.storage import as_path
 from resnet_v2.training.distributed import choose_device
 from resnet_v2.training.evaluate import Evaluation
 
@@ -69,7 +70,7 @@ class Classifier(Predictor):
         self, rec: str | Path, *, crop: int = 0, resize: int = 0, ten_crop: bool = False, batch_size: int = 128
     ) -> Evaluation:
         """Loss and errors over a record, as `resnet-v2 evaluate` gives them; a crop of 0 is the checkpoint's own."""
-        reader = RecordReader(Path(rec))
+        reader = RecordReader(as_path(rec))
         tell_of_other_classes(reader.path, self.header)
         found = self.judge(reader, View.of(self.header, crop, resize, ten_crop), batch_size)
         return Evaluation(len(found.labels), found.loss, found.error(1), found.error(5))

@@ -11,6 +11,7 @@ from resnet_v2.data.records import RecordReader
 from resnet_v2.errors import ResnetError
 from resnet_v2.inference.pictures import Picture
 from resnet_v2.packing.image_names import IMAGE_ENDINGS, is_image, walk
+from resnet_v2.storage import as_path
 
 STANDARD_INPUT = "-"
 GIVE = "give image files, folders of them, .rec files, or -."
@@ -36,7 +37,7 @@ def find_pictures(places: Sequence[str]) -> list[Named]:
 
 
 def _at(place: str) -> Iterator[Named]:
-    path = Path(place)
+    path = as_path(place)
     if not place:
         raise ResnetError(f"An empty path names no image; {GIVE}")
     if place == STANDARD_INPUT:

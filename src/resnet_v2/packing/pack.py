@@ -28,6 +28,7 @@ from resnet_v2.packing.photos import check_image, read_upright
 from resnet_v2.packing.resume import Progress, resuming
 from resnet_v2.packing.rows_part import note
 from resnet_v2.packing.stores import Store, decide, look, store_of
+from resnet_v2.packing.upload import uploaded
 
 WAITING_PER_THREAD = 16
 # The key of an entry, its record and what is noted of it for the `.rows`; or why there is none.
@@ -50,7 +51,8 @@ def pack_list(settings: PackConfig) -> Progress:
     store = _store(settings, files, len(labels))
     make = partial(_make_from_file, files, settings, store)
     matters = _what_bytes_depend_on(settings, store)
-    return pack_entries(read_list(lst), len(labels), make, settings.out, settings.threads, settings.on_error, matters)
+    with uploaded(settings.out) as out:
+        return pack_entries(read_list(lst), len(labels), make, out, settings.threads, settings.on_error, matters)
 
 
 def warn_of_bad_labels(lst: Path, labels: NDArray[np.float32]) -> None:

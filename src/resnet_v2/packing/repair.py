@@ -1,6 +1,5 @@
 """The sound records of a damaged file, written anew."""
 
-import os
 from pathlib import Path
 
 from tqdm import tqdm
@@ -8,8 +7,8 @@ from tqdm import tqdm
 from resnet_v2.data.lists import read_list, write_list
 from resnet_v2.data.records import read_record, writing
 from resnet_v2.data.sidecar import write_rows
+from resnet_v2.data.source import close, open_source
 from resnet_v2.errors import ResnetError
-from resnet_v2.files import open_regular
 from resnet_v2.packing.findings import Report
 
 
@@ -24,13 +23,13 @@ def repair(report: Report, out: Path) -> str:
         raise ResnetError(f"`repair` {out} is the damaged record itself; give another path.")
     if not report.sound:
         raise ResnetError(f"{rec} holds no sound record, {out} is not written.")
-    descriptor = open_regular(rec)
+    source = open_source(rec)
     try:
         with writing(out) as writer:
             for key, _, start in tqdm(report.sound, out.name, unit="img", mininterval=1, delay=1):
-                writer.write(key, read_record(descriptor, start)[0])
+                writer.write(key, read_record(source, start)[0])
     finally:
-        os.close(descriptor)
+        close(source)
     there = {identity for _, identity, _ in report.sound}
     lst = rec.with_suffix(".lst")
     if lst.is_file():

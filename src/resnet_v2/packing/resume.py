@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from resnet_v2.console import say
-from resnet_v2.data.records import frame, index_path
+from resnet_v2.data.index import index_path
+from resnet_v2.data.records import frame
 from resnet_v2.data.sidecar import sidecar_path
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import flush_folder, make_folder, not_written, parse_json, refuse_no_file, remove

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resnet_v2.config.packing import VerifyConfig
+from resnet_v2.data.index import index_path
 from resnet_v2.data.lists import read_list, read_synset
-from resnet_v2.data.records import index_path
+from resnet_v2.data.remote import local_copy
 from resnet_v2.data.sidecar import Rows, sidecar_path
 from resnet_v2.errors import ResnetError, naming
 from resnet_v2.packing.findings import Finding, Report
 from resnet_v2.packing.walk import Piece, walk
+from resnet_v2.storage import Address, look
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,15 @@ class Line:
     number: int
     key: int
     offset: int
+
+
+def check_readable(path: Path) -> None:
+    """Raise OSError or ResnetError for a file, or an address, that cannot be read."""
+    if isinstance(path, Address) and path.suffix == ".rec":
+        look(path)
+        return
+    with path.open("rb"):
+        pass
 
 
 def verify_record(rec: Path, settings: VerifyConfig) -> Report:
@@ -70,7 +81,7 @@ def _lines(rec: Path, report: Report) -> list[Line]:
         return []
     lines: list[Line] = []
     with naming(idx):
-        texts = idx.read_text(encoding="ascii", errors="replace").splitlines()
+        texts = local_copy(idx).read_text(encoding="ascii", errors="replace").splitlines()
     for number, text in enumerate(texts):
         try:
             key, offset = map(int, text.split("\t"))

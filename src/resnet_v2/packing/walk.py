@@ -4,7 +4,6 @@ The magic number stands at a multiple of 4 only where a part of a record begins,
 So the next one tells where a record must end, whatever its length says, and damage does not spread to its neighbours.
 """
 
-import os
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,9 +30,9 @@ from resnet_v2.data.records import (
     WHOLE,
     unpack,
 )
-from resnet_v2.files import fingerprint, open_regular
+from resnet_v2.data.source import close, open_source, read, size_of
+from resnet_v2.files import fingerprint
 from resnet_v2.machine import processors
-from resnet_v2.portable import read_at
 
 BLOCK_BYTES = 1 << 23
 
@@ -80,12 +79,12 @@ def walk(rec: Path, known: Collection[int], decode_all: bool, threads: int) -> I
 
 
 def _blocks(rec: Path) -> Iterator[Block]:
-    descriptor = open_regular(rec)
+    source = open_source(rec, cached=False)
     try:
-        start, data, size = 0, b"", os.fstat(descriptor).st_size
+        start, data, size = 0, b"", size_of(source)
         while True:
             # At least as much again: a long record costs no more than twice its bytes.
-            data += read_at(descriptor, max(BLOCK_BYTES, len(data)), start + len(data))
+            data += read(source, max(BLOCK_BYTES, len(data)), start + len(data))
             last = start + len(data) >= size
             words = np.frombuffer(data, "<u4", len(data) // 4)
             at = np.flatnonzero(words == MAGIC)
@@ -99,7 +98,7 @@ def _blocks(rec: Path) -> Iterator[Block]:
             if last:
                 return
     finally:
-        os.close(descriptor)
+        close(source)
 
 
 def _known_until(words: NDArray[np.uint32], starts: NDArray[np.intp]) -> int:

@@ -19,6 +19,7 @@ from resnet_v2.errors import ResnetError, SettingError
 from resnet_v2.logs.layout import aligned
 from resnet_v2.networks import weights
 from resnet_v2.networks.architecture import Architecture
+from resnet_v2.storage import as_path
 from resnet_v2.training import checkpoint, ownership, recipes
 from resnet_v2.training.checkpoint import Start
 from resnet_v2.training.conflicts import check_together
@@ -230,14 +231,14 @@ def _usual(asked: Values, classes_needed: bool = True) -> tuple[tuple[str, ...],
         "batch_size": 256 if imagenet else 128,
         "epochs": 120 if imagenet else 200,
         "aug_level": 2 if imagenet else 1,
-        "list_dir": Path(asked.get("data_dir", TRAIN_DEFAULTS["data_dir"])),
+        "list_dir": as_path(asked.get("data_dir", TRAIN_DEFAULTS["data_dir"])),
     }
     merged = found | dict(asked)
     shares = IMAGENET_DROPS if imagenet else CIFAR_DROPS
     found["milestones"] = ",".join(str(max(1, round(share * merged["epochs"]))) for share in shares)
     small = merged["stem"] in ("cifar", "pooled") and merged.get("augment", "levels") == "levels"
     found["pad"] = 4 if small else 0
-    synset = Path(merged["list_dir"]) / "synset.txt"
+    synset = as_path(merged["list_dir"]) / "synset.txt"
     names = read_synset(synset) if synset.is_file() else ()
     wanted = asked.get("num_classes", 0)
     classes = wanted or len(names) or (1000 if imagenet else 0)
