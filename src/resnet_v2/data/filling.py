@@ -230,9 +230,11 @@ class Filler:
             try:
                 header, image = _sound(one, self.job.path, ordinal, offset)
                 slots.labels[slot, row] = class_label(self.job.path, ordinal, header, self.job.classes)
-                images.append((row, Encoded(image, its_segments, self.job.max_pixels, self.job.fast)))
             except ResnetError as error:
                 failures.append(Failure(row, str(error)))
+                continue
+            try:  # a storage that fails now is no bad record, and ends the run
+                images.append((row, Encoded(image, its_segments, self.job.max_pixels, self.job.fast)))
             except ValueError as error:
                 failures.append(self._undecodable(slot, row, error))
         return images

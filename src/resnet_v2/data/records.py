@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from resnet_v2.data.index import index_column, index_path, read_index
 from resnet_v2.data.source import Source, close, is_replaced, open_source, read, size_of
-from resnet_v2.errors import ResnetError
+from resnet_v2.errors import DamagedError, ResnetError
 from resnet_v2.files import remove, replacing
 
 MAGIC = 0xCED7230A
@@ -142,9 +142,9 @@ def class_label(path: Path, ordinal: int, header: IRHeader, classes: int) -> int
     return int(label)
 
 
-def damaged(path: Path, ordinal: int, offset: int, error: ValueError) -> ResnetError:
+def damaged(path: Path, ordinal: int, offset: int, error: ValueError) -> DamagedError:
     """What is said of a record that is none."""
-    return ResnetError(
+    return DamagedError(
         f"{path}: record {ordinal} at byte {offset} is damaged ({error}); "
         f"`resnet-v2 index {path}` makes an index of the records that are whole."
     )

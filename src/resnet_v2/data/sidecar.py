@@ -18,7 +18,7 @@ from tqdm import tqdm
 from resnet_v2.data.records import RecordReader, unpack
 from resnet_v2.data.remote import local_copy
 from resnet_v2.data.rows import NOTHING, Offsets, find_segments
-from resnet_v2.errors import ResnetError, naming
+from resnet_v2.errors import DamagedError, ResnetError, naming
 from resnet_v2.files import CHUNK_BYTES, fingerprint, open_regular, replacing
 from resnet_v2.portable import read_at
 
@@ -147,7 +147,7 @@ class Rows:
         some = np.unique(np.linspace(0, self.count - 1, min(self.count, COMPARED)).astype(np.int64)).tolist()
         others = 0
         for ordinal in some if self.has_sums else ():
-            with contextlib.suppress(ResnetError):  # a damaged record is said to be so when its turn comes
+            with contextlib.suppress(DamagedError):  # a damaged record is said to be so when its turn comes
                 others += self._numbers(self._sums_at + 8 * ordinal, 1).tolist() != [fingerprint(reader[ordinal])]
         return 2 * others > len(some)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from resnet_v2.data.records import RecordReader
 from resnet_v2.data.sidecar import Rows
-from resnet_v2.errors import ResnetError
+from resnet_v2.errors import DamagedError, ResnetError
 from resnet_v2.files import flush_folder, make_folder
 from resnet_v2.logs.runlog import LOG_ENDINGS
 from resnet_v2.networks.finding import checkpoint_path, params_path, saved_epochs
@@ -70,7 +70,7 @@ def _identity(reader: RecordReader) -> Iterator[bytes]:
     some = np.unique(np.linspace(0, len(reader) - 1, min(len(reader), READ_WHOLE)).astype(np.int64)).tolist()
     total = hashlib.sha256()
     for ordinal in some:
-        with contextlib.suppress(ResnetError):  # a damaged record is said to be so when its turn comes
+        with contextlib.suppress(DamagedError):  # a damaged record is said to be so when its turn comes
             total.update(reader[ordinal])
     yield total.digest()
     with contextlib.suppress(ResnetError):
