@@ -52,7 +52,7 @@ def read_into(descriptor: int, room: memoryview, offset: int) -> int:
         room[: len(data)] = data
         return len(data)
     try:
-        there = os.preadv(descriptor, [room], offset)
+        there: int = os.preadv(descriptor, [room], offset)
         while there < len(room) and (more := os.preadv(descriptor, [room[there:]], offset + there)):
             there += more
         return there
@@ -72,7 +72,7 @@ def unnamed_file(size: int) -> int:
     On Linux it is no file, and the size of /dev/shm is no limit; elsewhere a temporary file that is already removed.
     """
     if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("resnet-v2")
+        descriptor: int = os.memfd_create("resnet-v2")
     else:
         with tempfile.TemporaryFile() as file:
             descriptor = os.dup(file.fileno())

@@ -46,6 +46,7 @@ class Workers:
     """So many worker processes, which serve several jobs, one after the other or at once, until `close`."""
 
     def __init__(self, count: int) -> None:
+        assert sys.platform != "win32"  # where threads do it: `hands.py`
         self._jobs = itertools.count(1)
         self._paths: dict[int, Job] = {}
         self._done: dict[int, list[Done]] = defaultdict(list)
@@ -120,6 +121,7 @@ class Workers:
                 self._send(LETTER.pack(number, 0, 0), (), b"")
 
     def _send(self, head: bytes, files: Sequence[int], text: bytes) -> None:
+        assert sys.platform != "win32"
         for number, letters in enumerate(self._letters):
             try:
                 socket.send_fds(letters, [head], files)
@@ -172,6 +174,7 @@ class Workers:
             raise self._failed(f"a worker that reads {self._place(worker)} hangs; {self._advice()}")
 
     def _ended(self, worker: int) -> ResnetError:
+        assert sys.platform != "win32"
         process = self._processes[worker]
         try:
             status = process.wait(END_SECONDS)
