@@ -46,7 +46,6 @@ class Workers:
     """So many worker processes, which serve several jobs, one after the other or at once, until `close`."""
 
     def __init__(self, count: int) -> None:
-        assert sys.platform != "win32"  # where threads do it: `hands.py`
         self._jobs = itertools.count(1)
         self._paths: dict[int, Job] = {}
         self._done: dict[int, list[Done]] = defaultdict(list)
@@ -59,7 +58,8 @@ class Workers:
         self._stuck = np.zeros(count, np.int64)  # looks without progress
         self._seen = self._watched[:, : BEATS + 1].copy()
         read_end, self._tasks = os.pipe()
-        os.set_blocking(read_end, False)
+        if sys.platform != "win32":  # threads do it there: `hands.py`
+            os.set_blocking(read_end, False)
         self._selector = selectors.DefaultSelector()
         self._processes: list[subprocess.Popen[bytes]] = []
         self._letters: list[socket.socket] = []
@@ -121,7 +121,8 @@ class Workers:
                 self._send(LETTER.pack(number, 0, 0), (), b"")
 
     def _send(self, head: bytes, files: Sequence[int], text: bytes) -> None:
-        assert sys.platform != "win32"
+        if sys.platform == "win32":
+            raise NotImplementedError  # threads do it there: `hands.py`
         for number, letters in enumerate(self._letters):
             try:
                 socket.send_fds(letters, [head], files)
@@ -174,7 +175,8 @@ class Workers:
             raise self._failed(f"a worker that reads {self._place(worker)} hangs; {self._advice()}")
 
     def _ended(self, worker: int) -> ResnetError:
-        assert sys.platform != "win32"
+        if sys.platform == "win32":
+            raise NotImplementedError  # threads do it there: `hands.py`
         process = self._processes[worker]
         try:
             status = process.wait(END_SECONDS)
