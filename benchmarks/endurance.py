@@ -17,11 +17,13 @@ MOST_GROWTH = 0.02
 
 
 def resident_mib(workers: Workers) -> float:
-    """Memory of this process and its workers that is in RAM, what they share counted once (Linux)."""
+    """Memory of this process and its workers that is in RAM, what they share counted once, programs' own files not
+    (Linux).
+    """
     total = 0
     for process in ("self", *map(str, workers.pids)):
         lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+        total += sum(int(line.split()[1]) for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
     return total / 2**10
 
 
