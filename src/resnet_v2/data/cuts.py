@@ -76,76 +76,108 @@ def cut(images: Sequence[Sliceable]) -> list[Part | None]:
     return _cut(images) if images else []
 
 
+class _Rows(NamedTuple):
+    """The rows of segments that are wanted of n images: how many each has, and the boxes that they hold (n x 4).
+
+    Of each row: its image, how many of the image's segments lie before its first one, and how many it has.
+    """
+
+    counts: Places
+    held: Places
+    image: Places
+    before: Places
+    segments: Places
+
+
 def _cut(images: Sequence[Sliceable]) -> list[Part | None]:
-    headers = np.array([image.header for image in images]).T
-    height, width, segment_height, segment_width = headers[:4]
-    data_at = headers[-1]
+    rows = _wanted_rows(images)
+    # For each row its start and the end of each of its segments: where they are in their image.
+    row_of, number = _counted(rows.segments + 1)
+    image_of = rows.image[row_of]
+    counts = rows.before[row_of] + number
+    tables = np.cumsum([0, *(len(image.segments) for image in images[:-1])])
+    ends = np.concatenate([image.segments for image in images]).astype(np.int64)[tables[image_of] + counts]
+    starts, lasts = ends[number == 0], ends[np.append(number[1:] == 0, True)]
+    # Of each image the bytes from the marker before its first segment on; before the first of all there is none.
+    last_rows = np.cumsum(rows.counts)
+    first_rows = last_rows - rows.counts
+    firsts = starts[first_rows] - 2 * (rows.before[first_rows] > 0)
+    sound = _could_be(images, image_of, ends, counts, number)
+    marked, expected, pairs = _markers(images, image_of, ends - firsts[image_of], counts)
+    places, fresh, marks = _new_markers(images, rows, ends, starts, lasts, row_of, number)
+    pieces = list(map(slice, (starts - firsts[rows.image]).tolist(), (lasts - firsts[rows.image]).tolist()))
+    made: list[Part | None] = []
+    each = zip(images, sound.tolist(), rows.held.tolist(), firsts.tolist(), lasts[last_rows - 1].tolist(), strict=True)
+    for (image, fine, held, first, last), row, mark, pair in zip(each, _bounds(rows.counts), marks, pairs, strict=True):
+        words = expected[2 * pair.start : 2 * pair.stop]
+        its = pieces[row], marked[pair].ravel(), words, places[mark], fresh[mark]
+        made.append(Part(image.header, Box(*held), first, last, *its) if fine else None)
+    return made
+
+
+def _wanted_rows(images: Sequence[Sliceable]) -> _Rows:
+    height, width, segment_height, segment_width = np.array([image.header for image in images]).T[:4]
     top, bottom, left, right = np.array([image.wanted for image in images]).T
     columns = -(-width // segment_width)
     first_row, last_row = _around(top, bottom, segment_height, -(-height // segment_height))
     first, last = _around(left, right, segment_width, columns)
-    held = np.stack(
-        [
-            first_row * segment_height,
-            np.minimum(last_row * segment_height, height),
-            first * segment_width,
-            np.minimum(last * segment_width, width),
-        ],
-        axis=1,
+    held = (
+        first_row * segment_height,
+        np.minimum(last_row * segment_height, height),
+        first * segment_width,
+        np.minimum(last * segment_width, width),
     )
-    # A place for each row of segments: its image, and how many segments of the image lie before it.
     image_of, row = _counted(last_row - first_row)
     before = (first_row[image_of] + row) * columns[image_of] + first[image_of]
-    # And for each row's start and the end of each of its segments: where they are in their image.
-    row_of, number = _counted((last - first)[image_of] + 1)
-    its_image = image_of[row_of]
-    counts = before[row_of] + number
-    tables = np.cumsum([0, *(len(image.segments) for image in images[:-1])])
-    ends = np.concatenate([image.segments for image in images]).astype(np.int64)[tables[its_image] + counts]
-    sound = _could_be(images, its_image, ends, counts, number, data_at)
-    starts, lasts = ends[number == 0], ends[np.append(number[1:] == 0, True)]
-    # Of each image: its first row and marker, and the bytes from there on; before its first segment there is no marker.
-    first_rows = np.searchsorted(image_of, np.arange(len(images)))
-    begins = counts == 0
-    firsts = starts[first_rows] - 2 * ~begins[np.searchsorted(its_image, np.arange(len(images)))]
+    return _Rows(last_row - first_row, np.stack(held, axis=1), image_of, before, (last - first)[image_of])
+
+
+def _markers(
+    images: Sequence[Sliceable], image_of: Places, ends: Places, counts: Places
+) -> tuple[Places, bytes, list[slice]]:
+    """The two bytes of the marker that stands before each end: their places, what they have to be, and whose they are.
+
+    Before an image's first segment there is none.
+    """
+    behind_one = np.flatnonzero(counts)
     of_all = np.array([image.header.segments for image in images])
-    behind_one = np.flatnonzero(~begins)
     numbers = 0xD0 | (counts[behind_one] - 1) & 7
-    numbers[counts[behind_one] == of_all[its_image[behind_one]]] = END[1]
-    marked = np.empty((len(behind_one), 2), np.int64)
-    marked[:, 1] = (ends - firsts[its_image])[behind_one] - 1
-    marked[:, 0] = marked[:, 1] - 1
-    expected = (numbers << 8 | END[0]).astype("<u2").tobytes()
-    # The markers behind the segments are counted anew, in what is put together from the rows.
+    numbers[counts[behind_one] == of_all[image_of[behind_one]]] = END[1]
+    places = np.empty((len(behind_one), 2), np.int64)
+    places[:, 1] = ends[behind_one] - 1
+    places[:, 0] = places[:, 1] - 1
+    words = (numbers << 8 | END[0]).astype("<u2").tobytes()
+    return places, words, _bounds(np.bincount(image_of[behind_one], minlength=len(images)))
+
+
+def _new_markers(
+    images: Sequence[Sliceable],
+    rows: _Rows,
+    ends: Places,
+    starts: Places,
+    lasts: Places,
+    row_of: Places,
+    number: Places,
+) -> tuple[Places, NDArray[np.uint8], list[slice]]:
+    """Where the numbers of markers stand in what is put together from rows, what they become, and whose they are."""
+    data_at = np.array([image.header.data_at for image in images])
     lengths = lasts - starts
-    behind = np.cumsum(lengths) - lengths
-    behind += (data_at - behind[first_rows])[image_of] - starts
-    places = (ends + behind[row_of] - 1)[number > 0]
-    per_image = (last_row - first_row) * (last - first)
+    moved = np.cumsum(lengths) - lengths
+    moved += (data_at - moved[np.cumsum(rows.counts) - rows.counts])[rows.image] - starts
+    per_image = np.bincount(rows.image, rows.segments, len(images)).astype(np.int64)
     fresh = (0xD0 | _counted(per_image)[1] & 7).astype(np.uint8)
-    pieces = list(map(slice, (starts - firsts[image_of]).tolist(), (lasts - firsts[image_of]).tolist()))
-    rows = _bounds(last_row - first_row)
-    markers, pairs = _bounds(per_image), _bounds(np.bincount(its_image[behind_one], minlength=len(images)))
-    stops = lasts[np.append(first_rows[1:], len(image_of)) - 1].tolist()
-    made: list[Part | None] = []
-    whats = zip(images, sound.tolist(), held.tolist(), firsts.tolist(), stops, strict=True)
-    for (image, fine, box, first_byte, stop), piece, marker, pair in zip(whats, rows, markers, pairs, strict=True):
-        words = expected[2 * pair.start : 2 * pair.stop]
-        its = pieces[piece], marked[pair].ravel(), words, places[marker], fresh[marker]
-        made.append(Part(image.header, Box(*box), first_byte, stop, *its) if fine else None)
-    return made
+    return (ends + moved[row_of] - 1)[number > 0], fresh, _bounds(per_image)
 
 
 def _could_be(
-    images: Sequence[Sliceable], its_image: Places, ends: Places, counts: Places, number: Places, data_at: Places
+    images: Sequence[Sliceable], image_of: Places, ends: Places, counts: Places, number: Places
 ) -> NDArray[np.bool_]:
     """Whether the segments of each image end within it, one behind the other; `counts` of them lie before."""
-    begins = counts == 0
+    sizes, data_at = np.array([(image.size, image.header.data_at) for image in images]).T
+    begins, first = counts == 0, data_at[image_of]
     ascending = np.append(True, ends[1:] > ends[:-1]) | (number == 0)
-    sizes = np.array([image.size for image in images])
-    right = ascending & (ends <= sizes[its_image]) & (ends >= data_at[its_image] + 2 * ~begins)
-    right &= ~begins | (ends == data_at[its_image])
-    return cast(NDArray[np.bool_], np.bincount(its_image[~right], minlength=len(images)) == 0)
+    right = ascending & (ends <= sizes[image_of]) & np.where(begins, ends == first, ends >= first + 2)
+    return cast(NDArray[np.bool_], np.bincount(image_of[~right], minlength=len(images)) == 0)
 
 
 def _bounds(counts: Places) -> list[slice]:
