@@ -21,7 +21,7 @@ import torch
 
 from conftest import Run
 from resnet_v2 import portable
-from resnet_v2.data import records
+from resnet_v2.data import records, source
 from resnet_v2.data.records import RecordReader, writing
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import open_regular
@@ -127,7 +127,7 @@ def test_threads_read_at_their_own_places(tmp_path: Path, read: Callable[[int, i
 def test_records_that_became_shorter_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[int, int, int], bytes]
 ) -> None:
-    monkeypatch.setattr(records, "read_at", read)
+    monkeypatch.setattr(source, "read_at", read)
     with writing(tmp_path / "a.rec") as writer:
         for key in range(100):
             writer.write(key, bytes([key]) * 1000)

@@ -267,8 +267,8 @@ def test_unknown_name(tmp_path: Path, run: Run) -> None:
 
 def test_what_a_source_does_not_take_is_refused(class_folder: Path, tmp_path: Path, run: Run) -> None:
     for source in ("digits", class_folder):
-        for flag in ("--archive", "--mirror"):
-            status, _, err = run("data", source, "--out", tmp_path / "c", flag, "http://there/")
+        for flag, place in (("--archive", tmp_path / "there"), ("--mirror", "http://there/")):
+            status, _, err = run("data", source, "--out", tmp_path / "c", flag, place)
             assert (status, "leave --archive and --mirror out" in err) == (2, True), err
     assert not (tmp_path / "c").exists()
 
