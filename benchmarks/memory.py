@@ -28,7 +28,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from resnet_v2.config.fields import parse_bytes
+from resnet_v2.machine import parse_bytes
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.resnet import ResNet, default_stem, initialize
 from resnet_v2.recompute.budget import Choice, Workload

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from conftest import Run
-from resnet_v2.config.fields import parse_bytes
 from resnet_v2.errors import ResnetError
+from resnet_v2.machine import parse_bytes
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.recompute.budget import Workload, free_bytes, plan_for_training
 

@@ -15,10 +15,11 @@ import pytest
 import resnet_v2
 from conftest import Run
 from resnet_v2 import cli
-from resnet_v2.config.fields import Count, Range, checked, hints, parse_bytes, parse_numbers, settings
+from resnet_v2.config.fields import Count, Range, checked, hints, parse_numbers, settings
 from resnet_v2.config.packing import IndexConfig, ListConfig, PackConfig
 from resnet_v2.config.training import TrainConfig, arguments_of
 from resnet_v2.errors import ResnetError, SettingError
+from resnet_v2.machine import parse_bytes
 
 SOURCE = Path(resnet_v2.__file__).parent
 # What each command cannot do without.

@@ -207,3 +207,11 @@ def test_workers_do_without_torch_and_without_memory_that_has_a_name(reader: Rec
             time.sleep(0.02)
         assert "/dev/shm" not in maps
         assert "libtorch" not in maps
+
+
+def test_a_worker_imports_little() -> None:
+    """Every worker imports it at its start, and so does a training loop that has the loader alone."""
+    program = "import sys, resnet_v2.data.worker, resnet_v2.data.library\n"
+    program += "print({'torch', 'tyro', 'matplotlib'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

@@ -5,10 +5,15 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from resnet_v2.errors import SettingError
+
 # Linux's control groups, by which queues and containers set limits: version 2, and the folders of version 1.
 GROUPS = Path("/sys/fs/cgroup")
 OWN_GROUP = Path("/proc/self/cgroup")
 MEMINFO = Path("/proc/meminfo")
+
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*((?:[KMGT]I?)?)B?")
 
 
 def processors() -> int:
@@ -62,3 +67,11 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="ascii").strip()
     except (OSError, ValueError):
         return ""
+
+
+def parse_bytes(text: str, name: str) -> int:
+    """`"12GB"` -> 12000000000; the empty text is 0. Raises SettingError."""
+    match = BYTES.fullmatch(text.strip().upper())
+    if text and (match is None or not float(match[1])):
+        raise SettingError(f"`{name}` {text!r} is no amount of memory; write it like 12GB or 11.5GiB.")
+    return int(float(match[1]) * UNITS[match[2]]) if match else 0

@@ -8,7 +8,6 @@ import inspect
 import math
 import numbers
 import os
-import re
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -28,8 +27,6 @@ Kind = TypeVar("Kind")
 MOST = 10**9
 KINDS: Mapping[Any, Any] = {int: numbers.Integral, float: numbers.Real}  # numpy's numbers too
 NAMES: Mapping[Any, str] = {int: "a whole number", float: "a number", bool: "on or off", Path: "a path", str: "a text"}
-BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*((?:[KMGT]I?)?)B?")
-UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
 @dataclass(frozen=True)
@@ -223,14 +220,6 @@ def parse_steps(text: str, name: str, first: int, allowed: Range, example: str) 
             )
         pairs[int(epoch)] = int(value)
     return tuple(sorted(pairs.items()))
-
-
-def parse_bytes(text: str, name: str) -> int:
-    """`"12GB"` -> 12000000000; the empty text is 0. Raises SettingError."""
-    match = BYTES.fullmatch(text.strip().upper())
-    if text and (match is None or not float(match[1])):
-        raise SettingError(f"`{name}` {text!r} is no amount of memory; write it like 12GB or 11.5GiB.")
-    return int(float(match[1]) * UNITS[match[2]]) if match else 0
 
 
 def parse_gpus(text: str) -> tuple[int, ...]:

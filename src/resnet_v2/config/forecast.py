@@ -2,7 +2,8 @@
 
 from typing import Annotated, Literal
 
-from resnet_v2.config.fields import Picture, Range, Side, Stem, Usual, Version, parse_bytes, settings
+from resnet_v2.config.fields import Picture, Range, Side, Stem, Usual, Version, settings
+from resnet_v2.machine import parse_bytes
 
 
 @settings

@@ -24,12 +24,12 @@ from resnet_v2.config.fields import (
     flat,
     hints,
     nested,
-    parse_bytes,
     parse_numbers,
     parse_steps,
     refuse_folder,
     settings,
 )
+from resnet_v2.machine import parse_bytes
 
 EpochValues = tuple[tuple[int, int], ...]  # pairs of an epoch and the value from there on
 

@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_v2.config.fields import parse_bytes
 from resnet_v2.console import say
 from resnet_v2.errors import SettingError
 from resnet_v2.files import not_written, replacing
+from resnet_v2.machine import parse_bytes
 from resnet_v2.portable import kept, read_at
 from resnet_v2.storage import Address, Object, fetch, look
 
