@@ -93,9 +93,7 @@ def _answer(filler: Filler, task: Task) -> list[Failure] | Exception:
 
 def _take_letter(letters: socket.socket, fillers: dict[int, Filler], mine: NDArray[np.int64]) -> int:
     """Begin a job, or end it when nothing follows; returns its number."""
-    if sys.platform == "win32":
-        raise NotImplementedError  # threads do it there: `hands.py`
-    head, files, _, _ = socket.recv_fds(letters, LETTER.size, FILES, socket.MSG_WAITALL)
+    head, files, _, _ = socket.recv_fds(letters, LETTER.size, FILES, socket.MSG_WAITALL)  # type: ignore[attr-defined, unused-ignore]
     if len(head) < LETTER.size:
         raise EOFError
     job, size, _ = LETTER.unpack(head)

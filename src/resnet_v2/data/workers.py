@@ -2,7 +2,7 @@
 
 A task is 24 bytes in a pipe that all workers read, an answer 24 bytes in a worker's own: no image and no lock passes
 between processes. They are started as programs of their own, so neither threads nor a script's main module matter, and
-their memory has no name that could stay behind.
+their memory has no name that could stay behind. Windows cannot give open files away; there `hands.py` takes threads.
 """
 
 import atexit
@@ -58,8 +58,7 @@ class Workers:
         self._stuck = np.zeros(count, np.int64)  # looks without progress
         self._seen = self._watched[:, : BEATS + 1].copy()
         read_end, self._tasks = os.pipe()
-        if sys.platform != "win32":  # threads do it there: `hands.py`
-            os.set_blocking(read_end, False)
+        os.set_blocking(read_end, False)  # type: ignore[attr-defined, unused-ignore]
         self._selector = selectors.DefaultSelector()
         self._processes: list[subprocess.Popen[bytes]] = []
         self._letters: list[socket.socket] = []
@@ -121,11 +120,9 @@ class Workers:
                 self._send(LETTER.pack(number, 0, 0), (), b"")
 
     def _send(self, head: bytes, files: Sequence[int], text: bytes) -> None:
-        if sys.platform == "win32":
-            raise NotImplementedError  # threads do it there: `hands.py`
         for number, letters in enumerate(self._letters):
             try:
-                socket.send_fds(letters, [head], files)
+                socket.send_fds(letters, [head], files)  # type: ignore[attr-defined, unused-ignore]
                 letters.sendall(text)
             except OSError:
                 raise self._ended(number) from None
@@ -175,15 +172,13 @@ class Workers:
             raise self._failed(f"a worker that reads {self._place(worker)} hangs; {self._advice()}")
 
     def _ended(self, worker: int) -> ResnetError:
-        if sys.platform == "win32":
-            raise NotImplementedError  # threads do it there: `hands.py`
         process = self._processes[worker]
         try:
             status = process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
             status = 0
         place = self._place(worker)
-        if status == -signal.SIGKILL:
+        if status == -signal.SIGKILL:  # type: ignore[attr-defined, unused-ignore]
             return self._failed(f"a worker that reads {place} was killed; where memory is short, give fewer `workers`.")
         if status < 0:
             return self._failed(f"a worker that reads {place} was ended by {_name(-status)}; {self._advice()}")
