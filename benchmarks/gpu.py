@@ -259,7 +259,7 @@ def photo(seed: int, side: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8
     generator = np.random.default_rng(seed)
     coarse = generator.integers(0, 256, (9, 12, 3), dtype=np.uint8)
     image = cv2.resize(coarse, (side * 4 // 3, side), interpolation=cv2.INTER_CUBIC).astype(np.int16)
-    image += generator.integers(-12, 13, image.shape, dtype=np.int16)
+    image += generator.integers(-5, 6, image.shape, dtype=np.int16)
     return image.clip(0, 255).astype(np.uint8)
 
 
@@ -344,7 +344,12 @@ def inference(sizes: Sizes) -> Iterator[Line]:
         reader = RecordReader(made_record(Path(folder) / "made.rec", 16 if sizes.small else 1024, 256))
         started = time.perf_counter()
         result = evaluate(
-            network, reader, size=work.architecture.image_size, batch_size=work.batch_size, device=sizes.device
+            network,
+            reader,
+            size=work.architecture.image_size,
+            batch_size=work.batch_size,
+            device=sizes.device,
+            workers=usual_workers(1, computes=sizes.small),
         )
         its = time.perf_counter() - started
         yield Line(

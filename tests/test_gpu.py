@@ -185,6 +185,13 @@ def test_memory_that_runs_out_is_one_sentence(
         raise RuntimeError("another fault")
 
 
+def test_memory_that_was_foretold_to_be_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "free_bytes", lambda device: 160 * 10**9 - LARGE.process_bytes)
+    words = r"ran out at 256 images at once, though \d+\.\d GB of 144\.0 GB should have held them; another program may"
+    with pytest.raises(ResnetError, match=words), gpu.failures_told(LARGE, GPU, TrainConfig(), parts=1):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
 def test_memory_whose_size_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def nobody_knows(device: torch.device) -> int:
         raise ResnetError("How much memory is free on mps cannot be asked.")

@@ -176,7 +176,13 @@ def _out_of_memory(work: Workload, memory: Memory, parts: int) -> str:
         needed = work.total_bytes(work.plain().forecast, work.batch_size)
         return f"{said}, which take about {needed / 1e9:.1f} GB; give a smaller `batch_size`."
     its = (work.smallest() if budget else work.plain()).forecast
-    fits = max(1, min(work.batch_size - 1, work.largest_batch(its, allowed)))
+    fits = max(1, work.largest_batch(its, allowed))
+    if fits >= work.batch_size > 1:
+        needed = work.total_bytes(its, work.batch_size)
+        return (
+            f"{said}, though {needed / 1e9:.1f} GB of {allowed / 1e9:.1f} GB should have held them; another program "
+            "may use this memory too (nvidia-smi tells for a GPU): end it, or give a smaller `batch_size`."
+        )
     if budget:
         return f"{said} and `memory_budget` {budget}; `batch_size` {parts * fits} would fit, or give a larger budget."
     if work.largest_batch(work.smallest().forecast, allowed) >= work.batch_size:
