@@ -27,6 +27,8 @@ H100 = speeds.CARDS["H100"]
 SMALL = Workload(Architecture(164, 10, "cifar"), device=H100, batch_size=128)
 LARGE = Workload(Architecture(50, 1000, "imagenet"), device=H100, batch_size=256)
 
+DEEP = Workload(Architecture(200, 1000, "imagenet"), device=H100, batch_size=128)
+
 
 def test_small_networks_wait_for_launches_and_large_ones_compute() -> None:
     assert SMALL.waits_for_launches
@@ -44,13 +46,23 @@ def test_small_networks_wait_for_launches_and_large_ones_compute() -> None:
         (SMALL, {"cuda_graphs": "on"}, Ranks(), True, True, ""),
         (SMALL, {"cuda_graphs": "off"}, Ranks(), False, False, ""),
         (SMALL, {}, Ranks(), True, False, "an activation plan"),
+        (DEEP, {}, Ranks(), False, True, ""),
+        (replace(DEEP, batch_size=256), {}, Ranks(), False, False, "their memory, which a recording would hold twice"),
+        (replace(DEEP, batch_size=256), {"cuda_graphs": "on"}, Ranks(), False, True, ""),
         (SMALL, {}, Ranks(world_size=2), False, False, "several ranks"),
         (SMALL, {"optimizer": "muon"}, Ranks(), False, False, "`optimizer` muon"),
     ],
 )
 def test_which_steps_are_recorded(
-    work: Workload, settings: dict[str, str], ranks: Ranks, planned: bool, recorded: bool, why: str
+    work: Workload,
+    settings: dict[str, str],
+    ranks: Ranks,
+    planned: bool,
+    recorded: bool,
+    why: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(gpu, "free_bytes", lambda device: 80 * 10**9)
     config = TrainConfig.of(**settings)
     graph, said = gpu.choose_graph(work, 64, config, ranks, GPU, planned)
     assert (graph is not None) == recorded

@@ -85,6 +85,15 @@ def test_nobody_tells(group: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (machine.processors(), machine.free_memory()) == (1, 0)
 
 
+def test_how_long_a_process_waited_for_a_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert machine.waited_for_core(os.getpid()) >= 0
+    monkeypatch.setattr(machine, "PROCESSES", tmp_path)
+    assert machine.waited_for_core(7) == 0
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "schedstat").write_text("106958577 2500000000 260\n")
+    assert machine.waited_for_core(7) == 2.5
+
+
 def test_nobody_else_counts_processors() -> None:
     package = Path(machine.__file__).parent
     asking = [

@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import itertools
 import os
 import signal
 import subprocess
@@ -77,7 +78,7 @@ def test_a_worker_that_ends_is_named_and_the_others_end(
     reader: RecordReader, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if kind in ("hang", "stopped"):  # a beat comes every half second
-        monkeypatch.setattr(module, "HANGING_LOOKS", 3)
+        monkeypatch.setattr(module, "HANGING_SECONDS", 1.5)
     before = processes_of(os.getpid())
     started = time.monotonic()
     with pytest.raises(ResnetError, match=SAYS[kind]):
@@ -89,7 +90,23 @@ def test_a_worker_that_ends_is_named_and_the_others_end(
 
 
 def test_how_long_a_hanging_worker_is_waited_for() -> None:
-    assert 5 < (module.HANGING_LOOKS + 1) * module.LOOK_SECONDS < 10
+    assert 5 < module.HANGING_SECONDS + module.LOOK_SECONDS < 10
+
+
+def test_a_worker_that_waits_for_a_core_does_not_hang(reader: RecordReader, monkeypatch: pytest.MonkeyPatch) -> None:
+    list(stream(reader))
+    pool = workers(2)
+    for pid in pool.pids:
+        os.kill(pid, signal.SIGSTOP)  # as others do that leave it no core
+    others = itertools.count(0, module.LOOK_SECONDS)
+    monkeypatch.setattr(module, "waited_for_core", lambda pid: next(others) / len(pool))
+    for _ in range(100):
+        pool._look()
+    monkeypatch.setattr(module, "waited_for_core", lambda pid: 0.0)
+    with pytest.raises(ResnetError, match="hangs"):
+        for _ in range(100):
+            pool._look()
+    assert pool.closed
 
 
 def test_an_error_of_the_disk_is_the_callers(reader: RecordReader) -> None:

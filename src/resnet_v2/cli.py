@@ -230,11 +230,11 @@ def plan(settings: forecast.PlanConfig) -> None:
     from resnet_v2.networks.architecture import Architecture
     from resnet_v2.networks.resnet import default_stem
     from resnet_v2.recompute import budget as budgets
-    from resnet_v2.recompute import speeds
+    from resnet_v2.recompute import measured, speeds
 
     stem = settings.stem or default_stem(settings.depth)
     architecture = Architecture(settings.depth, settings.num_classes, stem, settings.version, settings.width)
-    device = speeds.named(settings.gpu)
+    device = measured.named(settings.gpu)
     taken = budgets.PROCESS_BYTES if device == speeds.CPU else budgets.CONTEXT_BYTES
     workload = budgets.Workload(
         architecture,

@@ -10,7 +10,8 @@ from resnet_v2.errors import SettingError
 # Linux's control groups, by which queues and containers set limits: version 2, and the folders of version 1.
 GROUPS = Path("/sys/fs/cgroup")
 OWN_GROUP = Path("/proc/self/cgroup")
-MEMINFO = Path("/proc/meminfo")
+PROCESSES = Path("/proc")
+MEMINFO = PROCESSES / "meminfo"
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*((?:[KMGT]I?)?)B?")
@@ -36,6 +37,15 @@ def free_memory() -> int:
     for group in _groups("memory"):
         free += _room(group, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
     return max(1, min(free)) if free else 0
+
+
+def waited_for_core(process: int) -> float:
+    """Seconds that a process was ready to run while others had the cores; 0 where nobody tells (Linux does).
+
+    Only its main thread counts.
+    """
+    match = re.match(r"\d+ (\d+) ", _read(PROCESSES / str(process) / "schedstat"))
+    return int(match[1]) / 1e9 if match else 0.0
 
 
 def _groups(controller: str) -> Iterator[Path]:

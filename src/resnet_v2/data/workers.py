@@ -28,10 +28,11 @@ from resnet_v2.data.filling import IMAGES, NOTHING, ORDINAL, Failure, Job, Task
 from resnet_v2.data.ring import Layout
 from resnet_v2.data.worker import BEATS, DONE, LETTER, SECONDS, TASK, WATCHED
 from resnet_v2.errors import ResnetError
+from resnet_v2.machine import waited_for_core
 from resnet_v2.portable import unnamed_file
 
 LOOK_SECONDS = 0.5  # between two looks at workers that are waited for
-HANGING_LOOKS = 16  # without a beat, or within one image: then a worker hangs
+HANGING_SECONDS = 8.0  # without a beat, or within one image, and not for want of a core: then a worker hangs
 END_SECONDS = 2.0
 
 
@@ -55,7 +56,8 @@ class Workers:
         watched = mmap.mmap(self._watched_file, 0)
         self._watched = np.frombuffer(watched, np.int64).reshape(count, WATCHED)
         self._watched[:, ORDINAL] = NOTHING
-        self._stuck = np.zeros(count, np.int64)  # looks without progress
+        self._stuck = np.zeros(count)  # seconds without progress
+        self._waited = np.zeros(count)  # seconds for which others had the cores
         self._seen = self._watched[:, : BEATS + 1].copy()
         read_end, self._tasks = os.pipe()
         os.set_blocking(read_end, False)  # type: ignore[attr-defined, unused-ignore]
@@ -161,14 +163,17 @@ class Workers:
             self._done[job].append(Done(Task(slot, first, count), found))
 
     def _look(self) -> None:
-        """Count how often each worker was seen without a beat, or amid the same image."""
+        """Count for how long each worker was seen without a beat, or amid the same image, though it had a core."""
         now = self._watched[:, : BEATS + 1].copy()
         beating = now[:, BEATS] != self._seen[:, BEATS]
         going_on = (now[:, IMAGES] != self._seen[:, IMAGES]) | (now[:, ORDINAL] == NOTHING)
-        self._stuck = np.where(beating & going_on, 0, self._stuck + 1)
+        waited = np.array([waited_for_core(pid) for pid in self.pids])
+        its_own = np.clip(LOOK_SECONDS - (waited - self._waited), 0, LOOK_SECONDS)
+        self._waited = waited
+        self._stuck = np.where(beating & going_on, 0, self._stuck + its_own)
         # Beats come as often as looks; one that is missed now and then is no sign.
         self._seen = np.where((beating & going_on)[:, None], now, self._seen)
-        for worker in np.flatnonzero(self._stuck > HANGING_LOOKS).tolist():
+        for worker in np.flatnonzero(self._stuck > HANGING_SECONDS).tolist():
             raise self._failed(f"a worker that reads {self._place(worker)} hangs; {self._advice()}")
 
     def _ended(self, worker: int) -> ResnetError:

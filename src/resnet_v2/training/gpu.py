@@ -14,8 +14,8 @@ from resnet_v2.config.training import Memory, TrainConfig
 from resnet_v2.errors import ResnetError, SettingError
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.resnet import ResNet
-from resnet_v2.recompute import speeds
 from resnet_v2.recompute.budget import FREE_SHARE, Workload, free_bytes, process_bytes
+from resnet_v2.recompute.measured import measure
 from resnet_v2.training.distributed import Ranks
 from resnet_v2.training.graph import Graph
 from resnet_v2.training.optim import keep_rate_on, nesterov_sgd
@@ -59,7 +59,7 @@ def own_stream(device: torch.device) -> Iterator[None]:
 def workload(architecture: Architecture, images: int, config: TrainConfig, device: torch.device) -> Workload:
     """What a step of `images` images on this rank takes, on the device in hand."""
     try:
-        measured = speeds.measure(device)
+        measured = measure(device)
     except torch.OutOfMemoryError:
         raise ResnetError(
             f"{device} has too little free memory to begin; stop what else runs on it, or give another `gpus`."
@@ -95,9 +95,17 @@ def choose_graph(
         return None, ""
     if asked == "auto" and planned:
         against = "an activation plan, whose memory a recording would hold twice (`cuda_graphs` on: all the same)"
+    elif asked == "auto" and against is None and not _fits_twice(work, device):
+        against = "their memory, which a recording would hold twice (`cuda_graphs` on: all the same)"
     if against is not None:
         return None, f"training steps are not recorded as a CUDA graph, because of {against}"
     return Graph(images), "training steps are recorded as a CUDA graph and played (`cuda_graphs` off: not)"
+
+
+def _fits_twice(work: Workload, device: torch.device) -> bool:
+    """Whether a recorded step leaves room for one that is made as ever, as an epoch's last, and for validation."""
+    tensors = work.total_bytes(work.plain().forecast, work.batch_size) - work.process_bytes
+    return 2 * tensors <= FREE_SHARE * free_bytes(device)
 
 
 def choose_precision(
