@@ -108,7 +108,7 @@ class Workload:
         """Whether starting a step's kernels takes longer than what they do."""
         tireless = replace(self, device=replace(self.device, launch=0.0))
         busy = self.batch_size * sum(cost.forward + cost.backward for cost in tireless.costs)
-        return self.device.launch * sum(cost.kernels for cost in self.costs) > busy
+        return self.device.start * sum(cost.kernels for cost in self.costs) > busy
 
     @property
     def input_bytes(self) -> int:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from resnet_v2.errors import ResnetError
@@ -39,10 +40,10 @@ def measure(device: torch.device) -> Speeds:
         return replace(CPU, name=device.type)
     bandwidth = _bandwidth(device)
     flops_32, flops_16 = (_convolution_rate(device, kind) for kind in (torch.float32, torch.float16))
-    launch = _launch_seconds(device)
+    launch, start = _launch_seconds(device), _start_seconds(device)
     passes = BY_OUR_KERNELS if kernels.usable(device) else BY_TORCH
     torch.cuda.empty_cache()
-    return Speeds(torch.cuda.get_device_name(device), flops_32, flops_16, bandwidth, launch, passes)
+    return Speeds(torch.cuda.get_device_name(device), flops_32, flops_16, bandwidth, launch, start, passes)
 
 
 def _bandwidth(device: torch.device) -> float:
@@ -66,14 +67,28 @@ def _convolution_rate(device: torch.device, kind: torch.dtype) -> float:
 
 
 def _launch_seconds(device: torch.device) -> float:
-    """Seconds per kernel in steps of CIFAR-20 with two images, which the card ends before the next begins.
+    """Seconds per kernel of many small operations with a backward pass, which the card ends before the next begins."""
+    x = torch.ones(1, 8, 4, 4, device=device, requires_grad=True)
+    weight = torch.ones(8, 8, 1, 1, device=device, requires_grad=True)
+
+    def step() -> None:
+        y = x
+        for _ in range(20):
+            y = F.relu(F.conv2d(y, weight))
+        y.sum().backward()  # type: ignore[no-untyped-call]
+
+    return _seconds(device, step, 5) / (20 * 5)  # of each pair two kernels forward and three backward
+
+
+def _start_seconds(device: torch.device) -> float:
+    """Seconds per kernel in steps of ResNet-18 with two images, which the card ends before the next begins.
 
     It is Python that takes them: a step's own calls, and what PyTorch and Triton do at each start.
     """
-    architecture = Architecture(20, 10, "cifar")
+    architecture, side = Architecture(18, 10, "imagenet"), 32
     network = follow(ResNet(architecture), None).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    started = sum(cost.kernels for cost in link_costs(network.links(), architecture.image_size))
-    images = torch.zeros(2, 3, architecture.image_size, architecture.image_size, device=device)
+    started = sum(cost.kernels for cost in link_costs(network.links(), side))
+    images = torch.zeros(2, 3, side, side, device=device)
 
     def step() -> None:
         network(images).sum().backward()
