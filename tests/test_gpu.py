@@ -53,7 +53,7 @@ def test_small_networks_wait_for_launches_and_large_ones_compute() -> None:
             Ranks(),
             False,
             False,
-            "their memory, which a recording would hold twice",
+            "a recording would hold twice",
         ),
         (replace(DEEP, batch_size=320, bf16=True), {"cuda_graphs": "on"}, Ranks(), False, True, ""),
         (SMALL, {}, Ranks(world_size=2), False, False, "several ranks"),
