@@ -53,7 +53,8 @@ from resnet_v2.data.records import (
 )
 from resnet_v2.data.sidecar import Rows, write_rows
 from resnet_v2.errors import ResnetError
-from resnet_v2.interchange.mxnet import parse_params, recognise
+from resnet_v2.interchange.mxnet import recognise
+from resnet_v2.interchange.params import parse_params
 from resnet_v2.interchange.seal import is_sealed, sealed
 from resnet_v2.interchange.symbol import fixed_gammas, symbol_json
 from resnet_v2.logs.runlog import RunLog, read_curve

@@ -20,13 +20,11 @@ from resnet_v2.errors import ResnetError
 from resnet_v2.interchange.mxnet import (
     from_network,
     load_checkpoint,
-    parse_params,
-    read_params,
     recognise,
     save_checkpoint,
     to_state,
-    write_params,
 )
+from resnet_v2.interchange.params import parse_params, read_params, write_params
 from resnet_v2.interchange.symbol import fixed_gammas, symbol_json
 from resnet_v2.networks.architecture import IMAGENET_UNITS, Architecture
 from resnet_v2.networks.finding import params_path
