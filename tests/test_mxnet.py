@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from resnet_v2.config.fields import Version
 from resnet_v2.errors import ResnetError
+from resnet_v2.interchange.graph import prove, read_graph
 from resnet_v2.interchange.mxnet import (
     from_network,
     load_checkpoint,
@@ -25,7 +26,7 @@ from resnet_v2.interchange.mxnet import (
     to_state,
 )
 from resnet_v2.interchange.params import parse_params, read_params, write_params
-from resnet_v2.interchange.symbol import fixed_gammas, symbol_json
+from resnet_v2.interchange.symbol import symbol_json
 from resnet_v2.networks.architecture import IMAGENET_UNITS, Architecture
 from resnet_v2.networks.finding import params_path
 from resnet_v2.networks.resnet import ResNet, resnet
@@ -370,6 +371,10 @@ def checked(graph: Any, architecture: Architecture) -> frozenset[str]:
     return fixed_gammas(json.dumps(graph), architecture, "x-symbol.json")
 
 
+def fixed_gammas(text: str, architecture: Architecture, source: str) -> frozenset[str]:
+    return prove(read_graph(text, source), architecture, {}).fixed_gammas
+
+
 @pytest.mark.parametrize("architecture", ALL, ids=name_of)
 def test_our_symbols_are_of_their_own_architecture_only(architecture: Architecture) -> None:
     graph = graph_of(architecture)
@@ -427,7 +432,9 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
     "pool": lambda graph: node_of(graph, "pooling0")["attrs"].update(pool_type="avg"),
     "ceiling": lambda graph: node_of(graph, "pooling0")["attrs"].update(pooling_convention="full"),
     "local pool": lambda graph: node_of(graph, "pool1")["attrs"].update(global_pool="False"),
-    "operator": lambda graph: node_of(graph, "flatten0").update(op="Dropout"),
+    "operator": lambda graph: node_of(graph, "flatten0").update(op="LRN"),
+    "dropout at all times": lambda graph: node_of(graph, "flatten0").update(op="Dropout", attrs={"mode": "always"}),
+    "temperature": lambda graph: node_of(graph, "softmax").update(op="softmax", attrs={"temperature": "2.0"}),
     "weights of another layer": lambda graph: node_of(graph, "stage1_unit1_conv1_weight").update(name="other_weight"),
     "two layers swapped": lambda graph: swap_inputs(graph, "stage1_unit1_relu2", "stage1_unit2_relu1"),
 }

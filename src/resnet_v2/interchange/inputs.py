@@ -1,0 +1,83 @@
+"""How somebody's training scaled its images, so that our networks can take them as they are, 0 to 255.
+
+No file of MXNet says it. The first BatchNorm of a v2 network shows it: its moving statistics are those of the images
+that it was trained on.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from resnet_v2.networks.architecture import EPSILON
+
+
+class Scaling(NamedTuple):
+    """Images are (pixel / 255 - mean) / deviation; `words` stands in sentences behind "images"."""
+
+    words: str
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+
+RAW = Scaling("of pixels 0 to 255", (0, 0, 0), (1 / 255,) * 3)
+# The defaults of MXNet's train_imagenet.py and fine-tune.py, --rgb-mean 123.68,116.779,103.939.
+LESS_MEAN = Scaling(
+    "less the mean 123.68, 116.779, 103.939", (123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255,) * 3
+)
+ZOO = Scaling(
+    "scaled to 0 to 1, less the mean 0.485, 0.456, 0.406, over the deviation 0.229, 0.224, 0.225",
+    (0.485, 0.456, 0.406),
+    (0.229, 0.224, 0.225),
+)
+UNIT = Scaling("scaled to 0 to 1", (0, 0, 0), (1, 1, 1))
+SIGNED = Scaling("scaled to -1 to 1", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+ALL = (RAW, LESS_MEAN, ZOO, UNIT, SIGNED)
+# Photographs: the mean and the deviation of their pixels.
+_USUAL_MEAN, _USUAL_DEVIATION = 116, 58
+_FAR = 1.2
+_ROUNDING = 1.001
+
+
+def scaling_of(mean: Tensor, variance: Tensor, usual: Scaling) -> Scaling:
+    """The scaling that moving statistics of images show (3 values each); `usual` where they leave it open.
+
+    What is possible for pixels counts first: values from 0 to 255 of mean m have no larger variance than m (255 - m).
+    """
+    if usual == RAW and _possible(RAW, mean, variance):
+        return RAW  # dark images of digits may look like anything else
+    possible = [each for each in ALL if _possible(each, mean, variance)]
+    found = min(possible, key=lambda each: _distance(each, mean, variance), default=usual)
+    return found if _distance(found, mean, variance) < _FAR else usual
+
+
+def _pixels(scaling: Scaling, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of the pixels, 0 to 255, in float64."""
+    deviation = 255 * torch.tensor(scaling.deviation, dtype=torch.float64)
+    middle = 255 * torch.tensor(scaling.mean, dtype=torch.float64)
+    return middle + deviation * mean.double(), deviation**2 * variance.double()
+
+
+def _possible(scaling: Scaling, mean: Tensor, variance: Tensor) -> bool:
+    pixels, squares = _pixels(scaling, mean, variance)
+    return bool((squares <= _ROUNDING * pixels * (255 - pixels)).all())
+
+
+def _distance(scaling: Scaling, mean: Tensor, variance: Tensor) -> float:
+    pixels, squares = _pixels(scaling, mean, variance)
+    deviation = float(squares.mean().clamp(min=1e-12).sqrt())
+    return abs(float(pixels.mean()) - _USUAL_MEAN) / 60 + abs(math.log(deviation / _USUAL_DEVIATION))
+
+
+def in_pixels(scaling: Scaling, mean: Tensor, variance: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """Moving statistics of scaled images -> those of `bn_data` on the pixels; `epsilon` is that of their BatchNorm."""
+    pixels, squares = _pixels(scaling, mean, variance.double() + epsilon)
+    return pixels.float(), (squares - EPSILON).float()
+
+
+def out_of_pixels(scaling: Scaling, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """Moving statistics of `bn_data` -> mean and variance, eps included, of scaled images; float64."""
+    deviation = 255 * torch.tensor(scaling.deviation, dtype=torch.float64)
+    middle = 255 * torch.tensor(scaling.mean, dtype=torch.float64)
+    return (mean.double() - middle) / deviation, (variance.double() + EPSILON) / deviation**2
