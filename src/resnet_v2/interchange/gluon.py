@@ -8,7 +8,7 @@ projection (our stem `gluon`).
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -95,21 +95,19 @@ def recognise(shapes: Mapping[str, tuple[int, ...]], source: str) -> tuple[Archi
             f"{source} is a ResNet v1b or a later kind of GluonCV, whose strides stand elsewhere; use it with MXNet, "
             "or take one of mxnet.gluon.model_zoo.vision."
         )
-    anchors = [match for name in shapes if (match := _ANCHOR.fullmatch(name))]
-    if not anchors:
+    kind = _kind(shapes)
+    if kind is None:
         return None
-    prefix, dotted = anchors[0][1], not anchors[0][0].endswith("stage1_conv0_weight")
-    behind = {name.removeprefix(prefix) if name.startswith(prefix) else f" {name}": name for name in shapes}
     candidates = [architecture_of(depth, version, 1) for depth in DEPTHS for version in ("v1", "v2")]
-    tables = [(candidate, _table(candidate, dotted)) for candidate in candidates]
-    nearest, table = min(tables, key=lambda pair: len(pair[1].keys() ^ behind.keys()))
-    names = {behind[theirs]: ours for theirs, ours in table.items() if theirs in behind}
+    tables = [(candidate, _table(candidate, kind)) for candidate in candidates]
+    nearest, table = min(tables, key=lambda pair: len(pair[1].keys() ^ shapes.keys()))
+    names = {theirs: ours for theirs, ours in table.items() if theirs in shapes}
     rest = {name: shape for name, shape in shapes.items() if name not in names}
     called = f"Gluon's resnet{nearest.depth}_{nearest.version}"
-    if missing := [theirs for theirs in table if theirs not in behind]:
+    if missing := [theirs for theirs in table if theirs not in shapes]:
         raise ResnetError(
             f"{source} has Gluon's names but is none of its ResNets of 18 to 152 layers for large images: nearest is "
-            f"{called}, and {prefix + missing[0]!r} is missing; use it with MXNet."
+            f"{called}, and {missing[0][:80]!r} is missing; use it with MXNet."
         )
     heads = [name for name, shape in rest.items() if len(shape) == 2 and name.endswith("weight")]
     biases = [name for name, shape in rest.items() if len(shape) == 1 and name.endswith("bias")]
@@ -120,10 +118,23 @@ def recognise(shapes: Mapping[str, tuple[int, ...]], source: str) -> tuple[Archi
     return architecture_of(nearest.depth, nearest.version, max(1, shapes[heads[0]][0])), names
 
 
-def _table(architecture: Architecture, dotted: bool) -> dict[str, str]:
-    """Gluon's names without what stands before them -> ours."""
+def variables(names: Iterable[str], architecture: Architecture) -> dict[str, str]:
+    """Our names of a Gluon symbol's variables, but for the last layer's; none when it is no such."""
+    kind = _kind(names)
+    return _table(architecture, kind) if kind else {}
+
+
+def _kind(names: Iterable[str]) -> tuple[str, bool] | None:
+    """What stands before all names of a network, and whether they have dots; None when they are not Gluon's."""
+    found = next((match for name in names if (match := _ANCHOR.fullmatch(name))), None)
+    return (found[1], not found[0].endswith("stage1_conv0_weight")) if found else None
+
+
+def _table(architecture: Architecture, kind: tuple[str, bool]) -> dict[str, str]:
+    """Gluon's names -> ours, but for the last layer's."""
+    prefix, dots = kind
     every = (names for layer in layers(architecture) for names in layer.names())
-    return {dotted_name if dotted else counted: ours for counted, dotted_name, ours in every}
+    return {prefix + (dotted if dots else counted): ours for counted, dotted, ours in every}
 
 
 def split(arrays: Arrays, architecture: Architecture) -> tuple[Arrays, Arrays]:
@@ -165,7 +176,7 @@ def adapt(state: dict[str, Tensor], biases: Arrays, source: str) -> Scaling:
 
 def renamed(architecture: Architecture) -> dict[str, str]:
     """Our name of each parameter -> the one that Gluon counts it by, without the network's own name before it."""
-    names = {ours: theirs for theirs, ours in _table(architecture, dotted=False).items()}
+    names = {ours: theirs for theirs, ours in _table(architecture, ("", False)).items()}
     return {**names, "fc1_weight": "dense0_weight", "fc1_bias": "dense0_bias"}
 
 

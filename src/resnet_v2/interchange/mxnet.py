@@ -16,7 +16,7 @@ from resnet_v2.console import say
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import write_text
 from resnet_v2.interchange import gluon
-from resnet_v2.interchange.graph import Graph, last_layer, prove, read_graph
+from resnet_v2.interchange.graph import Graph, Proof, last_layer, prove, read_graph
 from resnet_v2.interchange.inputs import RAW, in_pixels, scaling_of
 from resnet_v2.interchange.params import Arrays, read_params, write_params
 from resnet_v2.interchange.symbol import gluon_json, symbol_json
@@ -171,7 +171,7 @@ def read_checkpoint(path: Path) -> tuple[Architecture, dict[str, Tensor]]:
     names = gluons[1] if gluons else _last_layer(arrays, graph)
     arrays = _renamed(arrays, names, source)
     architecture = gluons[0] if gluons else recognise(arrays, source)
-    proof = prove(graph, architecture, names, gluon=gluons is not None) if graph else None
+    proof = _proof(graph, architecture, gluons is not None) if graph else None
     if proof is not None:  # what else the file holds MXNet passes over too
         arrays = {name: array for name, array in arrays.items() if name[4:] in proof.used}
         if "fc1_bias" not in proof.used:
@@ -191,6 +191,12 @@ def read_checkpoint(path: Path) -> tuple[Architecture, dict[str, Tensor]]:
     scaling = gluon.adapt(state, biases, source)
     say(f"{source} is Gluon's and wants images {scaling.words}; here bn_data scales them.")
     return architecture, state
+
+
+def _proof(graph: Graph, architecture: Architecture, is_gluon: bool) -> Proof:
+    named = (node.name for node in graph.nodes if node.op == "null")
+    names = gluon.variables(named, architecture) if is_gluon else {}
+    return prove(graph, architecture, {**names, **last_layer(graph)}, is_gluon)
 
 
 def _prefixed(arrays: Arrays, source: str) -> dict[str, npt.NDArray[Any]]:
