@@ -189,7 +189,8 @@ def read_checkpoint(path: Path) -> tuple[Architecture, dict[str, Tensor]]:
     arrays, biases = gluon.split(arrays, architecture)
     state = to_state(arrays, architecture, fixed, source)
     scaling = gluon.adapt(state, biases, source)
-    say(f"{source} is Gluon's and wants images {scaling.words}; here bn_data scales them.")
+    taken = "" if architecture.version == "v2" else " (taken from its model zoo, as no file of v1 tells)"
+    say(f"{source} is Gluon's and wants images {scaling.words}{taken}; bn_data scales them here.")
     return architecture, state
 
 
