@@ -36,6 +36,8 @@ ARCHITECTURES = [
     Architecture(50, 1000, "imagenet"),
     Architecture(50, 1000, "imagenet", "v1"),
     Architecture(50, 1000, "timm"),
+    Architecture(18, 1000, "gluon"),
+    Architecture(50, 1000, "gluon", "v1"),
 ]
 
 

@@ -41,6 +41,8 @@ ALL: list[Architecture] = [
     Architecture(14, 10, "pooled", width=3),
     Architecture(20, 10, "cifar", width=2),
     Architecture(18, 10, "imagenet", "v1", width=2),
+    *(Architecture(depth, 1000, "gluon", "v1") for depth in IMAGENET_UNITS),
+    *(Architecture(depth, 1000, "gluon", width=width) for depth in (18, 34) for width in (1, 2)),
 ]
 
 
@@ -282,7 +284,7 @@ def test_every_architecture_is_recognised_and_named(architecture: Architecture) 
     assert recognise(arrays) == architecture
     nodes = json.loads(symbol_json(architecture))["nodes"]
     variables = {node["name"] for node in nodes if node["op"] == "null"} - {"data", "softmax_label"}
-    inputs = {"bn_data_gamma"} if architecture.version == "v2" else set()
+    inputs = {"bn_data_gamma"} if architecture.norm_of_images else set()
     assert {name.partition(":")[2] for name in arrays} == variables - inputs
 
 
@@ -378,7 +380,7 @@ def fixed_gammas(text: str, architecture: Architecture, source: str) -> frozense
 @pytest.mark.parametrize("architecture", ALL, ids=name_of)
 def test_our_symbols_are_of_their_own_architecture_only(architecture: Architecture) -> None:
     graph = graph_of(architecture)
-    assert checked(graph, architecture) == ({"bn_data_gamma"} if architecture.version == "v2" else frozenset())
+    assert checked(graph, architecture) == ({"bn_data_gamma"} if architecture.norm_of_images else frozenset())
     other = Architecture(34 if architecture.large_images else 26, 10, architecture.stem, architecture.version)
     if other.depth != architecture.depth:
         with pytest.raises(ResnetError, match=r"x-symbol\.json is not our ResNet"):
@@ -409,7 +411,7 @@ def in_the_form_of_2016(graph: Any) -> Any:
 
 @pytest.mark.parametrize("architecture", [a for a in ALL if a.depth in (18, 50, 20, 164)], ids=name_of)
 def test_symbols_of_2016(architecture: Architecture) -> None:
-    expected = {"bn_data_gamma"} if architecture.version == "v2" else set()
+    expected = {"bn_data_gamma"} if architecture.norm_of_images else set()
     assert checked(in_the_form_of_2016(graph_of(architecture)), architecture) == expected
 
 

@@ -23,6 +23,8 @@ NETWORKS = [
     Architecture(164, 10, "cifar"),
     Architecture(50, 1000, "imagenet", "v1"),
     Architecture(14, 10, "pooled", width=3),
+    Architecture(18, 1000, "gluon"),
+    Architecture(50, 1000, "gluon", "v1"),
 ]
 DTYPES = ["float32", "float64", "float16", "uint8", "int8", "int32", "int64", "bool"]
 

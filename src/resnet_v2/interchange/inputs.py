@@ -38,14 +38,16 @@ ALL = (RAW, LESS_MEAN, ZOO, UNIT, SIGNED)
 _USUAL_MEAN, _USUAL_DEVIATION = 116, 58
 _FAR = 1.2
 _ROUNDING = 1.001
+_WHOLE = 0.9
 
 
 def scaling_of(mean: Tensor, variance: Tensor, usual: Scaling) -> Scaling:
     """The scaling that moving statistics of images show (3 values each); `usual` where they leave it open.
 
-    What is possible for pixels counts first: values from 0 to 255 of mean m have no larger variance than m (255 - m).
+    What is possible for pixels counts first: values from 0 to 255 of mean m have no larger variance than m (255 - m),
+    and whole numbers of a mean below 1 no smaller one than m (1 - m).
     """
-    if usual == RAW and _possible(RAW, mean, variance):
+    if usual == RAW and _possible(RAW, mean, variance) and _whole(mean, variance):
         return RAW  # dark images of digits may look like anything else
     possible = [each for each in ALL if _possible(each, mean, variance)]
     found = min(possible, key=lambda each: _distance(each, mean, variance), default=usual)
@@ -62,6 +64,12 @@ def _pixels(scaling: Scaling, mean: Tensor, variance: Tensor) -> tuple[Tensor, T
 def _possible(scaling: Scaling, mean: Tensor, variance: Tensor) -> bool:
     pixels, squares = _pixels(scaling, mean, variance)
     return bool((squares <= _ROUNDING * pixels * (255 - pixels)).all())
+
+
+def _whole(mean: Tensor, variance: Tensor) -> bool:
+    """Whether values between 0 and 1 may be whole numbers; averages of batches stay a little below the bound."""
+    inside = mean.clamp(0, 1).double()
+    return bool((variance >= _WHOLE * inside * (1 - inside)).all())
 
 
 def _distance(scaling: Scaling, mean: Tensor, variance: Tensor) -> float:
