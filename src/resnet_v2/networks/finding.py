@@ -118,9 +118,12 @@ def _find_named(name: str) -> Path:
 
 
 def _rank_zero(prefix: str, epoch: Epoch) -> Path | None:
-    """MXNet's checkpoint PREFIX-0-NNNN of the first of several ranks, as the script of 2016 wrote one for each."""
+    """MXNet's checkpoint PREFIX-0-NNNN of the first of several ranks, where the script of 2016 wrote one for each.
+
+    None where there is another of this prefix.
+    """
     epochs = saved_epochs(f"{prefix}-0")
-    if epoch == "best" or not epochs:
+    if epoch == "best" or not epochs or saved_epochs(prefix):
         return None
     path = params_path(f"{prefix}-0", epochs[-1] if epoch == "latest" else _number(epoch))
     if not path.is_file():
