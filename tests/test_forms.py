@@ -15,7 +15,7 @@ import torch
 
 from conftest import Run
 from resnet_v2.errors import ResnetError
-from resnet_v2.interchange.inputs import ALL, LESS_MEAN, RAW, SIGNED, UNIT, ZOO, Scaling, scaling_of
+from resnet_v2.interchange.inputs import ALL, LESS_MEAN, RAW, SIGNED, UNIT, ZOO, Scaling, behind_stem, scaling_of
 from resnet_v2.interchange.mxnet import from_network, read_checkpoint
 from resnet_v2.interchange.params import write_params
 from resnet_v2.interchange.symbol import symbol_json
@@ -288,3 +288,36 @@ def test_a_network_that_saw_no_image_yet_takes_pixels(tmp_path: Path, capsys: py
     _, state = read_checkpoint(write(tmp_path, change))
     assert state["bn_data.running_var"].tolist() == [1, 1, 1]
     assert capsys.readouterr().err == ""
+
+
+def behind(scaling: Scaling, grey: float = 116, seed: int = 0) -> dict[str, torch.Tensor]:
+    """`conv0` of a v1, and the statistics of what it gives for smooth scaled images."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(64, 3, 7, 7, generator=generator) / 12
+    coarse = torch.randn(8, 3, 8, 8, generator=generator).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    middle, deviation = (torch.tensor(values)[:, None, None] for values in scaling[1:])
+    images = ((grey + grey / 2 * coarse).clamp(0, 255) / 255 - middle) / deviation
+    given = torch.nn.functional.conv2d(images, weight, stride=2, padding=3).transpose(0, 1).flatten(1)
+    return {"conv0.weight": weight, "bn0.running_mean": given.mean(1), "bn0.running_var": given.var(1)}
+
+
+@pytest.mark.parametrize("scaling", [RAW, LESS_MEAN, ZOO, UNIT], ids=lambda scaling: scaling.words[:16])
+def test_the_statistics_behind_the_first_convolution_show_the_scaling(scaling: Scaling) -> None:
+    for seed in range(5):
+        assert behind_stem(behind(scaling, seed=seed)) == scaling
+    assert behind_stem(behind(RAW, grey=40)) == RAW  # digits
+    fresh = {"bn0.running_mean": torch.zeros(64), "bn0.running_var": torch.ones(64)}
+    assert behind_stem(behind(scaling) | fresh) is None
+
+
+@pytest.mark.parametrize("scaling", [RAW, LESS_MEAN], ids=["pixels", "less mean"])
+def test_a_v1_of_scaled_images_is_spoken_of(
+    scaling: Scaling, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = initialize(ResNet(Architecture(18, 3, "imagenet", "v1")), 0)
+    found.load_state_dict(behind(scaling), strict=False)
+    write_params(tmp_path / "net-0000.params", from_network(found))
+    _, state = read_checkpoint(tmp_path / "net-0000.params")
+    assert all(torch.equal(state[name], found.state_dict()[name]) for name in state)
+    warned = "net-0000.params was trained on images less the mean 123.68, 116.779, 103.939, by its bn0; here v1"
+    assert (warned in capsys.readouterr().err) == (scaling == LESS_MEAN)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from resnet_v2.config.fields import Version
 from resnet_v2.errors import ResnetError
-from resnet_v2.interchange.inputs import ZOO, Scaling, in_pixels, out_of_pixels, scaling_of
+from resnet_v2.interchange.inputs import ZOO, Scaling, behind_stem, in_pixels, out_of_pixels, scaling_of
 from resnet_v2.interchange.params import Arrays
 from resnet_v2.interchange.symbol import GLUON_EPSILON, STATISTICS
 from resnet_v2.networks.architecture import EPSILON, Architecture
@@ -151,10 +151,10 @@ def split(arrays: Arrays, architecture: Architecture) -> tuple[Arrays, Arrays]:
     return plain, {name[4 : -len(suffix)].replace("_", "."): array for name, array in biases.items()}
 
 
-def adapt(state: dict[str, Tensor], biases: Arrays, source: str) -> Scaling:
+def adapt(state: dict[str, Tensor], biases: Arrays, version: Version, source: str) -> Scaling:
     """Make up, in place, for what Gluon has elsewhere in a state by our names; returns the scaling of its images.
 
-    ResnetError for a bias that does not fit. The scaling of v1's images, which nothing shows, is the zoo's.
+    ResnetError for a bias that does not fit. Where nothing shows the scaling it is the zoo's.
     """
     for convolution, bias in biases.items():
         behind = f"{convolution.replace('conv', 'bn')}.running_mean"
@@ -166,10 +166,10 @@ def adapt(state: dict[str, Tensor], biases: Arrays, source: str) -> Scaling:
         state[behind] = (state[behind].double() - torch.from_numpy(bias.astype(np.float64))).float()
     names = [f"bn_data.{statistic}" for statistic in ("running_mean", "running_var")]
     mean, variance = (state[name] for name in names)
+    scaling = scaling_of(mean, variance, ZOO) if version == "v2" else behind_stem(state) or ZOO
     for name in state:
         if name.endswith(".running_var"):
             state[name] = (state[name].double() + (GLUON_EPSILON - EPSILON)).float()
-    scaling = scaling_of(mean, variance, ZOO)
     state.update(zip(names, in_pixels(scaling, mean, variance, GLUON_EPSILON), strict=True))
     return scaling
 

@@ -1,10 +1,11 @@
 """How somebody's training scaled its images, so that our networks can take them as they are, 0 to 255.
 
 No file of MXNet says it. The first BatchNorm of a v2 network shows it: its moving statistics are those of the images
-that it was trained on.
+that it was trained on. In v1 it stands behind the first convolution, and shows less.
 """
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -39,6 +40,8 @@ _USUAL_MEAN, _USUAL_DEVIATION = 116, 58
 _FAR = 1.2
 _ROUNDING = 1.001
 _WHOLE = 0.9
+# Of the deviation of images, 58 in pixels and about 1 otherwise, the most that a channel lets through; of their mean.
+_PIXELS_THROUGH, _GREY_PIXELS, _GREY_UNIT = 2.5, 20, 0.2
 
 
 def scaling_of(mean: Tensor, variance: Tensor, usual: Scaling) -> Scaling:
@@ -52,6 +55,24 @@ def scaling_of(mean: Tensor, variance: Tensor, usual: Scaling) -> Scaling:
     possible = [each for each in ALL if _possible(each, mean, variance)]
     found = min(possible, key=lambda each: _distance(each, mean, variance), default=usual)
     return found if _distance(found, mean, variance) < _FAR else usual
+
+
+def behind_stem(state: Mapping[str, Tensor]) -> Scaling | None:
+    """The scaling that `bn0` behind `conv0` shows in the state of a v1; None where no image has gone through it.
+
+    The convolution of grey images of one value gives that value times the sums of its weights, which tells their mean.
+    Their deviation is told to a tenth, by the channel that lets most of it through. So SIGNED is taken for ZOO.
+    """
+    weight, mean, variance = (state[name] for name in ("conv0.weight", "bn0.running_mean", "bn0.running_var"))
+    if not mean.any() and bool((variance == 1).all()):
+        return None
+    weight, deviation = weight.double(), variance.double().clamp(min=1e-12).sqrt()
+    sums = weight.sum((1, 2, 3)) / deviation
+    grey = float((sums * (mean.double() / deviation)).sum() / (sums * sums).sum().clamp(min=1e-12))
+    through = float((deviation / weight.abs().sum((1, 2, 3)).clamp(min=1e-12)).max())
+    if through > _PIXELS_THROUGH:
+        return RAW if grey > _GREY_PIXELS else LESS_MEAN
+    return UNIT if grey > _GREY_UNIT else ZOO
 
 
 def _pixels(scaling: Scaling, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from resnet_v2.errors import ResnetError
 from resnet_v2.files import write_text
 from resnet_v2.interchange import gluon
 from resnet_v2.interchange.graph import Graph, Proof, last_layer, prove, read_graph
-from resnet_v2.interchange.inputs import RAW, in_pixels, scaling_of
+from resnet_v2.interchange.inputs import RAW, behind_stem, in_pixels, scaling_of
 from resnet_v2.interchange.params import Arrays, read_params, write_params
 from resnet_v2.interchange.symbol import gluon_json, symbol_json
 from resnet_v2.networks.architecture import EPSILON, Architecture
@@ -188,9 +188,8 @@ def read_checkpoint(path: Path) -> tuple[Architecture, dict[str, Tensor]]:
         return architecture, state
     arrays, biases = gluon.split(arrays, architecture)
     state = to_state(arrays, architecture, fixed, source)
-    scaling = gluon.adapt(state, biases, source)
-    taken = "" if architecture.version == "v2" else " (taken from its model zoo, as no file of v1 tells)"
-    say(f"{source} is Gluon's and wants images {scaling.words}{taken}; bn_data scales them here.")
+    scaling = gluon.adapt(state, biases, architecture.version, source)
+    say(f"{source} is Gluon's and wants images {scaling.words}, by its first BatchNorm; bn_data scales them here.")
     return architecture, state
 
 
@@ -232,9 +231,13 @@ def _renamed(arrays: Arrays, names: Mapping[str, str], source: str) -> dict[str,
 
 
 def _take_pixels(state: dict[str, Tensor], source: str) -> None:
-    """Let `bn_data` of a network that was trained on scaled images take pixels, 0 to 255."""
+    """Let `bn_data` of a network that was trained on scaled images take pixels, 0 to 255; v1 has none, and it is said."""
     names = ["bn_data.running_mean", "bn_data.running_var"]
     if names[0] not in state:
+        if (shown := behind_stem(state) or RAW) != RAW:
+            say(
+                f"{source} was trained on images {shown.words}, by its bn0; here v1 takes pixels, so its answers may be wrong."
+            )
         return
     mean, variance = (state[name] for name in names)
     untouched = not mean.any() and bool((variance == 1).all())  # no image has gone through it yet
