@@ -231,13 +231,12 @@ def _renamed(arrays: Arrays, names: Mapping[str, str], source: str) -> dict[str,
 
 
 def _take_pixels(state: dict[str, Tensor], source: str) -> None:
-    """Let `bn_data` of a network that was trained on scaled images take pixels, 0 to 255; v1 has none, and it is said."""
+    """Let `bn_data` of a network that was trained on scaled images take pixels; of a v1, which has none, say it."""
     names = ["bn_data.running_mean", "bn_data.running_var"]
     if names[0] not in state:
         if (shown := behind_stem(state) or RAW) != RAW:
-            say(
-                f"{source} was trained on images {shown.words}, by its bn0; here v1 takes pixels, so its answers may be wrong."
-            )
+            trained = f"{source} was trained on images {shown.words}, by its bn0"
+            say(f"{trained}; here v1 takes pixels, so its answers may be wrong.")
         return
     mean, variance = (state[name] for name in names)
     untouched = not mean.any() and bool((variance == 1).all())  # no image has gone through it yet
