@@ -53,6 +53,7 @@ from resnet_v2.data.records import (
 )
 from resnet_v2.data.sidecar import Rows, write_rows
 from resnet_v2.errors import ResnetError
+from resnet_v2.interchange import gluon
 from resnet_v2.interchange.graph import last_layer, prove, read_graph
 from resnet_v2.interchange.mxnet import recognise
 from resnet_v2.interchange.params import parse_params
@@ -267,6 +268,8 @@ def params_parse(place: Place) -> Parse:
         assert sum(array.nbytes for array in arrays.values()) <= 2 * len(data)
         with contextlib.suppress(ResnetError):  # hardly any is a network
             recognise(arrays)
+        with contextlib.suppress(ResnetError):
+            gluon.recognise({name: array.shape for name, array in arrays.items()}, "fuzz.params")
 
     return parse
 

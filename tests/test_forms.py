@@ -308,6 +308,7 @@ def test_the_statistics_behind_the_first_convolution_show_the_scaling(scaling: S
     assert behind_stem(behind(RAW, grey=40)) == RAW  # digits
     fresh = {"bn0.running_mean": torch.zeros(64), "bn0.running_var": torch.ones(64)}
     assert behind_stem(behind(scaling) | fresh) is None
+    assert behind_stem(behind(scaling) | {"bn0.running_mean": torch.full((64,), torch.nan)}) is None
 
 
 @pytest.mark.parametrize("scaling", [RAW, LESS_MEAN], ids=["pixels", "less mean"])

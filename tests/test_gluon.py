@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from conftest import Run
@@ -201,6 +203,25 @@ def test_neighbours_are_refused(kind: str) -> None:
     shapes, words = REFUSED[kind]
     with pytest.raises(ResnetError, match=rf"x\.params .*{words}"):
         gluon.recognise(shapes, "x.params")
+
+
+SHAPES = shapes_of(gluon.architecture_of(18, "v1", 10), "counted")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.dictionaries(st.sampled_from([*SHAPES]), st.none() | st.text(max_size=12), min_size=1, max_size=3),
+    st.lists(st.integers(0, 3), max_size=4),
+)
+def test_any_change_of_names_and_shapes_is_read_or_refused(renamed: dict[str, str | None], shape: list[int]) -> None:
+    found = {renamed.get(name, name): tuple(shape) if name in renamed else its for name, its in SHAPES.items()}
+    shapes = {name: its for name, its in found.items() if name is not None}
+    try:
+        result = gluon.recognise(shapes, "x.params")
+        assert result is None or result[1].keys() == shapes.keys()
+    except ResnetError as error:
+        assert str(error).startswith("x.params ")
+        assert "\n" not in str(error)
 
 
 DAMAGED: dict[str, tuple[str, Callable[[npt.NDArray[Any]], npt.NDArray[Any]], str]] = {

@@ -64,7 +64,8 @@ def behind_stem(state: Mapping[str, Tensor]) -> Scaling | None:
     Their deviation is told to a tenth, by the channel that lets most of it through. So SIGNED is taken for ZOO.
     """
     weight, mean, variance = (state[name] for name in ("conv0.weight", "bn0.running_mean", "bn0.running_var"))
-    if not mean.any() and bool((variance == 1).all()):
+    fresh = not mean.any() and bool((variance == 1).all())
+    if fresh or not torch.isfinite(torch.stack([mean, variance])).all():
         return None
     weight, deviation = weight.double(), variance.double().clamp(min=1e-12).sqrt()
     sums = weight.sum((1, 2, 3)) / deviation
