@@ -44,7 +44,7 @@ EMPTY :=
 SPACE := $(EMPTY) $(EMPTY)
 COMMA := ,
 READERS := $(addprefix src/resnet_v2/,data/recordio.py data/records.py data/index.py data/rows.py data/sidecar.py data/lists.py data/claims.py data/jpeg.py \
-	interchange/mxnet.py interchange/symbol.py interchange/seal.py networks/header.py networks/run_header.py networks/sums.py logs/runlog.py \
+	interchange/mxnet.py interchange/params.py interchange/graph.py interchange/gluon.py interchange/seal.py networks/header.py networks/run_header.py networks/sums.py logs/runlog.py \
 	packing/archives.py packing/walk.py packing/verify.py packing/sources.py packing/groundtruth.py packing/photos.py)
 fuzz: $(VENV)/.installed
 	$(BIN)/pip install --quiet coverage

@@ -53,9 +53,12 @@ from resnet_v2.data.records import (
 )
 from resnet_v2.data.sidecar import Rows, write_rows
 from resnet_v2.errors import ResnetError
-from resnet_v2.interchange.mxnet import parse_params, recognise
+from resnet_v2.interchange import gluon
+from resnet_v2.interchange.graph import last_layer, prove, read_graph
+from resnet_v2.interchange.mxnet import recognise
+from resnet_v2.interchange.params import parse_params
 from resnet_v2.interchange.seal import is_sealed, sealed
-from resnet_v2.interchange.symbol import fixed_gammas, symbol_json
+from resnet_v2.interchange.symbol import symbol_json
 from resnet_v2.logs.runlog import RunLog, read_curve
 from resnet_v2.networks import weights
 from resnet_v2.networks.architecture import Architecture
@@ -265,6 +268,8 @@ def params_parse(place: Place) -> Parse:
         assert sum(array.nbytes for array in arrays.values()) <= 2 * len(data)
         with contextlib.suppress(ResnetError):  # hardly any is a network
             recognise(arrays)
+        with contextlib.suppress(ResnetError):
+            gluon.recognise({name: array.shape for name, array in arrays.items()}, "fuzz.params")
 
     return parse
 
@@ -451,10 +456,12 @@ ARCHITECTURE = Architecture(20, 10, "cifar")
 
 def symbol_parse(place: Place) -> Parse:
     """Read a symbol; it is our network's or it is refused."""
-    right = fixed_gammas(symbol_json(ARCHITECTURE), ARCHITECTURE, "s")
+    right = prove(read_graph(symbol_json(ARCHITECTURE), "s"), ARCHITECTURE, {}).fixed_gammas
 
     def parse(data: bytes) -> None:
-        found = fixed_gammas(data.decode("utf-8", "replace"), ARCHITECTURE, "s")
+        graph = read_graph(data.decode("utf-8", "replace"), "s")
+        last_layer(graph)
+        found = prove(graph, ARCHITECTURE, {}).fixed_gammas
         assert isinstance(found, frozenset) and len(found) <= len(right) + 30
 
     return parse

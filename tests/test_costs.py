@@ -44,6 +44,8 @@ def saved_bytes(network: ResNet, size: int, batch: int) -> int:
         (Architecture(50, 10, "imagenet"), 96),
         (Architecture(50, 10, "imagenet", "v1"), 64),
         (Architecture(50, 10, "timm"), 64),
+        (Architecture(18, 10, "gluon"), 64),
+        (Architecture(18, 10, "gluon", "v1"), 64),
     ],
     ids=str,
 )

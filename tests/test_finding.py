@@ -76,6 +76,24 @@ def test_best_and_latest(tmp_path: Path) -> None:
             finding.find_checkpoint(tmp_path / "a", wrong)  # type: ignore[arg-type]
 
 
+def test_ranks_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The script of 2016 put the rank into the name; all ranks wrote the same."""
+    touch(tmp_path, *(f"a-{rank}-00{epoch}.params" for rank in (0, 1) for epoch in (70, 95)))
+    touch(tmp_path, "b-0-0070.params", "b-0001.safetensors", "c-20-0003.params")
+    for epoch, found in ((70, "a-0-0070"), (None, "a-0-0095"), ("latest", "a-0-0095")):
+        path = tmp_path / f"{found}.params"
+        for _ in range(2):
+            assert finding.find_checkpoint(str(tmp_path / "a"), epoch) == path  # type: ignore[arg-type]
+    said = capsys.readouterr().err.splitlines()
+    of_ranks = f"{tmp_path / 'a'} has checkpoints of ranks alone, and that of rank 0 is taken: {tmp_path}/a-0-00"
+    assert said == [f"{of_ranks}70.params", f"{of_ranks}95.params"]
+    assert finding.find_checkpoint(str(tmp_path / "a-1"), 70) == tmp_path / "a-1-0070.params"
+    assert capsys.readouterr().err == ""
+    for prefix, epoch in (("a", 71), ("a", "best"), ("b", 70), ("c", 3), ("c", None)):  # c-20 is no rank but a depth
+        with pytest.raises(ResnetError, match=r"is missing|There is no checkpoint"):
+            finding.find_checkpoint(str(tmp_path / prefix), epoch)  # type: ignore[arg-type]
+
+
 def test_a_run_without_an_epoch_yet(tmp_path: Path) -> None:
     touch(tmp_path, "a-latest.safetensors", "b-best.safetensors", "c-latest.safetensors", "c-best.safetensors")
     for name, found in (("a", "a-latest"), ("b", "b-best"), ("c", "c-latest")):

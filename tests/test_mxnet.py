@@ -17,17 +17,16 @@ from hypothesis import strategies as st
 
 from resnet_v2.config.fields import Version
 from resnet_v2.errors import ResnetError
+from resnet_v2.interchange.graph import prove, read_graph
 from resnet_v2.interchange.mxnet import (
     from_network,
     load_checkpoint,
-    parse_params,
-    read_params,
     recognise,
     save_checkpoint,
     to_state,
-    write_params,
 )
-from resnet_v2.interchange.symbol import fixed_gammas, symbol_json
+from resnet_v2.interchange.params import parse_params, read_params, write_params
+from resnet_v2.interchange.symbol import symbol_json
 from resnet_v2.networks.architecture import IMAGENET_UNITS, Architecture
 from resnet_v2.networks.finding import params_path
 from resnet_v2.networks.resnet import ResNet, resnet
@@ -42,6 +41,8 @@ ALL: list[Architecture] = [
     Architecture(14, 10, "pooled", width=3),
     Architecture(20, 10, "cifar", width=2),
     Architecture(18, 10, "imagenet", "v1", width=2),
+    *(Architecture(depth, 1000, "gluon", "v1") for depth in IMAGENET_UNITS),
+    *(Architecture(depth, 1000, "gluon", width=width) for depth in (18, 34) for width in (1, 2)),
 ]
 
 
@@ -283,7 +284,7 @@ def test_every_architecture_is_recognised_and_named(architecture: Architecture) 
     assert recognise(arrays) == architecture
     nodes = json.loads(symbol_json(architecture))["nodes"]
     variables = {node["name"] for node in nodes if node["op"] == "null"} - {"data", "softmax_label"}
-    inputs = {"bn_data_gamma"} if architecture.version == "v2" else set()
+    inputs = {"bn_data_gamma"} if architecture.norm_of_images else set()
     assert {name.partition(":")[2] for name in arrays} == variables - inputs
 
 
@@ -372,10 +373,14 @@ def checked(graph: Any, architecture: Architecture) -> frozenset[str]:
     return fixed_gammas(json.dumps(graph), architecture, "x-symbol.json")
 
 
+def fixed_gammas(text: str, architecture: Architecture, source: str) -> frozenset[str]:
+    return prove(read_graph(text, source), architecture, {}).fixed_gammas
+
+
 @pytest.mark.parametrize("architecture", ALL, ids=name_of)
 def test_our_symbols_are_of_their_own_architecture_only(architecture: Architecture) -> None:
     graph = graph_of(architecture)
-    assert checked(graph, architecture) == ({"bn_data_gamma"} if architecture.version == "v2" else frozenset())
+    assert checked(graph, architecture) == ({"bn_data_gamma"} if architecture.norm_of_images else frozenset())
     other = Architecture(34 if architecture.large_images else 26, 10, architecture.stem, architecture.version)
     if other.depth != architecture.depth:
         with pytest.raises(ResnetError, match=r"x-symbol\.json is not our ResNet"):
@@ -406,7 +411,7 @@ def in_the_form_of_2016(graph: Any) -> Any:
 
 @pytest.mark.parametrize("architecture", [a for a in ALL if a.depth in (18, 50, 20, 164)], ids=name_of)
 def test_symbols_of_2016(architecture: Architecture) -> None:
-    expected = {"bn_data_gamma"} if architecture.version == "v2" else set()
+    expected = {"bn_data_gamma"} if architecture.norm_of_images else set()
     assert checked(in_the_form_of_2016(graph_of(architecture)), architecture) == expected
 
 
@@ -429,7 +434,9 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
     "pool": lambda graph: node_of(graph, "pooling0")["attrs"].update(pool_type="avg"),
     "ceiling": lambda graph: node_of(graph, "pooling0")["attrs"].update(pooling_convention="full"),
     "local pool": lambda graph: node_of(graph, "pool1")["attrs"].update(global_pool="False"),
-    "operator": lambda graph: node_of(graph, "flatten0").update(op="Dropout"),
+    "operator": lambda graph: node_of(graph, "flatten0").update(op="LRN"),
+    "dropout at all times": lambda graph: node_of(graph, "flatten0").update(op="Dropout", attrs={"mode": "always"}),
+    "temperature": lambda graph: node_of(graph, "softmax").update(op="softmax", attrs={"temperature": "2.0"}),
     "weights of another layer": lambda graph: node_of(graph, "stage1_unit1_conv1_weight").update(name="other_weight"),
     "two layers swapped": lambda graph: swap_inputs(graph, "stage1_unit1_relu2", "stage1_unit2_relu1"),
 }

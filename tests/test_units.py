@@ -13,7 +13,8 @@ import test_costs
 import test_export
 import test_recompute
 from resnet_v2.interchange import mxnet
-from resnet_v2.interchange.symbol import fixed_gammas, symbol_json
+from resnet_v2.interchange.graph import prove, read_graph
+from resnet_v2.interchange.symbol import symbol_json
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.modules import Unit
 from resnet_v2.networks.resnet import ResNet, initialize
@@ -142,7 +143,7 @@ def test_the_symbol_and_the_checkpoint(tmp_path: Path) -> None:
     names = [node["name"] for node in json.loads(text)["nodes"]]
     assert {"stage3_unit2_up_weight", "stage3_unit2_squeeze", "broadcast_mul5", "_plus5"} <= {*names}
     assert "broadcast_mul6" not in names
-    assert fixed_gammas(text, BASIC, "x-symbol.json") == {"bn_data_gamma"}
+    assert prove(read_graph(text, "x-symbol.json"), BASIC, {}).fixed_gammas == {"bn_data_gamma"}
     mxnet.save_checkpoint(str(tmp_path / "net"), 1, network)
     architecture, tensors = mxnet.load_checkpoint(str(tmp_path / "net"), 1)
     assert architecture == BASIC

@@ -62,7 +62,8 @@ def unit_v1(x: Any, name: str, filters: int, stride: int, first: bool, bottlenec
 
 def resnet(stem: str, depth: int, classes: int, version: str, width: int = 1) -> Any:
     """The whole network: `data` (N x 3 x H x W, 0-255) and `softmax_label` -> softmax; `fc1_output` are the logits."""
-    if stem == "imagenet":
+    large = stem in ("imagenet", "gluon")
+    if large:
         bottleneck = depth >= 50
         units = UNITS[depth]
         filters = [64, 256, 512, 1024, 2048] if bottleneck else [64, 64, 128, 256, 512]
@@ -73,18 +74,19 @@ def resnet(stem: str, depth: int, classes: int, version: str, width: int = 1) ->
     filters = [width * count for count in filters]
 
     x = mx.sym.Variable("data")
-    if version == "v2":
+    if version == "v2" or stem == "gluon":
         x = norm(x, "bn_data", fix_gamma=True)
-    x = conv(x, "conv0", filters[0], 7, 2) if stem == "imagenet" else conv(x, "conv0", filters[0], 3, 1)
-    if stem in ("imagenet", "pooled") or version == "v1":
+    x = conv(x, "conv0", filters[0], 7, 2) if large else conv(x, "conv0", filters[0], 3, 1)
+    if large or stem == "pooled" or version == "v1":
         x = relu(norm(x, "bn0"), "relu0")
-    if stem in ("imagenet", "pooled"):
+    if large or stem == "pooled":
         x = mx.sym.Pooling(x, kernel=(3, 3), stride=(2, 2), pad=(1, 1), pool_type="max")
     unit = unit_v2 if version == "v2" else unit_v1
     for stage, count in enumerate(units, start=1):
         for number in range(1, count + 1):
             stride = 2 if stage > 1 and number == 1 else 1
-            x = unit(x, f"stage{stage}_unit{number}", filters[stage], stride, number == 1, bottleneck)
+            projected = number == 1 and (stem != "gluon" or stage > 1 or bottleneck)
+            x = unit(x, f"stage{stage}_unit{number}", filters[stage], stride, projected, bottleneck)
     if version == "v2":
         x = relu(norm(x, "bn1"), "relu1")
     x = mx.sym.Pooling(x, kernel=(7, 7), pool_type="avg", global_pool=True, name="pool1")

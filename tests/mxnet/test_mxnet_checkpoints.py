@@ -9,7 +9,8 @@ import torch
 from parity import Arrays, MXNet, difference, random_images, random_network, settings_of, weights_of
 
 from resnet_v2.errors import ResnetError
-from resnet_v2.interchange.mxnet import load_checkpoint, read_params, save_checkpoint, write_params
+from resnet_v2.interchange.mxnet import load_checkpoint, save_checkpoint
+from resnet_v2.interchange.params import read_params, write_params
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.resnet import ResNet
 
@@ -22,6 +23,8 @@ NETWORKS = [
     Architecture(164, 10, "cifar"),
     Architecture(50, 1000, "imagenet", "v1"),
     Architecture(14, 10, "pooled", width=3),
+    Architecture(18, 1000, "gluon"),
+    Architecture(50, 1000, "gluon", "v1"),
 ]
 DTYPES = ["float32", "float64", "float16", "uint8", "int8", "int32", "int64", "bool"]
 

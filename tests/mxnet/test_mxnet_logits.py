@@ -18,6 +18,8 @@ NETWORKS = [
     Architecture(50, 1000, "imagenet", "v1"),
     Architecture(18, 1000, "imagenet", "v1"),
     Architecture(20, 10, "cifar", "v1"),
+    Architecture(18, 1000, "gluon"),
+    Architecture(50, 1000, "gluon", "v1"),
     Architecture(164, 10, "cifar", "v1"),
 ]
 

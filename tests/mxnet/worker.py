@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import data_commands
+import gluon_commands
 import numpy as np
 import symbols
 
@@ -199,6 +200,7 @@ COMMANDS = (
     load,
     save_sparse,
     *data_commands.COMMANDS,
+    *gluon_commands.COMMANDS,
 )
 
 

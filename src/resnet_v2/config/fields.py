@@ -74,7 +74,9 @@ Side = Annotated[int, Range(0, 65535)]  # of an image in pixels, as far as JPEG 
 Version = Literal["v2", "v1"]  # of the units
 # timm: that of timm's resnetv2_50 and their like, imagenet without a BatchNorm and ReLU behind the first convolution.
 # pooled: cifar with ImageNet's BatchNorm, ReLU and max pooling behind it: the stages see a quarter of the pixels.
-Stem = Literal["imagenet", "cifar", "pooled", "timm"]
+# gluon: that of Gluon's model zoo, imagenet where v1 too begins with bn_data, and where a first stage of as many
+# channels as the stem has no projection.
+Stem = Literal["imagenet", "cifar", "pooled", "timm", "gluon"]
 
 
 @dataclass(frozen=True)

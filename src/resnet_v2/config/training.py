@@ -63,7 +63,7 @@ class Network:
     depth: Annotated[int, Range(1, 10**6), Usual("50, CIFAR stem 20")] = 50
     """number of layers"""
     stem: Annotated[Stem, Usual("by --data-type")] = "imagenet"
-    """layers before the first stage; pooled: cifar and max pooling, much faster; timm: that of timm's networks"""
+    """layers before the first stage; pooled: cifar and max pooling, much faster; timm, gluon: as in their networks"""
     width: Annotated[int, Range(1, 64)] = 1
     """multiplies the channels of every layer"""
     version: Version = "v2"

@@ -26,6 +26,7 @@ PAPERS = {
 STEMS = {
     "imagenet": "7x7 stem for large images",
     "timm": "timm's 7x7 stem",
+    "gluon": "Gluon's 7x7 stem",
     "cifar": "3x3 stem for small images",
     "pooled": "3x3 stem with max pooling for small images",
 }

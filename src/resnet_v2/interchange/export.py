@@ -21,8 +21,14 @@ from resnet_v2.networks.finding import SHIPPED, exported_path, split_path
 from resnet_v2.networks.header import METADATA_KEY, Header
 from resnet_v2.networks.resnet import ResNet
 
-Format = Literal["onnx", "torch", "mxnet", "safetensors"]
-ENDINGS: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2", "mxnet": ".params", "safetensors": ".safetensors"}
+Format = Literal["onnx", "torch", "mxnet", "gluon", "safetensors"]
+ENDINGS: dict[Format, str] = {
+    "onnx": ".onnx",
+    "torch": ".pt2",
+    "mxnet": ".params",
+    "gluon": ".params",
+    "safetensors": ".safetensors",
+}
 Forward = Callable[[Tensor], Tensor]
 # Of the largest logit.
 LARGEST_DIFFERENCE = 1e-4
@@ -38,6 +44,7 @@ def export(prefix: str, epoch: Epoch | None, to: Format, out: str = "") -> str:
     - onnx: OUT-NNNN.onnx, which ONNX Runtime, OpenVINO and TensorRT read; see `onnx_graph.onnx_model`
     - torch: OUT-NNNN.pt2, for `torch.export.load(...).module()`; N is free, the images are `header.crop` pixels a side
     - mxnet: OUT-NNNN.params and OUT-symbol.json
+    - gluon: the same two as the network of Gluon's model zoo, by Gluon's names, for images normalised as there
     - safetensors: OUT-NNNN.safetensors without the optimiser's momentum
 
     ONNX and torch have their BatchNorms folded, and their logits are compared with the network's before the file
@@ -55,6 +62,9 @@ def export(prefix: str, epoch: Epoch | None, to: Format, out: str = "") -> str:
     if to == "mxnet":
         mxnet.save_checkpoint(start, number, network)
         return str(target)
+    if to == "gluon":
+        mxnet.save_gluon(start, number, network)
+        return f"{target} (vision.resnet{header.architecture.depth}_{header.architecture.version})"
     if to == "safetensors":
         weights.save(target, weights.network_tensors(network), header)
         return str(target)

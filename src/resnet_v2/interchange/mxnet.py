@@ -1,20 +1,10 @@
-"""MXNet's checkpoints, `prefix-symbol.json` and `prefix-0000.params`, without MXNet.
-
-A `.params` file holds, little-endian: `u64 0x112`, `u64 0`, `u64 N`, N arrays, `u64 N`, N names (`u64 length`, bytes).
-An array begins with its version: V2 (MXNet 0.12 to 1.9.1) and V3 (NumPy shapes) go on with `i32` storage type, V1 does
-not; then `i32 ndim, i64 dims`; older files have `u32 ndim, u32 dims` and no version. Then device type, device number
-and data type, each `i32`, and the values. Files come from strangers: every count is checked against the bytes that
-are left before anything is made of it.
-"""
+"""MXNet's checkpoints, `prefix-symbol.json` and `prefix-0000.params`, become our networks and come of them."""
 
 import contextlib
-import math
-import os
 import re
-import struct
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,195 +12,24 @@ import torch
 from torch import Tensor, nn
 
 from resnet_v2.config.fields import Stem
+from resnet_v2.console import say
 from resnet_v2.errors import ResnetError
-from resnet_v2.files import replacing, write_text
-from resnet_v2.interchange.symbol import fixed_gammas, symbol_json
-from resnet_v2.networks.architecture import Architecture
-from resnet_v2.networks.finding import params_path
+from resnet_v2.files import write_text
+from resnet_v2.interchange import gluon
+from resnet_v2.interchange.graph import Graph, Proof, last_layer, prove, read_graph
+from resnet_v2.interchange.inputs import RAW, behind_stem, in_pixels, scaling_of
+from resnet_v2.interchange.params import Arrays, read_params, write_params
+from resnet_v2.interchange.symbol import gluon_json, symbol_json
+from resnet_v2.networks.architecture import EPSILON, Architecture
+from resnet_v2.networks.finding import params_path, split_path
 from resnet_v2.networks.resnet import ResNet
 
-Arrays = Mapping[str, npt.NDArray[Any]]
-
-_LIST_MAGIC = 0x112
-_V1, _V2, _V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
-_DTYPES = ("<f4", "<f8", "<f2", "u1", "<i4", "i1", "<i8", "?", "<i2", "<u2", "<u4", "<u8")
-_BOOL, _BFLOAT16 = 7, 12
-_CHUNK = 1 << 20
-# ResNet-1001 has 5,600 arrays; the bound keeps a hostile file from making millions of empty ones.
-_MOST_ARRAYS = 1 << 16
-_MOST_DIMENSIONS = 32
-_LARGEST_ARRAY = 1 << 40
 _LARGEST_SYMBOL_BYTES = 1 << 25
 _STATISTICS = {"running_mean": "aux:{}_moving_mean", "running_var": "aux:{}_moving_var"}
 _BATCH_NORM = {"weight": "arg:{}_gamma", "bias": "arg:{}_beta", **_STATISTICS}
 _LAYER = {"weight": "arg:{}_weight", "bias": "arg:{}_bias"}
 _INPUT_GAMMA = "bn_data_gamma"
-
-
-class _Source:
-    """The bytes of a file that are left; nothing is read or allocated that they do not cover."""
-
-    def __init__(self, file: BinaryIO, size: int, name: str) -> None:
-        self.file, self.left, self.name = file, size, name
-
-    def damaged(self, reason: str) -> ResnetError:
-        return ResnetError(f"{self.name} is damaged or no MXNet .params file: {reason}; copy or download it again.")
-
-    def claim(self, count: int, what: str) -> None:
-        if count > self.left:
-            raise self.damaged(f"{what} needs {count} bytes where {self.left} are left")
-        self.left -= count
-
-    def take(self, count: int, what: str) -> bytes:
-        self.claim(count, what)
-        taken = self.file.read(count)
-        if len(taken) != count:
-            raise self.damaged(f"it ended in {what} although it was longer when opened")
-        return taken
-
-    def numbers(self, layout: str, what: str) -> tuple[int, ...]:
-        return struct.unpack(f"<{layout}", self.take(struct.calcsize(f"<{layout}"), what))
-
-    def fill(self, values: npt.NDArray[Any], what: str) -> None:
-        if values.nbytes:
-            self.claim(values.nbytes, what)
-            buffered = cast(Any, self.file).readinto(values.reshape(-1).view(np.uint8).data)
-            if buffered != values.nbytes:
-                raise self.damaged(f"it ended in {what} although it was longer when opened")
-
-
-def read_params(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """All arrays of a `.params` file by name, `arg:conv0_weight` or `aux:bn0_moving_mean`, to the bit.
-
-    Every version and every dense data type is read; bfloat16, which NumPy lacks, comes as the float32 of equal value.
-    Arrays that MXNet saved as unset have no values and the shape (0,). ResnetError: the file is missing, damaged,
-    holds sparse arrays, or arrays without names.
-    """
-    try:
-        with path.open("rb") as file:
-            return parse_params(file, os.fstat(file.fileno()).st_size, str(path))
-    except FileNotFoundError:
-        raise ResnetError(f"{path} is missing; check `prefix` and `epoch`.") from None
-    except OSError as error:
-        raise ResnetError(f"{path} cannot be read ({error.strerror}); check the path and its permissions.") from None
-
-
-def parse_params(file: BinaryIO, size: int, name: str) -> dict[str, npt.NDArray[Any]]:
-    """As `read_params`, from an open file of which `size` bytes are to be read; `name` stands in the errors."""
-    source = _Source(file, size, name)
-    magic, _, count = source.numbers("QQQ", "its header")
-    if magic != _LIST_MAGIC:
-        raise source.damaged("it does not begin with the mark of an MXNet file")
-    if count > min(_MOST_ARRAYS, source.left // 4):
-        raise source.damaged(f"it announces {count} arrays")
-    arrays = [_read_array(source, f"array {number}") for number in range(count)]
-    (names,) = source.numbers("Q", "the count of names")
-    if names == 0 < count:
-        raise ResnetError(f"{name} holds a list of arrays without names; save a dict with mx.nd.save instead.")
-    if names != count:
-        raise source.damaged(f"it announces {count} arrays and {names} names")
-    named = {_read_name(source, f"name {number}"): array for number, array in enumerate(arrays)}
-    if len(named) != count:
-        raise source.damaged("two arrays have the same name")
-    if source.left:
-        raise source.damaged(f"{source.left} bytes follow its last name")
-    return named
-
-
-def _read_name(source: _Source, what: str) -> str:
-    (length,) = source.numbers("Q", what)
-    try:
-        return source.take(length, what).decode("utf-8")
-    except UnicodeDecodeError:
-        raise source.damaged(f"{what} is no UTF-8 text") from None
-
-
-def _read_array(source: _Source, what: str) -> npt.NDArray[Any]:
-    (version,) = source.numbers("I", what)
-    if version in (_V2, _V3):
-        (storage,) = source.numbers("i", what)
-        if storage in (1, 2):
-            raise ResnetError(
-                f"{source.name} holds a sparse array ({what}), which no residual network has; in MXNet call "
-                "tostype('default') on it and save again."
-            )
-        if storage != 0:
-            raise source.damaged(f"{what} has the unknown storage type {storage}")
-    shape = _read_shape(source, version, what)
-    if shape is None:
-        return np.empty(0, np.float32)
-    # The device that saved it says nothing about this machine.
-    _, _, dtype = source.numbers("iii", what)
-    return _read_values(source, shape, dtype, what)
-
-
-def _read_shape(source: _Source, version: int, what: str) -> tuple[int, ...] | None:
-    """The shape of an array; None when it was saved unset and nothing follows."""
-    legacy = version not in (_V1, _V2, _V3)
-    ndim = version if legacy else source.numbers("i", what)[0]
-    if (ndim == 0 and version != _V3) or (ndim == -1 and version == _V3):
-        return None
-    if not 0 <= ndim <= _MOST_DIMENSIONS:
-        raise source.damaged(f"{what} has {ndim} dimensions")
-    shape = source.numbers(f"{ndim}{'I' if legacy else 'q'}", what)
-    if version == _V3 and -1 in shape:
-        return None
-    # A dimension of 0 makes an array empty but must not hide an absurd one beside it.
-    if any(size < 0 for size in shape) or math.prod(max(size, 1) for size in shape) > _LARGEST_ARRAY:
-        raise source.damaged(f"{what} has the impossible shape {shape}")
-    return shape
-
-
-def _read_values(source: _Source, shape: tuple[int, ...], dtype: int, what: str) -> npt.NDArray[Any]:
-    if not 0 <= dtype <= _BFLOAT16:
-        raise source.damaged(f"{what} has the unknown data type {dtype}")
-    count = math.prod(shape)
-    width = 2 if dtype == _BFLOAT16 else np.dtype(_DTYPES[dtype]).itemsize
-    if count * width > source.left:
-        raise source.damaged(f"{what} of shape {shape} needs {count * width} bytes where {source.left} are left")
-    if dtype == _BFLOAT16:
-        return _read_bfloat16(source, count, what).reshape(shape)
-    values = np.empty(shape, np.uint8 if dtype == _BOOL else _DTYPES[dtype])
-    source.fill(values, what)
-    return values != 0 if dtype == _BOOL else values
-
-
-def _read_bfloat16(source: _Source, count: int, what: str) -> npt.NDArray[Any]:
-    # In pieces, so that no second copy of a large array stands beside the first.
-    values = np.empty(count, "<u4")
-    for start in range(0, count, _CHUNK):
-        part = values[start : start + _CHUNK]
-        part[:] = np.frombuffer(source.take(2 * len(part), what), "<u2")
-    values <<= 16
-    return values.view("<f4")
-
-
-def write_params(path: Path, arrays: Arrays) -> None:
-    """Write arrays by name as MXNet 0.12 to 1.9.1 read them (V2); the file appears only when it is whole.
-
-    ResnetError for what these versions cannot read: scalars, and data types other than float16/32/64, int8/32/64,
-    uint8 and bool.
-    """
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        file.write(struct.pack("<QQQ", _LIST_MAGIC, 0, len(arrays)))
-        for name, array in arrays.items():
-            file.write(_array_header(name, array))
-            file.write(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes())
-        file.write(struct.pack("<Q", len(arrays)))
-        for name in arrays:
-            encoded = name.encode("utf-8")
-            file.write(struct.pack("<Q", len(encoded)) + encoded)
-
-
-def _array_header(name: str, array: npt.NDArray[Any]) -> bytes:
-    kinds = [np.dtype(text) for text in _DTYPES[: _BOOL + 1]]
-    kind = array.dtype.newbyteorder("<")
-    if kind not in kinds or array.ndim == 0:
-        raise ResnetError(
-            f"MXNet 1.9.1 cannot read {name} of shape {array.shape} and type {array.dtype}; convert it first."
-        )
-    shape = struct.pack(f"<i{array.ndim}q", array.ndim, *array.shape)
-    return struct.pack("<Ii", _V2, 0) + shape + struct.pack("<iii", 1, 0, kinds.index(kind))
+_MOVING = ("_moving_mean", "_moving_var", "running_mean", "running_var")
 
 
 def recognise(arrays: Arrays, source: str = "The file") -> Architecture:
@@ -218,6 +37,7 @@ def recognise(arrays: Arrays, source: str = "The file") -> Architecture:
 
     Only what tells the architectures apart is looked at; `to_state` checks every name and shape.
     """
+    _refuse_faces(arrays, source)
     conv0, fc1 = arrays.get("arg:conv0_weight"), arrays.get("arg:fc1_weight")
     if conv0 is None or fc1 is None or conv0.ndim != 4 or fc1.ndim != 2:
         names = ", ".join(map(repr, sorted(arrays)[:5]))[:300] or "nothing"
@@ -225,9 +45,12 @@ def recognise(arrays: Arrays, source: str = "The file") -> Architecture:
             f"{source} is not one of our residual networks: it lacks conv0_weight or fc1_weight and has {names}; "
             "convert only checkpoints of ResNet v1 or v2."
         )
-    v2, v1 = "arg:bn_data_beta" in arrays, "arg:stage1_unit1_conv1sc_weight" in arrays
+    normed, v1 = "arg:bn_data_beta" in arrays, _projects(arrays, "conv1sc")
+    v2 = normed and (_projects(arrays, "sc") or not v1)
     large, norm = conv0.shape[2] == 7, "arg:bn0_beta" in arrays
     stem: Stem = ("imagenet" if norm else "timm") if large else "pooled" if norm and v2 else "cifar"
+    if large and norm and ((normed and v1) or (v2 and "arg:stage1_unit1_sc_weight" not in arrays)):
+        stem = "gluon"
     layers, units = 3 if "arg:stage1_unit1_conv3_weight" in arrays else 2, _units(arrays)
     width, rest = divmod(conv0.shape[0], 64 if large else 16)
     with contextlib.suppress(ResnetError):  # there is no such depth, or a count is 0
@@ -240,6 +63,22 @@ def recognise(arrays: Arrays, source: str = "The file") -> Architecture:
         f"{source} is not one of our residual networks: it has {str(list(units))[:80]} units with {layers} "
         f"convolutions behind a {conv0.shape[2]}x{conv0.shape[3]} stem{mixed}; use it with MXNet 1.9.1."
     )
+
+
+def _refuse_faces(arrays: Arrays, source: str) -> None:
+    """InsightFace's bodies, r50 and r100 among them, have our units' names and other insides."""
+    if "arg:conv0_weight" in arrays and ("arg:pre_fc1_weight" in arrays or "arg:relu0_gamma" in arrays):
+        counts = list(_units(arrays))
+        known = {24: " r50", 49: " r100"}.get(sum(counts), "")
+        raise ResnetError(
+            f"{source} is InsightFace's face network{known} ({str(counts)[:80]} units with PReLU, an embedding at the "
+            "end), which names no classes; use it with InsightFace or MXNet."
+        )
+
+
+def _projects(arrays: Arrays, name: str) -> bool:
+    """Whether a stage begins with a projection of this name; the first one need not."""
+    return any(f"arg:stage{stage}_unit1_{name}_weight" in arrays for stage in (1, 2))
 
 
 def _units(arrays: Arrays) -> tuple[int, ...]:
@@ -273,7 +112,7 @@ def to_state(
     names = parameter_names(network)
     shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     spare = set(arrays) - set(names)
-    if architecture.version != "v1":
+    if architecture.norm_of_images:
         spare.discard(f"arg:{_INPUT_GAMMA}")
         _check_input_gamma(arrays, fixed, source)
     wanted = f"a ResNet-{architecture.depth} {architecture.version} ({architecture.stem})"
@@ -308,30 +147,103 @@ def from_network(network: ResNet) -> dict[str, npt.NDArray[np.float32]]:
     """The parameters and moving statistics of a network under MXNet's names, float32; `bn_data_gamma` as ones."""
     names, state = parameter_names(network), network.state_dict()
     arrays = {theirs: state[ours].detach().cpu().float().contiguous().numpy() for theirs, ours in names.items()}
-    if network.architecture.version != "v1":
+    if network.architecture.norm_of_images:
         arrays[f"arg:{_INPUT_GAMMA}"] = np.ones(3, np.float32)
     return arrays
 
 
 def load_checkpoint(prefix: str, epoch: int) -> tuple[Architecture, dict[str, Tensor]]:
-    """`prefix-0000.params` -> its architecture and the state of its network, float32.
+    """`prefix-0000.params` -> its architecture and the state of its network, as `read_checkpoint` gives them."""
+    return read_checkpoint(params_path(prefix, epoch))
 
-    `prefix-symbol.json`, where there is one, must describe the same network; it says which gammas are fixed.
-    ResnetError when either file is missing, damaged, or something else than our networks.
+
+def read_checkpoint(path: Path) -> tuple[Architecture, dict[str, Tensor]]:
+    """A `.params` file -> its architecture and the state of its network, float32; Module's and Gluon's are read.
+
+    `prefix-symbol.json`, where there is one, must describe the same network; it says which gammas are fixed, and how
+    the last layer is called. A sentence tells of images that are not taken as pixels. ResnetError when either file is
+    missing, damaged, or something else than our networks.
     """
-    path, symbol = params_path(prefix, epoch), Path(f"{prefix}-symbol.json")
-    arrays = read_params(path)
-    architecture = recognise(arrays, str(path))
-    if symbol.is_file():
-        fixed = fixed_gammas(_symbol_text(symbol), architecture, str(symbol))
+    source, symbol = str(path), Path(f"{split_path(path)[0]}-symbol.json")
+    arrays: Arrays = _prefixed(read_params(path), source)
+    graph = read_graph(_symbol_text(symbol), str(symbol)) if symbol.is_file() else None
+    gluons = gluon.recognise({name[4:]: array.shape for name, array in arrays.items()}, source)
+    names = gluons[1] if gluons else _last_layer(arrays, graph)
+    arrays = _renamed(arrays, names, source)
+    architecture = gluons[0] if gluons else recognise(arrays, source)
+    proof = _proof(graph, architecture, gluons is not None) if graph else None
+    if proof is not None:  # what else the file holds MXNet passes over too
+        arrays = {name: array for name, array in arrays.items() if name[4:] in proof.used}
+        if "fc1_bias" not in proof.used:
+            arrays = {**arrays, "arg:fc1_bias": np.zeros(architecture.classes, np.float32)}
     elif (architecture.version, architecture.stem) == ("v1", "cifar"):
         # MXNet's own v1 for small images has no ReLU behind bn0, and the shapes do not show it.
         raise ResnetError(
             f"{path} is a v1 network for small images, of which there are two kinds; put {symbol} beside it."
         )
-    else:
-        fixed = frozenset({_INPUT_GAMMA})
-    return architecture, to_state(arrays, architecture, fixed, str(path))
+    fixed = proof.fixed_gammas if proof else frozenset({_INPUT_GAMMA})
+    if gluons is None:
+        state = to_state(arrays, architecture, fixed, source)
+        _take_pixels(state, source)
+        return architecture, state
+    arrays, biases = gluon.split(arrays, architecture)
+    state = to_state(arrays, architecture, fixed, source)
+    scaling = gluon.adapt(state, biases, architecture.version, source)
+    say(f"{source} is Gluon's and wants images {scaling.words}, by its first BatchNorm; bn_data scales them here.")
+    return architecture, state
+
+
+def _proof(graph: Graph, architecture: Architecture, is_gluon: bool) -> Proof:
+    named = (node.name for node in graph.nodes if node.op == "null")
+    names = gluon.variables(named, architecture) if is_gluon else {}
+    return prove(graph, architecture, {**names, **last_layer(graph)}, is_gluon)
+
+
+def _prefixed(arrays: Arrays, source: str) -> dict[str, npt.NDArray[Any]]:
+    """Arrays whose names all begin with `arg:` or `aux:`; some scripts save them without. Inputs are left out."""
+    found = {}
+    for name, array in arrays.items():
+        full = name if name.startswith(("arg:", "aux:")) else f"{'aux' if name.endswith(_MOVING) else 'arg'}:{name}"
+        if full in found:
+            raise ResnetError(f"{source} holds {full[4:][:80]!r} with and without 'arg:' or 'aux:'; save it once.")
+        if full != "arg:data" and not full.endswith(("_label", ":label")):
+            found[full] = array
+    return found
+
+
+def _last_layer(arrays: Arrays, graph: Graph | None) -> dict[str, str]:
+    """What the last layer's parameters are called -> `fc1_weight` and `fc1_bias`; fine-tune.py calls it `fc`."""
+    if "arg:pre_fc1_weight" in arrays or "arg:relu0_gamma" in arrays:
+        return {}
+    if graph is not None:
+        return last_layer(graph)
+    flat = [name[4:] for name, array in arrays.items() if array.ndim == 2 and name.endswith("_weight")]
+    start = flat[0].removesuffix("_weight") if len(flat) == 1 else "fc1"
+    return {f"{start}_{kind}": f"fc1_{kind}" for kind in ("weight", "bias")}
+
+
+def _renamed(arrays: Arrays, names: Mapping[str, str], source: str) -> dict[str, npt.NDArray[Any]]:
+    """Arrays by our names where they have others."""
+    found = {f"{name[:4]}{names.get(name[4:], name[4:])}": array for name, array in arrays.items()}
+    if len(found) != len(arrays):
+        raise ResnetError(f"{source} holds several last layers; put its -symbol.json beside it, or save one of them.")
+    return found
+
+
+def _take_pixels(state: dict[str, Tensor], source: str) -> None:
+    """Let `bn_data` of a network that was trained on scaled images take pixels; of a v1, which has none, say it."""
+    names = ["bn_data.running_mean", "bn_data.running_var"]
+    if names[0] not in state:
+        if (shown := behind_stem(state) or RAW) != RAW:
+            trained = f"{source} was trained on images {shown.words}, by its bn0"
+            say(f"{trained}; here v1 takes pixels, so its answers may be wrong.")
+        return
+    mean, variance = (state[name] for name in names)
+    untouched = not mean.any() and bool((variance == 1).all())  # no image has gone through it yet
+    scaling = RAW if untouched else scaling_of(mean, variance, RAW)
+    if scaling != RAW:
+        state.update(zip(names, in_pixels(scaling, mean, variance, EPSILON), strict=True))
+        say(f"{source} was trained on images {scaling.words}, by its bn_data, which scales them here.")
 
 
 def _symbol_text(path: Path) -> str:
@@ -347,3 +259,14 @@ def save_checkpoint(prefix: str, epoch: int, network: ResNet) -> None:
     """Write `prefix-symbol.json` and `prefix-0000.params`; MXNet's `load_checkpoint(prefix, epoch)` reads them."""
     write_text(Path(f"{prefix}-symbol.json"), symbol_json(network.architecture))
     write_params(params_path(prefix, epoch), from_network(network))
+
+
+def save_gluon(prefix: str, epoch: int, network: ResNet) -> None:
+    """Write both files as Gluon's model zoo would; its `load_parameters` and `SymbolBlock.imports` read them.
+
+    ResnetError when it has no network like this one.
+    """
+    arrays = gluon.from_arrays(from_network(network), network.architecture)
+    names = gluon.renamed(network.architecture)
+    write_text(Path(f"{prefix}-symbol.json"), gluon_json(network.architecture, names))
+    write_params(params_path(prefix, epoch), arrays)

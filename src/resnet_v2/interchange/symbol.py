@@ -1,48 +1,22 @@
-"""MXNet's `-symbol.json`: write the graph of a network, and prove that a graph somebody else wrote computes the same.
+"""MXNet's `-symbol.json` written for a network.
 
 Layers carry the names of the 2016 symbols (`stage1_unit1_relu1`, `relu1`, `pool1`, `fc1`, `softmax`), because MXNet
-users ask for features by them. A graph is compared by what its nodes compute, not by their names or order.
+users ask for features by them.
 """
 
 import json
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from resnet_v2.errors import ResnetError
-from resnet_v2.files import parse_json
 from resnet_v2.networks.architecture import EPSILON, Architecture
 from resnet_v2.networks.description import INPUT, Operation
 from resnet_v2.networks.units import operations
 
+GLUON_EPSILON = 1e-5
+STATISTICS = ("moving_mean", "moving_var")
+_COUNTED = (*STATISTICS, "running_mean", "running_var")  # the latter are Gluon's
 _MXNET_VERSION = 10901
-_STATISTICS = ("moving_mean", "moving_var")
-
-# Operators under their later name; those of no arithmetic effect stand in _PASSING.
-_NAMES = {
-    "elemwise_add": "_Plus _plus _add broadcast_add ElementWiseSum add_n _grad_add",
-    "Convolution": "Convolution_v1",
-    "Pooling": "Pooling_v1",
-    "BatchNorm": "BatchNorm_v1 CuDNNBatchNorm",
-    "Flatten": "flatten",
-    "SoftmaxOutput": "Softmax softmax SoftmaxActivation",
-    "Cast": "cast",
-    "identity": "_copy",
-}
-_ALIASES = {alias: name for name, aliases in _NAMES.items() for alias in aliases.split()}
-_PASSING = {("identity", ""), ("Cast", "float16"), ("Cast", "float32"), ("Cast", "float64")}
-
-# What decides the numbers in each operator, with MXNet's value when a file leaves it out.
-_WINDOW = {"kernel": "", "stride": "(1,1)", "pad": "(0,0)", "layout": "NCHW"}
-_ATTRIBUTES: dict[str, dict[str, str]] = {
-    "Convolution": {**_WINDOW, "dilate": "(1,1)", "num_group": "1"},
-    "BatchNorm": {"eps": "0.001", "axis": "1"},
-    "Activation": {"act_type": ""},
-    "Pooling": {"pool_type": "max", "global_pool": "False", **_WINDOW, "pooling_convention": "valid"},
-    "FullyConnected": {"flatten": "True"},
-    "Cast": {"dtype": ""},
-}
-_SPELLINGS = {"true": "True", "false": "False", "None": "NCHW"}
 
 
 class Node(NamedTuple):
@@ -55,9 +29,13 @@ class Node(NamedTuple):
 
 
 class _Graph:
-    """The nodes of a network in the order of its description, under MXNet's names."""
+    """The nodes of a network in the order of its description, under MXNet's names; `gluon`: as Gluon builds it."""
 
-    def __init__(self) -> None:
+    def __init__(self, architecture: Architecture, gluon: bool) -> None:
+        self.epsilon = GLUON_EPSILON if gluon else EPSILON
+        # Gluon's v1 gets its images normalised, and has biases before some BatchNorms.
+        self.absent = {"bn_data"} if gluon and architecture.version == "v1" else set()
+        self.biased = ("conv1", "conv3") if self.absent and architecture.bottleneck else ()
         self.nodes: list[Node] = []
         self.values: dict[str, int] = {}
         self.named_by_count: Counter[str] = Counter()
@@ -70,16 +48,18 @@ class _Graph:
     def add(self, operation: Operation) -> None:
         """Add an operation of a description."""
         name, inputs = operation.name.replace(".", "_"), [self.values[each] for each in operation.inputs]
-        self.values[operation.name] = self._number(operation, name, inputs)
+        absent = operation.name in self.absent
+        self.values[operation.name] = inputs[0] if absent else self._number(operation, name, inputs)
 
     def _number(self, operation: Operation, name: str, inputs: list[int]) -> int:
         kind, window = operation.kind, {key: f"({size}, {size})" for key, size in _window(operation).items()}
         if kind == "convolution":
-            settings = {**window, "num_filter": str(operation.channels), "no_bias": "True"}
-            return self.node("Convolution", name, inputs, ["weight"], **settings)
+            biased = name.endswith(self.biased)
+            settings = {**window, "num_filter": str(operation.channels), "no_bias": str(not biased)}
+            return self.node("Convolution", name, inputs, ["weight", "bias"] if biased else ["weight"], **settings)
         if kind == "norm":
-            settings = {"eps": str(EPSILON), "momentum": "0.9", "fix_gamma": str(operation.fixed_gamma)}
-            return self.node("BatchNorm", name, inputs, ["gamma", "beta", *_STATISTICS], **settings)
+            settings = {"eps": str(self.epsilon), "momentum": "0.9", "fix_gamma": str(operation.fixed_gamma)}
+            return self.node("BatchNorm", name, inputs, ["gamma", "beta", *STATISTICS], **settings)
         if kind in ("relu", "sigmoid"):
             return self.node("Activation", name, inputs, act_type=kind)
         if kind == "max_pool":
@@ -104,9 +84,12 @@ def _window(operation: Operation) -> dict[str, int]:
     return {"kernel": operation.kernel, "stride": operation.stride, "pad": operation.kernel // 2}
 
 
-def layers(architecture: Architecture) -> list[Node]:
-    """The layers of a network as MXNet names them, from the variable `data` to the node `softmax`."""
-    graph = _Graph()
+def layers(architecture: Architecture, gluon: bool = False) -> list[Node]:
+    """The layers of a network as MXNet names them, from the variable `data` to the node `softmax`.
+
+    `gluon`: with what Gluon's model zoo has in their places, another eps and biases, but under the same names.
+    """
+    graph = _Graph(architecture, gluon)
     graph.values[INPUT] = graph.node("null", "data", [])
     for operation in operations(architecture):
         graph.add(operation)
@@ -119,14 +102,26 @@ def symbol_json(architecture: Architecture) -> str:
 
     Inputs `data` (N x 3 x H x W) and `softmax_label` (N); output `softmax_output` (N x classes).
     """
-    nodes = layers(architecture)
+    return _json(layers(architecture))
+
+
+def gluon_json(architecture: Architecture, names: Mapping[str, str]) -> str:
+    """The network as Gluon's model zoo builds it, its variables renamed; `SymbolBlock.imports` reads it.
+
+    Input `data` (N x 3 x H x W, normalised); output `fc1_output` (N x classes logits).
+    """
+    nodes = layers(architecture, gluon=True)[:-2]  # without the softmax and its labels
+    return _json([node._replace(name=names.get(node.name, node.name)) for node in nodes])
+
+
+def _json(nodes: Sequence[Node]) -> str:
     entries = []
     for node in nodes:
         entry: dict[str, Any] = {"op": node.op, "name": node.name}
         if node.attributes:
             entry["attrs"] = node.attributes
         # The last number is the version of a variable that its operator changes: 1 for moving statistics.
-        entry["inputs"] = [[number, 0, int(nodes[number].name.endswith(_STATISTICS))] for number in node.inputs]
+        entry["inputs"] = [[number, 0, int(nodes[number].name.endswith(_COUNTED))] for number in node.inputs]
         entries.append(entry)
     graph = {
         "nodes": entries,
@@ -135,120 +130,3 @@ def symbol_json(architecture: Architecture) -> str:
         "attrs": {"mxnet_version": ["int", _MXNET_VERSION]},
     }
     return json.dumps(graph, indent=1)
-
-
-def fixed_gammas(text: str, architecture: Architecture, source: str) -> frozenset[str]:
-    """The gammas that count as 1 whatever is stored (`fix_gamma`, MXNet's default), from a symbol JSON of any version.
-
-    ResnetError, naming `source`, when the text is no symbol JSON or when its graph computes something else than our
-    network of this architecture: another eps, order, stride, layer or parameter name.
-    """
-    nodes, head = _read_graph(text, source)
-    wanted = f"our ResNet-{architecture.depth} {architecture.version} ({architecture.stem})"
-    advice = "its weights would give other numbers here, so use it with MXNet 1.9.1"
-    known: dict[Hashable, int] = {}
-    ours = layers(architecture)
-    values = _values(ours, lambda key, node: known.setdefault(key, len(known)))
-    # The graph of an inference file may end in fc1 itself.
-    outputs = (values[-1], values[ours[-1].inputs[0]])
-
-    def recognised(key: Hashable, node: Node) -> int:
-        if key not in known:
-            settings = " ".join(f"{name}={value}" for name, value in node.attributes.items())
-            described = f"{node.name[:80]!r} ({node.op[:40]!r} {settings[:300]!r})"
-            raise ResnetError(f"{source} is not {wanted}: node {described} differs or stands elsewhere; {advice}.")
-        return known[key]
-
-    try:
-        head_value = _values(nodes, recognised)[head]
-    except (ValueError, IndexError) as error:
-        raise ResnetError(f"{source} is damaged ({error}); copy it again, or remove it to go by the shapes.") from None
-    if head_value not in outputs:
-        raise ResnetError(f"{source} is not {wanted}: its output is {nodes[head].name[:80]!r}, not softmax; {advice}.")
-    norms = [node for node in nodes if _ALIASES.get(node.op, node.op) == "BatchNorm"]
-    return frozenset(nodes[node.inputs[1]].name for node in norms if _true(node.attributes.get("fix_gamma", "True")))
-
-
-def _values(nodes: Sequence[Node], number: Callable[[Hashable, Node], int]) -> list[str | int]:
-    """What each node computes: a variable's name, or the number of its operator, attributes and inputs taken together.
-
-    Equal numbers mean equal arithmetic, whatever the nodes are called and in whichever order they stand.
-    """
-    values: list[str | int] = []
-    for node in nodes:
-        op = _ALIASES.get(node.op, node.op)
-        inputs = [values[index] for index in node.inputs]
-        if op == "null":
-            values.append(node.name)
-        elif (op, node.attributes.get("dtype", "")) in _PASSING and len(inputs) == 1:
-            values.append(inputs[0])
-        else:
-            values.append(number((op, _settings(op, node.attributes), *_operands(op, node, inputs)), node))
-    return values
-
-
-def _operands(op: str, node: Node, inputs: list[str | int]) -> list[str | int]:
-    if op == "elemwise_add":
-        return sorted(inputs, key=str)
-    if op == "SoftmaxOutput":
-        return inputs[:1]
-    if op == "BatchNorm" and len(inputs) == 3:
-        # Before MXNet 0.9 the moving statistics were no nodes; they are named after their operator.
-        return [*inputs, *(f"{node.name}_{statistic}" for statistic in _STATISTICS)]
-    return inputs
-
-
-def _settings(op: str, attributes: dict[str, str]) -> tuple[str, ...]:
-    settings = {name: _spelling(name, attributes.get(name, usual)) for name, usual in _ATTRIBUTES.get(op, {}).items()}
-    if settings.get("global_pool") == "True":
-        return settings["pool_type"], "global"
-    return tuple(settings.values())
-
-
-def _spelling(name: str, value: str) -> str:
-    # Python 2 wrote "(3L, 3L)"; floats come as 2e-05 or 0.00002.
-    if name == "eps":
-        return f"{float(value):.5g}"
-    value = value.replace(" ", "").replace("L", "") if value.startswith("(") else value
-    if value == "()":
-        return "(0,0)" if name == "pad" else "(1,1)"
-    if name in ("global_pool", "flatten"):
-        return str(_true(value))
-    return _SPELLINGS.get(value, value)
-
-
-def _true(value: str) -> bool:
-    return value in ("True", "true", "1")
-
-
-def _read_graph(text: str, source: str) -> tuple[list[Node], int]:
-    """The nodes of a symbol JSON and the number of its one output."""
-    try:
-        graph = parse_json(text)
-        nodes = [_read_node(entry, number) for number, entry in enumerate(graph["nodes"])]
-        ((head, *_),) = graph["heads"]
-        if not (isinstance(head, int) and 0 <= head < len(nodes)):
-            raise ValueError("its output is no node")
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
-        reason = f"{type(error).__name__}: {error}"[:200]
-        advice = "copy it again, or remove it to go by the shapes"
-        raise ResnetError(f"{source} is no symbol JSON that can be read ({reason}); {advice}.") from None
-    return nodes, head
-
-
-def _read_node(entry: dict[str, Any], number: int) -> Node:
-    op, name = entry["op"], entry["name"]
-    # The attributes were "param" and "attr" before MXNet 0.9, "attr" until 0.11 and "attrs" since.
-    attributes: dict[str, str] = {}
-    for place in ("param", "attr", "attrs"):
-        attributes.update(entry.get(place) or {})
-    inputs = []
-    for index, output, *_ in entry["inputs"]:
-        if not (isinstance(index, int) and 0 <= index < number and output == 0):
-            raise ValueError(f"node {number} takes an input that is not before it")
-        inputs.append(index)
-    if not all(isinstance(value, str) for value in (op, name, *attributes, *attributes.values())):
-        raise ValueError(f"node {number} has a name or attribute that is no text")
-    if _ALIASES.get(op, op) == "BatchNorm" and len(inputs) < 3:
-        raise ValueError(f"node {number} is a BatchNorm without gamma and beta")
-    return Node(op, name, attributes, inputs)

@@ -45,6 +45,8 @@ class Architecture:
             raise ResnetError(f"There is no {self.stem} stem of {self.version}; stems are {stems}, versions v1 and v2.")
         if self.version == "v1" and self.stem in ("timm", "pooled"):
             raise ResnetError(f"The {self.stem} stem is of version v2 only; give `version` v2 or another stem.")
+        if (self.stem, self.version) == ("gluon", "v2") and self.bottleneck:
+            raise ResnetError("The gluon stem of v2 is for depths 18 and 34; with more layers it is the imagenet stem.")
         if self.width < 1:
             raise ResnetError(f"A network of width {self.width} has no channels; give `width` 1 or more.")
         if self.classes < 1:
@@ -54,7 +56,17 @@ class Architecture:
     @property
     def large_images(self) -> bool:
         """Whether the first convolution is 7x7 with stride 2, and four stages of ImageNet's depths follow the stem."""
-        return self.stem in ("imagenet", "timm")
+        return self.stem in ("imagenet", "timm", "gluon")
+
+    @property
+    def norm_of_images(self) -> bool:
+        """Whether the network normalises its images first, by `bn_data`."""
+        return self.version != "v1" or self.stem == "gluon"
+
+    @property
+    def projects_first(self) -> bool:
+        """Whether the shortcut of the first stage's first unit is projected, which its channels need not want."""
+        return self.stem != "gluon" or self.filters[0] != self.filters[1]
 
     @property
     def pools(self) -> bool:
@@ -64,7 +76,7 @@ class Architecture:
     @property
     def norm_behind_conv0(self) -> bool:
         """Whether a BatchNorm and a ReLU follow the first convolution."""
-        return self.stem in ("imagenet", "pooled") or self.version == "v1"
+        return self.stem in ("imagenet", "pooled", "gluon") or self.version == "v1"
 
     @property
     def units(self) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 No torch.
 """
 
+import functools
 import operator
 import os
 import re
@@ -10,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 
 from resnet_v2.config.using import Epoch
+from resnet_v2.console import say
 from resnet_v2.errors import ResnetError
 
 ENDINGS = (".safetensors", ".params")
@@ -79,6 +81,8 @@ def find_checkpoint(prefix: str | Path, epoch: Epoch | None = None) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
+    if (rank := _rank_zero(prefix, epoch)) is not None:
+        return rank
     others = " and ".join(map(str, _unnumbered(prefix)))
     there = f"saved epochs are {', '.join(map(str, epochs))}" if epochs else f"there is {others}" if others else ""
     there = there or f"no checkpoint starts with {prefix}-"
@@ -105,10 +109,33 @@ def _find_named(name: str) -> Path:
     for candidate in (*files, given / FOLDER_WEIGHTS, *last, SHIPPED / f"{name}.safetensors"):
         if candidate.is_file():
             return candidate
+    if (rank := _rank_zero(name, "latest")) is not None:
+        return rank
     raise ResnetError(
         f"There is no checkpoint {name}: no file starts with {name}- and no network of that name ships with resnet-v2; "
         "check the prefix, or get a published one with `resnet-v2 fetch`."
     )
+
+
+def _rank_zero(prefix: str, epoch: Epoch) -> Path | None:
+    """MXNet's checkpoint PREFIX-0-NNNN of the first of several ranks, where the script of 2016 wrote one for each.
+
+    None where there is another of this prefix.
+    """
+    epochs = saved_epochs(f"{prefix}-0")
+    if epoch == "best" or not epochs or saved_epochs(prefix):
+        return None
+    path = params_path(f"{prefix}-0", epochs[-1] if epoch == "latest" else _number(epoch))
+    if not path.is_file():
+        return None
+    _tell_of_ranks(prefix, path)
+    return path
+
+
+@functools.cache
+def _tell_of_ranks(prefix: str, path: Path) -> None:
+    """Once, however often the same checkpoint is looked for."""
+    say(f"{prefix} has checkpoints of ranks alone, and that of rank 0 is taken: {path}")
 
 
 def _unnumbered(prefix: str) -> list[Path]:

@@ -25,7 +25,7 @@ class ResNet(nn.Module):
     """A residual network for raw RGB images.
 
     Input: N x 3 x H x W, values 0-255, any floating type; v2 normalises them by its own first BatchNorm, v1 by the one
-    behind its first convolution. Output: N x classes logits.
+    behind its first convolution (and Gluon's by its own first one). Output: N x classes logits.
 
     `pass_by_plan` runs the chain of links in training where it keeps less than autograd for the backward pass (see
     `recompute.tape`); it changes no bit of the results.

@@ -14,7 +14,7 @@ from resnet_v2.networks.description import INPUT, Description, Operation
 
 
 class Place(NamedTuple):
-    """Where a unit stands: its channels, its stride, and whether it begins a stage, so that its shortcut is projected.
+    """Where a unit stands: its channels, its stride, and whether its shortcut is projected, as it begins a stage.
 
     Input: N x inputs x H x W. Output: N x outputs x H/stride x W/stride.
     """
@@ -86,7 +86,7 @@ def _described(unit: Callable[[Place], Iterator[Operation]], place: Place) -> De
 def stem(architecture: Architecture) -> Description:
     """N x 3 x H x W images -> the first unit's input: N x 64 x H/4 x W/4, N x 16 x H x W (CIFAR; pooled: half)."""
     operations = []
-    if architecture.version != "v1":
+    if architecture.norm_of_images:
         operations.append(Operation("norm", "bn_data", fixed_gamma=True))
     window = (7, 2) if architecture.large_images else (3, 1)
     images = "bn_data" if operations else INPUT
@@ -117,7 +117,8 @@ def units(architecture: Architecture) -> dict[str, Description]:
         for number in range(count):
             first = number == 0
             inputs, stride = filters[stage] if first else filters[stage + 1], 2 if first and stage else 1
-            place = Place(inputs, filters[stage + 1], stride, first, architecture.bottleneck)
+            projected = first and (stage > 0 or architecture.projects_first)
+            place = Place(inputs, filters[stage + 1], stride, projected, architecture.bottleneck)
             found[f"stage{stage + 1}.unit{number + 1}"] = _described(unit, place)
     return found
 

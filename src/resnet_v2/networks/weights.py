@@ -23,7 +23,7 @@ from resnet_v2.networks.resnet import ResNet
 from resnet_v2.networks.sums import SUMS_KEY, sums_text
 
 # What reads other people's checkpoints, by the ending of their names; it is imported when one is met.
-FOREIGN = {".params": "resnet_v2.interchange.mxnet:load_checkpoint"}
+FOREIGN = {".params": "resnet_v2.interchange.mxnet:read_checkpoint"}
 
 
 def read_checkpoint(prefix: str | Path, epoch: Epoch | None = None) -> tuple[Path, Header, dict[str, Tensor]]:
@@ -38,9 +38,8 @@ def read_checkpoint(prefix: str | Path, epoch: Epoch | None = None) -> tuple[Pat
         if epoch is None:
             _tell_of_best(os.fspath(prefix), path, header)
         return path, header, tensors
-    start, number = split_path(path)
-    architecture, tensors = resolve_name(FOREIGN[path.suffix])(start, number)
-    return path, Header.of_epoch(architecture, number), tensors
+    architecture, tensors = resolve_name(FOREIGN[path.suffix])(path)
+    return path, Header.of_epoch(architecture, split_path(path)[1]), tensors
 
 
 def _tell_of_best(prefix: str, path: Path, header: Header) -> None:
