@@ -4,7 +4,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from resnet_v2.data.lists import read_list, write_list
+from resnet_v2.data.index import side_path
+from resnet_v2.data.lists import ListEntry, read_lines, write_list
 from resnet_v2.data.records import read_record, writing
 from resnet_v2.data.sidecar import write_rows
 from resnet_v2.data.source import close, open_source
@@ -31,9 +32,10 @@ def repair(report: Report, out: Path) -> str:
     finally:
         close(source)
     there = {identity for _, identity, _ in report.sound}
-    lst = rec.with_suffix(".lst")
+    lst = side_path(rec, ".lst")
     if lst.is_file():
-        write_list(out.with_suffix(".lst"), (entry for entry in read_list(lst) if entry.index in there))
+        entries = (entry for entry in read_lines(lst) if isinstance(entry, ListEntry) and entry.index in there)
+        write_list(out.with_suffix(".lst"), entries)
     write_rows(out)
     left_out = {finding.byte for finding in report.findings if finding.kind != "index"}
     return f"{out}: {len(report.sound)} sound records written, {len(left_out)} left out"
