@@ -10,7 +10,7 @@ from resnet_v2.data.remote import local_copy
 from resnet_v2.errors import ResnetError, naming
 
 LONGEST_LINE_BYTES = 1 << 16
-RECORD_NAME = re.compile(r".*\.rec(\.part\d+)?", re.IGNORECASE | re.DOTALL)
+RECORD_NAME = re.compile(r"(.+)\.rec(\.part\d+)?", re.IGNORECASE | re.DOTALL)
 
 
 def is_record(path: Path) -> bool:
@@ -21,9 +21,10 @@ def is_record(path: Path) -> bool:
 def side_path(rec: Path, ending: str) -> Path:
     """The file of an ending that belongs to a record: `data/flowers.rec`, `.idx` -> `data/flowers.idx`.
 
-    A name without `.rec` at its end keeps all of it, so that no two records share a file: `p.rec.part000.idx`.
+    That of a part, `p.rec.part000`, is `p.idx.part000`. A name without `.rec` keeps all of it: `v1.5.idx` for `v1.5`.
     """
-    return rec.with_suffix(ending) if rec.suffix.lower() == ".rec" else rec.with_name(f"{rec.name}{ending}")
+    named = RECORD_NAME.fullmatch(rec.name)
+    return rec.with_name(f"{named[1]}{ending}{named[2] or ''}" if named is not None else f"{rec.name}{ending}")
 
 
 def index_path(path: Path) -> Path:

@@ -193,7 +193,8 @@ def pack_img(
     `quality` is a JPEG's, or a PNG's compression (1 to 9; more is 9, as for OpenCV); other formats have none.
     """
     options = {
-        **dict.fromkeys((".jpg", ".jpeg"), [cv2.IMWRITE_JPEG_QUALITY, quality]),
+        ".jpg": [cv2.IMWRITE_JPEG_QUALITY, quality],
+        ".jpeg": [cv2.IMWRITE_JPEG_QUALITY, quality],
         ".png": [cv2.IMWRITE_PNG_COMPRESSION, min(quality, 9)],
     }
     done, buffer = cv2.imencode(img_fmt, img, options.get(img_fmt.lower(), []))
