@@ -38,9 +38,10 @@ def make_list(settings: packing.ListConfig) -> None:
         print(f"{settings.prefix}_val.lst: {images} images")
         return
     classes, train, validation = make_lists(settings)
-    print(f"{settings.prefix}_train.lst: {train} images of {classes} classes")
+    chunk = "" if settings.chunks == 1 else f"_0 to _{settings.chunks - 1}"
+    print(f"{settings.prefix}{chunk}_train.lst: {train} images of {classes} classes")
     if validation:
-        print(f"{settings.prefix}_val.lst: {validation} images")
+        print(f"{settings.prefix}{chunk}_val.lst: {validation} images")
     else:
         print("nothing is held out for validation; --val-per-class or --val-ratio would")
 

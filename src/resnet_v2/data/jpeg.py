@@ -289,9 +289,9 @@ def encode(pixels: Image, encoding: str, quality: int) -> bytes:
 
     Pixels may also be grey, H x W, or have a fourth channel, and `.png` keeps 16 bits.
     """
+    if pixels.dtype != np.uint8 and encoding != ".png":  # OpenCV would make white of all that is brighter than 255
+        raise ValueError(f"16 bits in a channel cannot be kept as {encoding}; keep them as .png")
     if encoding == ".jpg":
-        if pixels.dtype != np.uint8:  # OpenCV would make white of all that is brighter than 255
-            raise ValueError("16 bits in a channel cannot be kept as .jpg; keep them as .png")
         # Restart markers that divide the rows of blocks (of 16 x 16 pixels, grey: 8 x 8) evenly let readers take a part
         # alone.
         blocks = -(-pixels.shape[1] // (8 if pixels.ndim == 2 else 16))
