@@ -12,6 +12,7 @@ PLACES = 3  # LST ROOT OUT.rec
 OUR_NAMES = {"encoding": "store", "unchanged": "pass_through", "num_thread": "threads"}
 SWITCHES = ("pass_through", "pack_label", "center_crop")
 NUMBERS = ("resize", "quality", "color", "label_width", "inter_method", "nsplit", "part", "threads")
+ENCODINGS = {".jpg": "jpeg", "jpg": "jpeg", "jpeg": "jpeg", ".png": "png", "png": "png"}
 YES_OR_NO = {"1": True, "True": True, "0": False, "False": False}
 TO_PACK = (*SWITCHES, *NUMBERS, "store")
 # What im2rec.py takes when it makes a list, and passes over when it packs.
@@ -78,38 +79,47 @@ def _ours(word: str, value: str | None) -> list[str]:
         return [flag] if YES_OR_NO[value] else []
     if name in NUMBERS and not re.fullmatch(r"[+-]?\d{1,20}", value):
         raise SettingError(f"`{name}` {value!r} is not a whole number.")
-    if name == "store":
-        value = value.removeprefix(".")
-        value = "jpeg" if value == "jpg" else value
+    if word.removeprefix("--") == "encoding":
+        if value not in ENCODINGS:
+            raise SettingError(f"`encoding` must be .jpg or .png, not {value!r}.")
+        value = ENCODINGS[value]
     return [f"{flag}={value}"]
 
 
 def list_words(words: Sequence[str]) -> list[str]:
     """The words of `list` with those of im2rec.py --list among them in our spelling.
 
-    `--list` and `--recursive` are what `list` does; `--train-ratio 0.9` is `--val-ratio=0.1`. Raises SettingError for
-    what it does not do.
+    `--list`, `--recursive` and `--shuffle` are what `list` does; `--train-ratio 0.9` is `--val-ratio=0.1`. Raises
+    SettingError for what it does not do.
     """
     left, found = list(words), list[str]()
     while left:
         word = left.pop(0)
         flag = FLAG.fullmatch(word)
         name = _name(flag[1]) if flag is not None else ""
-        if name in ("list", "recursive"):
-            continue
-        if flag is not None and name == "train_ratio":
-            found.append(f"--val-ratio={_rest(left.pop(0) if flag[2] is None and left else flag[2] or '')}")
+        if flag is None or name not in (*TO_PACK, *TO_LIST) or name == "chunks":
+            found.append(word)
         elif name in TO_PACK:
             typed = word.partition("=")[0].removeprefix("--").replace("-", "_")
             raise SettingError(f"`{typed}` says how images are packed; give it to `resnet-v2 pack`, or leave it out.")
-        elif name in TO_LIST and name != "chunks":
+        elif name == "train_ratio":
+            found.append(f"--val-ratio={_rest(left.pop(0) if flag[2] is None and left else flag[2] or '')}")
+        elif name not in ALWAYS or not _is_wanted(flag[2], left):
             raise SettingError(f"`{name}` is im2rec's; {INSTEAD[name]}.")
-        else:
-            found.append(word)
     return found
 
 
+def _is_wanted(value: str | None, after: list[str]) -> bool:
+    """Whether a switch is on, which had a value in im2rec.py of 2016; a value behind it is taken away."""
+    if value is None and after and after[0] in YES_OR_NO:
+        value = after.pop(0)
+    return YES_OR_NO.get(value or "1", False)
+
+
+ALWAYS = ("list", "recursive", "shuffle")
 INSTEAD = {
+    "list": "`resnet-v2 list` makes lists, and `resnet-v2 pack` records",
+    "recursive": "every folder with images is a class, and images beside them need `val_labels`",
     "test_ratio": "`val_ratio` holds out images, and one list of them is written",
     "exts": "images are known by their endings, and what is left out is told",
     "shuffle": "lists are shuffled with `seed`",
@@ -119,6 +129,9 @@ INSTEAD = {
 
 def _rest(share: str) -> float:
     try:
-        return round(1 - float(share), 9)
+        ratio = float(share)
     except ValueError:
         raise SettingError(f"`train_ratio` {share!r} is not a number.") from None
+    if not 0 < ratio <= 1:
+        raise SettingError(f"`train_ratio` must be above 0 and at most 1, not {share}.")
+    return round(1 - ratio, 9)
