@@ -121,9 +121,12 @@ def test_chunks_are_the_list_in_pieces(class_folder: Path, tmp_path: Path, run: 
 
 def test_lists_of_an_earlier_run_are_told(class_folder: Path, tmp_path: Path, run: Run) -> None:
     assert run("list", class_folder, tmp_path / "a", "--val-ratio", 0.25)[0] == 0
-    (tmp_path / "ab_val.lst").touch()
+    shutil.copy(tmp_path / "a_val.lst", tmp_path / "ab_val.lst")
+    shutil.copy(tmp_path / "a_val.lst", tmp_path / "a_3_val.lst")
+    (tmp_path / "a_4_val.lst").write_text("0\t0\tanother.jpg\n")
     status, _, err = run("list", class_folder, tmp_path / "a")
-    assert (status, err.count("is of an earlier run and stays"), "a_val.lst is of" in err) == (0, 1, True)
+    assert (status, err.count("is of an earlier run and stays")) == (0, 2)
+    assert "a_val.lst is of" in err and "a_3_val.lst is of" in err
 
 
 def test_a_synset_of_other_classes_stays(class_folder: Path, tmp_path: Path, run: Run) -> None:

@@ -1,7 +1,7 @@
 """The files that `list` and `data` write beside records: lists, in one piece or in chunks, and the names of classes."""
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice, zip_longest
 from pathlib import Path
 
@@ -9,8 +9,10 @@ from tqdm import tqdm
 
 from resnet_v2.console import say
 from resnet_v2.data.index import is_record
-from resnet_v2.data.lists import ListEntry, read_synset, write_list
+from resnet_v2.data.lists import ListEntry, read_lines, read_synset, write_list
 from resnet_v2.errors import ResnetError
+
+LOOKED_AT = 10_000  # images of an older list
 
 
 def list_paths(prefix: Path, part: str, chunks: int) -> list[Path]:
@@ -28,11 +30,17 @@ def write_lists(paths: Sequence[Path], entries: Iterable[ListEntry], total: int)
 
 
 def tell_of_older_lists(prefix: Path, written: Collection[Path]) -> None:
-    """Say it where lists of an earlier run with the same prefix are not replaced: they may hold the same images."""
+    """Say it where a list of an earlier run with the same prefix is not replaced and holds images of the new lists."""
     own = re.compile(re.escape(prefix.name) + r"(_\d+)?_(train|val)\.lst")
     for path in sorted(prefix.parent.iterdir()):
         if own.fullmatch(path.name) and path not in written:
-            say(f"warning: {path} is of an earlier run and stays; its images may be in the new lists too.")
+            older = {entry.path for entry in _entries(path, LOOKED_AT)}
+            if any(entry.path in older for one in written for entry in _entries(one)):
+                say(f"warning: {path} is of an earlier run and stays; it holds images of the new lists; remove it.")
+
+
+def _entries(path: Path, most: int | None = None) -> Iterator[ListEntry]:
+    return islice((line for line in read_lines(path) if isinstance(line, ListEntry)), most)
 
 
 def refuse_other_classes(folder: Path, own: Collection[str], names: Sequence[str]) -> None:
