@@ -6,8 +6,9 @@ Images on their way into a list are numbers in flat arrays, with their paths in 
 
 import re
 import unicodedata
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -206,15 +207,15 @@ def _shuffled_lines(classes: list[tuple[int, NDArray[np.uint32]]], generator: np
 
 
 def make_lists(
-    settings: ListConfig, unless_split: float = 0.0, folder: Path | None = None, own: Collection[str] = ()
+    settings: ListConfig, unless_split: float = 0.0, check: Callable[[Sequence[str]], object] | None = None
 ) -> tuple[int, int, int]:
     """Write PREFIX_train.lst, PREFIX_val.lst (when anything is held out) and synset.txt beside them.
 
     The root is a folder, a tar, or a tar of tars. One with folders train and val (or test) keeps that split; else
     images are held out from every class, without a word of the settings the share `unless_split`. With `chunks` each
     list is cut into so many. Returns the counts of classes, training and validation images. Raises ResnetError where
-    there are fewer images than chunks, and where `folder`, by default that of the lists, has a synset.txt with other
-    classes, by which more goes than the lists and `own`, the names of files that are to be replaced with them.
+    there are fewer images than chunks, and where the classes are not those of a synset.txt by which other files go;
+    `check`, which sees the names of the classes before anything is written, stands in the place of that.
     """
     root, prefix, seed, chunks = settings.root, settings.prefix, settings.seed, settings.chunks
     classes = find_classes(root)
@@ -236,8 +237,9 @@ def make_lists(
     written = [path for some in paths.values() for path in some]
     if few := [len(lines) for lines in parts.values() if len(lines) < chunks]:
         raise ResnetError(f"`chunks` is {chunks}, more than the {few[0]} images of a list; lower it.")
-    replaced = [*own, *(path.name for path in written)]
-    refuse_other_classes(folder or prefix.parent, replaced, tuple(classes.images_of))
+    if check is None:
+        check = partial(refuse_other_classes, prefix.parent, [path.name for path in written])
+    check(tuple(classes.images_of))
     for part, lines in parts.items():
         write_lists(paths[part], lines.entries(classes.path), len(lines))
     write_synset(prefix.parent / "synset.txt", classes.images_of)

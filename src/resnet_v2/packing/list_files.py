@@ -43,11 +43,12 @@ def _entries(path: Path, most: int | None = None) -> Iterator[ListEntry]:
     return islice((line for line in read_lines(path) if isinstance(line, ListEntry)), most)
 
 
-def refuse_other_classes(folder: Path, own: Collection[str], names: Sequence[str]) -> None:
+def refuse_other_classes(folder: Path, own: Collection[str], names: Sequence[str], unfinished: bool = False) -> None:
     """Raise ResnetError where a folder's synset.txt names other classes than `names` and is not to be replaced.
 
     `own` are the names of the files that are made with it. Where they are the folder's only lists and records, they are
-    of an earlier run, and that their classes change is said.
+    of an earlier run, and that their classes change is said; so it is where there are none and a run was killed that
+    had taken them away (`unfinished`).
     """
     synset = folder / "synset.txt"
     there = _names_in(synset) if synset.exists() else names
@@ -58,7 +59,7 @@ def refuse_other_classes(folder: Path, own: Collection[str], names: Sequence[str
     users = sorted(path.name for path in folder.iterdir() if path.suffix == ".lst" or is_record(path))
     others = [name for name in users if name not in own]
     differs = f"{synset} is there, and its class {number} is {other[0]}, not {other[1]}"
-    if others or not users:
+    if others or not (users or unfinished):
         used = f"; {others[0]} beside it goes by it" if others else ""
         raise ResnetError(f"{differs}{used}: give another folder, or remove it.")
     say(f"{differs}; it is replaced.")
