@@ -61,7 +61,7 @@ def refuse_other_classes(folder: Path, own: Collection[str], names: Sequence[str
     differs = f"{synset} is there, and its class {number} is {other[0]}, not {other[1]}"
     if others or not (users or unfinished):
         used = f"; {others[0]} beside it goes by it" if others else ""
-        raise ResnetError(f"{differs}{used}: give another folder, or remove it.")
+        raise ResnetError(f"{differs}{used}: give another folder, or remove {synset.name}.")
     say(f"{differs}; it is replaced.")
 
 
