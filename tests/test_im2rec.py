@@ -162,10 +162,10 @@ def test_an_image_is_upright_unless_it_is_kept_as_it_is(
 @pytest.mark.parametrize("store", ["jpeg", "png", "bmp", "webp", "auto"])
 def test_grey_records_are_read_as_what_they_are(tmp_path: Path, run: Run, store: str) -> None:
     (tmp_path / "img").mkdir()
-    for n in range(4):
-        PIL.Image.fromarray(picture(n, 150 + n, 203 - n)).save(tmp_path / "img" / f"{n}.png")
+    for n, width in enumerate((184, 203, 168, 177)):  # an odd and an even number of blocks of 8 pixels
+        PIL.Image.fromarray(picture(n, 150 + n, width)).save(tmp_path / "img" / f"{n}.png")
     (tmp_path / "a.lst").write_text("".join(f"{n}\t{n}\t{n}.png\n" for n in range(4)))
-    command = ("pack", tmp_path / "a.lst", tmp_path / "img", tmp_path / "a.rec", "color=0", "resize=140")
+    command = ("pack", tmp_path / "a.lst", tmp_path / "img", tmp_path / "a.rec", "color=0")
     assert run(*command, "--store", store)[0] == 0
     reader = RecordReader(tmp_path / "a.rec")
     whole = [decode(reader.image(n)[1]) for n in range(4)]
@@ -222,6 +222,8 @@ def test_no_line_is_in_two_parts_or_in_none(pictures: Path, run: Run, end: str) 
                 continue
             rec = pictures / ("p.rec" if nsplit == 1 else f"p.rec.part{part:03d}")
             keys += RecordReader(rec).keys.tolist()
+            if (nsplit, part) == (7, 0):  # the second line begins where the part ends
+                assert keys == ([10, 11] if end == "\n" else keys)
         assert keys == list(range(10, 17))
     status, _, err = run("pack", pictures / "all.lst", pictures / "img", pictures / "e.rec", f"nsplit={size}", "part=1")
     assert (status, "all.lst, part 1 of" in err, "is empty" in err) == (2, True, True)
@@ -264,6 +266,7 @@ def test_side_files_are_a_records_own(pictures: Path, run: Run) -> None:
         (["shuffle=1"], "--shuffle says how a list is made"),
         (["--recursive"], "--recursive says how a list is made"),
         (["--chunks", "2"], "--chunks says how a list is made"),
+        (["part=-1"], "--part must be"),
         (["size=3"], "'size=3' is no word of `resnet-v2 pack` nor of im2rec"),
     ],
 )
@@ -272,6 +275,13 @@ def test_words_that_say_nothing_are_refused(pictures: Path, run: Run, words: lis
     status, out, err = run("pack", pictures / "one.lst", pictures / "img", pictures / "a.rec", *words)
     assert (status, sentence in err, "0.png" in err) == (2, True, False), err
     assert out == ""
+    assert sorted(pictures.iterdir()) == before
+
+
+def test_a_new_folder_is_no_record(pictures: Path, run: Run) -> None:
+    before = sorted(pictures.iterdir())
+    status, _, err = run("pack", pictures / "one.lst", pictures / "img", f"{pictures}/new/", "resize=20")
+    assert (status, f"--out {pictures}/new/ is a folder; add a name" in err) == (2, True)
     assert sorted(pictures.iterdir()) == before
 
 

@@ -166,6 +166,21 @@ def test_data_keeps_a_synset_that_others_go_by(class_folder: Path, tmp_path: Pat
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
+def test_data_that_was_killed_goes_on_beside_its_old_classes(class_folder: Path, tmp_path: Path, run: Run) -> None:
+    words = ("data", class_folder, "--out", tmp_path / "out", "--val-ratio", 0.25)
+    assert run(*words)[0] == 0
+    shutil.copytree(class_folder / "ant", class_folder / "cow")
+    for path in (tmp_path / "out").glob("out_*"):  # what a run that is killed while it moves its files has done
+        path.unlink()
+    status, _, err = run(*words)
+    assert (status, "not cow: give another folder, or remove synset.txt" in err) == (2, True)
+    (tmp_path / "out" / ".records.part").mkdir()
+    (tmp_path / "out" / ".records.part" / "out_val.lst").touch()
+    status, _, err = run(*words)
+    assert (status, "not cow; it is replaced" in err) == (0, True)
+    assert read_synset(tmp_path / "out" / "synset.txt") == ("ant", "bee", "cat", "cow")
+
+
 @pytest.fixture
 def lists(class_folder: Path, tmp_path: Path, run: Run) -> Path:
     assert run("list", class_folder, tmp_path / "a")[0] == 0
@@ -181,7 +196,7 @@ def test_a_folder_is_no_record(lists: Path, class_folder: Path, run: Run) -> Non
         assert (status, "is not written: it is a folder" in err, out) == (2, True, "")
         assert "img/s" not in err  # nothing is packed before
     status, _, err = run("pack", lists, class_folder, f"{lists.parent}/images/")
-    assert (status, "is not written: it is a folder" in err) == (2, True)
+    assert (status, "is a folder; add a name" in err) == (2, True)
     assert sorted(lists.parent.iterdir()) == before
 
 

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 
+from resnet_v2.config.fields import refuse_folder
 from resnet_v2.errors import SettingError
 
 WORD = re.compile(r"([a-z_]+)=(.*)", re.DOTALL)
@@ -43,6 +44,8 @@ def _pairs(words: Sequence[str]) -> Iterator[tuple[str, str | None]]:
             yield f"--{said[1]}", said[2]
         else:
             places += 1
+            if places == PLACES and word:
+                refuse_folder("out", word)  # a path forgets the slash at its end
             yield word, None
 
 
