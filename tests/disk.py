@@ -105,9 +105,9 @@ def old_and_new_photos(scene: Scene, folder: Path) -> None:
     photos(folder / "new", ["ant", "bee", "cow"])
     for words in (
         ["data", "old", "--out", "set/d"],
-        ["list", "old", "old"],
-        ["pack", "old_train.lst", "old", "p.rec"],
-        ["list", "new", "new"],
+        ["list", "old", "lists/old"],
+        ["pack", "lists/old_train.lst", "old", "p.rec"],
+        ["list", "new", "new-lists/new"],
     ):
         scene.ended(Command(words, folder).finish())
 
@@ -140,8 +140,8 @@ def works(scene: Scene) -> dict[str, Work]:
         "train": Work(run, nothing, exact=False),
         "train-over": Work(over, trained_otherwise, work=perform_over, exact=False),
         "data": Work(["data", "new", "--out", "set/d"], old_and_new_photos),
-        "pack": Work(["pack", "new_train.lst", "new", "p.rec"], old_and_new_photos),
-        "list": Work(["list", "new", "old"], old_and_new_photos),
+        "pack": Work(["pack", "new-lists/new_train.lst", "new", "p.rec"], old_and_new_photos),
+        "list": Work(["list", "new", "lists/old"], old_and_new_photos),
         "index": Work(["index", "bad.rec"], damaged_record),
         "repair": Work(["verify", "bad.rec", "--repair", "good.rec"], damaged_record, 1),
         "mxnet": Work(["export", *one, "--to", "mxnet", "--out", "x"], trained),

@@ -138,8 +138,9 @@ def cifar10_archive(path: Path) -> None:
 def record(path: Path, side: int) -> None:
     source = Path("stand-ins") / path.stem
     class_folders(source, images=1)
-    make_lists(ListConfig(source, source))
-    lst = source.with_name(f"{source.name}_train.lst")
+    lists = Path("stand-ins/lists") / path.stem  # a folder for each, since classes differ
+    make_lists(ListConfig(source, lists / "a"))
+    lst = lists / "a_train.lst"
     pack_list(PackConfig(lst, source, path, resize=side, threads=1, on_error="stop"))
 
 

@@ -205,7 +205,7 @@ def test_many_members_without_contents_are_no_long_header(tmp_path: Path) -> Non
     assert len(Tar(tmp_path / "a.tar")) == 2 * MOST_HEADER_BYTES // tarfile.BLOCKSIZE
 
 
-@pytest.mark.parametrize("leaves", ["../1.jpg", "a/../../1.jpg", "/etc/hostname"])
+@pytest.mark.parametrize("leaves", ["../1.jpg", "a/../../1.jpg", "/../1.jpg"])
 def test_a_list_does_not_leave_its_folder(tmp_path: Path, leaves: str) -> None:
     (tmp_path / "1.jpg").write_bytes(b"outside")
     (tmp_path / "in").mkdir()

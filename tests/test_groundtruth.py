@@ -96,4 +96,4 @@ def test_missing_files(images: Path, tmp_path: Path, run: Run) -> None:
     (tmp_path / "truth").write_text("n00000001\n")
     assert "holds no images" in run("list", tmp_path / "empty", tmp_path / "a", "--val-labels", tmp_path / "truth")[2]
     words = ("--val-labels", tmp_path / "truth", "--val-per-class", 3)
-    assert "--val-labels makes a validation list only" in run("list", images, tmp_path / "a", *words)[2]
+    assert "--val-labels makes one validation list only" in run("list", images, tmp_path / "a", *words)[2]

@@ -53,11 +53,28 @@ def test_im2rec_words(lists: Path, class_folder: Path, run: Run) -> None:
     assert len(small) < len(large)
 
 
-def test_several_labels(class_folder: Path, tmp_path: Path, run: Run) -> None:
+@pytest.mark.parametrize(
+    ("words", "flag", "labels"),
+    [
+        ([], 0, [1]),
+        (["label_width=2"], 0, [1]),
+        (["label_width=2", "pack_label=1"], 2, [1, 0.25]),
+        (["--pack-label"], 2, [1, 0.25]),
+        (["--pack-label", "1"], 2, [1, 0.25]),
+        (["--label-width", "2", "pack_label=0"], 0, [1]),
+    ],
+)
+def test_of_several_labels_the_first_is_packed_unless_all_are_wanted(
+    class_folder: Path, tmp_path: Path, run: Run, words: list[str], flag: int, labels: list[float]
+) -> None:
     (tmp_path / "a.lst").write_text("0\t1\t0.25\tant/000.jpg\n")
-    assert run("pack", tmp_path / "a.lst", class_folder, tmp_path / "a.rec")[0] == 0
+    assert run("pack", tmp_path / "a.lst", class_folder, tmp_path / "a.rec", *words)[0] == 0
     header, _ = RecordReader(tmp_path / "a.rec").image(0)
-    assert np.array_equal(np.asarray(header.label), np.array([1, 0.25], np.float32))
+    assert (header.flag, np.ravel(header.label).tolist()) == (flag, labels)
+    (tmp_path / "a.lst").rename(tmp_path / "b.lst")  # the .lst beside it says no other labels
+    assert run("verify", tmp_path / "a.rec")[0] == 0
+    (tmp_path / "b.lst").rename(tmp_path / "a.lst")
+    assert run("verify", tmp_path / "a.rec")[0] == 0
 
 
 def test_bad_images_are_named_counted_and_skipped(lists: Path, class_folder: Path, run: Run) -> None:

@@ -159,12 +159,13 @@ def test_headers() -> None:
     assert (header.flag, list(np.asarray(header.label)), content) == (3, [1, 2, 3], b"abc")
 
 
-@pytest.mark.parametrize(("fmt", "quality"), [(".png", 3), (".PNG", 9)])
-def test_png_images_come_back(fmt: str, quality: int) -> None:
+@pytest.mark.parametrize(("fmt", "quality"), [(".png", 3), (".PNG", 9), (".png", 95), (".PNG", 95), (".bmp", 95)])
+def test_images_come_back(capfd: pytest.CaptureFixture[str], fmt: str, quality: int) -> None:
     pixels = picture(1, 30, 40)
     header, found = recordio.unpack_img(recordio.pack_img((0, 1.0, 2, 0), pixels, quality, fmt))
     assert header.label == 1.0
     assert np.array_equal(found, pixels)
+    assert capfd.readouterr().err == ""  # OpenCV complains of a compression of 95, and of options unknown to a format
 
 
 def test_pixels_that_cannot_be_encoded(monkeypatch: pytest.MonkeyPatch) -> None:

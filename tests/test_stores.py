@@ -10,7 +10,7 @@ import PIL.Image
 import pytest
 
 from conftest import Run, picture
-from resnet_v2.config.packing import from_im2rec
+from resnet_v2.config.im2rec import pack_words
 from resnet_v2.data.jpeg import decode, encode
 from resnet_v2.data.records import RecordReader
 from resnet_v2.packing.stores import LOOKED_AT, Look, decide, is_lossless, look
@@ -143,7 +143,7 @@ def test_im2recs_word_for_a_store(tmp_path: Path, run: Run, words: list[str]) ->
     lst = folder_of(tmp_path, [".jpg"])
     assert run("pack", lst, tmp_path, tmp_path / "a.rec", *words)[0] == 0
     assert kinds(tmp_path / "a.rec") == {"PNG"}
-    assert from_im2rec(["pack", "encoding=.jpg", "resize=9"]) == ["pack", "--store=jpeg", "--resize=9"]
+    assert pack_words(["pack", "encoding=.jpg", "resize=9"]) == ["pack", "--store=jpeg", "--resize=9"]
 
 
 def test_a_run_with_another_store_starts_anew(tmp_path: Path, run: Run) -> None:

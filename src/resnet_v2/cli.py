@@ -12,7 +12,7 @@ from typing import Any
 import tyro
 
 from resnet_v2 import __version__, console
-from resnet_v2.config import forecast, packing, training, using
+from resnet_v2.config import forecast, im2rec, packing, training, using
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import told
 from resnet_v2.networks.finding import find_checkpoint
@@ -38,9 +38,10 @@ def make_list(settings: packing.ListConfig) -> None:
         print(f"{settings.prefix}_val.lst: {images} images")
         return
     classes, train, validation = make_lists(settings)
-    print(f"{settings.prefix}_train.lst: {train} images of {classes} classes")
+    chunk = "" if settings.chunks == 1 else f"_0 to _{settings.chunks - 1}"
+    print(f"{settings.prefix}{chunk}_train.lst: {train} images of {classes} classes")
     if validation:
-        print(f"{settings.prefix}_val.lst: {validation} images")
+        print(f"{settings.prefix}{chunk}_val.lst: {validation} images")
     else:
         print("nothing is held out for validation; --val-per-class or --val-ratio would")
 
@@ -49,7 +50,7 @@ def pack(settings: packing.PackConfig) -> None:
     from resnet_v2.packing.pack import pack_list
 
     done = pack_list(settings)
-    print(f"{settings.out}: {done.images} images packed, {len(done.skipped)} skipped")
+    print(f"{settings.written}: {done.images} images packed, {len(done.skipped)} skipped")
 
 
 def index(settings: packing.IndexConfig) -> None:
@@ -283,11 +284,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Names hold any letter, but a console of ASCII and, in a pipe or a file, the output of Windows do not.
         sys.stdout.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if words[:1] == ["pack"]:
-        words = packing.from_im2rec(words)
     if words[:1] == ["train"]:
         words = [word for one, after in itertools.pairwise([*words, "--"]) for word in _whole_flag(one, after)]
     try:
+        words = im2rec.pack_words(words) if words[:1] == ["pack"] else words
+        words = im2rec.list_words(words) if words[:1] == ["list"] else words
         status: int = _run(words) or 0
         sys.stdout.flush()
         return status

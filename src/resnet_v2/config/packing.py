@@ -1,13 +1,12 @@
 """Settings of the commands that make records."""
 
-import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
 from resnet_v2.config.fields import (
+    Count,
     CountOrNone,
     Place,
     Range,
@@ -22,8 +21,7 @@ from resnet_v2.config.fields import (
 from resnet_v2.errors import SettingError
 
 Store = Literal["jpeg", "png", "webp", "bmp", "auto"]
-IM2REC_WORD = re.compile(r"([a-z_]+)=(.*)")
-IM2REC_ENCODING = re.compile(r"--encoding=\.?(.*)")
+INTER_METHODS = (0, 1, 2, 3, 4, 9, 10)
 
 
 @settings
@@ -67,6 +65,8 @@ class ListConfig:
     """share of every class held out for validation"""
     min_images: CountOrNone = 0
     """leave out classes with fewer images"""
+    chunks: Count = 1
+    """write so many lists of each kind instead of one: PREFIX_0_train.lst, PREFIX_1_train.lst ..."""
     val_labels: Path | None = None
     """write PREFIX_val.lst alone, for images in no class folders; a file of CLASS or NAME CLASS lines (WNID, number)"""
     synset: Path | None = None
@@ -77,18 +77,19 @@ class ListConfig:
     def __post_init__(self) -> None:
         """Refuse what does not go together."""
         refuse_folder("prefix", self.prefix)
-        if self.val_labels is not None and (self.val_per_class or self.val_ratio or self.min_images):
+        if self.val_labels is not None and (self.val_per_class or self.val_ratio or self.min_images or self.chunks > 1):
             raise SettingError(
-                "`val_labels` makes a validation list only; leave `val_per_class`, `val_ratio` and `min_images` out."
+                "`val_labels` makes one validation list only; leave `val_per_class`, `val_ratio`, `min_images` and "
+                "`chunks` out."
             )
 
 
 @settings
 class PackConfig:
-    """Pack the images of a list into a .rec and .idx (MXNet's im2rec; its words work too: resize=480 quality=90)."""
+    """Pack the images of a list into a .rec and .idx (MXNet's im2rec; its words work too: resize=480 center_crop=1)."""
 
     lst: Annotated[Positional[Path], arg(metavar="LST")]
-    """list of images: index, label, path, separated by tabs"""
+    """list of images: index, label or labels, path, separated by tabs"""
     root: Annotated[Positional[Path], arg(metavar="ROOT")]
     """folder that the paths of the list start from, or the tar (or tar of tars) that it was made from"""
     out: Annotated[Positional[Place], arg(metavar="OUT.rec")]
@@ -101,19 +102,50 @@ class PackConfig:
     """quality of jpeg, 1 to 100; compression of png, 0 to 9"""
     pass_through: bool = False
     """put the image files into the record as they are, turned ones too; only their headers are looked at"""
+    label_width: Annotated[int | None, Range(1), Usual("as many as a line has")] = None
+    """labels in each line of the list; the first one is packed"""
+    pack_label: bool = False
+    """pack all labels of a line, where it has several"""
+    color: Annotated[int, Range(-1, 1)] = 1
+    """1: in colour; 0: in grey; -1: with the channels and bits of the file, and turned as it is"""
+    center_crop: bool = False
+    """cut the square out of the middle, then resize"""
+    inter_method: Annotated[int | None, Usual("1, or 3 to less than half")] = None
+    """how to resize: 0 nearest, 1 bilinear, 2 cubic, 3 area, 4 Lanczos, 9 area or cubic, 10 one of 0 to 4 per image"""
+    nsplit: Count = 1
+    """parts of the list, of which `part` is packed, into OUT.rec.part000 and so on"""
+    part: CountOrNone = 0
+    """the part to pack, counted from 0"""
     threads: Threads = 0
     """threads, 0: one per core"""
     on_error: Literal["skip", "stop"] = "skip"
-    """an unreadable image: name it, leave it out and go on, or stop, to go on there when it is mended"""
+    """an unreadable image or line: name it, leave it out and go on, or stop, to go on there when it is mended"""
+
+    @property
+    def written(self) -> Path:
+        """The record to write: `out`, or with `nsplit` the name of its part."""
+        return self.out if self.nsplit == 1 else self.out.parent / f"{self.out.name}.part{self.part:03d}"
 
     def __post_init__(self) -> None:
         """Refuse what does not go together."""
         refuse_folder("out", self.out)
         if self.quality is not None:
             _check_quality(self.store, self.quality)
-        if self.pass_through and (self.resize or self.store != "jpeg"):
-            name = "resize" if self.resize else "store"
+        changes = {
+            "resize": self.resize != 0,
+            "store": self.store != "jpeg",
+            "color": self.color != 1,
+            "center_crop": self.center_crop,
+        }
+        if self.pass_through and any(changes.values()):
+            name = next(name for name, given in changes.items() if given)
             raise SettingError(f"`pass_through` leaves images as they are; give it without `{name}`.")
+        if self.inter_method not in (None, *INTER_METHODS):
+            raise SettingError(f"`inter_method` must be 0 to 4, 9 or 10, not {self.inter_method}.")
+        if self.pack_label and self.label_width == 1:
+            raise SettingError("`pack_label` packs several labels; give it with a `label_width` above 1, or without.")
+        if self.part >= self.nsplit:
+            raise SettingError(f"`part` must be below `nsplit`, which is {self.nsplit}, not {self.part}.")
 
 
 def _check_quality(store: Store, quality: int) -> None:
@@ -123,22 +155,6 @@ def _check_quality(store: Store, quality: int) -> None:
         raise SettingError(f"`quality` of png is its compression, 0 to 9, not {quality}; it loses nothing.")
     if store != "png" and not quality:
         raise SettingError("`quality` of JPEG must be 1 to 100, not 0.")
-
-
-def from_im2rec(words: Sequence[str]) -> list[str]:
-    """The words of `pack` with those of im2rec among them in our spelling.
-
-    `resize=480` is `--resize=480`; `encoding=.jpg`, also behind `--`, is `--store=jpeg`.
-    """
-    text = [IM2REC_WORD.sub(r"--\1=\2", word) if IM2REC_WORD.fullmatch(word) else word for word in words]
-    while "--encoding" in text[:-1]:
-        at = text.index("--encoding")
-        text[at : at + 2] = [f"--encoding={text[at + 1]}"]
-    return [IM2REC_ENCODING.sub(_as_store, word) for word in text]
-
-
-def _as_store(match: re.Match[str]) -> str:
-    return f"--store={'jpeg' if match[1] == 'jpg' else match[1]}"
 
 
 @settings

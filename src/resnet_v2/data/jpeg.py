@@ -10,7 +10,7 @@ import struct
 import threading
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -286,10 +286,15 @@ def _of_bitmap(image: InMemory, its: Bitmap, wanted: Box, channels: int) -> Imag
 def encode(pixels: Image, encoding: str, quality: int) -> bytes:
     """Pixels -> an image file: `.jpg` (4:2:0, quality 1 to 100, sliceable), `.png` (quality: compression, 0 to 9),
     `.webp` without loss or `.bmp` of 24 bits (quality: without meaning). ValueError for what a format cannot hold.
+
+    Pixels may also be grey, H x W, or have a fourth channel, and `.png` keeps 16 bits.
     """
+    if pixels.dtype != np.uint8 and encoding != ".png":  # OpenCV would make white of all that is brighter than 255
+        raise ValueError(f"16 bits in a channel cannot be kept as {encoding}; keep them as .png")
     if encoding == ".jpg":
-        # Restart markers that divide the rows of blocks (of 16 x 16 pixels) evenly let readers take a part alone.
-        blocks = -(-pixels.shape[1] // 16)
+        # Restart markers that divide the rows of blocks (of 16 x 16 pixels, grey: 8 x 8) evenly let readers take a part
+        # alone.
+        blocks = -(-pixels.shape[1] // (8 if pixels.ndim == 2 else 16))
         interval = max(divisor for divisor in range(1, LONGEST_SEGMENT + 1) if blocks % divisor == 0)
         options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_RST_INTERVAL, interval]
         return _encode_with_opencv(".jpg", pixels, options)
@@ -298,14 +303,22 @@ def encode(pixels: Image, encoding: str, quality: int) -> bytes:
 
 
 def _encode_with_opencv(encoding: str, pixels: Image, options: list[int]) -> bytes:
-    memory = scratch("to encode", *pixels.shape)
     try:
-        done, data = cv2.imencode(encoding, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR, dst=memory), options)
+        done, data = cv2.imencode(encoding, _for_opencv(pixels), options)
     except cv2.error:
         done = False
     if not done:
         raise ValueError(f"{pixels.shape[1]} x {pixels.shape[0]} pixels cannot be kept as {encoding}")
     return data.tobytes()
+
+
+def _for_opencv(pixels: Image) -> Any:
+    """The pixels with their channels in OpenCV's order."""
+    if pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.dtype == np.uint8:
+        return cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR, dst=scratch("to encode", *pixels.shape))
+    if pixels.ndim == 2:
+        return pixels
+    return cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR if pixels.shape[2] == 3 else cv2.COLOR_RGBA2BGRA)
 
 
 def resize_shorter_side(pixels: Image, side: int) -> Image:

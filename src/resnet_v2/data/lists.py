@@ -1,7 +1,7 @@
 """Lists of images (`.lst`: index, label or labels, path) and of class names (synset.txt: one name per line)."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,8 @@ LONGEST_LINE = 1 << 20  # in characters; a path has at most 4,096
 LARGEST_LABEL = float(np.finfo(np.float32).max)
 MOST_NAMES_BYTES = 1 << 25  # of a synset.txt
 MOST_NAMES = 10**6  # as many as a network has classes
+MARK = "\ufeff"  # the byte-order mark, which Windows puts before a text
+UTF16_MARKS = ("\udcff\udcfe", "\udcfe\udcff")  # as bytes that are no UTF-8 are read
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,35 +31,71 @@ class ListEntry:
 
 
 def read_list(path: Path) -> Iterator[ListEntry]:
-    """The entries of a `.lst`, one by one; a ResnetError names the line that is wrong.
+    """The entries of a `.lst`, one by one; a ResnetError names the line that is none."""
+    for entry in read_lines(path):
+        if isinstance(entry, ResnetError):
+            raise entry
+        yield entry
 
-    Fields are separated by tabs; a line without tabs is split at white space, as MXNet's C++ im2rec did.
+
+def read_lines(
+    path: Path, label_width: int | None = None, parts: int = 1, part: int = 0
+) -> Iterator[ListEntry | ResnetError]:
+    """What the lines of a `.lst` say, one by one; for a line that says nothing, the sentence about it.
+
+    Fields are separated by tabs, as MXNet's im2rec.py reads them, or else by white space, as its C++ im2rec does:
+    index, `label_width` labels (None: as many as there are, behind white space 1) and the rest is the path. Blanks
+    around fields, byte-order marks and empty lines mean nothing. Of `parts` parts of the list only `part` is read, cut
+    by bytes where the C++ im2rec cuts (dmlc's InputSplit). Raises ResnetError for a file that is no list at all.
     """
     try:
-        with os.fdopen(open_regular(local_copy(path)), encoding="utf-8", errors="surrogateescape") as file:
+        copy = local_copy(path)
+        step = -(-copy.stat().st_size // parts)
+        # Line ends as they are: their bytes count.
+        with os.fdopen(open_regular(copy), encoding="utf-8", errors="surrogateescape", newline="") as file:
+            end = 0
             for number, line in enumerate(iter(partial(file.readline, LONGEST_LINE), ""), start=1):
-                if len(line) == LONGEST_LINE and not line.endswith("\n"):
+                if number == 1 and line.startswith(UTF16_MARKS):
+                    raise ResnetError(f"{path} is a text in UTF-16; save it as UTF-8.")
+                if len(line) == LONGEST_LINE and not line.endswith(("\n", "\r")):
                     raise ResnetError(f"{path}, line {number} is longer than any line of a list; is it a list?")
-                if line.strip():
-                    yield _parse_line(path, number, line.strip("\r\n"))
+                begin = end
+                if parts > 1:
+                    end += len(line.encode("utf-8", "surrogateescape"))
+                    if max(0, begin - 1) // step != part:
+                        continue
+                if line := line.strip().lstrip(MARK).lstrip():
+                    said = _parse_line(line, label_width)
+                    yield said if isinstance(said, ListEntry) else ResnetError(f"{path}, line {number}{said}")
     except OSError as error:
         raise ResnetError(f"{path} cannot be read ({error.strerror}); make it with `resnet-v2 list`.") from None
 
 
-def _parse_line(path: Path, number: int, line: str) -> ListEntry:
-    fields = line.split("\t") if "\t" in line else line.split(None, 2)
+def _parse_line(line: str, label_width: int | None) -> ListEntry | str:
+    """What a line says, or what is to be said of it."""
+    fields = [field.strip() for field in line.split("\t")]
+    entry = _entry(fields)
+    if entry is not None and label_width not in (None, len(entry.labels)):
+        return f" has {len(entry.labels)} labels, and `label_width` is {label_width}; mend one of them."
+    if entry is None and (len(fields) < 3 or label_width is not None):
+        entry = _entry(line.split(None, 1 + (label_width or 1)))
+    return entry or (
+        f": {line[:80]!r} is not index, label and path separated by tabs, with numbers that a record can hold; "
+        "mend or remove it."
+    )
+
+
+def _entry(fields: Sequence[str]) -> ListEntry | None:
+    """The entry of a line's fields: an index, one or more labels, a path; None where they are something else."""
+    if len(fields) < 3 or not fields[-1]:
+        return None
     try:
-        index, *labels, name = fields
-        entry = ListEntry(int(index), tuple(float(label) for label in labels), name.strip())
-        fit = 0 <= entry.index < MOST_IMAGES and all(abs(label) <= LARGEST_LABEL for label in entry.labels)
-        if not labels or not fit:
-            raise ValueError
-        return entry
+        entry = ListEntry(int(fields[0]), tuple(map(float, fields[1:-1])), fields[-1])
     except ValueError:
-        raise ResnetError(
-            f"{path}, line {number}: {line[:80]!r} is not index, label and path separated by tabs, with numbers that a "
-            "record can hold; mend or remove it."
-        ) from None
+        return None
+    # A comparison with nan is false.
+    fits = 0 <= entry.index < MOST_IMAGES and all(abs(label) <= LARGEST_LABEL for label in entry.labels)
+    return entry if fits else None
 
 
 def as_line(name: str) -> str:

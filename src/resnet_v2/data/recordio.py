@@ -188,9 +188,16 @@ def unpack(s: bytes) -> tuple[IRHeader, bytes]:
 def pack_img(
     header: IRHeader | Sequence[Any], img: NDArray[np.uint8], quality: int = 95, img_fmt: str = ".jpg"
 ) -> bytes:
-    """Encode pixels (H x W x 3, BGR, or grey) and pack them; `quality` is a JPEG's, or a PNG's compression (1 to 9)."""
-    option = cv2.IMWRITE_JPEG_QUALITY if img_fmt.lower() in (".jpg", ".jpeg") else cv2.IMWRITE_PNG_COMPRESSION
-    done, buffer = cv2.imencode(img_fmt, img, [option, quality])
+    """Encode pixels (H x W x 3, BGR, or grey) and pack them.
+
+    `quality` is a JPEG's, or a PNG's compression (1 to 9; more is 9, as for OpenCV); other formats have none.
+    """
+    options = {
+        ".jpg": [cv2.IMWRITE_JPEG_QUALITY, quality],
+        ".jpeg": [cv2.IMWRITE_JPEG_QUALITY, quality],
+        ".png": [cv2.IMWRITE_PNG_COMPRESSION, min(quality, 9)],
+    }
+    done, buffer = cv2.imencode(img_fmt, img, options.get(img_fmt.lower(), []))
     if not done:
         raise ValueError("failed to encode image")
     return pack(header, buffer.tobytes())

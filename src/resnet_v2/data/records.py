@@ -17,7 +17,7 @@ from typing import BinaryIO, NamedTuple, TextIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_v2.data.index import index_column, index_path, read_index
+from resnet_v2.data.index import index_column, index_path, read_index, side_path
 from resnet_v2.data.source import Source, close, is_replaced, open_source, read, size_of
 from resnet_v2.errors import DamagedError, ResnetError
 from resnet_v2.files import remove, replacing
@@ -128,7 +128,7 @@ def writing(path: Path) -> Iterator[RecordWriter]:
         for file in (rec, idx):  # both are whole before anything of the earlier record goes
             file.flush()
             os.fsync(file.fileno())
-        remove(index_path(path), path.with_suffix(".rows"))
+        remove(index_path(path), side_path(path, ".rows"))
 
 
 def class_label(path: Path, ordinal: int, header: IRHeader, classes: int) -> int:

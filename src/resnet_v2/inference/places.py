@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from resnet_v2.data.index import is_record
 from resnet_v2.data.jpeg import Image, decode
 from resnet_v2.data.records import RecordReader
 from resnet_v2.errors import ResnetError
@@ -47,7 +48,7 @@ def _at(place: str) -> Iterator[Named]:
         if not inside:
             raise ResnetError(f"{path} holds no images ({', '.join(IMAGE_ENDINGS)}); give another folder.")
         yield from (Named(str(file), partial(Path, file)) for file in inside)
-    elif path.suffix == ".rec":
+    elif is_record(path):
         reader = RecordReader(path)
         yield from (Named(f"{path}#{n}", partial(_image_of, reader, n)) for n in range(len(reader)))
     elif path.is_file():

@@ -84,19 +84,28 @@ class Folder:
 
     def read(self, path: str) -> bytes:
         """The bytes of a file below the folder, by itself or by a link that its owner made."""
-        inside, wanted = (Path(os.path.normpath(Path.cwd() / one)) for one in (self.root, self.root / path))
-        if not wanted.is_relative_to(inside):
+        if not self._is_inside(self._file(path)):
             raise ResnetError(f"{self.place(path)} is not below {self.root}; mend the list, or give a folder above it.")
         try:
-            return read_bytes(self.root / path)
+            return read_bytes(self._file(path))
         except OSError as error:
             if error.errno in OF_THE_MACHINE:  # an image that may be sound is not left out for it
                 raise
             raise ResnetError(f"{self.place(path)} cannot be read ({error.strerror}); check the path.") from None
 
+    def _file(self, path: str) -> Path:
+        """The file of a path: below the folder also with a slash before it, as C++ lists have, or from `/` on."""
+        whole = self.root / path
+        below = path.lstrip("/")
+        return self.root / below if below != path and not self._is_inside(whole) else whole
+
+    def _is_inside(self, file: Path) -> bool:
+        inside, wanted = (Path(os.path.normpath(Path.cwd() / one)) for one in (self.root, file))
+        return wanted.is_relative_to(inside)
+
     def place(self, path: str) -> str:
         """`images/cat/1.jpg`."""
-        return str(self.root / path)
+        return str(self._file(path))
 
 
 class Names:
@@ -171,7 +180,7 @@ class Tar:
 
     def read(self, path: str) -> bytes:
         """The bytes of a member."""
-        index = self._find(path.removeprefix("./"))
+        index = self._find(path.lstrip("/").removeprefix("./"))
         if index is None:
             raise ResnetError(
                 f"{self.path} holds no {path}; make the list from this tar: `resnet-v2 list {self.path} PREFIX`."

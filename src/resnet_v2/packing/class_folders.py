@@ -8,18 +8,19 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from resnet_v2.config.packing import ListConfig
 from resnet_v2.console import say
-from resnet_v2.data.lists import ListEntry, as_class_name, write_list, write_synset
+from resnet_v2.data.lists import ListEntry, as_class_name, write_synset
 from resnet_v2.errors import ResnetError, printable
 from resnet_v2.packing.archives import Names, Tar
 from resnet_v2.packing.image_names import IMAGE_ENDINGS, LeftOut, is_hidden, is_image, walk
+from resnet_v2.packing.list_files import list_paths, refuse_other_classes, tell_of_older_lists, write_lists
 
 # By preference, in any case; where one for validation is there, a folder of tests is left out.
 TRAIN_FOLDERS = ("train", "training")
@@ -205,14 +206,18 @@ def _shuffled_lines(classes: list[tuple[int, NDArray[np.uint32]]], generator: np
     return Lines(all_labels[order], all_images[order])
 
 
-def make_lists(settings: ListConfig, unless_split: float = 0.0) -> tuple[int, int, int]:
+def make_lists(
+    settings: ListConfig, unless_split: float = 0.0, check: Callable[[Sequence[str]], object] | None = None
+) -> tuple[int, int, int]:
     """Write PREFIX_train.lst, PREFIX_val.lst (when anything is held out) and synset.txt beside them.
 
     The root is a folder, a tar, or a tar of tars. One with folders train and val (or test) keeps that split; else
-    images are held out from every class, without a word of the settings the share `unless_split`. Returns the counts of
-    classes, training and validation images.
+    images are held out from every class, without a word of the settings the share `unless_split`. With `chunks` each
+    list is cut into so many. Returns the counts of classes, training and validation images. Raises ResnetError where
+    there are fewer images than chunks, and where the classes are not those of a synset.txt by which other files go;
+    `check`, which sees the names of the classes before anything is written, stands in the place of that.
     """
-    root, prefix, seed = settings.root, settings.prefix, settings.seed
+    root, prefix, seed, chunks = settings.root, settings.prefix, settings.seed, settings.chunks
     classes = find_classes(root)
     folders = ready_split(root, classes)
     if folders is not None and (settings.val_per_class or settings.val_ratio):
@@ -227,11 +232,18 @@ def make_lists(settings: ListConfig, unless_split: float = 0.0) -> tuple[int, in
     else:
         classes, train, validation = _lines_of_ready_split(root, classes, folders, settings.min_images, seed)
     _tell_of_classes_without_validation(tuple(classes.images_of), validation)
-    for part, lines in (("train", train), ("val", validation)):
-        if len(lines):
-            lst = prefix.with_name(f"{prefix.name}_{part}.lst")
-            write_list(lst, tqdm(lines.entries(classes.path), lst.name, len(lines), unit="img", mininterval=1, delay=1))
+    parts = {part: lines for part, lines in (("train", train), ("val", validation)) if len(lines)}
+    paths = {part: list_paths(prefix, part, chunks) for part in parts}
+    written = [path for some in paths.values() for path in some]
+    if few := [len(lines) for lines in parts.values() if len(lines) < chunks]:
+        raise ResnetError(f"`chunks` is {chunks}, more than the {few[0]} images of a list; lower it.")
+    if check is None:
+        check = partial(refuse_other_classes, prefix.parent, [path.name for path in written])
+    check(tuple(classes.images_of))
+    for part, lines in parts.items():
+        write_lists(paths[part], lines.entries(classes.path), len(lines))
     write_synset(prefix.parent / "synset.txt", classes.images_of)
+    tell_of_older_lists(prefix, written)
     return len(classes.images_of), len(train), len(validation)
 
 

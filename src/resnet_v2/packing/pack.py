@@ -1,6 +1,7 @@
 """Images -> records: what MXNet's im2rec does, in threads, with the order of the list kept."""
 
 import dataclasses
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,20 +18,25 @@ from tqdm import tqdm
 from resnet_v2 import __version__
 from resnet_v2.config.packing import PackConfig
 from resnet_v2.console import say
-from resnet_v2.data.lists import ListEntry, is_sorted_by_class, read_list
+from resnet_v2.data.lists import ListEntry, is_sorted_by_class, read_lines
 from resnet_v2.data.records import IRHeader, pack, scan
 from resnet_v2.data.sidecar import write_rows
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import replacing, sha256
 from resnet_v2.machine import processors
 from resnet_v2.packing.archives import ImageFiles, open_images
-from resnet_v2.packing.photos import check_image, read_upright
+from resnet_v2.packing.photos import check_image
+from resnet_v2.packing.replaced import refuse_to_replace
 from resnet_v2.packing.resume import Progress, resuming
 from resnet_v2.packing.rows_part import note
+from resnet_v2.packing.shaping import Shape
 from resnet_v2.packing.stores import Store, decide, look, store_of
 from resnet_v2.packing.upload import uploaded
 
 WAITING_PER_THREAD = 16
+# The settings that the bytes of a record depend on, but for the store.
+SHAPE = tuple(field.name for field in dataclasses.fields(Shape))
+FORM = (*SHAPE, "pass_through", "label_width", "pack_label", "nsplit", "part")
 # The key of an entry, its record and what is noted of it for the `.rows`; or why there is none.
 Made = tuple[int, bytes | ResnetError, bytes]
 
@@ -39,20 +45,52 @@ def pack_list(settings: PackConfig) -> Progress:
     """Pack the images that a `.lst` names, below a folder or in a tar, into a `.rec` and its `.idx`.
 
     A run that was stopped goes on where it was when it is called again in the same way. Raises ResnetError for an empty
-    list, for a bad image when `on_error` is "stop", and when no image was readable.
+    list, for a bad image or line when `on_error` is "stop", when no image was readable, and for an `out` that is no
+    record.
     """
-    lst = settings.lst
-    entries = tqdm(read_list(lst), lst.name, unit="line", mininterval=1, delay=1)
-    labels = np.fromiter((entry.labels[0] for entry in entries), np.float32)
-    if not len(labels):
-        raise ResnetError(f"{lst} is empty; make it with `resnet-v2 list`.")
-    warn_of_bad_labels(lst, labels)
+    refuse_to_replace(settings.written, settings.lst, settings.root)
+    count = _look_at_lines(settings)
     files = open_images(settings.root)
-    store = _store(settings, files, len(labels))
+    store = _store(settings, files, count)
     make = partial(_make_from_file, files, settings, store)
     matters = _what_bytes_depend_on(settings, store)
-    with uploaded(settings.out) as out:
-        return pack_entries(read_list(lst), len(labels), make, out, settings.threads, settings.on_error, matters)
+    with uploaded(settings.written) as out:
+        return pack_entries(_lines(settings), count, make, out, settings.threads, settings.on_error, matters)
+
+
+def _look_at_lines(settings: PackConfig) -> int:
+    """How many lines there are to pack; ResnetError for a bad one when `on_error` is "stop", and where all are bad.
+
+    What ruins a training and can be seen from the list is said on standard error.
+    """
+    lst, indices, labels = settings.lst, array("q"), array("f")
+    count, bad = 0, None
+    for line in tqdm(_lines(settings), lst.name, unit="line", mininterval=1, delay=1):
+        count += 1
+        if isinstance(line, ListEntry):
+            indices.append(line.index)
+            labels.append(line.labels[0])
+        else:
+            bad = bad or line
+            if settings.on_error == "stop":
+                break
+    if bad is not None and (settings.on_error == "stop" or not labels):
+        raise bad
+    if not count:
+        part = "" if settings.nsplit == 1 else f", part {settings.part} of {settings.nsplit},"
+        raise ResnetError(f"{lst}{part} is empty; make it with `resnet-v2 list`.")
+    warn_of_bad_labels(lst, np.frombuffer(labels, np.float32))
+    if doubled := len(indices) - len(np.unique(np.frombuffer(indices, np.int64))):
+        say(f"warning: {doubled} lines of {lst} have the index of another one; by its key only one record is found.")
+    return count
+
+
+def _lines(settings: PackConfig) -> Iterator[ListEntry | ResnetError]:
+    """The lines of the list, or of the part of it that is wanted, with the labels that are to be packed."""
+    for line in read_lines(settings.lst, settings.label_width, settings.nsplit, settings.part):
+        if isinstance(line, ListEntry) and len(line.labels) > 1 and not settings.pack_label:
+            line = dataclasses.replace(line, labels=line.labels[:1])
+        yield line
 
 
 def warn_of_bad_labels(lst: Path, labels: NDArray[np.float32]) -> None:
@@ -67,14 +105,15 @@ def warn_of_bad_labels(lst: Path, labels: NDArray[np.float32]) -> None:
 
 
 def _store(settings: PackConfig, files: ImageFiles, count: int) -> Store:
+    name = settings.written.name
     if settings.store == "webp":
-        say(f"{settings.out.name}: MXNet 1.9 reads no WebP; where it is to read this record, take png or bmp")
+        say(f"{name}: MXNet 1.9 reads no WebP; where it is to read this record, take png or bmp")
     if settings.store != "auto":
         return store_of(settings.store, settings.quality)
-    paths = (entry.path for entry in read_list(settings.lst))
-    name, reason = decide(look(files, paths, count, settings.resize))
-    say(f"{settings.out.name}: images are kept as {name}: {reason}")
-    return store_of(name, settings.quality if name == "jpeg" else None)
+    paths = (line.path for line in _lines(settings) if isinstance(line, ListEntry))
+    store, reason = decide(look(files, paths, count, settings.resize))
+    say(f"{name}: images are kept as {store}: {reason}")
+    return store_of(store, settings.quality if store == "jpeg" else None)
 
 
 def _what_bytes_depend_on(settings: PackConfig, store: Store) -> Mapping[str, object]:
@@ -82,8 +121,9 @@ def _what_bytes_depend_on(settings: PackConfig, store: Store) -> Mapping[str, ob
     lst, root = settings.lst, settings.root
     tar = [root.stat().st_size, root.stat().st_mtime_ns] if root.is_file() else None
     programs = [__version__, simplejpeg.__version__, cv2.__version__]
-    form = {"resize": settings.resize, "pass_through": settings.pass_through, **dataclasses.asdict(store)}
-    return {"list": sha256(lst), "root": str(root.resolve()), "tar": tar, "programs": programs, **form}
+    form = {name: getattr(settings, name) for name in FORM}
+    found = {"list": sha256(lst), "root": str(root.resolve()), "tar": tar, "programs": programs}
+    return {**found, **form, **dataclasses.asdict(store)}
 
 
 def _make_from_file(files: ImageFiles, settings: PackConfig, store: Store, entry: ListEntry) -> bytes:
@@ -93,7 +133,7 @@ def _make_from_file(files: ImageFiles, settings: PackConfig, store: Store, entry
         if settings.pass_through:
             check_image(data)
             return data
-        pixels = read_upright(data, settings.resize)
+        pixels = Shape(*(getattr(settings, name) for name in SHAPE)).read(data, entry.index)
     except ValueError as error:
         place = files.place(entry.path)
         raise ResnetError(f"{place} is no readable image: {error}; replace or remove it.") from None
@@ -101,7 +141,7 @@ def _make_from_file(files: ImageFiles, settings: PackConfig, store: Store, entry
 
 
 def pack_entries(
-    entries: Iterable[ListEntry],
+    entries: Iterable[ListEntry | ResnetError],
     total: int,
     make: Callable[[ListEntry], bytes],
     out: Path,
@@ -110,6 +150,8 @@ def pack_entries(
     settings: Mapping[str, object] | None = None,
 ) -> Progress:
     """Write the image file that `make` gives for every entry, in order; the files appear when all is done.
+
+    A ResnetError among the entries, such as one of a bad line, counts as an image that cannot be read.
 
     With `settings`, on which the bytes depend, a run that was stopped goes on where it was.
     """
@@ -130,7 +172,9 @@ def pack_entries(
     return progress
 
 
-def _make_record(make: Callable[[ListEntry], bytes], entry: ListEntry) -> Made:
+def _make_record(make: Callable[[ListEntry], bytes], entry: ListEntry | ResnetError) -> Made:
+    if isinstance(entry, ResnetError):
+        return 0, entry, b""
     try:
         label = entry.labels[0] if len(entry.labels) == 1 else entry.labels
         record = pack(IRHeader(0, label, entry.index, 0), make(entry))
@@ -141,7 +185,9 @@ def _make_record(make: Callable[[ListEntry], bytes], entry: ListEntry) -> Made:
         return entry.index, ResnetError(f"{entry.path} cannot be packed: {error}."), b""
 
 
-def _in_order(work: Callable[[ListEntry], Made], entries: Iterable[ListEntry], threads: int) -> Iterator[Made]:
+def _in_order(
+    work: Callable[[ListEntry | ResnetError], Made], entries: Iterable[ListEntry | ResnetError], threads: int
+) -> Iterator[Made]:
     # A bounded queue: never more than a few images per thread are decoded and not yet written.
     waiting: deque[Future[Made]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="pack") as pool:

@@ -39,13 +39,24 @@ def read_upright(data: bytes, side: int) -> Image:
     check_claim(data, MAX_PIXELS)  # before memory is taken
     pixels, (height, width) = _decode_large_enough(data, side)
     if side and min(height, width) != side:
-        new_size = (width * side // height, side) if height < width else (side, height * side // width)
-        if new_size[0] * new_size[1] > MAX_PIXELS:
-            raise ValueError(f"{width} x {height} pixels are too narrow for a shorter side of {side}")
-        method = cv2.INTER_AREA if min(height, width) > 2 * side else cv2.INTER_LINEAR
+        new_size = size_of_shorter_side(height, width, side)
         resized = scratch("resized", new_size[1], new_size[0], 3)
+        method = usual_method(height, width, side)
         pixels = cv2.resize(pixels, new_size, dst=resized, interpolation=method).astype(np.uint8, copy=False)
     return upright(pixels, read_orientation(data)) if data[:2] == JPEG_START else pixels
+
+
+def size_of_shorter_side(height: int, width: int, side: int) -> tuple[int, int]:
+    """Width and height of an image whose shorter side becomes `side` pixels; ValueError for too many pixels."""
+    new_size = (width * side // height, side) if height < width else (side, height * side // width)
+    if new_size[0] * new_size[1] > MAX_PIXELS:
+        raise ValueError(f"{width} x {height} pixels are too narrow for a shorter side of {side}")
+    return new_size
+
+
+def usual_method(height: int, width: int, side: int) -> int:
+    """OpenCV's number of the interpolation: by area where an image shrinks to less than half, else bilinear."""
+    return cv2.INTER_AREA if min(height, width) > 2 * side else cv2.INTER_LINEAR
 
 
 def _decode_large_enough(data: bytes, side: int) -> tuple[Image, tuple[int, int]]:

@@ -7,8 +7,9 @@ import lzma
 import os
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,8 +26,9 @@ from resnet_v2.files import download, gunzip, open_regular, read_bytes, replacin
 from resnet_v2.packing.archives import Members
 from resnet_v2.packing.class_folders import make_lists
 from resnet_v2.packing.doubles import tell_of_doubles
+from resnet_v2.packing.list_files import refuse_other_classes
 from resnet_v2.packing.pack import pack_entries, pack_list
-from resnet_v2.packing.staging import PARTS, staged
+from resnet_v2.packing.staging import PARTS, RECORD_ENDINGS, begun, staged
 
 PNG_COMPRESSION = 6
 SIDE = 32
@@ -109,7 +111,8 @@ def _pack_folder(root: Path, folder: Path, settings: DataConfig) -> None:
     name = folder.resolve().name
     with staged(folder, name) as staging:
         lists = ListConfig(root, staging / name, seed=settings.seed)
-        _, _, held_out = make_lists(lists, unless_split=settings.val_ratio)
+        check = partial(_refuse_other_classes, folder, name, begun(staging))
+        _, _, held_out = make_lists(lists, settings.val_ratio, check)
         if not held_out:
             raise ResnetError(
                 f"{root} has too few images in every class to hold out the share {settings.val_ratio:g} for "
@@ -124,10 +127,17 @@ def _pack_folder(root: Path, folder: Path, settings: DataConfig) -> None:
         tell_of_doubles(folder, *(staging / f"{name}_{part}.rec" for part in PARTS))
 
 
+def _refuse_other_classes(folder: Path, name: str, unfinished: bool, classes: Sequence[str]) -> None:
+    """Raise ResnetError where other records than those of the data set `name` go by other classes."""
+    own = [f"{name}_{part}{ending}" for part in PARTS for ending in RECORD_ENDINGS]
+    refuse_other_classes(folder, own, classes, unfinished)
+
+
 def _pack_source(source: Source, folder: Path, seed: int, threads: int) -> None:
     shuffled = np.random.default_rng(seed).permutation(len(source.train.labels))
     in_order = np.arange(len(source.val.labels))
     with staged(folder, source.name) as staging:
+        _refuse_other_classes(folder, source.name, begun(staging), source.class_names)
         for name, part, order in (("train", source.train, shuffled), ("val", source.val, in_order)):
             images = _pack_part(name, part, order, staging / f"{source.name}_{name}.rec", threads)
             say(f"{folder / source.name}_{name}.rec: {images} images")

@@ -44,6 +44,11 @@ def staged(folder: Path, name: str) -> Iterator[Path]:
         _leave(staging, made, afterwards)
 
 
+def begun(staging: Path) -> bool:
+    """Whether a run that was killed has left something to go on with."""
+    return any(path.name != LOCK for path in staging.iterdir())
+
+
 def _leave(staging: Path, made: Sequence[Path], afterwards: contextlib.ExitStack) -> None:
     _remove(staging, made)
     if os.name == "nt":  # it removes no open file, such as the lock

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resnet_v2.config.packing import VerifyConfig
-from resnet_v2.data.index import index_path
-from resnet_v2.data.lists import read_list, read_synset
+from resnet_v2.data.index import index_path, is_record, side_path
+from resnet_v2.data.lists import ListEntry, read_lines, read_synset
 from resnet_v2.data.remote import local_copy
 from resnet_v2.data.sidecar import Rows, sidecar_path
 from resnet_v2.errors import ResnetError, naming
@@ -31,7 +31,7 @@ class Line:
 
 def check_readable(path: Path) -> None:
     """Raise OSError or ResnetError for a file, or an address, that cannot be read."""
-    if isinstance(path, Address) and path.suffix == ".rec":
+    if isinstance(path, Address) and is_record(path):
         look(path)
         return
     with path.open("rb"):
@@ -113,12 +113,13 @@ def _list_and_classes(
     rec: Path, whole: Sequence[Piece], report: Report
 ) -> tuple[dict[int, tuple[float, ...]] | None, int | None]:
     """The labels of the `.lst` by index and the number of classes, each None where there is no such file."""
-    lst, synset = rec.with_suffix(".lst"), rec.with_name("synset.txt")
+    lst, synset = side_path(rec, ".lst"), rec.with_name("synset.txt")
     classes = len(read_synset(synset)) if synset.is_file() else None
     if not lst.is_file():
         report.notes.append(f"no {lst.name} beside it: labels are compared with the number of classes alone")
         return None, classes
-    labels = {entry.index: entry.labels for entry in read_list(lst)}
+    entries = [entry for entry in read_lines(lst) if isinstance(entry, ListEntry)]  # the others are in no record
+    labels = {entry.index: entry.labels for entry in entries}
     if 2 * sum(piece.key in labels for piece in whole) < len(whole):
         report.findings.append(Finding("list", f"{lst} is another record's list"))
         return None, classes
@@ -283,6 +284,7 @@ class _Judge:
 
 def _equal(listed: Sequence[float], packed: Sequence[float]) -> bool:
     """Whether labels are the same to 6 decimals, which a list has, and as float32, which a record has."""
+    listed = listed[: len(packed)] if len(packed) == 1 else listed  # the first alone is packed unless more are wanted
     pairs = zip(listed, packed, strict=False)
     return len(listed) == len(packed) and all(abs(one - other) <= 1e-6 * max(1, abs(one)) for one, other in pairs)
 
