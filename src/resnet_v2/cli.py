@@ -5,20 +5,16 @@ import itertools
 import json
 import os
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tyro
 
 from resnet_v2 import __version__, console
-from resnet_v2.config import forecast, packing, training, using
+from resnet_v2.config import converting, forecast, packing, training, using
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import told
 from resnet_v2.networks.finding import find_checkpoint
-
-# `plot --follow`: how often it looks at the logs, and how often its page loads itself again.
-LOOK_SECONDS, PAGE_SECONDS = 1.0, 15
 
 
 def data(settings: packing.DataConfig) -> None:
@@ -83,6 +79,18 @@ def verify(settings: packing.VerifyConfig) -> int:
     if settings.json:
         print(json.dumps(listed))
     return 1 if found else 0
+
+
+def convert(settings: converting.ConvertConfig) -> None:
+    from resnet_v2.packing.convert import convert as write
+
+    print("\n".join(write(settings)))
+
+
+def unpack(settings: converting.UnpackConfig) -> None:
+    from resnet_v2.packing.unpack import unpack as write
+
+    print(write(settings))
 
 
 def train(given: Mapping[str, Any]) -> None:
@@ -203,26 +211,9 @@ def demo(settings: using.DemoConfig) -> None:
 
 
 def plot(settings: using.PlotConfig) -> None:
-    from resnet_v2.logs import plot as plotting
-    from resnet_v2.logs.report import write_report
+    from resnet_v2.logs.report import show
 
-    def redraw() -> None:
-        curves = plotting.read_curves(settings.logs)
-        if settings.out.suffix.lower() == ".html":
-            refresh = PAGE_SECONDS if settings.follow else 0
-            write_report(plotting.log_paths(settings.logs), curves, settings.out, settings.metric, refresh)
-        else:
-            plotting.draw(curves, settings.out, settings.metric)
-        if settings.json:
-            print(json.dumps([curve.summary() for curve in curves]), flush=True)
-        else:
-            print(plotting.table(curves))
-            print(f"curve: {settings.out}", flush=True)
-
-    if settings.follow:
-        plotting.follow(plotting.log_paths(settings.logs), redraw, lambda: time.sleep(LOOK_SECONDS))
-    else:
-        redraw()
+    show(settings)
 
 
 def plan(settings: forecast.PlanConfig) -> None:
@@ -262,6 +253,8 @@ COMMANDS = {
     "pack": (packing.PackConfig, pack),
     "index": (packing.IndexConfig, index),
     "verify": (packing.VerifyConfig, verify),
+    "convert": (converting.ConvertConfig, convert),
+    "unpack": (converting.UnpackConfig, unpack),
     "train": (training.TrainConfig, train),
     "plan": (forecast.PlanConfig, plan),
     "recipes": (forecast.RecipesConfig, list_recipes),

@@ -95,17 +95,20 @@ def frame(payload: bytes | memoryview) -> list[bytes | memoryview]:
 
 
 class RecordWriter:
-    """Appends records to an open `.rec` and their keys and offsets to an open `.idx`; see `writing`."""
+    """Appends records to an open `.rec` and their keys and offsets to an open `.idx`; see `writing`.
+
+    `position` is the number of bytes of the `.rec` so far.
+    """
 
     def __init__(self, rec: BinaryIO, idx: TextIO) -> None:
-        self._rec, self._idx, self._position = rec, idx, 0
+        self._rec, self._idx, self.position = rec, idx, 0
 
     def write(self, key: int, payload: bytes | memoryview) -> None:
         """Append one record under an integer key."""
         pieces = frame(payload)
         self._rec.writelines(pieces)
-        self._idx.write(f"{key}\t{self._position}\n")
-        self._position += sum(map(len, pieces))
+        self._idx.write(f"{key}\t{self.position}\n")
+        self.position += sum(map(len, pieces))
 
 
 @contextlib.contextmanager

@@ -18,12 +18,13 @@ from resnet_v2 import __version__
 from resnet_v2.config.packing import PackConfig
 from resnet_v2.console import say
 from resnet_v2.data.lists import ListEntry, is_sorted_by_class, read_list
-from resnet_v2.data.records import IRHeader, pack, scan
-from resnet_v2.data.sidecar import write_rows
+from resnet_v2.data.records import IRHeader, RecordReader, pack, scan
+from resnet_v2.data.sidecar import Rows, write_rows
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import replacing, sha256
 from resnet_v2.machine import processors
 from resnet_v2.packing.archives import ImageFiles, open_images
+from resnet_v2.packing.origin import of_pack
 from resnet_v2.packing.photos import check_image, read_upright
 from resnet_v2.packing.resume import Progress, resuming
 from resnet_v2.packing.rows_part import note
@@ -52,7 +53,16 @@ def pack_list(settings: PackConfig) -> Progress:
     make = partial(_make_from_file, files, settings, store)
     matters = _what_bytes_depend_on(settings, store)
     with uploaded(settings.out) as out:
-        return pack_entries(read_list(lst), len(labels), make, out, settings.threads, settings.on_error, matters)
+        return pack_entries(
+            read_list(lst),
+            len(labels),
+            make,
+            out,
+            settings.threads,
+            settings.on_error,
+            matters,
+            of_pack(settings, str(matters["list"])),
+        )
 
 
 def warn_of_bad_labels(lst: Path, labels: NDArray[np.float32]) -> None:
@@ -108,13 +118,15 @@ def pack_entries(
     threads: int,
     on_error: str,
     settings: Mapping[str, object] | None = None,
+    origin: str = "",
 ) -> Progress:
     """Write the image file that `make` gives for every entry, in order; the files appear when all is done.
 
     With `settings`, on which the bytes depend, a run that was stopped goes on where it was.
+    `origin` is the text about the records' making that the `.rows` holds.
     """
     cv2.setNumThreads(0)  # the threads are ours; OpenCV's own would only fight with them
-    with resuming(out, settings) as writer:
+    with resuming(out, settings, origin) as writer:
         progress = writer.progress
         left = islice(entries, progress.entries, None)
         records = _in_order(partial(_make_record, make), left, threads or processors())
@@ -176,5 +188,13 @@ def write_index(rec: Path, idx: Path) -> tuple[int, int]:
                 last_end = end
         if not count:
             raise ResnetError(f"{rec} holds no whole record; it is damaged or no RecordIO file.")
-    write_rows(rec)
+    write_rows(rec, _kept_origin(rec))
     return count, size - whole_bytes
+
+
+def _kept_origin(rec: Path) -> str:
+    """What the `.rows` says of the making of a record whose index is made again, as far as it is this record's."""
+    try:
+        return Rows.of(RecordReader(rec)).origin()
+    except ResnetError:
+        return ""

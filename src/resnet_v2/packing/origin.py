@@ -1,0 +1,78 @@
+"""Where records came from, as the text that their `.rows` holds: JSON, without a time, so the same command gives the
+same bytes."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from resnet_v2 import __version__
+from resnet_v2.config.converting import ConvertConfig
+from resnet_v2.config.packing import PackConfig
+from resnet_v2.data.sidecar import MOST_ORIGIN_BYTES, Rows
+from resnet_v2.errors import ResnetError, printable
+from resnet_v2.files import parse_json
+
+NEUTRAL = ("threads",)  # settings that no byte of a record depends on
+
+
+def of_pack(settings: PackConfig, list_sha256: str) -> str:
+    """What `pack` notes: the list and its SHA-256, the folder, the settings that are not the default, the version."""
+    told = {"list": str(settings.lst), "list_sha256": list_sha256, "root": str(settings.root)}
+    return _text({"command": "pack", **told, "flags": _flags(settings, ("lst", "root", "out"))})
+
+
+def of_convert(settings: ConvertConfig, origins: Sequence[str]) -> str:
+    """What `convert` notes: the files it was given, the settings, the version, and what these files said."""
+    told: dict[str, object] = {"files": settings.files[:-1], "flags": _flags(settings, ("files",))}
+    before = [parsed for text in dict.fromkeys(origins) if (parsed := _parsed(text))]
+    text = _text({"command": "convert", **told, "from": before})
+    return text if len(text.encode()) <= MOST_ORIGIN_BYTES else _text({"command": "convert", **told})
+
+
+def _flags(settings: Any, left_out: Sequence[str]) -> dict[str, object]:
+    fields = [field for field in dataclasses.fields(settings) if field.name not in (*left_out, *NEUTRAL)]
+    values = {field.name: getattr(settings, field.name) for field in fields if field.default is not dataclasses.MISSING}
+    changed = {field.name for field in fields if values.get(field.name) != field.default}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items() if name in changed}
+
+
+def _text(told: Mapping[str, object]) -> str:
+    return json.dumps({**told, "version": __version__}, separators=(",", ":"))
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    """What an untrusted text says, nothing where it is none of ours."""
+    try:
+        found = parse_json(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def origin_of(rec: Path) -> str:
+    """The text in the `.rows` of a record; empty where there is none, or none that can be read."""
+    try:
+        return Rows(rec).origin()
+    except ResnetError:
+        return ""
+
+
+def sentence(text: str) -> str:
+    """`packed by resnet-v2 0.1.0 from train.lst (SHA-256 ...), images below images, resize 480`; or nothing."""
+    told = _parsed(text)
+    match told.get("command"):
+        case "pack":
+            made = (
+                f"packed from {told.get('list')} (SHA-256 {told.get('list_sha256')}), images below {told.get('root')}"
+            )
+        case "convert" if isinstance(told.get("files"), list):
+            made = f"converted from {', '.join(map(str, told['files']))}"
+        case "data":
+            made = f"made of {told.get('source')}"
+        case _:
+            return ""
+    flags = told.get("flags")
+    words = [f"{name} {value}" for name, value in flags.items()] if isinstance(flags, dict) else []
+    return printable(", ".join([f"{made}, by resnet-v2 {told.get('version')}", *words]))
