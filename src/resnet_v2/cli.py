@@ -56,9 +56,9 @@ def index(settings: packing.IndexConfig) -> None:
     from resnet_v2.data.index import index_path
     from resnet_v2.packing.pack import write_index
 
-    count, lost = write_index(settings.rec, index_path(settings.rec))
+    count, lost = write_index(settings.rec, settings.out)
     damage = f"; {lost} bytes are damaged and left out" if lost else ""
-    print(f"{index_path(settings.rec)}: {count} records{damage}")
+    print(f"{settings.out or index_path(settings.rec)}: {count} records{damage}")
 
 
 def verify(settings: packing.VerifyConfig) -> int:

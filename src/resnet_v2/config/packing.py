@@ -172,7 +172,13 @@ class IndexConfig:
 
     rec: Annotated[Positional[Path], arg(metavar="REC")]
     """the .rec"""
+    out: Annotated[Path | None, Usual("beside the .rec, with its .rows")] = None
+    """write the .idx alone to this path, for a .rec in a folder that may not be written to"""
 
     def __post_init__(self) -> None:
         """Refuse what is no file's path."""
         refuse_folder("rec", self.rec)
+        if self.out is not None:
+            refuse_folder("out", self.out)
+            if self.out.suffix == ".rec":
+                raise SettingError(f"`out` {self.out} has the ending of a record; name it .idx.")

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from resnet_v2 import __version__
 from resnet_v2.config.packing import PackConfig
 from resnet_v2.console import say
+from resnet_v2.data.index import index_path
 from resnet_v2.data.lists import ListEntry, is_sorted_by_class, read_list
 from resnet_v2.data.records import IRHeader, pack, scan
 from resnet_v2.data.sidecar import write_rows
@@ -157,14 +158,15 @@ def _in_order(work: Callable[[ListEntry], Made], entries: Iterable[ListEntry], t
                 future.cancel()
 
 
-def write_index(rec: Path, idx: Path) -> tuple[int, int]:
-    """Read a `.rec` and write its index, and its `.rows` where images are sliceable.
+def write_index(rec: Path, out: Path | None = None) -> tuple[int, int]:
+    """Read a `.rec` and write its index, and its `.rows` where images are sliceable; or the index alone, as `out`.
 
     Keys are ordinals, as MXNet's rec2idx.py writes them. Returns the number of whole records and of bytes between them
     that are lost. A ResnetError when there is none.
     """
     if not rec.is_file():
         raise ResnetError(f"{rec} is missing; give the path of a .rec.")
+    idx = out or index_path(rec)
     count, last_end, whole_bytes = 0, 0, 0
     size = rec.stat().st_size
     with replacing(idx) as temporary, temporary.open("w", encoding="ascii", newline="\n") as file:
@@ -176,5 +178,6 @@ def write_index(rec: Path, idx: Path) -> tuple[int, int]:
                 last_end = end
         if not count:
             raise ResnetError(f"{rec} holds no whole record; it is damaged or no RecordIO file.")
-    write_rows(rec)
+    if out is None:
+        write_rows(rec)
     return count, size - whole_bytes
