@@ -116,7 +116,11 @@ def test_missing_files_say_what_to_do(tmp_path: Path) -> None:
         RecordReader(tmp_path / "a.rec")
     path = write(tmp_path / "a.rec", [b"x"])
     index_path(path).unlink()
-    with pytest.raises(ResnetError, match=r"a\.idx is missing.*resnet-v2 index"):
+    assert RecordReader(path).remarks == (
+        f"{index_path(path)} is missing: a.rec was read to find its 1 records; `resnet-v2 index {path}` saves that time",
+    )
+    path.unlink()
+    with pytest.raises(ResnetError, match=r"a\.rec is missing"):
         RecordReader(path)
 
 

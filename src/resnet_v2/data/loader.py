@@ -13,9 +13,8 @@ from resnet_v2.data.claims import claimed_size
 from resnet_v2.data.filling import Augmented, Centred, Failure, Job, Preprocess, Task
 from resnet_v2.data.hands import Hands, hands
 from resnet_v2.data.order import epoch_order, split
-from resnet_v2.data.records import RecordReader
+from resnet_v2.data.record_set import Records, SetRows
 from resnet_v2.data.ring import Layout, Pin, Ring
-from resnet_v2.data.sidecar import Rows, sidecar_path
 from resnet_v2.errors import ResnetError
 from resnet_v2.machine import free_memory
 
@@ -68,7 +67,7 @@ class Reading:
         return max(2, min(BATCHES_AHEAD + BATCHES_KEPT, room // max(1, Layout(1, rows, shape).bytes)))
 
 
-def stored_side(reader: RecordReader) -> int:
+def stored_side(reader: Records) -> int:
     """The shorter side, in pixels, of a record's first image as it is stored; 0 where only decoding it would tell."""
     return min(claimed_size(reader.image(0)[1]) or (0, 0))
 
@@ -89,7 +88,7 @@ class Loader:
 
     def __init__(
         self,
-        reader: RecordReader,
+        reader: Records,
         plan: Augmentation | Centred,
         *,
         seed: int,
@@ -156,7 +155,7 @@ class Loader:
 
 
 def batches(
-    reader: RecordReader,
+    reader: Records,
     steps: Iterable[NDArray[np.int64]],
     preprocess: Preprocess,
     shape: tuple[int, ...],
@@ -176,23 +175,28 @@ def batches(
     if first is None:
         return
     largest = max(1, len(first))
-    rows = Rows.of(reader) if sidecar_path(reader.path).is_file() else None
-    remote = None if isinstance(reader.source, int) else reader.source
-    job = Job(reader.path, preprocess, classes, reading.max_pixels, reading.fast, remote)
+    rows = SetRows(reader)
+    paths = tuple(one.path for one in reader.readers)
+    remotes = tuple(None if isinstance(one.source, int) else one.source for one in reader.readers)
+    job = Job(reader.path, preprocess, classes, reading.max_pixels, reading.fast, paths, remotes)
     layout = Layout(reading.slots(largest, shape), largest, shape)
     with hands(job, reader, rows, layout, reading.pin, reading.workers, reading.sharers) as (made_by, ring):
         yield from _Stream(reader, rows, reading, made_by, ring).batches(chain([first], left))
 
 
-def _fetched_ahead(reader: RecordReader, steps: Iterable[NDArray[np.int64]]) -> Iterator[NDArray[np.int64]]:
+def _fetched_ahead(reader: Records, steps: Iterable[NDArray[np.int64]]) -> Iterator[NDArray[np.int64]]:
     """The steps as they are; from storage is fetched what those to come will need."""
-    if isinstance(reader.source, int):
+    remotes = {file: one.source for file, one in enumerate(reader.readers) if not isinstance(one.source, int)}
+    if not remotes:
         yield from steps
         return
-    most = min(FETCHED_AHEAD, reader.source.most_ahead)
+    most = min(FETCHED_AHEAD, *(source.most_ahead for source in remotes.values()))
     coming: deque[NDArray[np.int64]] = deque()
     for step in steps:
-        reader.source.prefetch(reader.offsets[step], reader.lengths(step))
+        files = reader.locate(step)[0]
+        for file, source in remotes.items():
+            its = step[files == file]
+            source.prefetch(reader.offsets[its], reader.lengths(its))
         coming.append(step)
         while sum(map(len, coming)) > most:
             yield coming.popleft()
@@ -202,7 +206,7 @@ def _fetched_ahead(reader: RecordReader, steps: Iterable[NDArray[np.int64]]) -> 
 class _Stream:
     """The batches on their way: which slots are being filled, and what of each is still to come."""
 
-    def __init__(self, reader: RecordReader, rows: Rows | None, reading: Reading, made_by: Hands, ring: Ring) -> None:
+    def __init__(self, reader: Records, rows: SetRows, reading: Reading, made_by: Hands, ring: Ring) -> None:
         self._reader, self._rows, self._reading, self._hands, self._ring = reader, rows, reading, made_by, ring
         self._coming: deque[tuple[int, int]] = deque()  # slot and number of images
         self._left: dict[int, int] = {}  # images of a slot that are not done yet
@@ -236,10 +240,10 @@ class _Stream:
         """Write down for a slot's rows which records are theirs, and where these are."""
         slots = self._ring.slots
         slots.ordinals[slot, rows] = ordinals
+        slots.files[slot, rows], slots.numbers[slot, rows] = files, numbers = self._reader.locate(ordinals)
         slots.offsets[slot, rows] = self._reader.offsets[ordinals]
-        slots.lengths[slot, rows] = self._reader.lengths(ordinals)
-        if self._rows is not None:
-            slots.segments_at[slot, rows], slots.segments[slot, rows] = self._rows.places(ordinals)
+        if self._rows:
+            slots.segments_at[slot, rows], slots.segments[slot, rows] = self._rows.places(files, numbers)
 
     def _finish(self, slot: int) -> None:
         """Wait until all images of a slot are there, others having taken the place of those that are skipped."""

@@ -45,7 +45,9 @@ def find_offsets(path: Path, source: Source) -> Found:
     if not len(rest):
         if len(kept) < len(offsets):
             raise ResnetError(f"{idx} ends amid a line; make it again with `resnet-v2 index {path}`.")
-        lost = f"warning: the last {size - end} bytes of {path} are no whole record; `resnet-v2 verify {path}` tells more"
+        lost = (
+            f"warning: the last {size - end} bytes of {path} are no whole record; `resnet-v2 verify {path}` tells more"
+        )
         return Found(kept, len(kept), (lost,) if size > end else ())
     remark = (
         f"warning: {idx} ends early: it lists {len(kept)} records, and {len(rest)} more stand behind them in {path.name}; "

@@ -204,6 +204,24 @@ class RecordReader:
         ids = [self.image(number)[0].id for number in range(self._listed, len(self))]
         return np.concatenate([listed, np.array(ids, np.int64)])
 
+    @property
+    def readers(self) -> tuple["RecordReader", ...]:
+        """The files of a set: this one. Whoever reads a `RecordSet` reads all records of one file in the same way."""
+        return (self,)
+
+    @property
+    def name(self) -> str:
+        """What it is called wherever it lies."""
+        return self.path.name
+
+    def locate(self, ordinals: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The numbers of the files in which some records are, and those of the records there."""
+        return np.zeros(len(ordinals), np.int64), ordinals
+
+    def place(self, ordinal: int) -> tuple["RecordReader", int]:
+        """The file of a record, and its number there."""
+        return self, ordinal
+
     def __len__(self) -> int:
         return len(self.offsets)
 
