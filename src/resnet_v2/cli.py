@@ -133,6 +133,7 @@ def evaluate(settings: using.EvaluateConfig) -> None:
         settings.batch_size,
         settings.workers,
         settings.mxnet_count,
+        settings.on_error,
     )
     if settings.json:
         results = [row.as_json(settings.per_class) for row in rows]

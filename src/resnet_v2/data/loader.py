@@ -12,6 +12,7 @@ from resnet_v2.data.augment import Augmentation
 from resnet_v2.data.claims import claimed_size
 from resnet_v2.data.filling import Augmented, Centred, Failure, Job, Preprocess, Task
 from resnet_v2.data.hands import Hands, hands
+from resnet_v2.data.left_out import too_many
 from resnet_v2.data.order import epoch_order, split
 from resnet_v2.data.record_set import Records, SetRows
 from resnet_v2.data.ring import Layout, Pin, Ring
@@ -29,7 +30,6 @@ MOST_TASKS = 512  # of a batch: those of all that are made ahead, and their answ
 
 # Refused beyond this, before memory is taken: half a gigabyte of pixels is no photograph but a mistake or an attack.
 MAX_PIXELS = 178_956_970
-MOST_SKIPPED = 0.01
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ class Reading:
 
     `workers` processes read them, 0: this one does. An image that claims more than `max_pixels` is refused. `fast` is
     libjpeg-turbo's less exact decoding. With `on_skip` the next good record takes the place of a bad one, and `on_skip`
-    is called with a sentence that names it. `pin` keeps the memory of batches where it is, for a GPU. `sharers`: how
+    is called with a sentence that names it; with `leave_out` its batch is smaller instead, and `on_skip` says how many
+    are too many. `pin` keeps the memory of batches where it is, for a GPU. `sharers`: how
     many processes of this machine read at once and share its memory.
     """
 
@@ -60,6 +61,7 @@ class Reading:
     on_skip: Callable[[str], object] | None = None
     pin: Pin | None = None
     sharers: int = 1
+    leave_out: bool = False
 
     def slots(self, rows: int, shape: tuple[int, ...]) -> int:
         """How many batches there is memory for, of as many as are of use."""
@@ -167,8 +169,8 @@ def batches(
     Of images packed sliceable (with a `.rows` beside the record) only the part that a crop needs is decoded, of others
     nothing below it. The same bytes come out for any number of workers, and with or without `.rows`. Raises
     ResnetError, naming the record, for one that is damaged or claims too many pixels, and for a label outside 0 to
-    `classes` - 1; where bad records are skipped, when more than one record in a hundred is bad; and for a worker that
-    died or hangs.
+    `classes` - 1; where others take the places of bad records, when more than one in a hundred is bad; and for a worker
+    that died or hangs.
     """
     left = _fetched_ahead(reader, steps)
     first = next(left, None)
@@ -211,6 +213,7 @@ class _Stream:
         self._coming: deque[tuple[int, int]] = deque()  # slot and number of images
         self._left: dict[int, int] = {}  # images of a slot that are not done yet
         self._failures: dict[int, list[Failure]] = {}
+        self._missing: dict[int, list[int]] = {}  # rows of a slot that are left out
         self._skipped = 0
 
     def batches(self, steps: Iterator[NDArray[np.int64]]) -> Iterator[Batch]:
@@ -230,7 +233,7 @@ class _Stream:
     def _begin(self, slot: int, ordinals: NDArray[np.int64]) -> None:
         count = len(ordinals)
         self._coming.append((slot, count))
-        self._left[slot], self._failures[slot] = count, []
+        self._left[slot], self._failures[slot], self._missing[slot] = count, [], []
         self._look_up(slot, slice(0, count), ordinals)
         each = _task_images(count, self._reading.workers)
         for first in range(0, count, each):
@@ -259,11 +262,15 @@ class _Stream:
                 self._skip(slot, failure)
 
     def _skip(self, slot: int, failure: Failure) -> None:
-        """Let the next record take the place of a bad one; a ResnetError where bad ones are not skipped."""
+        """Let the next record take the place of a bad one, or none; a ResnetError where bad ones are not skipped."""
         if self._reading.on_skip is None:
             raise ResnetError(failure.sentence)
+        if self._reading.leave_out:
+            self._reading.on_skip(failure.sentence)
+            self._missing[slot].append(failure.row)
+            return
         self._skipped += 1
-        if self._skipped > MOST_SKIPPED * len(self._reader) + 1:
+        if too_many(self._skipped, len(self._reader)):
             raise ResnetError(
                 f"{self._reader.path}: more than one record in a hundred is bad, the last: {failure.sentence}"
             )
@@ -279,6 +286,9 @@ class _Stream:
         images = self._ring.lend(slot, count)
         if len(self._coming) + len(self._ring.free) < min(BATCHES_AHEAD, self._ring.layout.slots - 1):
             images = images.copy()  # whoever takes the batches keeps many: the others need this slot's memory
+        if self._missing[slot]:
+            there = np.delete(np.arange(count), self._missing[slot])
+            return Batch(images[there], labels[there], ordinals[there])
         return Batch(images, labels, ordinals)
 
 

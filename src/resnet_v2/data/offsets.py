@@ -50,8 +50,8 @@ def find_offsets(path: Path, source: Source) -> Found:
         )
         return Found(kept, len(kept), (lost,) if size > end else ())
     remark = (
-        f"warning: {idx} ends early: it lists {len(kept)} records, and {len(rest)} more stand behind them in {path.name}; "
-        f"they are taken too. `resnet-v2 index {path}` makes a whole one"
+        f"warning: {idx} ends early: it lists {len(kept)} records, and {len(rest)} more stand behind them in "
+        f"{path.name}; they are taken too. `resnet-v2 index {path}` makes a whole one"
     )
     return Found(np.concatenate([kept, rest]), len(kept), (remark,))
 

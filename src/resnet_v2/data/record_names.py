@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from resnet_v2.errors import ResnetError, SettingError
-from resnet_v2.storage import Address, as_path
+from resnet_v2.storage import BETWEEN, Address, as_path
 
 PART = re.compile(r"(.*\.rec)\.part(\d+)")  # im2rec's nsplit and part: a.rec.part000
 WILD = re.compile(r"[*?\[]")
-COMMA = re.compile(r",(?=[a-z0-9]+:/)")  # between addresses, whose keys may have commas
 ONE_SLASH = re.compile(r"^(s3|gs|https?):/+")  # a path makes one slash of two
 
 
@@ -46,7 +45,7 @@ def record_paths(text: str) -> list[Path]:
 
 def _parts(text: str) -> list[str]:
     if ONE_SLASH.match(text):
-        parts = COMMA.split(text)
+        parts = BETWEEN.split(text)
     elif "," not in text or Path(text).exists():
         return [text]
     else:
@@ -72,7 +71,7 @@ def _files(part: str) -> list[Path]:
     if path.exists():
         return [path]
     if WILD.search(part):
-        matching = (Path(name) for name in glob.glob(part))
+        matching = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
         found = sorted((one for one in matching if is_record(one) and one.is_file()), key=_by_name)
         if not found:
             raise ResnetError(f"No record is named like {part}; check the pattern.")

@@ -12,6 +12,7 @@ from resnet_v2.data.record_names import record_paths
 from resnet_v2.data.records import IRHeader, RecordReader
 from resnet_v2.data.sidecar import Rows, sidecar_path
 from resnet_v2.errors import ResnetError
+from resnet_v2.storage import as_path
 
 Numbers = NDArray[np.int64]
 
@@ -53,8 +54,8 @@ class RecordSet:
         )
         if len(images) != its.first - 1:
             self.remarks.append(
-                f"warning: record 0 of {path} tells of {its.first - 1} images, but {len(images)} are there; is the file "
-                "or its index cut short, or another's?"
+                f"warning: record 0 of {path} tells of {its.first - 1} images, but {len(images)} are there; is the "
+                "file or its index cut short, or another's?"
             )
         return images
 
@@ -119,7 +120,8 @@ def open_records(path: str | Path) -> RecordSet:
 
     Raises ResnetError for a file that is missing, damaged or named twice.
     """
-    return RecordSet([RecordReader(one) for one in record_paths(str(path))], Path(path))
+    paths = record_paths(str(path))
+    return RecordSet([RecordReader(one) for one in paths], paths[0] if len(paths) == 1 else as_path(path))
 
 
 class SetRows:
