@@ -62,12 +62,16 @@ def index(settings: packing.IndexConfig) -> None:
 
 
 def verify(settings: packing.VerifyConfig) -> int:
+    from resnet_v2.data.record_names import record_paths
     from resnet_v2.networks.sums import verify_checkpoint
     from resnet_v2.packing.repair import repair
     from resnet_v2.packing.verify import check_readable, verify_record
     from resnet_v2.storage import as_path
 
-    paths = [as_path(name) for name in settings.files]
+    named = ([as_path(name)] if name.endswith(".safetensors") else record_paths(name) for name in settings.files)
+    paths = [path for several in named for path in several]
+    if settings.repair is not None and len(paths) != 1:
+        raise ResnetError(f"`repair` takes one .rec, but {len(paths)} are named; give a single one.")
     for path in paths:  # before the first of them is read
         check_readable(path)
     listed, found = [], 0

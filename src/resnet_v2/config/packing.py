@@ -146,7 +146,7 @@ class VerifyConfig:
     """Read records or checkpoints and name all that is not as it was written; status 1 when there is anything."""
 
     files: Annotated[Positional[tuple[str, ...]], arg(metavar="FILE...")]
-    """.rec files or their addresses, with the .idx, .rows, .lst and synset.txt beside them, or .safetensors"""
+    """.rec files, their addresses or 'val_*.rec', with .idx, .rows, .lst and synset.txt beside them, or .safetensors"""
     repair: Path | None = None
     """of one .rec: write its sound records to this .rec, with .idx, .lst and .rows"""
     decode: bool = False

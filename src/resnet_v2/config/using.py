@@ -124,7 +124,7 @@ class PredictConfig(OnGpus):
     """Name what is in pictures, with the preprocessing that evaluation uses; exit status 1 when one was unreadable."""
 
     img: tuple[str, ...]
-    """image files, folders of them, .rec files (also 'val_*.rec'), or - for standard input: an image, or paths line by line"""
+    """image files, folders of them, .rec files or 'val_*.rec', or - for standard input: an image, or paths by line"""
     prefix: str = ""
     """start of the checkpoint's name, such as model/resnet-cifar10-20 (default: the network that ships)"""
     epoch: Epoch = None

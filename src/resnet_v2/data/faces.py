@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_v2.data.parts import LENGTH_BITS, MAGIC, MAX_RECORD_BYTES, PART_HEADER, WHOLE
-from resnet_v2.data.records import IMAGE_HEADER, RecordReader
+from resnet_v2.data.records import IMAGE_HEADER, RecordReader, unpack
 from resnet_v2.data.source import read
 from resnet_v2.errors import ResnetError
 
@@ -69,11 +69,17 @@ def _look(reader: RecordReader, starts: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 def ranges(reader: RecordReader) -> Ranges | None:
     """What record 0 tells of the identities; None where the file is no collection of faces."""
-    if not len(reader):
-        return None
     try:
-        header, data = reader.image(0)
+        return ranges_of(reader[0]) if len(reader) else None
     except ResnetError:
+        return None
+
+
+def ranges_of(payload: memoryview) -> Ranges | None:
+    """The same from the record itself."""
+    try:
+        header, data = unpack(payload)
+    except ValueError:
         return None
     labels = np.ravel(header.label).tolist()
     if len(data) or header.flag != 2 or not all(label.is_integer() and label >= 0 for label in labels):

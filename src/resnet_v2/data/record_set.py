@@ -62,7 +62,8 @@ class RecordSet:
     @property
     def name(self) -> str:
         """What it is called wherever it lies."""
-        return self.path.name
+        several = len(self.readers) > 1 and "," in str(self.path)
+        return ",".join(reader.name for reader in self.readers) if several else self.path.name
 
     @property
     def file_bytes(self) -> int:

@@ -199,7 +199,10 @@ def validate(run: Run, state: TrainState, reader: Records) -> Evaluation:
             on_batch=stop_when_told,
             left_out=left_out,
         )
-    except (Stopped, DamagedError):
+    except (Stopped, ResnetError, OSError) as error:
+        # Of what else may happen only this rank knows; others would not save with it.
+        if not isinstance(error, Stopped | DamagedError) and run.ranks.world_size > 1:
+            raise
         save(run, state, checkpoint.latest_path(run.plan.prefix), None)
         raise
     if not math.isfinite(result.loss):
@@ -217,8 +220,8 @@ def _unreadable(run: Run, problem: str) -> DamagedError:
         return DamagedError(f"Rank {run.ranks.rank} stops: another one has met a record that cannot be read.")
     latest = checkpoint.latest_path(run.plan.prefix)
     return DamagedError(
-        f"{problem.removesuffix('.')}; the epoch is saved in {latest}: mend the record, or give `on_error` skip, and go "
-        "on with `resume` and `force`."
+        f"{problem.removesuffix('.')}; the epoch is saved in {latest}: mend the record, or give `on_error` skip, and "
+        "go on with `resume` and `force`."
     )
 
 

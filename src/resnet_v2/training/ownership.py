@@ -61,7 +61,13 @@ def fingerprint(readers: Iterable[Records]) -> dict[str, str]:
     They are of where its images begin and end; of the bytes of `READ_WHOLE` records, all where there are no more; and,
     where a `.rows` tells it, of what every record's bytes were when it was packed.
     """
-    return {reader.name: "-".join(map(_hash, _identity(reader))) for reader in readers}
+    found: dict[str, str] = {}
+    for reader in readers:
+        name = reader.name
+        while name in found:  # of two folders
+            name += " (2)"
+        found[name] = "-".join(map(_hash, _identity(reader)))
+    return found
 
 
 def _identity(reader: Records) -> Iterator[bytes]:
