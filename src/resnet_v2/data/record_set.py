@@ -14,6 +14,7 @@ from resnet_v2.data.sidecar import Rows, sidecar_path
 from resnet_v2.errors import ResnetError
 from resnet_v2.storage import as_path
 
+MOST_REMARKS = 3
 Numbers = NDArray[np.int64]
 
 
@@ -35,6 +36,9 @@ class RecordSet:
         else:
             self._numbers = np.concatenate(kept)
             self.offsets = np.concatenate([one.offsets[its] for one, its in zip(readers, kept, strict=True)])
+        if len(self.remarks) > MOST_REMARKS:
+            more = f"the same holds for other files of {path}, {len(self.remarks) - MOST_REMARKS} remarks in all"
+            self.remarks = [*self.remarks[:MOST_REMARKS], more]
         if len(readers) > 1:
             self.remarks.append(f"{path}: {len(self)} images of {len(readers)} files, {readers[0].path} the first")
 
