@@ -258,7 +258,9 @@ def test_what_is_changed_for_the_decoder_stays_in_the_record(size: tuple[int, in
         for key, data in enumerate(files):
             writer.write(key, pack(IRHeader(0, 0.0, key, 0), data))
     reader = RecordReader(tmp_path / "a.rec")
-    for found, data in zip(find_images(reader.source, reader.offsets.tolist()), files, strict=True):
+    for found, data in zip(
+        find_images([reader.source], [0] * len(reader), reader.offsets.tolist()), files, strict=True
+    ):
         assert isinstance(found, Found)
         image, whole = Encoded(found.image, NOTHING, MAX_PIXELS), decode(data)
         for box in (Box(0, 10, 0, 30), Box(30, 40, 10, 20), Box(0, size[1], 0, size[0])):

@@ -52,18 +52,22 @@ def index(settings: packing.IndexConfig) -> None:
     from resnet_v2.data.index import index_path
     from resnet_v2.packing.pack import write_index
 
-    count, lost = write_index(settings.rec, index_path(settings.rec))
+    count, lost = write_index(settings.rec, settings.out)
     damage = f"; {lost} bytes are damaged and left out" if lost else ""
-    print(f"{index_path(settings.rec)}: {count} records{damage}")
+    print(f"{settings.out or index_path(settings.rec)}: {count} records{damage}")
 
 
 def verify(settings: packing.VerifyConfig) -> int:
+    from resnet_v2.data.record_names import record_paths
     from resnet_v2.networks.sums import verify_checkpoint
     from resnet_v2.packing.repair import repair
     from resnet_v2.packing.verify import check_readable, verify_record
     from resnet_v2.storage import as_path
 
-    paths = [as_path(name) for name in settings.files]
+    named = ([as_path(name)] if name.endswith(".safetensors") else record_paths(name) for name in settings.files)
+    paths = [path for several in named for path in several]
+    if settings.repair is not None and len(paths) != 1:
+        raise ResnetError(f"`repair` takes one .rec, but {len(paths)} are named; give a single one.")
     for path in paths:  # before the first of them is read
         check_readable(path)
     listed, found = [], 0
@@ -141,6 +145,7 @@ def evaluate(settings: using.EvaluateConfig) -> None:
         settings.batch_size,
         settings.workers,
         settings.mxnet_count,
+        settings.on_error,
     )
     if settings.json:
         results = [row.as_json(settings.per_class) for row in rows]

@@ -42,7 +42,11 @@ class Data:
     """folder of the records, or an address such as s3://bucket/imagenet"""
     data_type: str = "imagenet"
     """imagenet: its stem, train_480_q90.rec, val_256_q90.rec; any NAME: CIFAR stem, NAME_train.rec, NAME_val.rec"""
-    list_dir: Annotated[Place, Usual("--data-dir")] = Path("data/imagenet")
+    data_train: str = ""
+    """the .rec to train on in place of those of --data-dir, several as a.rec,b.rec or 'train_*.rec'"""
+    data_val: str = ""
+    """the same to evaluate on"""
+    list_dir: Annotated[Place, Usual("--data-dir, or where --data-train is")] = Path("data/imagenet")
     """folder of synset.txt and of the .lst files"""
     num_classes: Annotated[int, Range(0, 10**6), Usual("0")] = 1000
     """number of classes, 0: the lines of synset.txt, or 1000 for imagenet"""

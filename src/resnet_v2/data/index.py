@@ -18,10 +18,6 @@ def index_path(path: Path) -> Path:
 
 def read_index(path: Path) -> NDArray[np.int64]:
     """The byte offsets in the `.idx` that belongs to a `.rec`, in the order of the file."""
-    if not path.is_file():
-        raise ResnetError(f"{path} is missing; make it with `resnet-v2 pack` or `resnet-v2 data`.")
-    if not index_path(path).is_file():
-        raise ResnetError(f"{index_path(path)} is missing; make it with `resnet-v2 index {path}`.")
     offsets = index_column(path, 1)
     if (offsets < 0).any():
         raise ResnetError(f"{index_path(path)} has a negative offset; make it again with `resnet-v2 index {path}`.")

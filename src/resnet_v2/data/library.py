@@ -7,15 +7,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet_v2.console import say
 from resnet_v2.data.augment import Augmentation, augmentation, random_resized_crop
 from resnet_v2.data.filling import Centred
 from resnet_v2.data.hands import usual_workers
 from resnet_v2.data.kept import LARGEST_SIDE
 from resnet_v2.data.loader import Loader, Reading
-from resnet_v2.data.records import RecordReader
+from resnet_v2.data.record_set import open_records
 from resnet_v2.data.ring import Pin
 from resnet_v2.errors import ResnetError
-from resnet_v2.storage import as_path
 
 Augment = Literal["level-1", "level-2", "level-3", "rrc", "centre"]
 MOST_CLASSES = 1 << 24  # what a label, a float32, can number
@@ -54,8 +54,11 @@ class RecordLoader:
     ) -> None:
         if workers == "auto":
             workers = usual_workers(world_size, computes=pin is None)
+        records = open_records(rec)
+        for remark in records.remarks if rank == 0 else ():
+            say(remark)
         self._loader = Loader(
-            RecordReader(as_path(rec)),
+            records,
             _plan(augment, size),
             seed=seed,
             batch_size=batch_size,

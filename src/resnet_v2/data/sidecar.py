@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -96,13 +96,24 @@ def _segments_of_record(payload: bytes | memoryview) -> Offsets:
         return NOTHING
 
 
-def read_segments(source: int | None, places: NDArray[np.int64], counts: NDArray[np.int64]) -> list[Offsets]:
-    """The offsets of images' segments, whose bytes and counts `Rows.places` tells; none where the file has ended."""
-    if source is None:
+def read_segments(
+    sources: Sequence[int | None], files: Sequence[int], places: NDArray[np.int64], counts: NDArray[np.int64]
+) -> list[Offsets]:
+    """The offsets of images' segments, whose bytes and counts `Rows.places` tells; none where the file has ended.
+
+    `files` are the numbers of their files among `sources`, in which None is a file without `.rows`.
+    """
+    if not any(source is not None for source in sources):
         return [NOTHING] * len(places)
-    data = (read_at(source, 4 * count, at) for at, count in zip(places.tolist(), counts.tolist(), strict=True))
-    found = (np.frombuffer(some[: len(some) // 4 * 4], "<u4") for some in data)
-    return [some if len(some) == count else NOTHING for some, count in zip(found, counts.tolist(), strict=True)]
+    wanted = zip(files, places.tolist(), counts.tolist(), strict=True)
+    return [_read_offsets(sources[file], at, count) for file, at, count in wanted]
+
+
+def _read_offsets(source: int | None, at: int, count: int) -> Offsets:
+    if source is None or not count:
+        return NOTHING
+    data = read_at(source, 4 * count, at)
+    return np.frombuffer(data, "<u4") if len(data) == 4 * count else NOTHING
 
 
 class Rows:
@@ -176,7 +187,7 @@ class Rows:
 
     def segments(self, ordinal: int) -> Offsets:
         """What `find_segments` gives for the image of a record."""
-        return read_segments(self.source, *self.places(np.array([ordinal])))[0]
+        return read_segments([self.source], [0], *self.places(np.array([ordinal])))[0]
 
     def sums(self) -> NDArray[np.uint64]:
         """The fingerprint of every record, by ordinal, none where the file has none; ResnetError when it is damaged."""

@@ -17,9 +17,13 @@ from tqdm import tqdm
 from resnet_v2 import __version__
 from resnet_v2.config.packing import PackConfig
 from resnet_v2.console import say
+from resnet_v2.data.faces import ranges_of
+from resnet_v2.data.index import index_path
 from resnet_v2.data.lists import ListEntry, is_sorted_by_class, read_list
-from resnet_v2.data.records import IRHeader, RecordReader, pack, scan
+from resnet_v2.data.parts import scan_source
+from resnet_v2.data.records import IMAGE_HEADER, PART_HEADER, IRHeader, RecordReader, pack, read_record
 from resnet_v2.data.sidecar import Rows, write_rows
+from resnet_v2.data.source import Source, close, open_source, read
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import replacing, sha256
 from resnet_v2.machine import processors
@@ -169,26 +173,29 @@ def _in_order(work: Callable[[ListEntry], Made], entries: Iterable[ListEntry], t
                 future.cancel()
 
 
-def write_index(rec: Path, idx: Path) -> tuple[int, int]:
-    """Read a `.rec` and write its index, and its `.rows` where images are sliceable.
+def write_index(rec: Path, out: Path | None = None) -> tuple[int, int]:
+    """Read a `.rec` and write its index, and its `.rows` where images are sliceable; or the index alone, as `out`.
 
-    Keys are ordinals, as MXNet's rec2idx.py writes them. Returns the number of whole records and of bytes between them
+    Keys are ordinals, as MXNet's rec2idx.py writes them; of a collection of faces, whose records name one another by
+    their ids, they are the ids. Returns the number of whole records and of bytes between them
     that are lost. A ResnetError when there is none.
     """
     if not rec.is_file():
         raise ResnetError(f"{rec} is missing; give the path of a .rec.")
+    idx = out or index_path(rec)
     count, last_end, whole_bytes = 0, 0, 0
     size = rec.stat().st_size
     with replacing(idx) as temporary, temporary.open("w", encoding="ascii", newline="\n") as file:
         with tqdm(total=size, desc=rec.name, unit="B", unit_scale=True, mininterval=1) as progress:
-            for start, end in scan(rec):
-                file.write(f"{count}\t{start}\n")
+            for key, start, end in _keyed(rec):
+                file.write(f"{key}\t{start}\n")
                 count, whole_bytes = count + 1, whole_bytes + min(end, size) - start
                 progress.update(end - last_end)
                 last_end = end
         if not count:
             raise ResnetError(f"{rec} holds no whole record; it is damaged or no RecordIO file.")
-    write_rows(rec, _kept_origin(rec))
+    if out is None:
+        write_rows(rec, _kept_origin(rec))
     return count, size - whole_bytes
 
 
@@ -198,3 +205,21 @@ def _kept_origin(rec: Path) -> str:
         return Rows.of(RecordReader(rec)).origin()
     except ResnetError:
         return ""
+
+
+def _keyed(rec: Path) -> Iterator[tuple[int, int, int]]:
+    """The key of every whole record, and where it starts and ends."""
+    source = open_source(rec)
+    try:
+        by_id = None
+        for number, (start, end) in enumerate(scan_source(source)):
+            if by_id is None:
+                by_id = ranges_of(read_record(source, start)[0]) is not None
+            yield _id_at(source, start) if by_id else number, start, end
+    finally:
+        close(source)
+
+
+def _id_at(source: Source, start: int) -> int:
+    head = read(source, IMAGE_HEADER.size, start + PART_HEADER.size)
+    return int(IMAGE_HEADER.unpack(head)[2]) if len(head) == IMAGE_HEADER.size else 0

@@ -16,6 +16,7 @@ from resnet_v2.data.remote import local_copy
 from resnet_v2.data.sidecar import Rows, sidecar_path
 from resnet_v2.errors import ResnetError, naming
 from resnet_v2.packing.findings import Finding, Report
+from resnet_v2.packing.identities import check_identities
 from resnet_v2.packing.walk import Piece, walk
 from resnet_v2.storage import Address, look
 
@@ -49,6 +50,8 @@ def verify_record(rec: Path, settings: VerifyConfig) -> Report:
     if not whole:
         raise ResnetError(f"{rec} holds no whole record; it is damaged or no RecordIO file.")
     report.count = len(whole)
+    if empty := sum(piece.empty for piece in whole):
+        report.notes.append(f"{empty} of {len(whole)} records hold labels and no image")
     known = set(sums)
     if sums and 2 * sum(piece.sum in known for piece in whole) < len(whole):
         words = f"{sidecar_path(rec)} belongs to another record; make it again with `resnet-v2 index {rec}`"
@@ -62,6 +65,7 @@ def verify_record(rec: Path, settings: VerifyConfig) -> Report:
         lines, aligned, of_start, strays = [], [], {}, []
     judge = _Judge(report, pieces, of_start, strays, aligned)
     judge.contents(known, *_list_and_classes(rec, whole, report))
+    judge.identities()
     judge.duplicates()
     judge.index(bool(lines))
     judge.missing(sums)
@@ -118,7 +122,11 @@ def _list_and_classes(
     if not lst.is_file():
         report.notes.append(f"no {lst.name} beside it: labels are compared with the number of classes alone")
         return None, classes
-    labels = {entry.index: entry.labels for entry in read_list(lst)}
+    try:
+        labels = {entry.index: entry.labels for entry in read_list(lst)}
+    except ResnetError as error:
+        report.findings.append(Finding("list", str(error)))
+        return None, classes
     if 2 * sum(piece.key in labels for piece in whole) < len(whole):
         report.findings.append(Finding("list", f"{lst} is another record's list"))
         return None, classes
@@ -191,16 +199,22 @@ class _Judge:
         for piece in self._pieces:
             if piece.kind:
                 self._add(piece, piece.kind, piece.problem)
-            elif words := _wrong_label(piece, listed, classes):
+            elif not piece.empty and (words := _wrong_label(piece, listed, classes)):
                 self._add(piece, "mislabelled", words)
             elif known and piece.sum not in known:
                 self._add(piece, "damaged", changed)
-            elif listed is not None and piece.key not in listed:
+            elif listed is not None and not piece.empty and piece.key not in listed:
                 self._add(piece, "unlisted", "the .lst does not name it")
             elif -piece.end % 4:
                 self._add(
                     piece, "padding", f"{-piece.end % 4} bytes behind it are missing; MXNet refuses it", bad=False
                 )
+
+    def identities(self) -> None:
+        """Of a collection of faces: what does not go with the ranges that its own records tell."""
+        for piece, kind, words, bad in check_identities(self._pieces):
+            if piece.start not in self._bad:
+                self._add(piece, kind, words, bad)
 
     def duplicates(self) -> None:
         """All but one of the records with equal bytes: the one in its own place stays."""
