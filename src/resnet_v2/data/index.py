@@ -1,5 +1,6 @@
-"""The `.idx` of a `.rec`: a line for each record, its key and the byte where it starts."""
+"""The names of a record's files, and its `.idx`: a line for each record, its key and the byte where it starts."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,27 @@ from resnet_v2.data.remote import local_copy
 from resnet_v2.errors import ResnetError, naming
 
 LONGEST_LINE_BYTES = 1 << 16
+RECORD_NAME = re.compile(r"(.+)\.rec(\.part\d+)?", re.IGNORECASE | re.DOTALL)
+
+
+def is_record(path: Path) -> bool:
+    """Whether a file's name is that of a record: `a.rec`, `A.REC`, or `a.rec.part000`, a part as im2rec names it."""
+    return RECORD_NAME.fullmatch(path.name) is not None
+
+
+def side_path(rec: Path, ending: str) -> Path:
+    """The file of an ending that belongs to a record: `data/flowers.rec`, `.idx` -> `data/flowers.idx`.
+
+    That of a part is `p.idx.part000` for `p.rec.part000`; another name keeps all of it, `v1.5.idx` for `v1.5`. So no
+    two records share a file.
+    """
+    named = RECORD_NAME.fullmatch(rec.name)
+    return rec.with_name(f"{named[1]}{ending}{named[2] or ''}" if named is not None else f"{rec.name}{ending}")
 
 
 def index_path(path: Path) -> Path:
     """`data/flowers.rec` -> `data/flowers.idx`."""
-    return path.with_suffix(".idx")
+    return side_path(path, ".idx")
 
 
 def read_index(path: Path) -> NDArray[np.int64]:

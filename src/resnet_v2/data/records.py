@@ -17,7 +17,7 @@ from typing import BinaryIO, NamedTuple, TextIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_v2.data.index import index_column, index_path
+from resnet_v2.data.index import index_column, index_path, side_path
 from resnet_v2.data.offsets import damaged, find_offsets
 from resnet_v2.data.parts import (
     FIRST,
@@ -161,7 +161,7 @@ def writing(path: Path) -> Iterator[RecordWriter]:
         for file in (rec, idx):  # both are whole before anything of the earlier record goes
             file.flush()
             os.fsync(file.fileno())
-        remove(index_path(path), path.with_suffix(".rows"))
+        remove(index_path(path), side_path(path, ".rows"))
 
 
 def class_label(path: Path, ordinal: int, header: IRHeader, classes: int) -> int:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from resnet_v2.data.index import side_path
 from resnet_v2.data.records import RecordReader, unpack
 from resnet_v2.data.remote import local_copy
 from resnet_v2.data.rows import NOTHING, Offsets, find_segments
@@ -31,7 +32,7 @@ COMPARED = 16  # records whose fingerprints are compared when a `.rows` is opene
 
 def sidecar_path(rec: Path) -> Path:
     """`data/flowers.rec` -> `data/flowers.rows`."""
-    return rec.with_suffix(".rows")
+    return side_path(rec, ".rows")
 
 
 def write_rows(rec: Path, origin: str = "") -> int:

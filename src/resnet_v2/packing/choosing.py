@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from resnet_v2.config.converting import ConvertConfig
 from resnet_v2.data.lists import read_synset
 from resnet_v2.errors import ResnetError, printable
-from resnet_v2.packing.inputs import Records
+from resnet_v2.packing.inputs import Inputs
 
 Numbers = NDArray[np.int64]
 MOST_CLASS = 1 << 24  # float32 tells all whole numbers up to here apart
@@ -25,17 +25,18 @@ class Choice:
 
 
 def choose(
-    records: Records, settings: ConvertConfig, names: Sequence[str]
+    records: Inputs, settings: ConvertConfig, names: Sequence[str]
 ) -> tuple[list[Choice], Mapping[float, int] | None]:
     """The files to write, and the new number of every class where classes are numbered anew.
 
     The same seed gives the same choice. Raises ResnetError where something is asked for that the records do not have.
     """
     generator = np.random.default_rng(settings.seed)
-    numbers = np.flatnonzero(records.images)
+    numbers = np.arange(len(records))
     wanted = _wanted_classes(settings.classes, names)
     if wanted or _looks_at_classes(settings):
         records.refuse_boxes()
+        records.tell_of_several_labels()
         check_classes(records, numbers)
     if wanted:
         numbers = _of_classes(records, numbers, wanted, names)
@@ -80,7 +81,7 @@ def _class_number(word: str, number_of: Mapping[str, int]) -> int:
     raise ResnetError(f"`classes`: {word!r} is no number of a class, and {known}; give numbers or names of classes.")
 
 
-def check_classes(records: Records, numbers: Numbers) -> None:
+def check_classes(records: Inputs, numbers: Numbers) -> None:
     """Raise ResnetError for a record whose first label is no number of a class."""
     labels = records.labels[numbers]
     bad = np.flatnonzero(~((labels >= 0) & (labels < MOST_CLASS) & (labels == np.floor(labels))))
@@ -91,7 +92,7 @@ def check_classes(records: Records, numbers: Numbers) -> None:
         )
 
 
-def _of_classes(records: Records, numbers: Numbers, wanted: Sequence[int], names: Sequence[str]) -> Numbers:
+def _of_classes(records: Inputs, numbers: Numbers, wanted: Sequence[int], names: Sequence[str]) -> Numbers:
     labels = records.labels[numbers]
     if len(missing := np.setdiff1d(np.array(wanted), labels)):
         raise ResnetError(f"No record is of class {_named(missing[0], names)}; mend `classes`.")
@@ -105,7 +106,7 @@ def _first(numbers: Numbers, count: int) -> Numbers:
 
 
 def _divided(
-    records: Records, numbers: Numbers, settings: ConvertConfig, names: Sequence[str], generator: np.random.Generator
+    records: Inputs, numbers: Numbers, settings: ConvertConfig, names: Sequence[str], generator: np.random.Generator
 ) -> list[Choice]:
     out = settings.out
     if settings.parts:
@@ -126,7 +127,7 @@ def _divided(
 
 
 def _held_out_classes(
-    records: Records, numbers: Numbers, count: int, generator: np.random.Generator
+    records: Inputs, numbers: Numbers, count: int, generator: np.random.Generator
 ) -> NDArray[np.bool_]:
     classes = np.unique(records.labels[numbers])
     if count >= len(classes):
@@ -137,7 +138,7 @@ def _held_out_classes(
 
 
 def _held_out_images(
-    records: Records, numbers: Numbers, settings: ConvertConfig, names: Sequence[str], generator: np.random.Generator
+    records: Inputs, numbers: Numbers, settings: ConvertConfig, names: Sequence[str], generator: np.random.Generator
 ) -> NDArray[np.bool_]:
     labels = records.labels[numbers]
     order = labels.argsort(kind="stable")
@@ -159,7 +160,7 @@ def _named(label: float, names: Sequence[str]) -> str:
     return f"{number} ({printable(names[number])})" if number < len(names) else str(number)
 
 
-def _new_numbers(records: Records, choices: Sequence[Choice], wanted: Sequence[int]) -> Mapping[float, int]:
+def _new_numbers(records: Inputs, choices: Sequence[Choice], wanted: Sequence[int]) -> Mapping[float, int]:
     """In the order asked for; else ascending, classes that are for validation alone behind the others."""
     found: dict[float, int] = {}
     for choice in choices:

@@ -1,4 +1,4 @@
-"""Records -> other records: merged, shuffled, filtered, split. Images keep their bytes, and nothing is decoded."""
+"""Inputs -> other records: merged, shuffled, filtered, split. Images keep their bytes, and nothing is decoded."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from resnet_v2.errors import ResnetError
 from resnet_v2.packing import faces, origin
 from resnet_v2.packing.choosing import Choice, choose
 from resnet_v2.packing.headers import Change
-from resnet_v2.packing.inputs import Records, find_inputs
+from resnet_v2.packing.inputs import Inputs, find_inputs
 from resnet_v2.packing.output import Output, writing_all
 from resnet_v2.storage import Address
 
@@ -31,7 +31,7 @@ def convert(settings: ConvertConfig) -> list[str]:
     paths = find_inputs(settings.files[:-1])
     _refuse_taken(settings.out, paths)
     names = class_names(paths)
-    records = Records(paths)
+    records = Inputs(paths)
     choices, classes = choose(records, settings, names)
     for choice in choices:
         _refuse_taken(choice.out, paths)
@@ -91,7 +91,7 @@ def _new_names(synset: Path, names: Sequence[str], classes: Mapping[float, int] 
     return ()
 
 
-def _tell_of_gaps(records: Records, choices: Sequence[Choice], classes: Mapping[float, int] | None) -> None:
+def _tell_of_gaps(records: Inputs, choices: Sequence[Choice], classes: Mapping[float, int] | None) -> None:
     """Say what classes are called now, or that some have no image any more."""
     if classes is not None:
         changed = [f"{old:g} -> {new}" for old, new in classes.items() if old != new]
@@ -102,14 +102,14 @@ def _tell_of_gaps(records: Records, choices: Sequence[Choice], classes: Mapping[
             else f"{len(classes)} classes keep their numbers"
         )
         return
-    before = np.unique(records.labels[records.images])
+    before = np.unique(records.labels)
     kept = np.unique(np.concatenate([records.labels[choice.numbers] for choice in choices]))
     if len(kept) < len(before):
         say(f"{len(kept)} of {len(before)} classes are kept, under their old numbers; `--renumber` closes the gaps")
 
 
 def _write_all(
-    records: Records, choices: Sequence[Choice], settings: ConvertConfig, classes: Mapping[float, int] | None
+    records: Inputs, choices: Sequence[Choice], settings: ConvertConfig, classes: Mapping[float, int] | None
 ) -> None:
     # A face is asked for by its identity alone; the other labels of its array stay in InsightFace's form.
     change = Change(classes, frozenset() if settings.faces else frozenset(records.faces))
@@ -130,7 +130,7 @@ def _write_all(
             given += len(choice.numbers)
 
 
-def _meet(records: Records, choices: Sequence[Choice]) -> bool:
+def _meet(records: Inputs, choices: Sequence[Choice]) -> bool:
     """Whether two records have one id, so that all are given new ones, which is said."""
     ids = np.concatenate([records.ids[choice.numbers] for choice in choices])
     if len(np.unique(ids)) == len(ids) and int(ids.max()) <= LARGEST_KEY:
@@ -140,7 +140,7 @@ def _meet(records: Records, choices: Sequence[Choice]) -> bool:
 
 
 def _write(
-    records: Records, choice: Choice, output: Output, change: Change, progress: Progress, first: int | None
+    records: Inputs, choice: Choice, output: Output, change: Change, progress: Progress, first: int | None
 ) -> None:
     """Write records under their ids, or under new ones from `first` on."""
     for place, number in enumerate(progress.over(choice.numbers.tolist())):

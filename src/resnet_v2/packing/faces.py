@@ -12,13 +12,13 @@ from resnet_v2.data.records import IRHeader, pack
 from resnet_v2.errors import ResnetError
 from resnet_v2.packing.choosing import Choice
 from resnet_v2.packing.headers import Change
-from resnet_v2.packing.inputs import Records
+from resnet_v2.packing.inputs import Inputs
 from resnet_v2.packing.output import Output
 
 MOST_KEYS = 1 << 24
 
 
-def check(records: Records, choice: Choice) -> None:
+def check(records: Inputs, choice: Choice) -> None:
     """Raise ResnetError where there are more keys than the labels can tell apart."""
     keys = 1 + len(choice.numbers) + len(np.unique(records.labels[choice.numbers]))
     if keys > MOST_KEYS:
@@ -28,7 +28,7 @@ def check(records: Records, choice: Choice) -> None:
         )
 
 
-def write(records: Records, choice: Choice, output: Output, change: Change, progress: Progress) -> None:
+def write(records: Inputs, choice: Choice, output: Output, change: Change, progress: Progress) -> None:
     """Write record 0, the images, whose order is that of their identities, and a record for each identity."""
     labels = records.labels[choice.numbers]
     firsts = np.flatnonzero(np.append(True, labels[1:] != labels[:-1]))

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from resnet_v2.data.records import IMAGE_HEADER
-from resnet_v2.packing.inputs import Records
+from resnet_v2.packing.inputs import Inputs
 
 FLAG, LABEL, ID, LABELS = struct.Struct("<I"), struct.Struct("<f"), struct.Struct("<Q"), IMAGE_HEADER.size
 LABEL_AT, ID_AT = 4, 8
@@ -18,7 +18,7 @@ class Change:
     classes: Mapping[float, int] | None = None
     one_label: frozenset[int] = frozenset()
 
-    def apply(self, records: Records, number: int, identity: int) -> bytes | memoryview:
+    def apply(self, records: Inputs, number: int, identity: int) -> bytes | memoryview:
         """The payload of a record under another id; the same bytes where nothing changes."""
         payload = records.read(number)
         flag, label, old_identity, _ = IMAGE_HEADER.unpack_from(payload)

@@ -1,8 +1,7 @@
-"""Records to copy from: several files as one set, each held against its index before anything is written."""
+"""Records to copy from: a set of files, whose headers are all read before anything is written."""
 
-import glob
-import re
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_v2.console import Progress, say
-from resnet_v2.data.index import index_path, read_index
+from resnet_v2.data.faces import ranges
+from resnet_v2.data.index import index_path
+from resnet_v2.data.record_names import record_paths
+from resnet_v2.data.record_set import RecordSet
 from resnet_v2.data.records import (
     IMAGE_HEADER,
     LENGTH_BITS,
@@ -22,109 +24,75 @@ from resnet_v2.data.records import (
     damaged,
     no_image_record,
     read_record,
-    scan,
 )
 from resnet_v2.data.sidecar import Rows, sidecar_path
-from resnet_v2.data.source import Source, open_source, read, size_of
+from resnet_v2.data.source import read
 from resnet_v2.errors import DamagedError, ResnetError
 from resnet_v2.files import fingerprint
-from resnet_v2.storage import Address, as_path
+from resnet_v2.storage import Address
 
-HEAD_BYTES = PART_HEADER.size + IMAGE_HEADER.size + 8  # with two labels, which tell records of faces and of boxes
-RECORD_NAME = re.compile(r"\.rec(\.part\d+)?$")
+HEAD_BYTES = PART_HEADER.size + IMAGE_HEADER.size + 8  # with two labels, which tell records of boxes
 PADDING = 3  # bytes that may be missing behind the last record
 
 
 def find_inputs(words: Sequence[str]) -> list[Path]:
-    """The files that words name: paths, addresses, patterns, or several of these with commas between.
-
-    The files of a pattern come in the order of their names, numbers in them by their size. Raises ResnetError for a
-    pattern without a file, and for a file that is named twice.
-    """
-    paths = [path for word in words for path in _named(word)]
-    for number, path in enumerate(paths):
-        if any(_is_same(path, other) for other in paths[:number]):
-            raise ResnetError(f"{path} is given twice; give every .rec once.")
-    return paths
-
-
-def _named(word: str) -> Iterator[Path]:
-    path = as_path(word)
-    if isinstance(path, Address) or path.exists():
-        yield path
-    elif "," in word:
-        for part in filter(None, word.split(",")):
-            yield from _named(part)
-    elif glob.has_magic(word):
-        names = glob.glob(word)  # noqa: PTH207  # a Path's own takes no pattern with a root
-        found = sorted(filter(RECORD_NAME.search, names), key=_by_numbers)
-        if not found:
-            raise ResnetError(f"No .rec has a name like {word}; check the path.")
-        yield from map(Path, found)
-    else:
-        raise ResnetError(f"{path} is missing; give the path of a .rec.")
-
-
-def _by_numbers(name: str) -> list[tuple[int, str]]:
-    """`train_2.rec` before `train_10.rec`."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+    """The files that words name, as `record_paths` reads each; a ResnetError for a file that two of them name."""
+    found: list[Path] = []
+    for word in words:
+        for path in record_paths(word):
+            if any(_is_same(path, other) for other in found):
+                raise ResnetError(f"{path} is given twice; give every .rec once.")
+            found.append(path)
+    return found
 
 
 def _is_same(path: Path, other: Path) -> bool:
-    if isinstance(path, Address) or isinstance(other, Address):
+    if isinstance(path, Address) or isinstance(other, Address) or not (path.exists() and other.exists()):
         return path == other
-    return path.samefile(other)
+    return os.path.samefile(path, other)  # noqa: PTH121  # mypy takes an Address for the other type
 
 
-class Records:
-    """The records of several files, one after the other; `number` counts through all of them.
+class Inputs:
+    """The images of several files; `number` counts through all of them, in the order of `RecordSet`.
 
-    Arrays of as many entries as there are records: `offsets` (int64) in their files, `lengths` (int64, bytes with
-    their headers and padding), `labels` (float32, the first of each), `ids` (uint64), `images` (bool: image bytes
-    follow the header). `starts` are the numbers of the files' first records, one more than files; `faces` are the
-    numbers of the files that have InsightFace's form, `boxes` of those with records of object detection. `origins` are
-    what the files' `.rows` say of their making.
+    Arrays of as many entries as there are images: `labels` (float32, the first of each), `ids` (uint64) and `counts`
+    (int64, how many labels there are). `faces` are the numbers of the files that have InsightFace's form, `boxes` of
+    those with records of object detection. `origins` are what the files' `.rows` say of their making.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = list(paths)
-        heads = [_read_heads(path) for path in self.paths]
-        self._sources = [one.source for one in heads]
-        self.starts = np.cumsum([0, *(len(one.offsets) for one in heads)])
-        self.offsets = np.concatenate([one.offsets for one in heads])
-        self.lengths = np.concatenate([one.lengths for one in heads])
-        self.labels = np.concatenate([one.labels for one in heads])
-        self.ids = np.concatenate([one.ids for one in heads])
-        self.images = np.concatenate([one.images for one in heads])
-        self.faces = {number for number, one in enumerate(heads) if one.faces}
-        self.boxes = {number for number, one in enumerate(heads) if one.boxes}
-        self._sums, self.origins = [], list[str]()
-        for path, one in zip(self.paths, heads, strict=True):
-            rows = _rows(path, len(one.offsets))
-            self._sums.append(np.empty(0, np.uint64) if rows is None else rows.sums())
-            self.origins.append("" if rows is None else rows.origin())
+        readers = [RecordReader(path) for path in paths]
+        self._set = RecordSet(readers, self.paths[0])
+        heads = [_read_heads(reader) for reader in readers]
+        self.files, ordinals = self._set.locate(np.arange(len(self._set)))
+        at = np.cumsum([0, *map(len, readers)])[self.files] + ordinals
+        self.labels, self.ids, self.counts = (
+            np.concatenate([getattr(one, name) for one in heads])[at] for name in ("labels", "ids", "counts")
+        )
+        self.faces = {file for file, reader in enumerate(readers) if ranges(reader) is not None}
+        self.boxes = {file for file, one in enumerate(heads) if one.boxes}
+        rows = [Rows.of(reader) if sidecar_path(reader.path).is_file() else None for reader in readers]
+        self._sums = [np.empty(0, np.uint64) if one is None else one.sums() for one in rows]
+        self.origins = ["" if one is None else one.origin() for one in rows]
 
     def __len__(self) -> int:
-        return len(self.offsets)
+        return len(self._set)
 
     def place(self, number: int) -> tuple[int, int]:
-        """The number of the file and the ordinal in it."""
-        file = int(np.searchsorted(self.starts, number, "right")) - 1
-        return file, number - int(self.starts[file])
+        """The number of the file of an image, and that of its record there."""
+        files, numbers = self._set.locate(np.array([number]))
+        return int(files[0]), int(numbers[0])
 
     def name(self, number: int) -> str:
         """`a.rec: record 5 at byte 1234`."""
-        file, ordinal = self.place(number)
-        return f"{self.paths[file]}: record {ordinal} at byte {int(self.offsets[number])}"
+        reader, ordinal = self._set.place(number)
+        return f"{reader.path}: record {ordinal} at byte {int(reader.offsets[ordinal])}"
 
     def read(self, number: int) -> memoryview:
-        """The payload of a record; a DamagedError where it is not what was packed."""
+        """The payload of an image's record; a DamagedError where it is not what was packed."""
         file, ordinal = self.place(number)
-        offset = int(self.offsets[number])
-        try:
-            payload = read_record(self._sources[file], offset, int(self.lengths[number]))[0]
-        except ValueError as error:
-            raise damaged(self.paths[file], ordinal, offset, error) from None
+        payload = self._set.readers[file][ordinal]
         sums = self._sums[file]
         if len(sums) and int(sums[ordinal]) != fingerprint(payload):
             raise DamagedError(
@@ -134,14 +102,12 @@ class Records:
         return payload
 
     def tell(self) -> None:
-        """Say how many records hold no image, which nobody can train on."""
+        """Say what there is to say of the files, such as records without an image; ResnetError where all are."""
         for file, path in enumerate(self.paths):
-            images = self.images[int(self.starts[file]) : int(self.starts[file + 1])]
-            if not images.any():
+            if not (self.files == file).any():
                 raise ResnetError(f"{path} holds no image; give a .rec of images.")
-            if without := int(np.count_nonzero(~images)):
-                form = " (InsightFace's form: ranges of identities)" if file in self.faces else ""
-                say(f"{path}: {int(images.sum())} images; {without} records without an image are left out{form}")
+        for remark in self._set.remarks:
+            say(remark)
 
     def refuse_boxes(self) -> None:
         """Raise ResnetError for records of object detection, whose first label is no class."""
@@ -151,81 +117,66 @@ class Records:
                 "no class; they can be merged, shuffled and divided, and nothing else."
             )
 
+    def tell_of_several_labels(self) -> None:
+        """Say that of several labels the first is taken for the class, unless it is the identity of a face."""
+        several = (self.counts > 1) & ~np.isin(self.files, list(self.faces))
+        if several.any():
+            number = int(several.argmax())
+            say(
+                f"warning: {int(several.sum())} images have several labels, such as {self.name(number)}; the first is "
+                "taken for the class"
+            )
+
 
 @dataclass
 class _Heads:
-    source: Source
-    offsets: NDArray[np.int64]
+    """Of all records of a file: their lengths in the file, first labels, ids, and how many labels each has."""
+
     lengths: NDArray[np.int64]
     labels: NDArray[np.float32]
     ids: NDArray[np.uint64]
-    images: NDArray[np.bool_]
-    faces: bool = False
+    counts: NDArray[np.int64]
     boxes: bool = False
 
 
-def _read_heads(path: Path) -> _Heads:
+def _read_heads(reader: RecordReader) -> _Heads:
     """What is to be known of every record of a file: some bytes of each are read, in the order of the index."""
-    try:
-        source = open_source(path)
-    except OSError as error:
-        raise ResnetError(f"{path} cannot be opened ({error.strerror}); check the path.") from None
-    offsets, count = _offsets(path), 0
+    count = len(reader)
     heads = _Heads(
-        source,
-        offsets,
-        np.zeros(len(offsets), np.int64),
-        np.zeros(len(offsets), np.float32),
-        np.zeros(len(offsets), np.uint64),
-        np.zeros(len(offsets), np.bool_),
+        np.zeros(count, np.int64), np.zeros(count, np.float32), np.zeros(count, np.uint64), np.zeros(count, np.int64)
     )
-    with Progress(path.name, len(offsets), "records") as progress:
-        for count, offset in enumerate(offsets.tolist()):
-            _read_head(path, heads, count, offset)
-            if not count % 1000:
-                progress.update(min(1000, len(offsets) - count))
-    _check_whole(path, heads)
+    with Progress(f"look at {reader.path.name}", count, "records") as progress:
+        for ordinal, offset in enumerate(reader.offsets.tolist()):
+            _read_head(reader, heads, ordinal, offset)
+            if not ordinal % 1000:
+                progress.update(min(1000, count - ordinal))
+    _check_whole(reader, heads)
     return heads
 
 
-def _offsets(path: Path) -> NDArray[np.int64]:
-    if index_path(path).is_file():
-        offsets = read_index(path)
-        if not len(offsets):
-            raise ResnetError(f"{index_path(path)} is empty; make it again with `resnet-v2 index {path}`.")
-        return offsets
-    say(f"{index_path(path)} is missing; {path.name} is read once to find its records.")
-    offsets = np.fromiter((start for start, _ in scan(path)), np.int64)
-    if not len(offsets):
-        raise ResnetError(f"{path} holds no whole record; it is damaged or no RecordIO file.")
-    return offsets
-
-
-def _read_head(path: Path, heads: _Heads, ordinal: int, offset: int) -> None:
-    data = read(heads.source, HEAD_BYTES, offset)
+def _read_head(reader: RecordReader, heads: _Heads, ordinal: int, offset: int) -> None:
+    data = read(reader.source, HEAD_BYTES, offset)
     magic, word = PART_HEADER.unpack_from(data) if len(data) >= PART_HEADER.size else (0, 0)
     size = word & MAX_RECORD_BYTES
     end = offset + PART_HEADER.size + size + -size % 4
     payload = data[PART_HEADER.size : PART_HEADER.size + size]
     if magic != MAGIC or word >> LENGTH_BITS != WHOLE:  # of several parts, or none
         try:
-            whole, end = read_record(heads.source, offset)
+            whole, end = read_record(reader.source, offset)
         except ValueError as error:
-            raise damaged(path, ordinal, offset, error) from None
+            raise damaged(reader.path, ordinal, offset, error) from None
         payload, size = bytes(whole[:HEAD_BYTES]), len(whole)
     if size < IMAGE_HEADER.size:
-        raise no_image_record(path, ordinal, ValueError(f"{size} bytes are too few for an image header"))
+        raise no_image_record(reader.path, ordinal, ValueError(f"{size} bytes are too few for an image header"))
     if len(payload) < IMAGE_HEADER.size:
-        raise damaged(path, ordinal, offset, ValueError("the file ends inside it"))
+        raise damaged(reader.path, ordinal, offset, ValueError("the file ends inside it"))
     flag, label, heads.ids[ordinal], _ = IMAGE_HEADER.unpack_from(payload)
     first_labels = np.frombuffer(payload, "<f4", min(flag, (len(payload) - IMAGE_HEADER.size) // 4), IMAGE_HEADER.size)
-    image_bytes = size - IMAGE_HEADER.size - 4 * flag
-    if image_bytes < 0 or (flag and not len(first_labels)):
-        raise no_image_record(path, ordinal, ValueError(f"{size} bytes are too few for {flag} labels"))
+    if size < IMAGE_HEADER.size + 4 * flag or (flag and not len(first_labels)):
+        raise no_image_record(reader.path, ordinal, ValueError(f"{size} bytes are too few for {flag} labels"))
     heads.labels[ordinal] = first_labels[0] if flag else label
-    heads.lengths[ordinal], heads.images[ordinal] = end - offset, image_bytes > 0
+    heads.lengths[ordinal], heads.counts[ordinal] = end - offset, max(flag, 1)
     if ordinal == 0:
-        heads.faces = flag == 2 and not image_bytes
         heads.boxes = _is_of_boxes(flag, first_labels)
 
 
@@ -238,10 +189,12 @@ def _is_of_boxes(flag: int, labels: NDArray[np.float32]) -> bool:
     return bool(whole and (flag - header) % width == 0)
 
 
-def _check_whole(path: Path, heads: _Heads) -> None:
+def _check_whole(reader: RecordReader, heads: _Heads) -> None:
     """Raise ResnetError where an index names a record twice, or bytes of the file are in no record that it names."""
-    order = heads.offsets.argsort(kind="stable")
-    starts, size = heads.offsets[order], size_of(heads.source)
+    if not len(reader):
+        return
+    path, size, order = reader.path, reader.file_bytes, reader.offsets.argsort(kind="stable")
+    starts = reader.offsets[order]
     ends = starts + heads.lengths[order]
     if len(twice := np.flatnonzero(starts[1:] == starts[:-1])):
         raise ResnetError(
@@ -258,15 +211,3 @@ def _check_whole(path: Path, heads: _Heads) -> None:
             f"{path}: the bytes from {first} on are in no record that its index names; make the index again with "
             f"`resnet-v2 index {path}`, or write the sound records with `resnet-v2 verify {path} --repair NEW.rec`."
         )
-
-
-def _rows(path: Path, count: int) -> Rows | None:
-    """The `.rows` of a record, if there is one; ResnetError for that of another record."""
-    if not sidecar_path(path).is_file():
-        return None
-    rows = Rows.of(RecordReader(path)) if index_path(path).is_file() else Rows(path)
-    if rows.count != count:
-        raise ResnetError(
-            f"{rows.path} belongs to another state of {path.name}; make it again with `resnet-v2 index {path}`."
-        )
-    return rows

@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_v2.console import say
+from resnet_v2.data.index import side_path
 from resnet_v2.data.lists import as_line, read_list
 from resnet_v2.errors import ResnetError, printable
 from resnet_v2.packing.archives import Names
 from resnet_v2.packing.choosing import check_classes
-from resnet_v2.packing.inputs import Records
+from resnet_v2.packing.inputs import Inputs
 
 # By the first bytes of an image file, the endings that its kind has, the usual one first.
 ENDINGS: Mapping[bytes, tuple[str, ...]] = {
@@ -41,7 +42,7 @@ def ending_of(image: memoryview) -> tuple[str, ...]:
     return next((endings for start, endings in ENDINGS.items() if head.startswith(start)), ())
 
 
-def folder_names(records: Records, numbers: NDArray[np.int64], names: Sequence[str]) -> Mapping[float, str]:
+def folder_names(records: Inputs, numbers: NDArray[np.int64], names: Sequence[str]) -> Mapping[float, str]:
     """The folder of every class: its name, which may have slashes, else its number, as wide as the largest.
 
     Names that stand for several classes get the number behind them. Raises ResnetError for labels that are no classes,
@@ -75,7 +76,7 @@ class FileNames:
     Of two images of one class and name the second gets its number behind the name.
     """
 
-    def __init__(self, records: Records, numbers: NDArray[np.int64], folders: Mapping[float, str]) -> None:
+    def __init__(self, records: Inputs, numbers: NDArray[np.int64], folders: Mapping[float, str]) -> None:
         self._records, self._folders = records, folders
         self._listed = [_Listed.of(records, file) for file in range(len(records.paths))]
         hashes = np.fromiter(map(self._hash, numbers.tolist()), np.int64, len(numbers))
@@ -120,13 +121,12 @@ class _Listed:
         self._indices = np.asarray(indices)[self._order]
 
     @classmethod
-    def of(cls, records: Records, file: int) -> "_Listed | None":
+    def of(cls, records: Inputs, file: int) -> "_Listed | None":
         """The list beside a record, if there is one and it names every image under its label."""
-        path = records.paths[file].with_suffix(".lst")
+        path = side_path(records.paths[file], ".lst")
         if not path.is_file():
             return None
-        listed, first, last = cls(path), int(records.starts[file]), int(records.starts[file + 1])
-        images = first + np.flatnonzero(records.images[first:last])
+        listed, images = cls(path), np.flatnonzero(records.files == file)
         ids = records.ids[images].astype(np.int64)
         places = np.minimum(np.searchsorted(listed._indices, ids), len(listed._indices) - 1)
         if len(listed._indices) and (listed._indices[places] == ids).all():

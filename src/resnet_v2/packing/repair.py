@@ -4,6 +4,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from resnet_v2.data.index import side_path
 from resnet_v2.data.lists import read_list, write_list
 from resnet_v2.data.records import read_record, writing
 from resnet_v2.data.sidecar import write_rows
@@ -31,7 +32,7 @@ def repair(report: Report, out: Path) -> str:
     finally:
         close(source)
     there = {identity for _, identity, _ in report.sound}
-    lst = rec.with_suffix(".lst")
+    lst = side_path(rec, ".lst")
     if lst.is_file():
         write_list(out.with_suffix(".lst"), (entry for entry in read_list(lst) if entry.index in there))
     write_rows(out)

@@ -1,4 +1,4 @@
-"""Records -> image files, byte for byte, in class folders or a tar of them; a list beside them packs the same again."""
+"""Inputs -> image files, byte for byte, in class folders or a tar of them; a list beside them packs the same again."""
 
 import contextlib
 import io
@@ -17,7 +17,7 @@ from resnet_v2.data.lists import ListEntry, write_list
 from resnet_v2.errors import DamagedError, ResnetError, naming
 from resnet_v2.files import make_folder, replacing
 from resnet_v2.packing.convert import class_names
-from resnet_v2.packing.inputs import Records, find_inputs
+from resnet_v2.packing.inputs import Inputs, find_inputs
 from resnet_v2.packing.naming import FileNames, ending_of, folder_names
 from resnet_v2.portable import kept
 
@@ -34,10 +34,10 @@ def unpack(settings: UnpackConfig) -> str:
     _refuse_taken(out, lst)
     paths = find_inputs([settings.rec])
     names = class_names(paths)
-    records = Records(paths)
+    records = Inputs(paths)
     records.refuse_boxes()
     records.tell()
-    numbers = np.flatnonzero(records.images)
+    numbers = np.arange(len(records))
     folders = folder_names(records, numbers, names)
     files = FileNames(records, numbers, folders)
     skipped: list[str] = []
@@ -63,7 +63,7 @@ def _refuse_taken(out: Path, lst: Path) -> None:
 
 
 def _entries(
-    records: Records, numbers: Iterator[int], files: FileNames, add: Add, on_error: str, skipped: list[str]
+    records: Inputs, numbers: Iterator[int], files: FileNames, add: Add, on_error: str, skipped: list[str]
 ) -> Iterator[ListEntry]:
     """The lines of the list, after each image's file is written."""
     others = 0
@@ -85,7 +85,7 @@ def _entries(
         say(f"{others} images are whole, but their headers have an id2, or one label as an array, which no list holds")
 
 
-def _image(records: Records, number: int) -> tuple[recordio.IRHeader, memoryview]:
+def _image(records: Inputs, number: int) -> tuple[recordio.IRHeader, memoryview]:
     header, image = recordio.unpack(records.read(number))
     if not ending_of(image):
         raise DamagedError(f"{records.name(number)} holds no image of a known kind; `resnet-v2 verify` tells more.")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resnet_v2.config.packing import VerifyConfig
-from resnet_v2.data.index import index_path
+from resnet_v2.data.index import index_path, side_path
 from resnet_v2.data.lists import read_list, read_synset
 from resnet_v2.data.remote import local_copy
 from resnet_v2.data.sidecar import Rows, sidecar_path
@@ -117,7 +117,7 @@ def _list_and_classes(
     rec: Path, whole: Sequence[Piece], report: Report
 ) -> tuple[dict[int, tuple[float, ...]] | None, int | None]:
     """The labels of the `.lst` by index and the number of classes, each None where there is no such file."""
-    lst, synset = rec.with_suffix(".lst"), rec.with_name("synset.txt")
+    lst, synset = side_path(rec, ".lst"), rec.with_name("synset.txt")
     classes = len(read_synset(synset)) if synset.is_file() else None
     if not lst.is_file():
         report.notes.append(f"no {lst.name} beside it: labels are compared with the number of classes alone")
