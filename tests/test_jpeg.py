@@ -65,6 +65,25 @@ def test_jpeg_round_trip_is_near() -> None:
     assert np.abs(decode(encode(pixels, ".jpg", 95)).astype(int) - pixels).mean() < 3
 
 
+def test_a_jpeg_that_lacks_only_its_end_marker_is_whole() -> None:
+    """Its crops too, in whatever way they are decoded; one that lacks pixels, or may lack scans, is refused."""
+    pixels = picture(3, 90, 130)
+    for options in ([], [cv2.IMWRITE_JPEG_RST_INTERVAL, 3], [cv2.IMWRITE_JPEG_RST_INTERVAL, 4]):
+        data = cv2.imencode(".jpg", pixels, options)[1].tobytes()
+        whole = decode(data)
+        for cut in (1, 2):
+            assert np.array_equal(decode(data[:-cut]), whole)
+            for box in (Box(0, 90, 0, 130), Box(10, 40, 20, 60)):
+                part = Encoded(data[:-cut], NOTHING, MAX_PIXELS).decode(box, channels=3)
+                assert np.array_equal(part, box.of(whole))
+        for cut in (8, 40, 200):
+            with pytest.raises(ValueError, match="damaged"):
+                decode(data[:-cut])
+    progressive = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
+    with pytest.raises(ValueError, match="damaged"):
+        decode(progressive[:-2])
+
+
 @pytest.mark.parametrize("keep", [0, 1, 2, 100, 0.5, 0.95])
 def test_truncated_images_are_refused(keep: float) -> None:
     data = saved(PIL.Image.fromarray(picture(1, 90, 90)), "JPEG")

@@ -150,6 +150,24 @@ def test_index_is_made_again(lists: Path, class_folder: Path, run: Run) -> None:
     assert read_index(lists / "a.rec").tolist() == before[:3] + before[4:]
 
 
+def test_an_index_elsewhere(lists: Path, class_folder: Path, tmp_path: Path, run: Run) -> None:
+    run("pack", lists / "a_train.lst", class_folder, lists / "a.rec")
+    whole = index_path(lists / "a.rec").read_bytes()
+    for path in (index_path(lists / "a.rec"), lists / "a.rows"):
+        path.unlink()
+    before = sorted(lists.iterdir())
+    status, out, _ = run("index", lists / "a.rec", "--out", tmp_path / "b.idx")
+    assert (status, out) == (0, f"{tmp_path}/b.idx: 21 records\n")
+    assert (tmp_path / "b.idx").read_bytes() == whole
+    assert sorted(lists.iterdir()) == before
+    for other, words in (
+        ("b.rec", "b.rec has the ending of a record; name it .idx"),
+        ("x/", "is a folder; add a name"),
+    ):
+        status, _, err = run("index", lists / "a.rec", "--out", f"{tmp_path}/{other}")
+        assert (status, words in " ".join(err.replace("│", "").split())) == (2, True), err
+
+
 def test_index_of_something_else(tmp_path: Path, run: Run) -> None:
     (tmp_path / "a.rec").write_bytes(bytes(1000))
     status, _, err = run("index", tmp_path / "a.rec")
