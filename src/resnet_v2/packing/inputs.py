@@ -106,8 +106,11 @@ class Inputs:
         for file, path in enumerate(self.paths):
             if not (self.files == file).any():
                 raise ResnetError(f"{path} holds no image; give a .rec of images.")
-        for remark in self._set.remarks:
+        several = len(self.paths) > 1
+        for remark in self._set.remarks[:-1] if several else self._set.remarks:
             say(remark)
+        if several:
+            say(f"{len(self)} images of {len(self.paths)} files, {self.paths[0]} the first")
 
     def refuse_boxes(self) -> None:
         """Raise ResnetError for records of object detection, whose first label is no class."""

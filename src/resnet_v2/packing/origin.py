@@ -9,18 +9,23 @@ from typing import Any
 
 from resnet_v2 import __version__
 from resnet_v2.config.converting import ConvertConfig
-from resnet_v2.config.packing import PackConfig
+from resnet_v2.config.packing import DataConfig, PackConfig
 from resnet_v2.data.sidecar import MOST_ORIGIN_BYTES, Rows
 from resnet_v2.errors import ResnetError, printable
 from resnet_v2.files import parse_json
 
-NEUTRAL = ("threads",)  # settings that no byte of a record depends on
+NEUTRAL = ("threads", "mirror")  # settings that no byte of a record depends on
 
 
 def of_pack(settings: PackConfig, list_sha256: str) -> str:
     """What `pack` notes: the list and its SHA-256, the folder, the settings that are not the default, the version."""
     told = {"list": str(settings.lst), "list_sha256": list_sha256, "root": str(settings.root)}
     return _text({"command": "pack", **told, "flags": _flags(settings, ("lst", "root", "out"))})
+
+
+def of_data(settings: DataConfig) -> str:
+    """What `data` notes: the data set or the folder, the settings that are not the default, the version."""
+    return _text({"command": "data", "source": settings.source, "flags": _flags(settings, ("source", "out"))})
 
 
 def of_convert(settings: ConvertConfig, origins: Sequence[str]) -> str:

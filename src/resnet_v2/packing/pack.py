@@ -40,11 +40,12 @@ WAITING_PER_THREAD = 16
 Made = tuple[int, bytes | ResnetError, bytes]
 
 
-def pack_list(settings: PackConfig) -> Progress:
+def pack_list(settings: PackConfig, origin: str = "") -> Progress:
     """Pack the images that a `.lst` names, below a folder or in a tar, into a `.rec` and its `.idx`.
 
     A run that was stopped goes on where it was when it is called again in the same way. Raises ResnetError for an empty
-    list, for a bad image when `on_error` is "stop", and when no image was readable.
+    list, for a bad image when `on_error` is "stop", and when no image was readable. `origin` is the text about the
+    records' making where these settings do not tell it.
     """
     lst = settings.lst
     entries = tqdm(read_list(lst), lst.name, unit="line", mininterval=1, delay=1)
@@ -65,7 +66,7 @@ def pack_list(settings: PackConfig) -> Progress:
             settings.threads,
             settings.on_error,
             matters,
-            of_pack(settings, str(matters["list"])),
+            origin or of_pack(settings, str(matters["list"])),
         )
 
 

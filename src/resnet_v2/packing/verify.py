@@ -17,6 +17,7 @@ from resnet_v2.data.sidecar import Rows, sidecar_path
 from resnet_v2.errors import ResnetError, naming
 from resnet_v2.packing.findings import Finding, Report
 from resnet_v2.packing.identities import check_identities
+from resnet_v2.packing.origin import sentence
 from resnet_v2.packing.walk import Piece, walk
 from resnet_v2.storage import Address, look
 
@@ -108,6 +109,8 @@ def _sums(rec: Path, report: Report) -> list[int]:
     except ResnetError as error:
         report.findings.append(Finding("side", str(error)))
         return []
+    if said := sentence(rows.origin()):
+        report.notes.append(said)
     if not rows.has_sums:
         report.notes.append(f"{path.name} is of an earlier version, without fingerprints: every image is decoded")
     return sums
