@@ -32,7 +32,7 @@ def choose(
     The same seed gives the same choice. Raises ResnetError where something is asked for that the records do not have.
     """
     generator = np.random.default_rng(settings.seed)
-    numbers = np.arange(len(records))
+    numbers = records.numbers
     wanted = _wanted_classes(settings.classes, names)
     if wanted or _looks_at_classes(settings):
         records.refuse_boxes()
@@ -81,13 +81,19 @@ def _class_number(word: str, number_of: Mapping[str, int]) -> int:
     raise ResnetError(f"`classes`: {word!r} is no number of a class, and {known}; give numbers or names of classes.")
 
 
+def without_class(records: Inputs, numbers: Numbers) -> Numbers:
+    """Of some records those whose first label is no number of a class."""
+    labels = records.labels[numbers]
+    found: Numbers = numbers[~((labels >= 0) & (labels < MOST_CLASS) & (labels == np.floor(labels)))]
+    return found
+
+
 def check_classes(records: Inputs, numbers: Numbers) -> None:
     """Raise ResnetError for a record whose first label is no number of a class."""
-    labels = records.labels[numbers]
-    bad = np.flatnonzero(~((labels >= 0) & (labels < MOST_CLASS) & (labels == np.floor(labels))))
+    bad = without_class(records, numbers)
     if len(bad):
         raise ResnetError(
-            f"{records.name(int(numbers[bad[0]]))} has the label {labels[bad[0]]:g}, which is no number of a class; "
+            f"{records.name(int(bad[0]))} has the label {records.labels[bad[0]]:g}, which is no number of a class; "
             "such records can be merged, shuffled and divided, and nothing else."
         )
 

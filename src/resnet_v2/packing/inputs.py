@@ -1,7 +1,7 @@
 """Records to copy from: a set of files, whose headers are all read before anything is written."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,21 +55,24 @@ def _is_same(path: Path, other: Path) -> bool:
 class Inputs:
     """The images of several files; `number` counts through all of them, in the order of `RecordSet`.
 
-    Arrays of as many entries as there are images: `labels` (float32, the first of each), `ids` (uint64) and `counts`
+    `numbers` are those of the images that can be read as far as was looked, which is not into them. A record that
+    cannot is a ResnetError, or with `skip` a sentence that `skip` is called with. Arrays of as many entries as there
+    are images: `labels` (float32, the first of each), `ids` (uint64) and `counts`
     (int64, how many labels there are). `faces` are the numbers of the files that have InsightFace's form, `boxes` of
     those with records of object detection. `origins` are what the files' `.rows` say of their making.
     """
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], skip: Callable[[str], object] | None = None) -> None:
         self.paths = list(paths)
         readers = [RecordReader(path) for path in paths]
         self._set = RecordSet(readers, self.paths[0])
-        heads = [_read_heads(reader) for reader in readers]
+        heads = [_read_heads(reader, skip) for reader in readers]
         self.files, ordinals = self._set.locate(np.arange(len(self._set)))
         at = np.cumsum([0, *map(len, readers)])[self.files] + ordinals
-        self.labels, self.ids, self.counts = (
-            np.concatenate([getattr(one, name) for one in heads])[at] for name in ("labels", "ids", "counts")
-        )
+        self.labels = np.concatenate([one.labels for one in heads])[at]
+        self.ids = np.concatenate([one.ids for one in heads])[at]
+        self.counts = np.concatenate([one.counts for one in heads])[at]
+        self.numbers = np.flatnonzero(self.counts)
         self.faces = {file for file, reader in enumerate(readers) if ranges(reader) is not None}
         self.boxes = {file for file, one in enumerate(heads) if one.boxes}
         rows = [Rows.of(reader) if sidecar_path(reader.path).is_file() else None for reader in readers]
@@ -104,7 +107,7 @@ class Inputs:
     def tell(self) -> None:
         """Say what there is to say of the files, such as records without an image; ResnetError where all are."""
         for file, path in enumerate(self.paths):
-            if not (self.files == file).any():
+            if not (self.files[self.numbers] == file).any():
                 raise ResnetError(f"{path} holds no image; give a .rec of images.")
         several = len(self.paths) > 1
         for remark in self._set.remarks[:-1] if several else self._set.remarks:
@@ -133,7 +136,9 @@ class Inputs:
 
 @dataclass
 class _Heads:
-    """Of all records of a file: their lengths in the file, first labels, ids, and how many labels each has."""
+    """Of all records of a file: their lengths in the file, first labels, ids, and how many labels each has; those of
+    which `counts` is 0 cannot be read.
+    """
 
     lengths: NDArray[np.int64]
     labels: NDArray[np.float32]
@@ -142,7 +147,7 @@ class _Heads:
     boxes: bool = False
 
 
-def _read_heads(reader: RecordReader) -> _Heads:
+def _read_heads(reader: RecordReader, skip: Callable[[str], object] | None) -> _Heads:
     """What is to be known of every record of a file: some bytes of each are read, in the order of the index."""
     count = len(reader)
     heads = _Heads(
@@ -150,10 +155,16 @@ def _read_heads(reader: RecordReader) -> _Heads:
     )
     with Progress(f"look at {reader.path.name}", count, "records") as progress:
         for ordinal, offset in enumerate(reader.offsets.tolist()):
-            _read_head(reader, heads, ordinal, offset)
+            try:
+                _read_head(reader, heads, ordinal, offset)
+            except ResnetError as error:
+                if skip is None:
+                    raise
+                skip(str(error))
             if not ordinal % 1000:
                 progress.update(min(1000, count - ordinal))
-    _check_whole(reader, heads)
+    if heads.counts.all():
+        _check_whole(reader, heads)
     return heads
 
 

@@ -15,6 +15,7 @@ from resnet_v2.errors import ResnetError, printable
 from resnet_v2.files import parse_json
 
 NEUTRAL = ("threads", "mirror")  # settings that no byte of a record depends on
+MOST_STEPS = 6  # that a sentence tells
 
 
 def of_pack(settings: PackConfig, list_sha256: str) -> str:
@@ -64,20 +65,30 @@ def origin_of(rec: Path) -> str:
         return ""
 
 
+def of_repair(rec: Path) -> str:
+    """What `verify --repair` notes: the damaged record, and what its `.rows` said."""
+    before = _parsed(origin_of(rec))
+    return _text({"command": "repair", "files": [str(rec)], "flags": {}, "from": [before] if before else []})
+
+
 def sentence(text: str) -> str:
-    """`packed by resnet-v2 0.1.0 from train.lst (SHA-256 ...), images below images, resize 480`; or nothing."""
-    told = _parsed(text)
-    match told.get("command"):
-        case "pack":
-            made = (
-                f"packed from {told.get('list')} (SHA-256 {told.get('list_sha256')}), images below {told.get('root')}"
-            )
-        case "convert" if isinstance(told.get("files"), list):
-            made = f"converted from {', '.join(map(str, told['files']))}"
-        case "data":
-            made = f"made of {told.get('source')}"
+    """`packed from train.lst (SHA-256 ...), images below images, resize 480, by resnet-v2 0.1.0`; or nothing."""
+    return printable("; before that ".join(_steps(_parsed(text))[:MOST_STEPS]))
+
+
+def _steps(told: Mapping[str, Any], depth: int = 0) -> list[str]:
+    """The last thing that was done to some records, and those before it."""
+    match told:
+        case {"command": "pack", "list": lst, "list_sha256": sha256, "root": root}:
+            made = f"packed from {lst} (SHA-256 {sha256}), images below {root}"
+        case {"command": "convert" | "repair" as command, "files": [*files]}:
+            made = f"{'converted' if command == 'convert' else 'repaired'} from {', '.join(map(str, files))}"
+        case {"command": "data", "source": source}:
+            made = f"made from {source}"
         case _:
-            return ""
-    flags = told.get("flags")
+            return []
+    flags, before = told.get("flags"), told.get("from")
     words = [f"{name} {value}" for name, value in flags.items()] if isinstance(flags, dict) else []
-    return printable(", ".join([f"{made}, by resnet-v2 {told.get('version')}", *words]))
+    step = ", ".join([made, *words, f"by resnet-v2 {told.get('version')}"])
+    earlier = before if isinstance(before, list) and depth < MOST_STEPS else []
+    return [step, *(one for each in earlier if isinstance(each, dict) for one in _steps(each, depth + 1))]

@@ -11,6 +11,7 @@ from resnet_v2.data.sidecar import write_rows
 from resnet_v2.data.source import close, open_source
 from resnet_v2.errors import ResnetError
 from resnet_v2.packing.findings import Report
+from resnet_v2.packing.origin import of_repair
 
 
 def repair(report: Report, out: Path) -> str:
@@ -35,6 +36,6 @@ def repair(report: Report, out: Path) -> str:
     lst = side_path(rec, ".lst")
     if lst.is_file():
         write_list(out.with_suffix(".lst"), (entry for entry in read_list(lst) if entry.index in there))
-    write_rows(out)
+    write_rows(out, of_repair(rec))
     left_out = {finding.byte for finding in report.findings if finding.kind != "index"}
     return f"{out}: {len(report.sound)} sound records written, {len(left_out)} left out"

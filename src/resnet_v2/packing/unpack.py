@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from resnet_v2.config.converting import UnpackConfig
 from resnet_v2.console import Progress, say
@@ -16,6 +17,7 @@ from resnet_v2.data import records as recordio
 from resnet_v2.data.lists import ListEntry, write_list
 from resnet_v2.errors import DamagedError, ResnetError, naming
 from resnet_v2.files import make_folder, replacing
+from resnet_v2.packing.choosing import check_classes, without_class
 from resnet_v2.packing.convert import class_names
 from resnet_v2.packing.inputs import Inputs, find_inputs
 from resnet_v2.packing.naming import FileNames, ending_of, folder_names
@@ -34,20 +36,24 @@ def unpack(settings: UnpackConfig) -> str:
     _refuse_taken(out, lst)
     paths = find_inputs([settings.rec])
     names = class_names(paths)
-    records = Inputs(paths)
+    skipped: list[str] = []
+
+    def skip(sentence: str) -> None:
+        skipped.append(sentence)
+        say(f"skipped: {sentence}")
+
+    records = Inputs(paths, skip if settings.on_error == "skip" else None)
     records.refuse_boxes()
     records.tell()
-    numbers = np.arange(len(records))
+    numbers = _with_class(records, skip if settings.on_error == "skip" else None)
     folders = folder_names(records, numbers, names)
     files = FileNames(records, numbers, folders)
-    skipped: list[str] = []
     writing = _writing_tar if out.suffix == ".tar" else _writing_folder
     with writing(out) as add, Progress(out.name, len(numbers)) as progress, replacing(lst) as temporary:
-        entries = _entries(records, progress.over(numbers.tolist()), files, add, settings.on_error, skipped)
-        write_list(temporary, entries)
-        if len(skipped) == len(numbers):
-            raise ResnetError(f"None of the {len(numbers)} images could be read, {out} is not written: {skipped[0]}")
-    return f"{out}: {len(numbers) - len(skipped)} images, {len(skipped)} skipped; {lst} names them"
+        write_list(temporary, _entries(records, progress.over(numbers.tolist()), files, add, skip, settings.on_error))
+        if len(skipped) == len(records):
+            raise ResnetError(f"None of the {len(records)} images could be read, {out} is not written: {skipped[0]}")
+    return f"{out}: {len(records) - len(skipped)} images, {len(skipped)} skipped; {lst} names them"
 
 
 def list_path(out: Path) -> Path:
@@ -62,25 +68,43 @@ def _refuse_taken(out: Path, lst: Path) -> None:
             raise ResnetError(f"{path} is there already, it is not written; give another name, or remove it.")
 
 
+def _with_class(records: Inputs, skip: Callable[[str], object] | None) -> NDArray[np.int64]:
+    """The images whose label is a class; of the others each is skipped, unless they are many."""
+    numbers = records.numbers
+    bad = without_class(records, numbers)
+    if skip is None or 2 * len(bad) > len(numbers):
+        check_classes(records, numbers)
+    else:
+        for number in bad.tolist():
+            skip(f"{records.name(number)} has the label {records.labels[number]:g}, which is no number of a class.")
+    return np.setdiff1d(numbers, bad)
+
+
 def _entries(
-    records: Inputs, numbers: Iterator[int], files: FileNames, add: Add, on_error: str, skipped: list[str]
+    records: Inputs,
+    numbers: Iterator[int],
+    files: FileNames,
+    add: Add,
+    skip: Callable[[str], object],
+    on_error: str,
 ) -> Iterator[ListEntry]:
     """The lines of the list, after each image's file is written."""
-    others = 0
-    for number in numbers:
+    others, anew = 0, len(np.unique(records.ids)) < len(records)
+    if anew:
+        say("some records have the same id: the list numbers all anew from 0, in their order")
+    for place, number in enumerate(numbers):
         try:
             header, image = _image(records, number)
         except DamagedError as error:
             if on_error == "stop":
                 raise
-            skipped.append(str(error))
-            say(f"skipped: {error}")
+            skip(str(error))
             continue
         path = files.path(number, ending_of(image))
         add(path, bytes(image))
         labels = (header.label,) if isinstance(header.label, float) else tuple(np.ravel(header.label).tolist())
         others += bool(header.id2) or header.flag == 1
-        yield ListEntry(header.id, labels, path)
+        yield ListEntry(place if anew else header.id, labels, path)
     if others:
         say(f"{others} images are whole, but their headers have an id2, or one label as an array, which no list holds")
 
