@@ -18,7 +18,7 @@ from resnet_v2.data.lists import ListEntry, write_list
 from resnet_v2.errors import DamagedError, ResnetError, naming
 from resnet_v2.files import make_folder, replacing
 from resnet_v2.packing.choosing import check_classes, without_class
-from resnet_v2.packing.convert import class_names
+from resnet_v2.packing.convert import LARGEST_KEY, class_names
 from resnet_v2.packing.inputs import Inputs, find_inputs
 from resnet_v2.packing.naming import FileNames, ending_of, folder_names
 from resnet_v2.portable import kept
@@ -89,7 +89,7 @@ def _entries(
     on_error: str,
 ) -> Iterator[ListEntry]:
     """The lines of the list, after each image's file is written."""
-    others, anew = 0, len(np.unique(records.ids)) < len(records)
+    others, anew = 0, len(np.unique(records.ids)) < len(records) or int(records.ids.max()) > LARGEST_KEY
     if anew:
         say("some records have the same id: the list numbers all anew from 0, in their order")
     for place, number in enumerate(numbers):
