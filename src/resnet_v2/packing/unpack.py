@@ -6,6 +6,7 @@ import os
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,8 @@ def unpack(settings: UnpackConfig) -> str:
     files = FileNames(records, numbers, folders)
     writing = _writing_tar if out.suffix == ".tar" else _writing_folder
     with writing(out) as add, Progress(out.name, len(numbers)) as progress, replacing(lst) as temporary:
-        write_list(temporary, _entries(records, progress.over(numbers.tolist()), files, add, skip, settings.on_error))
+        written = _written(records, progress.over(numbers.tolist()), files, add, skip, settings.on_error)
+        write_list(temporary, _with_own_index(written, records.ids[numbers]))
         if len(skipped) == len(records):
             raise ResnetError(f"None of the {len(records)} images could be read, {out} is not written: {skipped[0]}")
     return f"{out}: {len(records) - len(skipped)} images, {len(skipped)} skipped; {lst} names them"
@@ -80,7 +82,17 @@ def _with_class(records: Inputs, skip: Callable[[str], object] | None) -> NDArra
     return np.setdiff1d(numbers, bad)
 
 
-def _entries(
+def _with_own_index(entries: Iterator[ListEntry], ids: NDArray[np.uint64]) -> Iterator[ListEntry]:
+    """The lines of a list, numbered anew where two have one index, or one that no list holds."""
+    if len(np.unique(ids)) == len(ids) and int(ids.max(initial=0)) <= LARGEST_KEY:
+        yield from entries
+        return
+    say("some records have the same id: the list numbers all anew from 0, in their order")
+    for index, entry in enumerate(entries):
+        yield replace(entry, index=index)
+
+
+def _written(
     records: Inputs,
     numbers: Iterator[int],
     files: FileNames,
@@ -89,10 +101,8 @@ def _entries(
     on_error: str,
 ) -> Iterator[ListEntry]:
     """The lines of the list, after each image's file is written."""
-    others, anew = 0, len(np.unique(records.ids)) < len(records) or int(records.ids.max()) > LARGEST_KEY
-    if anew:
-        say("some records have the same id: the list numbers all anew from 0, in their order")
-    for place, number in enumerate(numbers):
+    others = 0
+    for number in numbers:
         try:
             header, image = _image(records, number)
         except DamagedError as error:
@@ -104,7 +114,7 @@ def _entries(
         add(path, bytes(image))
         labels = (header.label,) if isinstance(header.label, float) else tuple(np.ravel(header.label).tolist())
         others += bool(header.id2) or header.flag == 1
-        yield ListEntry(place if anew else header.id, labels, path)
+        yield ListEntry(header.id, labels, path)
     if others:
         say(f"{others} images are whole, but their headers have an id2, or one label as an array, which no list holds")
 
