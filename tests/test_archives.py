@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Run
+from resnet_v2.data.sidecar import Rows
 from resnet_v2.errors import ResnetError
 from resnet_v2.packing.archives import MOST_HEADER_BYTES, Folder, Names, Tar, open_images
 
@@ -42,14 +43,17 @@ def tars(class_folder: Path, tmp_path: Path) -> list[Path]:
 def test_lists_and_records_equal_those_of_the_folder(
     tars: list[Path], class_folder: Path, tmp_path: Path, run: Run
 ) -> None:
-    written = []
+    written, rows = [], []
     for number, root in enumerate((class_folder, *tars)):
         prefix = tmp_path / str(number) / "a"
         assert run("list", root, prefix, "--val-per-class", 2, "--min-images", 5)[0] == 0
         assert run("pack", f"{prefix}_train.lst", root, f"{prefix}.rec", "--resize", 30, "--threads", 3)[0] == 0
-        written.append({path.name: path.read_bytes() for path in prefix.parent.iterdir()})
-    assert set(written[0]) == {"a_train.lst", "a_val.lst", "synset.txt", "a.rec", "a.idx", "a.rows"}
+        rows.append(Rows(Path(f"{prefix}.rec")))
+        written.append({path.name: path.read_bytes() for path in prefix.parent.iterdir() if path.suffix != ".rows"})
+    assert set(written[0]) == {"a_train.lst", "a_val.lst", "synset.txt", "a.rec", "a.idx"}
     assert written[0] == written[1] == written[2]
+    assert rows[0].sums().tolist() == rows[1].sums().tolist() == rows[2].sums().tolist()
+    assert len({one.origin() for one in rows}) == 3  # each tells its own list and folder
 
 
 def test_a_tar_with_train_and_val_keeps_its_split(class_folder: Path, tmp_path: Path, run: Run) -> None:
