@@ -47,7 +47,8 @@ class WholeArchive:
                 yield f"n{self._number:08d}_{image}.JPEG", BLOCK + IMAGE_BYTES * image, BLOCK
             return
         offset = BLOCK
-        for self._number, images in enumerate(self._sizes):
+        for number, images in enumerate(self._sizes):
+            self._number = number
             size = IMAGE_BYTES * images + END_BYTES
             yield f"n{self._number:08d}.tar", offset, size
             offset += size + BLOCK

@@ -127,6 +127,30 @@ def read_faces(settings: dict[str, Any], arrays: Arrays) -> Answer:
     return {"keys": keys, "labels": labels, "flag": header.flag}, _join([image for _, image in found])
 
 
+def read_by_all(settings: dict[str, Any], arrays: Arrays) -> Answer:
+    """Labels by each of MXNet's readers, in the order of the file, and the pixels of two of them (all of one size)."""
+    rec, idx, size = settings["rec"], settings["idx"], settings["size"]
+    reader = mx.recordio.MXIndexedRecordIO(idx, rec, "r")
+    by_key = [mx.recordio.unpack(reader.read_idx(key))[0] for key in reader.keys]
+    data_set = mx.gluon.data.vision.ImageRecordDataset(rec)
+    of_gluon = [data_set[number] for number in range(len(data_set))]
+    image_iter = mx.image.ImageIter(1, (3, size, size), path_imgrec=rec, path_imgidx=idx)
+    of_image_iter = [(batch.data[0].asnumpy()[0], batch.label[0].asnumpy()) for batch in image_iter]
+    _, arrays = iterate({"path_imgrec": rec, "data_shape": (3, size, size), "batch_size": 1}, {})
+    return {
+        "keys": reader.keys,
+        "ids": [header.id for header in by_key],
+        "labels": [float(np.ravel(header.label)[0]) for header in by_key],
+        "gluon": [float(np.ravel(label)[0]) for _, label in of_gluon],
+        "image_iter": [float(label.ravel()[0]) for _, label in of_image_iter],
+        "record_iter": [float(label) for label in arrays["labels"].ravel()],
+    }, {
+        "gluon": np.stack([image.asnumpy() for image, _ in of_gluon]),
+        "image_iter": np.stack([pixels for pixels, _ in of_image_iter]),
+        "record_iter": arrays["images"],
+    }
+
+
 def decode_images(settings: dict[str, Any], arrays: Arrays) -> Answer:
     """The pixels of image files, RGB, all of one size."""
     return {}, {"pixels": np.stack([mx.image.imdecode(data).asnumpy() for data in _split(arrays)])}
@@ -138,6 +162,7 @@ COMMANDS = (
     pack_headers,
     write_faces,
     read_faces,
+    read_by_all,
     decode_images,
     iterate,
     warp_then_crop,
