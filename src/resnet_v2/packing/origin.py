@@ -15,7 +15,7 @@ from resnet_v2.errors import ResnetError, printable
 from resnet_v2.files import parse_json
 
 NEUTRAL = ("threads", "mirror")  # settings that no byte of a record depends on
-MOST_STEPS = 6  # that a sentence tells
+MOST_STEPS, FILES_TOLD, MOST_LETTERS = 6, 3, 1000  # of steps and files that a sentence tells, and of a file's name
 
 
 def of_pack(settings: PackConfig, list_sha256: str) -> str:
@@ -76,19 +76,24 @@ def sentence(text: str) -> str:
     return printable("; before that ".join(_steps(_parsed(text))[:MOST_STEPS]))
 
 
+def _some(files: Sequence[object]) -> str:
+    more = f" and {len(files) - FILES_TOLD} more" if len(files) > FILES_TOLD else ""
+    return ", ".join(str(file)[:MOST_LETTERS] for file in files[:FILES_TOLD]) + more
+
+
 def _steps(told: Mapping[str, Any], depth: int = 0) -> list[str]:
     """The last thing that was done to some records, and those before it."""
     match told:
         case {"command": "pack", "list": lst, "list_sha256": sha256, "root": root}:
             made = f"packed from {lst} (SHA-256 {sha256}), images below {root}"
         case {"command": "convert" | "repair" as command, "files": [*files]}:
-            made = f"{'converted' if command == 'convert' else 'repaired'} from {', '.join(map(str, files))}"
+            made = f"{'converted' if command == 'convert' else 'repaired'} from {_some(files)}"
         case {"command": "data", "source": source}:
             made = f"made from {source}"
         case _:
             return []
     flags, before = told.get("flags"), told.get("from")
-    words = [f"{name} {value}" for name, value in flags.items()] if isinstance(flags, dict) else []
+    words = [f"{name} {value}"[:MOST_LETTERS] for name, value in flags.items()] if isinstance(flags, dict) else []
     step = ", ".join([made, *words, f"by resnet-v2 {told.get('version')}"])
     earlier = before if isinstance(before, list) and depth < MOST_STEPS else []
     return [step, *(one for each in earlier if isinstance(each, dict) for one in _steps(each, depth + 1))]

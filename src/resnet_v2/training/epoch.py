@@ -33,7 +33,8 @@ from resnet_v2.training.state import TrainState
 class Run:
     """What stays the same through the epochs.
 
-    `start`: the checkpoint that the run goes on from, if any; `data`: what its records are known by.
+    `start`: the checkpoint that the run goes on from, if any; `data`: what its records are known by; `origins`: what
+    their `.rows` tell of where they came from.
     """
 
     plan: RunPlan
@@ -45,6 +46,7 @@ class Run:
     watch: Watch
     profiler: torch.profiler.profile | None
     data: Mapping[str, str] = field(default_factory=dict)
+    origins: Mapping[str, str] = field(default_factory=dict)
 
     def stopping(self) -> bool:
         """Whether a rank was told to stop; every rank has to ask."""
@@ -58,7 +60,8 @@ class Run:
 
     def saved(self) -> dict[str, Any]:
         """What every checkpoint tells of the run."""
-        return self.plan.saved() | {"data": dict(self.data)}
+        origins = {"origins": dict(self.origins)} if self.origins else {}
+        return self.plan.saved() | {"data": dict(self.data)} | origins
 
 
 def training_loader(run: Run, state: TrainState, reader: Records) -> Loader:

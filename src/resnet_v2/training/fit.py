@@ -16,6 +16,7 @@ from resnet_v2.logs.runlog import RunLog, has_ended
 from resnet_v2.logs.tensorboard import open_writer
 from resnet_v2.networks import weights
 from resnet_v2.networks.resnet import ResNet, initialize
+from resnet_v2.packing.origin import origin_of, sentence
 from resnet_v2.recompute.budget import Workload, plan_for_training
 from resnet_v2.recompute.malloc import keep_freed_memory
 from resnet_v2.recompute.plan import Plan
@@ -89,7 +90,8 @@ def _fit(run: Run, say: Callable[[str], object]) -> Evaluation | None:
         say(f"{plan.prefix} is at its end, epoch {plan.epochs}.")
         return Evaluation(**evaluation)
     training, validation = _open_records(plan)
-    run = replace(run, data=_data_of(run, [*training.values(), validation]))
+    readers = [*training.values(), validation]
+    run = replace(run, data=_data_of(run, readers), origins=_origins_of(run, readers))
     if device.type == "cuda":
         gpu.set_numerics(config.devices.deterministic, config.devices.tf32)
     accumulate = config.optimisation.accumulate
@@ -132,6 +134,13 @@ def _data_of(run: Run, readers: list[RecordSet]) -> dict[str, str]:
     if not run.plan.config.output.force:
         ownership.check_data(start, now, run.plan.class_names)
     return {**start.header.training.get("data", {}), **now}
+
+
+def _origins_of(run: Run, readers: list[RecordSet]) -> dict[str, str]:
+    """Where the records of the run came from, as far as it is known, by their names."""
+    before = run.start.header.training.get("origins", {}) if run.start is not None and run.start.resumed else {}
+    now = {reader.name: sentence(origin_of(reader.readers[0].path)) for reader in readers}
+    return before | {name: text for name, text in now.items() if text}
 
 
 def _open_records(plan: RunPlan) -> tuple[dict[Path, RecordSet], RecordSet]:
