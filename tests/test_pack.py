@@ -165,7 +165,7 @@ def test_an_index_elsewhere(lists: Path, class_folder: Path, tmp_path: Path, run
     for other, words in (
         ("a.rec", "a.rec must end with .idx."),
         ("a_train.lst", "a_train.lst must end with .idx"),
-        ("x/", "is a folder; add a name"),
+        ("x/", "x must end with .idx."),
     ):
         status, _, err = run("index", lists / "a.rec", "--out", f"{tmp_path}/{other}")
         assert (status, words in " ".join(err.replace("│", "").split())) == (2, True), err
