@@ -17,6 +17,7 @@ from resnet_v2.data.index import index_path
 from resnet_v2.data.jpeg import encode
 from resnet_v2.data.record_set import open_records
 from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
+from resnet_v2.data.source import Source, read
 from resnet_v2.networks import weights
 
 PEOPLE, EACH = 3, 8
@@ -72,11 +73,10 @@ def test_the_images_are_told_from_the_others(tmp_path: Path) -> None:
 def test_no_image_is_read_to_find_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reader = RecordReader(write(tmp_path / "f.rec"))
     count: list[int] = []
-    read = faces.read
 
-    def counted(source: object, size: int, offset: int) -> bytes:
+    def counted(source: Source, size: int, offset: int) -> bytes:
         count.append(size)
-        return read(source, size, offset)  # type: ignore[arg-type]
+        return read(source, size, offset)
 
     monkeypatch.setattr(faces, "read", counted)
     without_image(reader)

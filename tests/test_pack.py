@@ -156,13 +156,16 @@ def test_an_index_elsewhere(lists: Path, class_folder: Path, tmp_path: Path, run
     for path in (index_path(lists / "a.rec"), lists / "a.rows"):
         path.unlink()
     before = sorted(lists.iterdir())
-    status, out, _ = run("index", lists / "a.rec", "--out", tmp_path / "b.idx")
-    assert (status, out) == (0, f"{tmp_path}/b.idx: 21 records\n")
-    assert (tmp_path / "b.idx").read_bytes() == whole
+    status, out, _ = run("index", lists / "a.rec", "--out", tmp_path / "other" / "b.idx")
+    assert (status, out) == (0, f"{tmp_path}/other/b.idx: 21 records\n")
+    assert (tmp_path / "other" / "b.idx").read_bytes() == whole
+    (tmp_path / "other" / "b.idx").unlink()
+    (tmp_path / "other").rmdir()
     assert sorted(lists.iterdir()) == before
     for other, words in (
-        ("b.rec", "b.rec has the ending of a record; name it .idx"),
-        ("x/", "is a folder; add a name"),
+        ("a.rec", "a.rec must end with .idx."),
+        ("a_train.lst", "a_train.lst must end with .idx"),
+        ("x/", "x must end with .idx."),
     ):
         status, _, err = run("index", lists / "a.rec", "--out", f"{tmp_path}/{other}")
         assert (status, words in " ".join(err.replace("│", "").split())) == (2, True), err

@@ -58,18 +58,11 @@ def index(settings: packing.IndexConfig) -> None:
 
 
 def verify(settings: packing.VerifyConfig) -> int:
-    from resnet_v2.data.record_names import record_paths
     from resnet_v2.networks.sums import verify_checkpoint
     from resnet_v2.packing.repair import repair
-    from resnet_v2.packing.verify import check_readable, verify_record
-    from resnet_v2.storage import as_path
+    from resnet_v2.packing.verify import files_to_verify, verify_record
 
-    named = ([as_path(name)] if name.endswith(".safetensors") else record_paths(name) for name in settings.files)
-    paths = [path for several in named for path in several]
-    if settings.repair is not None and len(paths) != 1:
-        raise ResnetError(f"`repair` takes one .rec, but {len(paths)} are named; give a single one.")
-    for path in paths:  # before the first of them is read
-        check_readable(path)
+    paths = files_to_verify(settings)
     listed, found = [], 0
     for path in paths:
         is_checkpoint = path.suffix == ".safetensors"

@@ -180,5 +180,5 @@ class IndexConfig:
         refuse_folder("rec", self.rec)
         if self.out is not None:
             refuse_folder("out", self.out)
-            if self.out.suffix == ".rec":
-                raise SettingError(f"`out` {self.out} has the ending of a record; name it .idx.")
+            if self.out.suffix != ".idx":
+                raise SettingError(f"`out` {self.out} must end with .idx.")

@@ -10,6 +10,7 @@ from resnet_v2.config.fields import (
     Amount,
     Count,
     CountOrNone,
+    OnError,
     OnGpus,
     Place,
     Range,
@@ -52,8 +53,8 @@ class Data:
     """number of classes, 0: the lines of synset.txt, or 1000 for imagenet"""
     num_examples: CountOrNone = 0
     """images of one epoch, 0: all of the record"""
-    on_error: Literal["stop", "skip"] = "stop"
-    """a damaged record: stop the run, or log it and take the next one instead (up to one in a hundred)"""
+    on_error: OnError = "stop"
+    """a damaged record: stop, or log it and take the next one instead (in validation none), up to one in a hundred"""
     max_pixels: Annotated[int, Range(1, 2**40)] = 178_956_970
     """images that claim more pixels are refused before memory is taken"""
     fast_decode: bool = False

@@ -111,7 +111,7 @@ class CompareConfig(_Sized):
     second: Annotated[Positional[str], arg(metavar="SECOND")]
     """prefix of the second network (v2); as many as of the first, in the same order"""
     rec: Place
-    """the .rec to evaluate on, or its address such as s3://bucket/val.rec"""
+    """the .rec to evaluate on, several as a.rec,b.rec or 'val_*.rec', or its address such as s3://bucket/val.rec"""
     crop: Crop = ""
     resize: Resize = ""
     batch_size: BatchSize = 128

@@ -102,7 +102,7 @@ def _check_claims(data: Data) -> None:
 def _has_one_scan(data: Data) -> bool:
     """Whether the decoder tells of a JPEG that it ended too early: where scans are missing it says nothing."""
     header = read_header(data)
-    return header is not None and bool(header.row_height or header.segment_height)
+    return header is not None and header.one_scan
 
 
 def _decode_jpeg(data: Data, strict: bool) -> Image:

@@ -28,8 +28,9 @@ class RecordLoader:
     they are. `batch_size` counts the images of a step on all ranks; the last batch of an epoch may be smaller. The
     `augment` levels are those of the 2016 reproduction (1: crop and mirror; 2: and scale, aspect, colours; 3: and
     rotation, shear), `rrc` is the random resized crop, both in an order that depends on (`seed`, epoch) alone; `centre`
-    is for evaluation: the centre crop, in the order of the record. `classes` checks the labels, 0: not. `workers`
-    processes read, 0: none beside this one. `pin` is for GPUs: see `resnet_v2.training.feed.pin_for`.
+    is for evaluation: the centre crop, in the order of the record. `rec` names one record or several, as
+    `a.rec,b.rec` or `train_*.rec`. `classes` checks the labels, 0: not. `workers` processes read, 0: none beside this
+    one. `pin` is for GPUs: see `resnet_v2.training.feed.pin_for`.
 
     Raises ResnetError for a record that is missing, damaged or another's, naming it.
 

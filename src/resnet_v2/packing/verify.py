@@ -12,6 +12,7 @@ from pathlib import Path
 from resnet_v2.config.packing import VerifyConfig
 from resnet_v2.data.index import index_path, side_path
 from resnet_v2.data.lists import read_list, read_synset
+from resnet_v2.data.record_names import record_paths
 from resnet_v2.data.remote import local_copy
 from resnet_v2.data.sidecar import Rows, sidecar_path
 from resnet_v2.errors import ResnetError, naming
@@ -19,7 +20,7 @@ from resnet_v2.packing.findings import Finding, Report
 from resnet_v2.packing.identities import check_identities
 from resnet_v2.packing.origin import sentence
 from resnet_v2.packing.walk import Piece, walk
-from resnet_v2.storage import Address, look
+from resnet_v2.storage import Address, as_path, look
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,21 @@ class Line:
     offset: int
 
 
-def check_readable(path: Path) -> None:
-    """Raise OSError or ResnetError for a file, or an address, that cannot be read."""
+def files_to_verify(settings: VerifyConfig) -> list[Path]:
+    """Checkpoints, and every file of the sets of records, in the order in which they are named.
+
+    Raises OSError or ResnetError, before the first of them is read, for one that cannot be.
+    """
+    named = ([as_path(name)] if name.endswith(".safetensors") else record_paths(name) for name in settings.files)
+    paths = [path for several in named for path in several]
+    if settings.repair is not None and len(paths) != 1:
+        raise ResnetError(f"`repair` takes one .rec, but {len(paths)} are named; give a single one.")
+    for path in paths:
+        _check_readable(path)
+    return paths
+
+
+def _check_readable(path: Path) -> None:
     if isinstance(path, Address) and path.suffix == ".rec":
         look(path)
         return
