@@ -345,7 +345,8 @@ def test_several_labels_are_said(rec: Path, tmp_path: Path, run: Run) -> None:
     assert read(tmp_path / "b.rec") == {key: one for key, one in made.items() if key % 2}
     status, _, err = run("convert", several, tmp_path / "c.rec", "--shuffle")
     assert (status, "several" in err) == (0, False)
-    boxes = {key: pack(IRHeader(0, np.array([2, 5, 1, 0, 0, 1, 1], np.float32), key, 0), b"image") for key in range(6)}
+    box = np.array([2, 5, 1, 0.1, 0, 0.5, 1], np.float32)
+    boxes = {key: pack(IRHeader(0, box, key, 0), b"image") for key in range(6)}
     status, _, err = run("convert", write(tmp_path / "d.rec", boxes), tmp_path / "e.rec", "--classes", "1")
     assert (status, "holds records of object detection (boxes among the labels)" in err) == (2, True)
     fractions = {key: pack(IRHeader(0, key / 2, key, 0), b"image") for key in range(6)}

@@ -7,6 +7,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet_v2.data.boxes import refuse_boxes
 from resnet_v2.data.faces import ranges, without_image
 from resnet_v2.data.record_names import record_paths
 from resnet_v2.data.records import IRHeader, RecordReader
@@ -123,10 +124,13 @@ Records = RecordReader | RecordSet
 def open_records(path: str | Path) -> RecordSet:
     """The images of a record, of several, as `a.rec,b.rec` or a pattern, or of the parts that im2rec wrote of one.
 
-    Raises ResnetError for a file that is missing, damaged or named twice.
+    Raises ResnetError for a file that is missing, damaged or named twice, and for records of object detection.
     """
     paths = record_paths(str(path))
-    return RecordSet([RecordReader(one) for one in paths], paths[0] if len(paths) == 1 else as_path(path))
+    readers = [RecordReader(one) for one in paths]
+    for reader in readers:
+        refuse_boxes(reader)
+    return RecordSet(readers, paths[0] if len(paths) == 1 else as_path(path))
 
 
 class SetRows:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_v2.console import Progress, say
+from resnet_v2.data.boxes import holds_boxes
 from resnet_v2.data.faces import ranges
 from resnet_v2.data.index import index_path
 from resnet_v2.data.record_names import record_paths
@@ -31,7 +32,7 @@ from resnet_v2.errors import DamagedError, ResnetError
 from resnet_v2.files import fingerprint
 from resnet_v2.storage import Address
 
-HEAD_BYTES = PART_HEADER.size + IMAGE_HEADER.size + 8  # with two labels, which tell records of boxes
+HEAD_BYTES = PART_HEADER.size + IMAGE_HEADER.size + 4  # with the first label
 PADDING = 3  # bytes that may be missing behind the last record
 
 
@@ -74,7 +75,7 @@ class Inputs:
         self.counts = np.concatenate([one.counts for one in heads])[at]
         self.numbers = np.flatnonzero(self.counts)
         self.faces = {file for file, reader in enumerate(readers) if ranges(reader) is not None}
-        self.boxes = {file for file, one in enumerate(heads) if one.boxes}
+        self.boxes = {file for file, reader in enumerate(readers) if holds_boxes(reader)}
         rows = [Rows.of(reader) if sidecar_path(reader.path).is_file() else None for reader in readers]
         self._sums = [np.empty(0, np.uint64) if one is None else one.sums() for one in rows]
         self.origins = ["" if one is None else one.origin() for one in rows]
@@ -144,7 +145,6 @@ class _Heads:
     labels: NDArray[np.float32]
     ids: NDArray[np.uint64]
     counts: NDArray[np.int64]
-    boxes: bool = False
 
 
 def _read_heads(reader: RecordReader, skip: Callable[[str], object] | None) -> _Heads:
@@ -190,17 +190,6 @@ def _read_head(reader: RecordReader, heads: _Heads, ordinal: int, offset: int) -
         raise no_image_record(reader.path, ordinal, ValueError(f"{size} bytes are too few for {flag} labels"))
     heads.labels[ordinal] = first_labels[0] if flag else label
     heads.lengths[ordinal], heads.counts[ordinal] = end - offset, max(flag, 1)
-    if ordinal == 0:
-        heads.boxes = _is_of_boxes(flag, first_labels)
-
-
-def _is_of_boxes(flag: int, labels: NDArray[np.float32]) -> bool:
-    """Whether labels begin as those of MXNet's detection records: their header's width, and that of an object."""
-    if flag < 7 or len(labels) < 2:
-        return False
-    header, width = labels.tolist()
-    whole = header.is_integer() and width.is_integer() and 2 <= header < flag and width >= 5
-    return bool(whole and (flag - header) % width == 0)
 
 
 def _check_whole(reader: RecordReader, heads: _Heads) -> None:
