@@ -5,7 +5,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from resnet_v2.data.records import RecordWriter, writing
 from resnet_v2.data.sidecar import sidecar_path, write_rows_file
@@ -53,4 +53,4 @@ def _opened(opened: contextlib.ExitStack, path: Path, origin: str) -> Output:
     rows = opened.enter_context(replacing(sidecar_path(path)))
     writer = opened.enter_context(writing(path))
     notes = opened.enter_context(tempfile.TemporaryFile(dir=path.parent))  # noqa: SIM115
-    return Output(path, rows, writer, notes, origin)
+    return Output(path, rows, writer, cast(BinaryIO, notes), origin)
