@@ -272,11 +272,13 @@ def changed_header(rec: Path) -> None:
 def doubled(rec: Path) -> None:
     lines = index_path(rec).read_text().splitlines(keepends=True)
     index_path(rec).write_text("".join([*lines, lines[3]]))
+    sidecar_path(rec).unlink()
 
 
 def left_out(rec: Path) -> None:
     lines = index_path(rec).read_text().splitlines(keepends=True)
     index_path(rec).write_text("".join(lines[:3] + lines[4:]))
+    sidecar_path(rec).unlink()
 
 
 def empty(rec: Path) -> None:
