@@ -21,6 +21,8 @@ from resnet_v2.packing.class_folders import make_lists
 from resnet_v2.packing.pack import pack_list
 from resnet_v2.packing.sources import CIFAR10_CLASSES, make_data
 from test_archives import tar_of, tar_of_tars
+from test_convert import faces
+from test_convert import write as write_record
 from test_sources import cifar_archive
 
 ROOT = Path(__file__).parents[1]
@@ -208,6 +210,19 @@ def validation_tar(path: Path) -> None:
     tar_of({f"ILSVRC2012_val_{number:08d}.JPEG": photo.read_bytes() for number in range(1, 5)}, path)
 
 
+def photo_record(path: Path) -> None:
+    """Two classes of four images."""
+    source = Path("stand-ins") / path.stem
+    class_folders(source, images=4)
+    make_lists(ListConfig(source, source))
+    lst = source.with_name(f"{source.name}_train.lst")
+    pack_list(PackConfig(lst, source, path, threads=1, on_error="stop"))
+
+
+def face_record(path: Path) -> None:
+    write_record(path, faces(), names=())
+
+
 STAND_INS: dict[str, Callable[[Path], None]] = {
     **dict.fromkeys(("path/to/folder", "path/to/flowers"), class_folders),
     **dict.fromkeys(("path/to/pets", "cifar10-jpeg"), split_folders),
@@ -222,6 +237,8 @@ STAND_INS: dict[str, Callable[[Path], None]] = {
     **dict.fromkeys(("model/a", "model/b", "model/b-0030", "model/resnet-50-0000"), large_network),
     **dict.fromkeys(("model/resnet-digits-14", "model/resnet-flowers-20"), small_network),
     **dict.fromkeys(("model/resnet-cifar10-20", "model/resnet-v1-cifar10-20"), small_network),
+    "photos.rec": photo_record,
+    "faces.rec": face_record,
     "resnet-50": mxnet_model,
     **dict.fromkeys(("a.log", "b.log", "resnet-50.log", "model/resnet-cifar10-20.log"), log),
     **dict.fromkeys(("synset.txt", "imagenet-synset.txt", "map_clsloc.txt"), synset),

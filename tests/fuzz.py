@@ -347,12 +347,14 @@ def made_record(folder: Path) -> Path:
 
 
 def rows_seeds() -> list[bytes]:
-    """Side files of both versions."""
+    """Side files of all versions."""
     with tempfile.TemporaryDirectory() as folder:
         data = made_record(Path(folder)).with_suffix(".rows").read_bytes()
     count = int.from_bytes(data[8:16], "little")
-    first = b"RSNROWS1" + data[8:24] + data[32 : 32 + 8 * (count + 1)] + data[32 + 8 * (2 * count + 1) :]
-    return [data, first]
+    second = b"RSNROWS2" + data[8:24] + data[32:40] + data[40:]
+    first = b"RSNROWS1" + data[8:24] + data[40 : 40 + 8 * (count + 1)] + data[40 + 8 * (2 * count + 1) :]
+    with_text = data[:24] + (9).to_bytes(8, "little") + data[32:] + b'{"a":"b"}'
+    return [data, with_text, second, first]
 
 
 def rows_parse(place: Place) -> Parse:

@@ -1,16 +1,21 @@
 """Images in tars and tars of tars: the same lists and records as from folders; damage of every kind is named."""
 
+import hashlib
 import io
 import tarfile
 import time
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from conftest import Run
+from resnet_v2.config.packing import ListConfig
+from resnet_v2.data.sidecar import Rows
 from resnet_v2.errors import ResnetError
 from resnet_v2.packing.archives import MOST_HEADER_BYTES, Folder, Names, Tar, open_images
+from resnet_v2.packing.class_folders import make_lists
 
 
 def tar_of(files: dict[str, bytes], path: Path, mode: str = "w") -> Path:
@@ -42,14 +47,17 @@ def tars(class_folder: Path, tmp_path: Path) -> list[Path]:
 def test_lists_and_records_equal_those_of_the_folder(
     tars: list[Path], class_folder: Path, tmp_path: Path, run: Run
 ) -> None:
-    written = []
+    written, rows = [], []
     for number, root in enumerate((class_folder, *tars)):
         prefix = tmp_path / str(number) / "a"
         assert run("list", root, prefix, "--val-per-class", 2, "--min-images", 5)[0] == 0
         assert run("pack", f"{prefix}_train.lst", root, f"{prefix}.rec", "--resize", 30, "--threads", 3)[0] == 0
-        written.append({path.name: path.read_bytes() for path in prefix.parent.iterdir()})
-    assert set(written[0]) == {"a_train.lst", "a_val.lst", "synset.txt", "a.rec", "a.idx", "a.rows"}
+        rows.append(Rows(Path(f"{prefix}.rec")))
+        written.append({path.name: path.read_bytes() for path in prefix.parent.iterdir() if path.suffix != ".rows"})
+    assert set(written[0]) == {"a_train.lst", "a_val.lst", "synset.txt", "a.rec", "a.idx"}
     assert written[0] == written[1] == written[2]
+    assert rows[0].sums().tolist() == rows[1].sums().tolist() == rows[2].sums().tolist()
+    assert len({one.origin() for one in rows}) == 3  # each tells its own list and folder
 
 
 def test_a_tar_with_train_and_val_keeps_its_split(class_folder: Path, tmp_path: Path, run: Run) -> None:
@@ -228,3 +236,46 @@ def test_images_that_are_no_plain_files_are_told(
     tar = Tar(tmp_path / "a.tar")
     assert [tar.member(number) for number in range(len(tar))] == ["cat/a.jpg"]
     assert "a.tar holds 1 images that are links or sparse files, such as cat/b.jpg;" in capsys.readouterr().err
+
+
+def grown(path: Path, members: int) -> Path:
+    """A tar of one tar per class with so many images in all, 1,000 in each class."""
+    with path.open("wb") as file:
+        for first in range(0, members, 1000):
+            number = first // 1000
+            inner = b"".join(
+                tarfile.TarInfo(f"n{number:08d}_{image:05d}.JPEG").tobuf(tarfile.USTAR_FORMAT) for image in range(1000)
+            )
+            member = tarfile.TarInfo(f"n{number:08d}.tar")
+            member.size = len(inner) + 1024
+            file.write(member.tobuf(tarfile.USTAR_FORMAT) + inner + bytes(1024))
+        file.write(bytes(1024))
+    return path
+
+
+def test_lists_of_millions_take_few_bytes_each(tmp_path: Path) -> None:
+    """What grows with the images: 14.2 million of them must stay below 1 GiB (benchmarks/lists.py)."""
+    peaks = []
+    for count in (2_000, 10_000):
+        settings = ListConfig(grown(tmp_path / "a.tar", count), tmp_path / "a", val_per_class=50, min_images=500)
+        make_lists(settings)  # what is imported and kept once
+        tracemalloc.start()
+        classes, train, validation = make_lists(settings)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert (classes, train, validation) == (count // 1000, count // 1000 * 950, count // 1000 * 50)
+    assert (peaks[1] - peaks[0]) / 8_000 < 68
+
+
+def test_the_split_comes_from_the_seed(tmp_path: Path) -> None:
+    tar = grown(tmp_path / "a.tar", 3_000)
+    written = []
+    for folder, seed in (("a", 3), ("b", 3), ("c", 4)):
+        make_lists(ListConfig(tar, tmp_path / folder / "l", val_per_class=50, min_images=500, seed=seed))
+        written.append([(tmp_path / folder / f"l_{part}.lst").read_bytes() for part in ("train", "val")])
+    assert written[0] == written[1]
+    assert all(one != other for one, other in zip(written[0], written[2], strict=True))
+    lines = [line.split("\t") for part in written[0] for line in part.decode().splitlines()]
+    assert len({path for *_, path in lines}) == len(lines) == 3_000
+    assert all(float(label) == int(path[1:9]) for _, label, path in lines)
+    assert hashlib.sha256(b"".join(written[0])).hexdigest()[:16] == "fa3a61c79d5d0dfb"  # of all later versions too

@@ -11,6 +11,7 @@ import torch
 
 import resnet_v2
 from conftest import Run
+from resnet_v2.data.sidecar import write_rows
 from resnet_v2.networks import weights
 from resnet_v2.networks.finding import checkpoint_path
 from resnet_v2.networks.header import Header
@@ -28,6 +29,9 @@ def test_a_card_tells_what_the_header_and_the_log_know(trained: str, run: Run) -
     assert "| batch_size | 32 |" in out
     assert "Of 4 epochs the best so far is checkpoint" in out
     assert "0, 1, 2, 3, 4, 5, 6, 7, 8, 9" in out
+    made = f"made from digits, by resnet-v2 {resnet_v2.__version__}"
+    lines = f"- digits_train.rec: {made}\n- digits_val.rec: {made}\n"
+    assert f"## Where the records came from\n\n{lines}" in out
 
 
 def test_a_card_with_an_evaluation(trained: str, digits: Path, run: Run) -> None:
@@ -35,6 +39,7 @@ def test_a_card_with_an_evaluation(trained: str, digits: Path, run: Run) -> None
     status, out, _ = run("card", "--prefix", f"{trained}-0001", "--rec", rec, "--data-name", 'my "digits"')
     assert status == 0
     assert "## Errors by class" in out
+    assert out.count("- digits_val.rec: made from digits") == 1
     assert '      name: "my \\"digits\\""' in out
 
 
@@ -50,7 +55,7 @@ def test_the_folder_is_whole(trained: str, digits: Path, tmp_path: Path, run: Ru
     ours, theirs = resnet_v2.load(trained), resnet_v2.load(str(folder))
     image = digits / "examples" / "7.png"
     assert np.array_equal(ours.features(image), theirs.features(image))
-    assert set(theirs.header.training) == {"settings", "learning_rate", "weight_decay"}
+    assert set(theirs.header.training) == {"settings", "learning_rate", "weight_decay", "origins"}
     assert not any(name.startswith("momentum") for name in weights.read(folder / "model.safetensors")[1])
 
 
@@ -120,3 +125,11 @@ def test_a_log_that_cannot_be_read_is_told(trained: str, tmp_path: Path, run: Ru
     status, out, err = run("card", "--prefix", prefix)
     assert (status, "# ResNet" in out) == (0, True)
     assert f"warning: the card shows no course of the training: {prefix}.jsonl has no epochs" in err
+
+
+def test_what_a_record_tells_of_itself_is_shown_as_text(trained: str, digits: Path, tmp_path: Path, run: Run) -> None:
+    rec = tmp_path / "new.rec"
+    assert run("convert", digits / "digits_val.rec", rec, "--subset", 20)[0] == 0
+    write_rows(rec, json.dumps({"command": "data", "source": "[a](b) <script>*", "version": "1"}))
+    status, out, _ = run("card", "--prefix", trained, "--rec", rec)
+    assert (status, "- new.rec: made from \\[a\\](b) \\<script\\>\\*, by resnet-v2 1\n" in out) == (0, True)

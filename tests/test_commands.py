@@ -123,7 +123,7 @@ def stand_in_for_the_world(monkeypatch: pytest.MonkeyPatch) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("resnet_v2.files._HTTP", types.SimpleNamespace(open=download))
-    monkeypatch.setattr(cli, "time", types.SimpleNamespace(sleep=interrupt))
+    monkeypatch.setattr("resnet_v2.logs.report.time", types.SimpleNamespace(sleep=interrupt))
     monkeypatch.setattr("resnet_v2.inference.serving.run", lambda page, listening: listening.close())
     from sklearn import datasets
 

@@ -29,6 +29,8 @@ NEEDED: dict[str, list[str]] = {
     "pack": ["pack", "LST", "ROOT", "OUT"],
     "index": ["index", "REC"],
     "verify": ["verify", "FILE"],
+    "convert": ["convert", "IN", "OUT.rec"],
+    "unpack": ["unpack", "IN", "OUT"],
     "train": ["train", "--device", "cpu"],
     "plan": ["plan"],
     "evaluate": ["evaluate", "--rec", "REC", "--device", "cpu"],

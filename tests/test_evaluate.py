@@ -290,6 +290,41 @@ def test_tables(trained: str, digits: Path, tmp_path: Path, run: Run) -> None:
     assert out.count("\n| ") == 11
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_records_that_cannot_be_read_are_left_out(
+    tmp_path: Path, trained: str, digits: Path, run: Run, workers: int
+) -> None:
+    """The figures are those of the others alone; more than one in a hundred end it."""
+    reader = RecordReader(digits / "digits_val.rec")
+    good = [number for number in range(len(reader)) if number not in (5, 6, 130)]
+    bad = tmp_path / "bad.rec"
+    for path, numbers in ((tmp_path / "good.rec", good), (bad, range(len(reader)))):
+        with writing(path) as writer:
+            for number in numbers:
+                damage = path == bad and number not in good
+                writer.write(number, pack(reader.image(number)[0], b"none") if damage else reader[number])
+    words = ["evaluate", "--prefix", trained, "--json", "--per-class", "--gpus", "", "--workers", workers, "--rec"]
+    wanted = json.loads(run(*words, tmp_path / "good.rec")[1])
+    status, _, err = run(*words, bad)
+    assert (status, "the image of record 5 cannot be decoded" in err) == (2, True)
+    status, out, err = run(*words, bad, "--on-error", "skip", "--batch-size", 2)
+    assert status == 0, err
+    found = json.loads(out)
+    assert found.pop("loss") == pytest.approx(wanted.pop("loss"), rel=1e-6)
+    assert found == wanted
+    assert found["images"] == len(good)
+    assert [f"left out: {bad}: the image of record {number} cannot" in err for number in (5, 6, 130, 7)] == [1, 1, 1, 0]
+    with writing(bad) as writer:
+        for number in range(len(reader)):
+            writer.write(number, pack(reader.image(number)[0], b"none") if number < 5 else reader[number])
+    status, _, err = run(*words, bad, "--on-error", "skip")
+    assert (status, "more than one record in a hundred is bad, the last: " in err) == (2, True)
+    with writing(bad) as writer:
+        writer.write(0, pack(reader.image(0)[0], b"none"))
+    status, _, err = run(*words, bad, "--on-error", "skip")
+    assert (status, "bad.rec holds no image that can be read" in err) == (2, True)
+
+
 def test_comparing_two_networks(trained: str, digits: Path, run: Run) -> None:
     rec = digits / "digits_val.rec"
     status, out, _ = run("compare", f"{trained}-0001", trained, "--rec", rec, "--gpus", "")

@@ -65,6 +65,25 @@ def test_jpeg_round_trip_is_near() -> None:
     assert np.abs(decode(encode(pixels, ".jpg", 95)).astype(int) - pixels).mean() < 3
 
 
+def test_a_jpeg_that_lacks_only_its_end_marker_is_whole() -> None:
+    """Its crops too, in whatever way they are decoded; one that lacks pixels, or may lack scans, is refused."""
+    pixels = picture(3, 90, 130)
+    for options in ([], [cv2.IMWRITE_JPEG_RST_INTERVAL, 3], [cv2.IMWRITE_JPEG_RST_INTERVAL, 4]):
+        data = cv2.imencode(".jpg", pixels, options)[1].tobytes()
+        whole = decode(data)
+        for cut in (1, 2):
+            assert np.array_equal(decode(data[:-cut]), whole)
+            for box in (Box(0, 90, 0, 130), Box(10, 40, 20, 60)):
+                part = Encoded(data[:-cut], NOTHING, MAX_PIXELS).decode(box, channels=3)
+                assert np.array_equal(part, box.of(whole))
+        for cut in (8, 40, 200):
+            with pytest.raises(ValueError, match="damaged"):
+                decode(data[:-cut])
+    progressive = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
+    with pytest.raises(ValueError, match="damaged"):
+        decode(progressive[:-2])
+
+
 @pytest.mark.parametrize("keep", [0, 1, 2, 100, 0.5, 0.95])
 def test_truncated_images_are_refused(keep: float) -> None:
     data = saved(PIL.Image.fromarray(picture(1, 90, 90)), "JPEG")
@@ -258,7 +277,9 @@ def test_what_is_changed_for_the_decoder_stays_in_the_record(size: tuple[int, in
         for key, data in enumerate(files):
             writer.write(key, pack(IRHeader(0, 0.0, key, 0), data))
     reader = RecordReader(tmp_path / "a.rec")
-    for found, data in zip(find_images(reader.source, reader.offsets.tolist()), files, strict=True):
+    for found, data in zip(
+        find_images([reader.source], [0] * len(reader), reader.offsets.tolist()), files, strict=True
+    ):
         assert isinstance(found, Found)
         image, whole = Encoded(found.image, NOTHING, MAX_PIXELS), decode(data)
         for box in (Box(0, 10, 0, 30), Box(30, 40, 10, 20), Box(0, size[1], 0, size[0])):

@@ -167,6 +167,27 @@ def test_index_is_made_again(lists: Path, class_folder: Path, run: Run) -> None:
     assert read_index(lists / "a.rec").tolist() == before[:3] + before[4:]
 
 
+def test_an_index_elsewhere(lists: Path, class_folder: Path, tmp_path: Path, run: Run) -> None:
+    run("pack", lists / "a_train.lst", class_folder, lists / "a.rec")
+    whole = index_path(lists / "a.rec").read_bytes()
+    for path in (index_path(lists / "a.rec"), lists / "a.rows"):
+        path.unlink()
+    before = sorted(lists.iterdir())
+    status, out, _ = run("index", lists / "a.rec", "--out", tmp_path / "other" / "b.idx")
+    assert (status, out) == (0, f"{tmp_path}/other/b.idx: 21 records\n")
+    assert (tmp_path / "other" / "b.idx").read_bytes() == whole
+    (tmp_path / "other" / "b.idx").unlink()
+    (tmp_path / "other").rmdir()
+    assert sorted(lists.iterdir()) == before
+    for other, words in (
+        ("a.rec", "a.rec must end with .idx."),
+        ("a_train.lst", "a_train.lst must end with .idx"),
+        ("x/", "x must end with .idx."),
+    ):
+        status, _, err = run("index", lists / "a.rec", "--out", f"{tmp_path}/{other}")
+        assert (status, words in " ".join(err.replace("│", "").split())) == (2, True), err
+
+
 def test_index_of_something_else(tmp_path: Path, run: Run) -> None:
     (tmp_path / "a.rec").write_bytes(bytes(1000))
     status, _, err = run("index", tmp_path / "a.rec")
@@ -210,9 +231,14 @@ def test_packed_images_are_sliceable(lists: Path, class_folder: Path, run: Run) 
     before = sidecar_path(rec).read_bytes()
     rows = Rows.of(RecordReader(rec))
     assert all(rows.segments(ordinal).size for ordinal in range(21))
-    sidecar_path(rec).unlink()
     assert run("index", rec)[0] == 0
     assert sidecar_path(rec).read_bytes() == before
+    sidecar_path(rec).unlink()
+    assert run("index", rec)[0] == 0
+    again = Rows.of(RecordReader(rec))
+    assert again.stored_sums().tolist() == rows.stored_sums().tolist()
+    assert all(np.array_equal(again.segments(ordinal), rows.segments(ordinal)) for ordinal in range(21))
+    assert (again.origin(), rows.origin() != "") == ("", True)
     assert run("pack", lists / "a_train.lst", class_folder, rec, "--store", "png")[0] == 0
     assert not Rows.of(RecordReader(rec)).segments(0).size
 

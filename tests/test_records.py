@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import struct
 import tracemalloc
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -116,8 +117,97 @@ def test_missing_files_say_what_to_do(tmp_path: Path) -> None:
         RecordReader(tmp_path / "a.rec")
     path = write(tmp_path / "a.rec", [b"x"])
     index_path(path).unlink()
-    with pytest.raises(ResnetError, match=r"a\.idx is missing.*resnet-v2 index"):
+    (remark,) = RecordReader(path).remarks
+    advice = f"`resnet-v2 index {path}` saves that time"
+    assert remark == f"{index_path(path)} is missing: a.rec was read to find its 1 records; {advice}"
+    path.unlink()
+    with pytest.raises(ResnetError, match=r"a\.rec is missing"):
         RecordReader(path)
+
+
+@pytest.mark.parametrize("lines", [None, 0, 1, 13, 20])
+def test_records_that_the_index_lacks_are_found(tmp_path: Path, lines: int | None) -> None:
+    """The headers of some lie side by side, those of others far apart, and of some in several parts."""
+    payloads = [MAGIC_BYTES * (key % 3) + bytes([key]) * (1 if key % 4 else 9000) for key in range(20)]
+    path = write(tmp_path / "a.rec", payloads)
+    whole = RecordReader(path)
+    assert not whole.remarks
+    text = index_path(path).read_text().splitlines(keepends=True)
+    index_path(path).unlink()
+    if lines is not None:
+        index_path(path).write_text("".join(text[:lines]))
+    before = sorted(file.name for file in tmp_path.iterdir())
+    reader = RecordReader(path)
+    assert reader.offsets.tolist() == whole.offsets.tolist()
+    assert [bytes(reader[ordinal]) for ordinal in range(20)] == payloads
+    said = " ".join(reader.remarks)
+    if lines == 20:
+        assert not said
+    elif lines:
+        assert f"a.idx ends early: it lists {lines} records, and {20 - lines} more stand behind them in a.rec" in said
+    else:
+        assert f"a.idx is {'missing' if lines is None else 'empty'}: a.rec was read to find its 20 records" in said
+    assert sorted(file.name for file in tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(("bytes_left", "left"), [(0, 5), (-1, 5), (-2, 4), (-3, 4), (-9, 3)])
+def test_an_index_that_is_cut_amid_a_line(tmp_path: Path, bytes_left: int, left: int) -> None:
+    path = write(tmp_path / "a.rec", [bytes([key]) * 1000 for key in range(5)])
+    offsets = RecordReader(path).offsets.tolist()
+    os.truncate(index_path(path), index_path(path).stat().st_size + bytes_left)
+    reader = RecordReader(path)
+    assert reader.offsets.tolist() == offsets
+    assert [f"lists {left} records" in remark for remark in reader.remarks] == ([True] if left < 5 else [])
+
+
+def test_the_index_of_another_record_is_told_from_a_damaged_record(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.rec", [bytes([key]) * 1000 for key in range(40)])
+    write(tmp_path / "b.rec", [bytes([key]) * 996 for key in range(40)])
+    before = index_path(path).read_bytes()
+    (tmp_path / "b.idx").replace(index_path(path))
+    with pytest.raises(
+        ResnetError, match=r"a\.idx is another record's index: a\.rec has no records where it says; make"
+    ):
+        RecordReader(path)
+    index_path(path).write_bytes(before)
+    with path.open("rb+") as file:
+        file.seek(39 * 1008)
+        file.write(b"none")
+    with pytest.raises(ResnetError, match=r"a\.rec: record 39 at byte 39312 is damaged"):
+        RecordReader(path)
+
+
+def test_bytes_behind_the_last_record_are_said(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.rec", [b"x" * 1000] * 3)
+    with path.open("ab") as file:
+        file.write(MAGIC_BYTES + b"\1" * 30)
+    (remark,) = RecordReader(path).remarks
+    assert remark == f"warning: the last 34 bytes of {path} are no whole record; `resnet-v2 verify {path}` tells more"
+
+
+def test_what_holds_no_record_is_said(tmp_path: Path) -> None:
+    (tmp_path / "a.rec").write_bytes(b"no record" * 1000)
+    with pytest.raises(ResnetError, match=r"a\.rec holds no whole record; it is damaged or no RecordIO file"):
+        RecordReader(tmp_path / "a.rec")
+    (tmp_path / "a.rec").write_bytes(b"")
+    assert len(RecordReader(tmp_path / "a.rec")) == 0
+
+
+def test_records_are_found_by_their_headers_alone(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.rec", [bytes(100_000)] * 30)
+    found = read_bytes_of(lambda: list(scan(path)))
+    assert found < 30 * 5000
+
+
+def read_bytes_of(work: Callable[[], object]) -> int:
+    """The bytes that something reads of files."""
+
+    def read() -> int:
+        return int(Path("/proc/self/io").read_text().split()[1])
+
+    before = read()
+    work()
+    return read() - before
 
 
 @pytest.mark.parametrize("text", ["0\tx\n", "0\n", "0\t-5\n", "0\t-1\n", "0\t0\t0\n", "\xff", "0\t#\n", "0\t0#\n"])

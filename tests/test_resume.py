@@ -15,7 +15,7 @@ from processes import wait_until
 from resnet_v2.data.index import index_path
 from resnet_v2.data.lists import read_list
 from resnet_v2.data.records import frame
-from resnet_v2.data.sidecar import sidecar_path, write_rows
+from resnet_v2.data.sidecar import Rows, sidecar_path, write_rows
 from resnet_v2.packing import resume
 
 # `pack` in a process that notes its progress often and kills itself at the given call of write, checkpoint or replace,
@@ -120,7 +120,7 @@ def test_the_rows_are_made_of_what_is_left_of_their_notes(
     status, _, said = run(*command, out)
     assert (status, "going on after 24 images" in said) == (0, True)  # no image is packed again
     packed = files_of(out)
-    write_rows(out)
+    write_rows(out, Rows(out).origin())
     assert files_of(out) == packed
 
 

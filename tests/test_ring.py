@@ -23,12 +23,20 @@ def ring(slots: int = 3, rows: int = 5, pin: list[tuple[int, int]] | None = None
 def test_nothing_overlaps() -> None:
     made = ring()
     slots = made.slots
-    tables = [slots.ordinals, slots.offsets, slots.lengths, slots.segments_at, slots.segments, slots.labels]
+    tables = [
+        slots.ordinals,
+        slots.files,
+        slots.numbers,
+        slots.offsets,
+        slots.segments_at,
+        slots.segments,
+        slots.labels,
+    ]
     for number, table in enumerate(tables):
         table[:] = number
     for slot in range(3):
         slots.images[slot] = 100 + slot
-    assert [int(table.min()) for table in tables] == [int(table.max()) for table in tables] == list(range(6))
+    assert [int(table.min()) for table in tables] == [int(table.max()) for table in tables] == list(range(7))
     for slot in range(3):
         assert (slots.images[slot] == 100 + slot).all()
         assert slots.images[slot].ctypes.data % PAGE == 0

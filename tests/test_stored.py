@@ -23,11 +23,15 @@ def record(folder: Path, payloads: list[bytes]) -> RecordReader:
     return RecordReader(folder / "a.rec")
 
 
+def find_all(reader: RecordReader, offsets: list[int]) -> list[Found | ValueError]:
+    return find_images([reader.source], [0] * len(offsets), offsets)
+
+
 @pytest.mark.parametrize("labels", [1, 3, 300])
 def test_images_are_whole_whatever_their_size(tmp_path: Path, labels: int) -> None:
     label = 5.0 if labels == 1 else np.arange(labels, dtype=np.float32)
     reader = record(tmp_path, [pack(IRHeader(0, label, size, 7), noise(size)) for size in SIZES])
-    for found, size in zip(find_images(reader.source, reader.offsets.tolist()), SIZES, strict=True):
+    for found, size in zip(find_all(reader, reader.offsets.tolist()), SIZES, strict=True):
         assert isinstance(found, Found)
         assert (found.image.size, found.header.id, found.header.id2) == (size, size, 7)
         assert np.array_equal(found.header.label, label)
@@ -37,7 +41,7 @@ def test_images_are_whole_whatever_their_size(tmp_path: Path, labels: int) -> No
         for first in (0, 1, size // 2, size - 1):
             for last in (first, min(first + 10, size), size):
                 assert found.image.read(first, last) == data[first:last]
-    assert sum(isinstance(one, Found) and type(one.image) is OnDisk for one in find_images(reader.source, [0])) == (
+    assert sum(isinstance(one, Found) and type(one.image) is OnDisk for one in find_all(reader, [0])) == (
         4 * labels + 32 < HEAD_BYTES
     )
 
@@ -45,7 +49,7 @@ def test_images_are_whole_whatever_their_size(tmp_path: Path, labels: int) -> No
 def test_a_record_of_several_parts_is_put_together(tmp_path: Path) -> None:
     data = noise(4000) + MAGIC_BYTES + noise(400)
     reader = record(tmp_path, [pack(IRHeader(0, 1.0, 0, 0), data), pack(IRHeader(0, 2.0, 1, 0), noise(9))])
-    found = find_images(reader.source, reader.offsets.tolist())
+    found = find_all(reader, reader.offsets.tolist())
     assert [bytes(one.image.all()) for one in found if isinstance(one, Found)] == [data, noise(9)]
 
 
@@ -53,7 +57,7 @@ def test_what_is_none_is_said(tmp_path: Path) -> None:
     reader = record(
         tmp_path, [b"short", noise(2000), pack(IRHeader(0, 1.0, 0, 0), b""), pack(IRHeader(0, 1.0, 3, 0), b"x" * 2000)]
     )
-    found = find_images(reader.source, [*reader.offsets.tolist(), 4])
+    found = find_all(reader, [*reader.offsets.tolist(), 4])
     assert [type(one) for one in found] == [NoImageRecordError, NoImageRecordError, Found, Found, ValueError]
     assert "5 bytes are too few for an image header" in str(found[0])
     assert "labels" in str(found[1])
@@ -62,7 +66,7 @@ def test_what_is_none_is_said(tmp_path: Path) -> None:
 
 def test_a_file_that_becomes_shorter_is_said(tmp_path: Path) -> None:
     reader = record(tmp_path, [pack(IRHeader(0, 1.0, 0, 0), noise(5000)), pack(IRHeader(0, 1.0, 1, 0), noise(5000))])
-    first, second = find_images(reader.source, reader.offsets.tolist())
+    first, second = find_all(reader, reader.offsets.tolist())
     assert isinstance(second, Found)
     os.truncate(reader.path, int(reader.offsets[1]) + 3000)
     assert isinstance(first, Found)

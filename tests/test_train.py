@@ -4,6 +4,8 @@ import io
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from conftest import Run, digits_run
+from resnet_v2.config.training import arguments_of
 from resnet_v2.data.jpeg import decode, encode
 from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
 from resnet_v2.errors import ResnetError
@@ -48,6 +51,47 @@ def tensors(prefix: Path, epoch: int) -> dict[str, torch.Tensor]:
 
 def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.fixture
+def damaged_digits(few_digits: Path, tmp_path: Path) -> Path:
+    """The digits; record 11 of those to validate on is no picture."""
+    folder = tmp_path / "damaged"
+    shutil.copytree(few_digits, folder)
+    reader = RecordReader(few_digits / "digits_val.rec")
+    with writing(folder / "digits_val.rec") as writer:
+        for number in range(len(reader)):
+            writer.write(number, pack(reader.image(number)[0], b"none") if number == 11 else reader[number])
+    return folder
+
+
+@pytest.mark.parametrize("more", [{"workers": 0}, {"workers": 0, "nproc": 2, "device": "cpu"}])
+def test_an_unreadable_record_of_the_validation_loses_no_epoch(
+    damaged_digits: Path, tmp_path: Path, run: Run, more: dict[str, object]
+) -> None:
+    """The epoch is saved, the record named; the run goes on with the validation, and skipping counts one less."""
+    settings = small(damaged_digits, tmp_path / "m", epochs=1) | more
+    if "nproc" in more:
+        del settings["gpus"]
+    command = [str(word) for word in ("train", *arguments_of(settings))]
+    done = subprocess.run([sys.executable, "-m", "resnet_v2", *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "the image of record 11 cannot be decoded" in done.stderr
+    assert (
+        f"the epoch is saved in {tmp_path}/m-latest.safetensors: mend the record, or give --on-error skip"
+        in done.stderr
+    )
+    assert not (tmp_path / "m-0001.safetensors").exists()
+    command += ["--resume", "--force", "--on-error", "skip"]
+    done = subprocess.run([sys.executable, "-m", "resnet_v2", *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in (tmp_path / "m.jsonl").read_text().splitlines()]
+    assert [event["images"] for event in events if event["event"] == "validation"] == [39]
+    assert "the image of record 11 cannot be decoded" in done.stderr + done.stdout + (tmp_path / "m.log").read_text()
+    other = small(damaged_digits, tmp_path / "other", epochs=1, on_error="skip")
+    assert run("train", *arguments_of(other))[0] == 0
+    if "nproc" not in more:  # from the start, the weights are the same
+        assert equal(tensors(tmp_path / "m", 1), tensors(tmp_path / "other", 1))
 
 
 def test_it_learns_and_logs(trained: str) -> None:

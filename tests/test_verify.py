@@ -138,7 +138,7 @@ def without_fingerprints(rec: Path) -> None:
 
 def of_the_first_version(rec: Path) -> None:
     data = sidecar_path(rec).read_bytes()
-    _, count, size, _ = SIDECAR_HEADER.unpack_from(data)
+    _, count, size, *_ = SIDECAR_HEADER.unpack_from(data)
     tables = SIDECAR_HEADER.size + 8 * (count + 1)
     kept = data[SIDECAR_HEADER.size : tables] + data[tables + 8 * count :]
     sidecar_path(rec).write_bytes(FIRST_HEADER.pack(FIRST_MAGIC, count, size) + kept)

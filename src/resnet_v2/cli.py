@@ -5,20 +5,16 @@ import itertools
 import json
 import os
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tyro
 
 from resnet_v2 import __version__, console
-from resnet_v2.config import forecast, im2rec, packing, training, using
+from resnet_v2.config import converting, forecast, im2rec, packing, training, using
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import told
 from resnet_v2.networks.finding import find_checkpoint
-
-# `plot --follow`: how often it looks at the logs, and how often its page loads itself again.
-LOOK_SECONDS, PAGE_SECONDS = 1.0, 15
 
 
 def data(settings: packing.DataConfig) -> None:
@@ -57,20 +53,17 @@ def index(settings: packing.IndexConfig) -> None:
     from resnet_v2.data.index import index_path
     from resnet_v2.packing.pack import write_index
 
-    count, lost = write_index(settings.rec, index_path(settings.rec))
+    count, lost = write_index(settings.rec, settings.out)
     damage = f"; {lost} bytes are damaged and left out" if lost else ""
-    print(f"{index_path(settings.rec)}: {count} records{damage}")
+    print(f"{settings.out or index_path(settings.rec)}: {count} records{damage}")
 
 
 def verify(settings: packing.VerifyConfig) -> int:
     from resnet_v2.networks.sums import verify_checkpoint
     from resnet_v2.packing.repair import repair
-    from resnet_v2.packing.verify import check_readable, verify_record
-    from resnet_v2.storage import as_path
+    from resnet_v2.packing.verify import files_to_verify, verify_record
 
-    paths = [as_path(name) for name in settings.files]
-    for path in paths:  # before the first of them is read
-        check_readable(path)
+    paths = files_to_verify(settings)
     listed, found = [], 0
     for path in paths:
         is_checkpoint = path.suffix == ".safetensors"
@@ -84,6 +77,18 @@ def verify(settings: packing.VerifyConfig) -> int:
     if settings.json:
         print(json.dumps(listed))
     return 1 if found else 0
+
+
+def convert(settings: converting.ConvertConfig) -> None:
+    from resnet_v2.packing.convert import convert as write
+
+    print("\n".join(write(settings)))
+
+
+def unpack(settings: converting.UnpackConfig) -> None:
+    from resnet_v2.packing.unpack import unpack as write
+
+    print(write(settings))
 
 
 def train(given: Mapping[str, Any]) -> None:
@@ -134,6 +139,7 @@ def evaluate(settings: using.EvaluateConfig) -> None:
         settings.batch_size,
         settings.workers,
         settings.mxnet_count,
+        settings.on_error,
     )
     if settings.json:
         results = [row.as_json(settings.per_class) for row in rows]
@@ -204,26 +210,9 @@ def demo(settings: using.DemoConfig) -> None:
 
 
 def plot(settings: using.PlotConfig) -> None:
-    from resnet_v2.logs import plot as plotting
-    from resnet_v2.logs.report import write_report
+    from resnet_v2.logs.report import show
 
-    def redraw() -> None:
-        curves = plotting.read_curves(settings.logs)
-        if settings.out.suffix.lower() == ".html":
-            refresh = PAGE_SECONDS if settings.follow else 0
-            write_report(plotting.log_paths(settings.logs), curves, settings.out, settings.metric, refresh)
-        else:
-            plotting.draw(curves, settings.out, settings.metric)
-        if settings.json:
-            print(json.dumps([curve.summary() for curve in curves]), flush=True)
-        else:
-            print(plotting.table(curves))
-            print(f"curve: {settings.out}", flush=True)
-
-    if settings.follow:
-        plotting.follow(plotting.log_paths(settings.logs), redraw, lambda: time.sleep(LOOK_SECONDS))
-    else:
-        redraw()
+    show(settings)
 
 
 def plan(settings: forecast.PlanConfig) -> None:
@@ -263,6 +252,8 @@ COMMANDS = {
     "pack": (packing.PackConfig, pack),
     "index": (packing.IndexConfig, index),
     "verify": (packing.VerifyConfig, verify),
+    "convert": (converting.ConvertConfig, convert),
+    "unpack": (converting.UnpackConfig, unpack),
     "train": (training.TrainConfig, train),
     "plan": (forecast.PlanConfig, plan),
     "recipes": (forecast.RecipesConfig, list_recipes),

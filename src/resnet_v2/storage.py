@@ -30,6 +30,7 @@ else:
 
 SCHEMES = ("s3", "gs", "http", "https")
 INSTALL = "pip install 'resnet-v2[remote]'"
+BETWEEN = re.compile(r",(?=[a-z0-9]+:/)")
 WITH_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")  # two letters or more: one is a drive of Windows
 
 RETRIES, RETRY_SECONDS = 8, 60.0  # of a request that the server fails, and how long in all
@@ -83,6 +84,9 @@ def as_path(text: str | os.PathLike[str]) -> Path:
     scheme = WITH_SCHEME.match(text)
     if scheme is None:
         return Path(text)
+    text, *others = BETWEEN.split(text)  # a list of them is one path too, until its parts are looked at
+    for other in others:
+        as_path(other)
     parts = urlsplit(text)
     if "@" in parts.netloc or parts.query or parts.fragment:
         # Not shown: a password or a signature may stand there.
@@ -96,7 +100,7 @@ def as_path(text: str | os.PathLike[str]) -> Path:
         raise SettingError(f"{text} names no bucket and no host; give one behind the slashes.")
     if "//" in parts.path or {".", ".."} & set(parts.path.split("/")):
         raise SettingError(f"{text} has an empty part, or dots for one; give the address without.")
-    return Address(text)
+    return Address(",".join([text, *others]))
 
 
 def _parts(address: Address) -> tuple[str, str, str]:

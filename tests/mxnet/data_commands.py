@@ -99,4 +99,72 @@ def shift_colours(settings: dict[str, Any], arrays: Arrays) -> Answer:
     return {}, {"pixels": cv2.cvtColor(clamped, cv2.COLOR_HLS2RGB)}
 
 
-COMMANDS = (write_records, read_records, pack_headers, iterate, warp_then_crop, shift_colours)
+def write_faces(settings: dict[str, Any], arrays: Arrays) -> Answer:
+    """A collection of faces, as InsightFace's face2rec2.py writes one: `each` images of every identity."""
+    writer = mx.recordio.MXIndexedRecordIO(settings["idx"], settings["rec"], "w")
+    images, each = _split(arrays), settings["each"]
+    people, first = len(images) // each, len(images) + 1
+
+    def write(key: int, label: list[float], image: bytes) -> None:
+        writer.write_idx(key, mx.recordio.pack(mx.recordio.IRHeader(2, label, key, 0), image))
+
+    write(0, [float(first), float(first + people)], b"")
+    for number, image in enumerate(images):
+        write(1 + number, [float(number // each), 0.0], image)
+    for person in range(people):
+        write(first + person, [1.0 + person * each, 1.0 + (person + 1) * each], b"")
+    writer.close()
+    return {}, {}
+
+
+def read_faces(settings: dict[str, Any], arrays: Arrays) -> Answer:
+    """The identities, keys of images and images, as InsightFace's data loaders read them."""
+    reader = mx.recordio.MXIndexedRecordIO(settings["idx"], settings["rec"], "r")
+    header, _ = mx.recordio.unpack(reader.read_idx(0))
+    keys = list(range(1, int(header.label[0])))
+    found = [mx.recordio.unpack(reader.read_idx(key)) for key in keys]
+    labels = [int(header.label[0]) for header, _ in found]
+    return {"keys": keys, "labels": labels, "flag": header.flag}, _join([image for _, image in found])
+
+
+def read_by_all(settings: dict[str, Any], arrays: Arrays) -> Answer:
+    """Labels by each of MXNet's readers, in the order of the file, and the pixels of two of them (all of one size)."""
+    rec, idx, size = settings["rec"], settings["idx"], settings["size"]
+    reader = mx.recordio.MXIndexedRecordIO(idx, rec, "r")
+    by_key = [mx.recordio.unpack(reader.read_idx(key))[0] for key in reader.keys]
+    data_set = mx.gluon.data.vision.ImageRecordDataset(rec)
+    of_gluon = [data_set[number] for number in range(len(data_set))]
+    image_iter = mx.image.ImageIter(1, (3, size, size), path_imgrec=rec, path_imgidx=idx)
+    of_image_iter = [(batch.data[0].asnumpy()[0], batch.label[0].asnumpy()) for batch in image_iter]
+    _, arrays = iterate({"path_imgrec": rec, "data_shape": (3, size, size), "batch_size": 1}, {})
+    return {
+        "keys": reader.keys,
+        "ids": [header.id for header in by_key],
+        "labels": [float(np.ravel(header.label)[0]) for header in by_key],
+        "gluon": [float(np.ravel(label)[0]) for _, label in of_gluon],
+        "image_iter": [float(label.ravel()[0]) for _, label in of_image_iter],
+        "record_iter": [float(label) for label in arrays["labels"].ravel()],
+    }, {
+        "gluon": np.stack([image.asnumpy() for image, _ in of_gluon]),
+        "image_iter": np.stack([pixels for pixels, _ in of_image_iter]),
+        "record_iter": arrays["images"],
+    }
+
+
+def decode_images(settings: dict[str, Any], arrays: Arrays) -> Answer:
+    """The pixels of image files, RGB, all of one size."""
+    return {}, {"pixels": np.stack([mx.image.imdecode(data).asnumpy() for data in _split(arrays)])}
+
+
+COMMANDS = (
+    write_records,
+    read_records,
+    pack_headers,
+    write_faces,
+    read_faces,
+    read_by_all,
+    decode_images,
+    iterate,
+    warp_then_crop,
+    shift_colours,
+)

@@ -16,8 +16,10 @@ from parity import Arrays, MXNet
 from resnet_v2.cli import main
 from resnet_v2.data import recordio
 from resnet_v2.data.filling import Centred
+from resnet_v2.data.jpeg import decode
 from resnet_v2.data.lists import read_list, read_synset
 from resnet_v2.data.loader import Reading, batches
+from resnet_v2.data.record_set import open_records
 from resnet_v2.data.records import MAGIC_BYTES, RecordReader, scan, writing
 
 pytest_plugins = ["mxnet_process"]
@@ -106,6 +108,63 @@ def test_headers_are_the_same_bytes(mxnet: MXNet) -> None:
         header, image = recordio.unpack(record)
         assert np.array_equal(np.asarray(header.label), np.asarray(label, np.float32))
         assert (image, header.id, header.id2) == (b"image", 7, 1)
+
+
+def test_collections_of_faces(mxnet: MXNet, tmp_path: Path) -> None:
+    """MXNet writes one as InsightFace does; its images are ours, and those that its loaders find by our index."""
+    rec, idx = tmp_path / "f.rec", tmp_path / "f.idx"
+    rng = np.random.default_rng(0)
+    images = [cv2.imencode(".jpg", rng.integers(0, 255, (40, 40, 3)).astype(np.uint8))[1].tobytes() for _ in range(12)]
+    mxnet.ask("write_faces", join(images), rec=str(rec), idx=str(idx), each=4)
+    records = open_records(rec)
+    assert records.remarks == [
+        f"{rec}: 12 images of 3 identities, which are the classes; 4 records without an image are left out"
+    ]
+    ours = [records.image(ordinal) for ordinal in range(len(records))]
+    theirs, found = mxnet.ask("read_faces", rec=str(rec), idx=str(idx))
+    assert theirs["flag"] == 2
+    assert [header.id for header, _ in ours] == theirs["keys"]
+    assert [int(np.ravel(header.label)[0]) for header, _ in ours] == theirs["labels"]
+    assert [bytes(image) for _, image in ours] == split(found) == images
+    (batch,) = batches(records, [np.arange(12)], Centred(32), (32, 32, 3), 3, Reading())
+    assert batch.labels.tolist() == theirs["labels"]
+    assert main(["verify", str(rec)]) == 0
+    before = idx.read_text()
+    idx.unlink()
+    assert main(["index", str(rec)]) == 0
+    assert idx.read_text() == before
+    keys = {
+        key: recordio.pack((2, [label, 0], key, 0), image) for key, (label, image) in _by_key(theirs, images).items()
+    }
+    with writing(tmp_path / "ours.rec") as writer:
+        writer.write(0, recordio.pack((2, [13, 16], 0, 0), b""))
+        for key, payload in keys.items():
+            writer.write(key, payload)
+        for person in range(3):
+            writer.write(13 + person, recordio.pack((2, [1 + 4 * person, 5 + 4 * person], 13 + person, 0), b""))
+    assert (tmp_path / "ours.rec").read_bytes() == rec.read_bytes()
+
+
+def _by_key(theirs: dict[str, Any], images: list[bytes]) -> dict[int, tuple[int, bytes]]:
+    return dict(zip(theirs["keys"], zip(theirs["labels"], images, strict=True), strict=True))
+
+
+@pytest.mark.parametrize("cut", [1, 2])
+def test_a_jpeg_without_its_end_marker_has_the_pixels_of_the_whole(mxnet: MXNet, cut: int) -> None:
+    """MXNet takes it too, but its decoder waits for more bytes with the lowest rows: most are not the file's."""
+    rng = np.random.default_rng(0)
+    files = []
+    for number in range(6):
+        coarse = rng.integers(0, 256, (6, 7, 3), dtype=np.uint8)
+        image = cv2.resize(coarse, (60, 50), interpolation=cv2.INTER_CUBIC)
+        files.append(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 70 + 5 * number])[1].tobytes())
+    cut_files = [data[:-cut] for data in files]
+    of_whole = mxnet.ask("decode_images", join(files))[1]["pixels"]
+    of_cut = mxnet.ask("decode_images", join(cut_files))[1]["pixels"]
+    for data, whole, theirs in zip(cut_files, of_whole, of_cut, strict=True):
+        assert np.array_equal(decode(data), whole)
+        assert np.array_equal(theirs[:-16], whole[:-16])
+    assert not np.array_equal(of_cut, of_whole)
 
 
 @pytest.fixture(scope="module")

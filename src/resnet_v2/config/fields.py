@@ -69,6 +69,7 @@ ShareBelowOne = Annotated[float, Range(0, 1, open=True)]
 Amount = Annotated[float, Range(0)]
 Threads = Annotated[int, Range(0, 1024)]
 Workers = Annotated[int | Literal["auto"], Range(0, 512)]
+OnError = Literal["stop", "skip"]  # what a record that cannot be read does
 Seed = Annotated[int, Range(0, 2**63 - 1)]
 Side = Annotated[int, Range(0, 65535)]  # of an image in pixels, as far as JPEG goes
 Version = Literal["v2", "v1"]  # of the units

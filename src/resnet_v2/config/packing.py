@@ -162,7 +162,7 @@ class VerifyConfig:
     """Read records or checkpoints and name all that is not as it was written; status 1 when there is anything."""
 
     files: Annotated[Positional[tuple[str, ...]], arg(metavar="FILE...")]
-    """.rec files or their addresses, with the .idx, .rows, .lst and synset.txt beside them, or .safetensors"""
+    """.rec files, their addresses or 'val_*.rec', with .idx, .rows, .lst and synset.txt beside them, or .safetensors"""
     repair: Path | None = None
     """of one .rec: write its sound records to this .rec, with .idx, .lst and .rows"""
     decode: bool = False
@@ -188,7 +188,13 @@ class IndexConfig:
 
     rec: Annotated[Positional[Path], arg(metavar="REC")]
     """the .rec"""
+    out: Annotated[Path | None, Usual("beside the .rec, with its .rows")] = None
+    """write the .idx alone to this path, for a .rec in a folder that may not be written to"""
 
     def __post_init__(self) -> None:
         """Refuse what is no file's path."""
         refuse_folder("rec", self.rec)
+        if self.out is not None:
+            refuse_folder("out", self.out)
+            if self.out.suffix != ".idx":
+                raise SettingError(f"`out` {self.out} must end with .idx.")

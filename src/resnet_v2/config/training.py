@@ -10,6 +10,7 @@ from resnet_v2.config.fields import (
     Amount,
     Count,
     CountOrNone,
+    OnError,
     OnGpus,
     Place,
     Range,
@@ -42,14 +43,18 @@ class Data:
     """folder of the records, or an address such as s3://bucket/imagenet"""
     data_type: str = "imagenet"
     """imagenet: its stem, train_480_q90.rec, val_256_q90.rec; any NAME: CIFAR stem, NAME_train.rec, NAME_val.rec"""
-    list_dir: Annotated[Place, Usual("--data-dir")] = Path("data/imagenet")
+    data_train: str = ""
+    """the .rec to train on in place of those of --data-dir, several as a.rec,b.rec or 'train_*.rec'"""
+    data_val: str = ""
+    """the same to evaluate on"""
+    list_dir: Annotated[Place, Usual("--data-dir, or where --data-train is")] = Path("data/imagenet")
     """folder of synset.txt and of the .lst files"""
     num_classes: Annotated[int, Range(0, 10**6), Usual("0")] = 1000
     """number of classes, 0: the lines of synset.txt, or 1000 for imagenet"""
     num_examples: CountOrNone = 0
     """images of one epoch, 0: all of the record"""
-    on_error: Literal["stop", "skip"] = "stop"
-    """a damaged record: stop the run, or log it and take the next one instead (up to one in a hundred)"""
+    on_error: OnError = "stop"
+    """a damaged record: stop, or log it and take the next one instead (in validation none), up to one in a hundred"""
     max_pixels: Annotated[int, Range(1, 2**40)] = 178_956_970
     """images that claim more pixels are refused before memory is taken"""
     fast_decode: bool = False

@@ -9,6 +9,7 @@ from resnet_v2.config.fields import (
     Anywhere,
     CountOrNone,
     Endings,
+    OnError,
     OnGpus,
     Picture,
     Place,
@@ -72,7 +73,7 @@ class EvaluateConfig(_Sized):
     """Loss, top-1 and top-5 error of checkpoints over a record, every image counted once."""
 
     rec: Place
-    """the .rec to evaluate on, or its address such as s3://bucket/val.rec"""
+    """the .rec to evaluate on, several as a.rec,b.rec or 'val_*.rec', or its address such as s3://bucket/val.rec"""
     prefix: tuple[str, ...] = ("",)
     """start of the checkpoint's name, such as model/resnet-cifar10-20; several give a table"""
     epoch: Epoch = None
@@ -95,6 +96,8 @@ class EvaluateConfig(_Sized):
     device: Device = ""
     workers: Workers = "auto"
     """processes that read images, 0: none beside this one; auto: by cores and memory"""
+    on_error: OnError = "stop"
+    """a record that cannot be read: stop, or name it and leave it out (up to one in a hundred)"""
     json: bool = False
     """print JSON: images, loss, top1_error, top5_error; a list for several evaluations"""
 
@@ -108,7 +111,7 @@ class CompareConfig(_Sized):
     second: Annotated[Positional[str], arg(metavar="SECOND")]
     """prefix of the second network (v2); as many as of the first, in the same order"""
     rec: Place
-    """the .rec to evaluate on, or its address such as s3://bucket/val.rec"""
+    """the .rec to evaluate on, several as a.rec,b.rec or 'val_*.rec', or its address such as s3://bucket/val.rec"""
     crop: Crop = ""
     resize: Resize = ""
     batch_size: BatchSize = 128
@@ -121,7 +124,7 @@ class PredictConfig(OnGpus):
     """Name what is in pictures, with the preprocessing that evaluation uses; exit status 1 when one was unreadable."""
 
     img: tuple[str, ...]
-    """image files, folders of them, .rec files, or - for standard input: an image, or paths line by line"""
+    """image files, folders of them, .rec files or 'val_*.rec', or - for standard input: an image, or paths by line"""
     prefix: str = ""
     """start of the checkpoint's name, such as model/resnet-cifar10-20 (default: the network that ships)"""
     epoch: Epoch = None

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from resnet_v2.data import stages
-from resnet_v2.data.records import RecordReader
+from resnet_v2.data.record_set import Records
 from resnet_v2.data.sidecar import sidecar_path
 from resnet_v2.data.workers import running
 from resnet_v2.machine import processors
@@ -51,7 +51,7 @@ class Account:
             f"workers idle {idle:.3f} ms per image, waited for {self.share:.1%} of the time"
         )
 
-    def advice(self, reader: RecordReader, workers: int, sharers: int) -> str:
+    def advice(self, reader: Records, workers: int, sharers: int) -> str:
         """What would help where the network waits for data; nothing where it does not."""
         if self.share < WORTH_SHARE or self.waited < WORTH_SECONDS:
             return ""
@@ -61,7 +61,7 @@ class Account:
             help_is = f"more `workers` ({workers} of {cores} cores read)"
         elif most == "read":
             help_is = f"a faster disk for {reader.path}, or more memory, which keeps files that were read"
-        elif most == "decode" and not sidecar_path(reader.path).is_file():
+        elif most == "decode" and not all(sidecar_path(one.path).is_file() for one in reader.readers):
             help_is = (
                 f"`resnet-v2 pack`, whose JPEG files are decoded in part, where {reader.path} was packed by others"
             )

@@ -27,8 +27,9 @@ from resnet_v2.data.warp import apply, centre_box, centre_crop
 from resnet_v2.errors import ResnetError
 
 AT_ONCE = 64  # images for which each step is made at once
-IMAGES, ORDINAL = range(2)  # of `Filler.progress`
+IMAGES, PLACE = range(2)  # of `Filler.progress`
 NOTHING = -1
+FILE_BITS = 40  # of a place: the number of the file stands above that of the record
 REDUCTIONS = (1, 2, 4, 8)  # of libjpeg
 Whole = NDArray[np.int64]
 
@@ -165,26 +166,31 @@ class Task(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """What is made of a record's images; the same for all tasks. `remote` is the record where it is no file."""
+    """What is made of a set's images; the same for all tasks.
+
+    `paths` are the set's files, `path` is what it is called; `remotes` are those that are no files, None elsewhere.
+    """
 
     path: Path
     preprocess: Preprocess
     classes: int
     max_pixels: int
     fast: bool
-    remote: RemoteFile | None = None
+    paths: tuple[Path, ...] = ()
+    remotes: tuple[RemoteFile | None, ...] = ()
 
 
 @dataclass(frozen=True)
 class Filler:
-    """A job with the files that it reads, `segments` being those of the `.rows` if there is one, and its memory.
+    """A job with the files that it reads, `segments` being those of the `.rows`, None without, and its memory.
 
-    `progress` are the images begun and the ordinal of the one that is being made, or NOTHING: for whoever watches.
+    `progress` are the images begun and the place (file and record) of the one that is being made, or NOTHING: for
+    whoever watches.
     """
 
     job: Job
-    records: Source
-    segments: int | None
+    records: Sequence[Source]
+    segments: Sequence[int | None]
     slots: Slots
     progress: NDArray[np.int64]
 
@@ -208,28 +214,28 @@ class Filler:
                 look.finish(image.decode(look.box, part, look.reduction, look.channels), self.slots.images[slot, row])
             except ValueError as error:
                 failures.append(self._undecodable(slot, row, error))
-        self.progress[ORDINAL] = NOTHING
+        self.progress[PLACE] = NOTHING
         return failures
 
     def _begin(self, slot: int, row: int) -> None:
-        self.progress[ORDINAL] = self.slots.ordinals[slot, row]
+        self.progress[PLACE] = (self.slots.files[slot, row] << FILE_BITS) + self.slots.numbers[slot, row]
         self.progress[IMAGES] += 1
 
     def _opened(self, slot: int, rows: list[int], failures: list[Failure]) -> list[tuple[int, Encoded]]:
         """The images of the rows whose records are good, and their labels in the slot."""
         slots, some = self.slots, slice(rows[0], rows[-1] + 1)
-        offsets = slots.offsets[slot, some].tolist()
-        found = find_images(self.records, offsets)
+        files, offsets = slots.files[slot, some].tolist(), slots.offsets[slot, some].tolist()
+        found = find_images(self.records, files, offsets)
         clock = time.perf_counter()
-        segments = read_segments(self.segments, slots.segments_at[slot, some], slots.segments[slot, some])
+        segments = read_segments(self.segments, files, slots.segments_at[slot, some], slots.segments[slot, some])
         stages.lap(stages.READ, clock)
         images: list[tuple[int, Encoded]] = []
         for row, offset, one, its_segments in zip(rows, offsets, found, segments, strict=True):
             self._begin(slot, row)
-            ordinal = int(slots.ordinals[slot, row])
             try:
-                header, image = _sound(one, self.job.path, ordinal, offset)
-                slots.labels[slot, row] = class_label(self.job.path, ordinal, header, self.job.classes)
+                path, number = self._place(slot, row)
+                header, image = _sound(one, path, number, offset)
+                slots.labels[slot, row] = class_label(path, number, header, self.job.classes)
             except ResnetError as error:
                 failures.append(Failure(row, str(error)))
                 continue
@@ -240,8 +246,12 @@ class Filler:
         return images
 
     def _undecodable(self, slot: int, row: int, error: ValueError) -> Failure:
-        ordinal = int(self.slots.ordinals[slot, row])
-        return Failure(row, f"{self.job.path}: the image of record {ordinal} cannot be decoded: {error}.")
+        path, number = self._place(slot, row)
+        return Failure(row, f"{path}: the image of record {number} cannot be decoded: {error}.")
+
+    def _place(self, slot: int, row: int) -> tuple[Path, int]:
+        """The file of an image, and the number of its record there."""
+        return self.job.paths[self.slots.files[slot, row]], int(self.slots.numbers[slot, row])
 
 
 def _sound(found: Found | ValueError, path: Path, ordinal: int, offset: int) -> Found:

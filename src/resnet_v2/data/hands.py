@@ -15,9 +15,8 @@ import numpy as np
 
 from resnet_v2.data.filling import NOTHING, Filler, Job, Task
 from resnet_v2.data.kept import KeptFiller, kept_for
-from resnet_v2.data.records import RecordReader
+from resnet_v2.data.record_set import Records, SetRows
 from resnet_v2.data.ring import Layout, Pin, Ring, Slots
-from resnet_v2.data.sidecar import Rows
 from resnet_v2.data.workers import Done, Workers, workers
 from resnet_v2.machine import free_memory, processors
 from resnet_v2.portable import unnamed_file
@@ -97,7 +96,7 @@ class _Processes:
 
 @contextlib.contextmanager
 def hands(
-    job: Job, reader: RecordReader, rows: Rows | None, layout: Layout, pin: Pin | None, count: int, sharers: int
+    job: Job, reader: Records, rows: SetRows, layout: Layout, pin: Pin | None, count: int, sharers: int
 ) -> Iterator[tuple[Hands, Ring]]:
     """`count` workers for a job, 0: this process, and the ring that they fill.
 
@@ -109,7 +108,7 @@ def hands(
         cv2.setNumThreads(0)  # an image is too little work for several threads
         memory = mmap.mmap(-1, layout.bytes)
         progress = np.full(2, NOTHING)
-        filler = Filler(job, reader.source, rows.source if rows else None, Slots(layout, memory), progress)
+        filler = Filler(job, [one.source for one in reader.readers], rows.sources, Slots(layout, memory), progress)
         if images is not None:
             yield _Own(KeptFiller(images, filler)), Ring(layout, memory, pin)
             return
@@ -126,8 +125,8 @@ def hands(
     shared = unnamed_file(layout.bytes)
     try:
         ring = Ring(layout, mmap.mmap(shared, layout.bytes), pin)
-        files = [shared, *([reader.source] if isinstance(reader.source, int) else []), *([rows.source] if rows else [])]
-        number = pool_of_processes.begin(job, layout, files)
+        sources = [one.source if isinstance(one.source, int) else None for one in reader.readers]
+        number = pool_of_processes.begin(job, layout, shared, sources, rows.sources)
     finally:
         os.close(shared)
     try:

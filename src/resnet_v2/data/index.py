@@ -21,7 +21,8 @@ def is_record(path: Path) -> bool:
 def side_path(rec: Path, ending: str) -> Path:
     """The file of an ending that belongs to a record: `data/flowers.rec`, `.idx` -> `data/flowers.idx`.
 
-    That of a part, `p.rec.part000`, is `p.idx.part000`. A name without `.rec` keeps all of it: `v1.5.idx` for `v1.5`.
+    That of a part, `p.rec.part000`, is `p.idx.part000`. Another name keeps all of it: `v1.5.idx` for `v1.5`. So no two
+    records share a file.
     """
     named = RECORD_NAME.fullmatch(rec.name)
     return rec.with_name(f"{named[1]}{ending}{named[2] or ''}" if named is not None else f"{rec.name}{ending}")
@@ -34,10 +35,6 @@ def index_path(path: Path) -> Path:
 
 def read_index(path: Path) -> NDArray[np.int64]:
     """The byte offsets in the `.idx` that belongs to a `.rec`, in the order of the file."""
-    if not path.is_file():
-        raise ResnetError(f"{path} is missing; make it with `resnet-v2 pack` or `resnet-v2 data`.")
-    if not index_path(path).is_file():
-        raise ResnetError(f"{index_path(path)} is missing; make it with `resnet-v2 index {path}`.")
     offsets = index_column(path, 1)
     if (offsets < 0).any():
         raise ResnetError(f"{index_path(path)} has a negative offset; make it again with `resnet-v2 index {path}`.")

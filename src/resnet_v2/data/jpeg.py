@@ -28,7 +28,7 @@ from resnet_v2.data.claims import (
     size_for_decoder,
 )
 from resnet_v2.data.cuts import Part, Sliceable, cut, shorten
-from resnet_v2.data.rows import Box, Data, JpegHeader, Offsets, read_header
+from resnet_v2.data.rows import END, Box, Data, JpegHeader, Offsets, read_header
 from resnet_v2.data.stored import InMemory
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ Image = NDArray[np.uint8]
 # colours, which OpenCV may know.
 HARMLESS = "extraneous bytes before marker 0xd9"
 UNUSUAL = "Could not determine subsampling"
+NO_END = "Premature end of JPEG file"
 # In blocks. Shorter ones cut closer, but each costs 2 to 3 bytes and the decoder a fresh start.
 LONGEST_SEGMENT = 5
 # The share of an image above which cutting it out costs more than it saves.
@@ -74,7 +75,7 @@ def decode(data: Data, turn: bool = False) -> Image:
     """Bytes of an image file -> pixels, as stored (an EXIF orientation is passed over, as MXNet's reader does).
 
     With `turn` a file that is no JPEG is turned upright. Raises ValueError when the bytes are no image, are damaged or
-    end too early.
+    end too early; a JPEG that lacks only its end marker has all of its pixels.
     """
     if bytes(data[:2]) == JPEG_START:
         _check_claims(data)
@@ -83,6 +84,9 @@ def decode(data: Data, turn: bool = False) -> Image:
         except ValueError as error:
             if HARMLESS in str(error):
                 return _decode_jpeg(data, strict=False)
+            if NO_END in str(error) and _has_one_scan(data):
+                with contextlib.suppress(ValueError):  # only the end marker is missing, or pixels are too
+                    return _decode_jpeg(bytes(data) + END, strict=True)
             if UNUSUAL not in str(error):
                 raise ValueError(f"the image data is damaged ({error})") from None
     return _decode_with_opencv(data, turn)
@@ -93,6 +97,12 @@ def _check_claims(data: Data) -> None:
     size = size_for_decoder(data)
     if size is not None and size != claimed_size(data):
         raise ValueError("the image data is damaged (its header claims two sizes)")
+
+
+def _has_one_scan(data: Data) -> bool:
+    """Whether the decoder tells of a JPEG that it ended too early: where scans are missing it says nothing."""
+    header = read_header(data)
+    return header is not None and header.one_scan
 
 
 def _decode_jpeg(data: Data, strict: bool) -> Image:

@@ -12,7 +12,7 @@ from resnet_v2.data.augment import FILL
 from resnet_v2.data.claims import claimed_size
 from resnet_v2.data.filling import AT_ONCE, Crops, Failure, Filler, Job, Task
 from resnet_v2.data.jpeg import Encoded
-from resnet_v2.data.records import RecordReader
+from resnet_v2.data.record_set import Records
 from resnet_v2.data.rows import NOTHING, Box
 from resnet_v2.data.stored import Found, find_images
 from resnet_v2.errors import ResnetError
@@ -27,8 +27,8 @@ Whole = NDArray[np.int64]
 class Kept:
     """The decoded images of a record, all of one size, as they are first asked for; n x height x width x 3, RGB."""
 
-    def __init__(self, reader: RecordReader, height: int, width: int) -> None:
-        self._reader = reader
+    def __init__(self, reader: Records, height: int, width: int) -> None:
+        self._reader, self._sources = reader, [one.source for one in reader.readers]
         self.pixels = np.empty((len(reader), height, width, 3), np.uint8)
         self.labels = np.zeros(len(reader), np.float64)
         self.there = np.zeros(len(reader), np.bool_)
@@ -38,7 +38,8 @@ class Kept:
         missing = np.unique(ordinals[~self.there[ordinals]])
         for start in range(0, len(missing), AT_ONCE):
             some = missing[start : start + AT_ONCE]
-            found = find_images(self._reader.source, self._reader.offsets[some].tolist())
+            files = self._reader.locate(some)[0].tolist()
+            found = find_images(self._sources, files, self._reader.offsets[some].tolist())
             for ordinal, one in zip(some.tolist(), found, strict=True):
                 if not isinstance(one, ValueError):
                     self._keep(ordinal, one)
@@ -56,10 +57,10 @@ class Kept:
         self.there[ordinal] = True
 
 
-_of_reader: "weakref.WeakKeyDictionary[RecordReader, Kept]" = weakref.WeakKeyDictionary()
+_of_reader: "weakref.WeakKeyDictionary[Records, Kept]" = weakref.WeakKeyDictionary()
 
 
-def kept_for(job: Job, reader: RecordReader, sharers: int = 1) -> Kept | None:
+def kept_for(job: Job, reader: Records, sharers: int = 1) -> Kept | None:
     """The kept images of a record, where they serve a job; `sharers` processes of this machine keep their own."""
     images = kept(reader, sharers)
     none = np.empty(0, np.int64)
@@ -68,7 +69,7 @@ def kept_for(job: Job, reader: RecordReader, sharers: int = 1) -> Kept | None:
     return images
 
 
-def kept(reader: RecordReader, sharers: int = 1) -> Kept | None:
+def kept(reader: Records, sharers: int = 1) -> Kept | None:
     """The kept images of a record, which stay as long as its reader does; None where they are not small enough."""
     found = _of_reader.get(reader)
     if found is not None or not len(reader):

@@ -7,15 +7,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet_v2.console import say
 from resnet_v2.data.augment import Augmentation, augmentation, random_resized_crop
 from resnet_v2.data.filling import Centred
 from resnet_v2.data.hands import usual_workers
 from resnet_v2.data.kept import LARGEST_SIDE
 from resnet_v2.data.loader import Loader, Reading
-from resnet_v2.data.records import RecordReader
+from resnet_v2.data.record_set import open_records
 from resnet_v2.data.ring import Pin
 from resnet_v2.errors import ResnetError
-from resnet_v2.storage import as_path
 
 Augment = Literal["level-1", "level-2", "level-3", "rrc", "centre"]
 MOST_CLASSES = 1 << 24  # what a label, a float32, can number
@@ -28,8 +28,9 @@ class RecordLoader:
     they are. `batch_size` counts the images of a step on all ranks; the last batch of an epoch may be smaller. The
     `augment` levels are those of the 2016 reproduction (1: crop and mirror; 2: and scale, aspect, colours; 3: and
     rotation, shear), `rrc` is the random resized crop, both in an order that depends on (`seed`, epoch) alone; `centre`
-    is for evaluation: the centre crop, in the order of the record. `classes` checks the labels, 0: not. `workers`
-    processes read, 0: none beside this one. `pin` is for GPUs: see `resnet_v2.training.feed.pin_for`.
+    is for evaluation: the centre crop, in the order of the record. `rec` names one record or several, as
+    `a.rec,b.rec` or `train_*.rec`. `classes` checks the labels, 0: not. `workers` processes read, 0: none beside this
+    one. `pin` is for GPUs: see `resnet_v2.training.feed.pin_for`.
 
     Raises ResnetError for a record that is missing, damaged or another's, naming it.
 
@@ -54,8 +55,11 @@ class RecordLoader:
     ) -> None:
         if workers == "auto":
             workers = usual_workers(world_size, computes=pin is None)
+        records = open_records(rec)
+        for remark in records.remarks if rank == 0 else ():
+            say(remark)
         self._loader = Loader(
-            RecordReader(as_path(rec)),
+            records,
             _plan(augment, size),
             seed=seed,
             batch_size=batch_size,

@@ -12,10 +12,10 @@ from resnet_v2.data.augment import Augmentation
 from resnet_v2.data.claims import claimed_size
 from resnet_v2.data.filling import Augmented, Centred, Failure, Job, Preprocess, Task
 from resnet_v2.data.hands import Hands, hands
+from resnet_v2.data.left_out import too_many
 from resnet_v2.data.order import epoch_order, split
-from resnet_v2.data.records import RecordReader
+from resnet_v2.data.record_set import Records, SetRows
 from resnet_v2.data.ring import Layout, Pin, Ring
-from resnet_v2.data.sidecar import Rows, sidecar_path
 from resnet_v2.errors import ResnetError
 from resnet_v2.machine import free_memory
 
@@ -30,7 +30,6 @@ MOST_TASKS = 512  # of a batch: those of all that are made ahead, and their answ
 
 # Refused beyond this, before memory is taken: half a gigabyte of pixels is no photograph but a mistake or an attack.
 MAX_PIXELS = 178_956_970
-MOST_SKIPPED = 0.01
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,8 @@ class Reading:
 
     `workers` processes read them, 0: this one does. An image that claims more than `max_pixels` is refused. `fast` is
     libjpeg-turbo's less exact decoding. With `on_skip` the next good record takes the place of a bad one, and `on_skip`
-    is called with a sentence that names it. `pin` keeps the memory of batches where it is, for a GPU. `sharers`: how
+    is called with a sentence that names it; with `leave_out` its batch is smaller instead, and `on_skip` says how many
+    are too many. `pin` keeps the memory of batches where it is, for a GPU. `sharers`: how
     many processes of this machine read at once and share its memory.
     """
 
@@ -61,6 +61,7 @@ class Reading:
     on_skip: Callable[[str], object] | None = None
     pin: Pin | None = None
     sharers: int = 1
+    leave_out: bool = False
 
     def slots(self, rows: int, shape: tuple[int, ...]) -> int:
         """How many batches there is memory for, of as many as are of use."""
@@ -68,7 +69,7 @@ class Reading:
         return max(2, min(BATCHES_AHEAD + BATCHES_KEPT, room // max(1, Layout(1, rows, shape).bytes)))
 
 
-def stored_side(reader: RecordReader) -> int:
+def stored_side(reader: Records) -> int:
     """The shorter side, in pixels, of a record's first image as it is stored; 0 where only decoding it would tell."""
     return min(claimed_size(reader.image(0)[1]) or (0, 0))
 
@@ -89,7 +90,7 @@ class Loader:
 
     def __init__(
         self,
-        reader: RecordReader,
+        reader: Records,
         plan: Augmentation | Centred,
         *,
         seed: int,
@@ -156,7 +157,7 @@ class Loader:
 
 
 def batches(
-    reader: RecordReader,
+    reader: Records,
     steps: Iterable[NDArray[np.int64]],
     preprocess: Preprocess,
     shape: tuple[int, ...],
@@ -168,31 +169,36 @@ def batches(
     Of images packed sliceable (with a `.rows` beside the record) only the part that a crop needs is decoded, of others
     nothing below it. The same bytes come out for any number of workers, and with or without `.rows`. Raises
     ResnetError, naming the record, for one that is damaged or claims too many pixels, and for a label outside 0 to
-    `classes` - 1; where bad records are skipped, when more than one record in a hundred is bad; and for a worker that
-    died or hangs.
+    `classes` - 1; where others take the places of bad records, when more than one in a hundred is bad; and for a worker
+    that died or hangs.
     """
     left = _fetched_ahead(reader, steps)
     first = next(left, None)
     if first is None:
         return
     largest = max(1, len(first))
-    rows = Rows.of(reader) if sidecar_path(reader.path).is_file() else None
-    remote = None if isinstance(reader.source, int) else reader.source
-    job = Job(reader.path, preprocess, classes, reading.max_pixels, reading.fast, remote)
+    rows = SetRows(reader)
+    paths = tuple(one.path for one in reader.readers)
+    remotes = tuple(None if isinstance(one.source, int) else one.source for one in reader.readers)
+    job = Job(reader.path, preprocess, classes, reading.max_pixels, reading.fast, paths, remotes)
     layout = Layout(reading.slots(largest, shape), largest, shape)
     with hands(job, reader, rows, layout, reading.pin, reading.workers, reading.sharers) as (made_by, ring):
         yield from _Stream(reader, rows, reading, made_by, ring).batches(chain([first], left))
 
 
-def _fetched_ahead(reader: RecordReader, steps: Iterable[NDArray[np.int64]]) -> Iterator[NDArray[np.int64]]:
+def _fetched_ahead(reader: Records, steps: Iterable[NDArray[np.int64]]) -> Iterator[NDArray[np.int64]]:
     """The steps as they are; from storage is fetched what those to come will need."""
-    if isinstance(reader.source, int):
+    remotes = {file: one.source for file, one in enumerate(reader.readers) if not isinstance(one.source, int)}
+    if not remotes:
         yield from steps
         return
-    most = min(FETCHED_AHEAD, reader.source.most_ahead)
+    most = min(FETCHED_AHEAD, *(source.most_ahead for source in remotes.values()))
     coming: deque[NDArray[np.int64]] = deque()
     for step in steps:
-        reader.source.prefetch(reader.offsets[step], reader.lengths(step))
+        files = reader.locate(step)[0]
+        for file, source in remotes.items():
+            its = step[files == file]
+            source.prefetch(reader.offsets[its], reader.lengths(its))
         coming.append(step)
         while sum(map(len, coming)) > most:
             yield coming.popleft()
@@ -202,11 +208,12 @@ def _fetched_ahead(reader: RecordReader, steps: Iterable[NDArray[np.int64]]) -> 
 class _Stream:
     """The batches on their way: which slots are being filled, and what of each is still to come."""
 
-    def __init__(self, reader: RecordReader, rows: Rows | None, reading: Reading, made_by: Hands, ring: Ring) -> None:
+    def __init__(self, reader: Records, rows: SetRows, reading: Reading, made_by: Hands, ring: Ring) -> None:
         self._reader, self._rows, self._reading, self._hands, self._ring = reader, rows, reading, made_by, ring
         self._coming: deque[tuple[int, int]] = deque()  # slot and number of images
         self._left: dict[int, int] = {}  # images of a slot that are not done yet
         self._failures: dict[int, list[Failure]] = {}
+        self._missing: dict[int, list[int]] = {}  # rows of a slot that are left out
         self._skipped = 0
 
     def batches(self, steps: Iterator[NDArray[np.int64]]) -> Iterator[Batch]:
@@ -226,7 +233,7 @@ class _Stream:
     def _begin(self, slot: int, ordinals: NDArray[np.int64]) -> None:
         count = len(ordinals)
         self._coming.append((slot, count))
-        self._left[slot], self._failures[slot] = count, []
+        self._left[slot], self._failures[slot], self._missing[slot] = count, [], []
         self._look_up(slot, slice(0, count), ordinals)
         each = _task_images(count, self._reading.workers)
         for first in range(0, count, each):
@@ -236,10 +243,10 @@ class _Stream:
         """Write down for a slot's rows which records are theirs, and where these are."""
         slots = self._ring.slots
         slots.ordinals[slot, rows] = ordinals
+        slots.files[slot, rows], slots.numbers[slot, rows] = files, numbers = self._reader.locate(ordinals)
         slots.offsets[slot, rows] = self._reader.offsets[ordinals]
-        slots.lengths[slot, rows] = self._reader.lengths(ordinals)
-        if self._rows is not None:
-            slots.segments_at[slot, rows], slots.segments[slot, rows] = self._rows.places(ordinals)
+        if self._rows:
+            slots.segments_at[slot, rows], slots.segments[slot, rows] = self._rows.places(files, numbers)
 
     def _finish(self, slot: int) -> None:
         """Wait until all images of a slot are there, others having taken the place of those that are skipped."""
@@ -255,11 +262,15 @@ class _Stream:
                 self._skip(slot, failure)
 
     def _skip(self, slot: int, failure: Failure) -> None:
-        """Let the next record take the place of a bad one; a ResnetError where bad ones are not skipped."""
+        """Let the next record take the place of a bad one, or none; a ResnetError where bad ones are not skipped."""
         if self._reading.on_skip is None:
             raise ResnetError(failure.sentence)
+        if self._reading.leave_out:
+            self._reading.on_skip(failure.sentence)
+            self._missing[slot].append(failure.row)
+            return
         self._skipped += 1
-        if self._skipped > MOST_SKIPPED * len(self._reader) + 1:
+        if too_many(self._skipped, len(self._reader)):
             raise ResnetError(
                 f"{self._reader.path}: more than one record in a hundred is bad, the last: {failure.sentence}"
             )
@@ -275,6 +286,9 @@ class _Stream:
         images = self._ring.lend(slot, count)
         if len(self._coming) + len(self._ring.free) < min(BATCHES_AHEAD, self._ring.layout.slots - 1):
             images = images.copy()  # whoever takes the batches keeps many: the others need this slot's memory
+        if self._missing[slot]:
+            there = np.delete(np.arange(count), self._missing[slot])
+            return Batch(images[there], labels[there], ordinals[there])
         return Batch(images, labels, ordinals)
 
 

@@ -17,24 +17,54 @@ from typing import BinaryIO, NamedTuple, TextIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_v2.data.index import index_column, index_path, read_index, side_path
-from resnet_v2.data.source import Source, close, is_replaced, open_source, read, size_of
-from resnet_v2.errors import DamagedError, ResnetError
+from resnet_v2.data.index import index_column, index_path, side_path
+from resnet_v2.data.offsets import damaged, find_offsets
+from resnet_v2.data.parts import (
+    FIRST,
+    LAST,
+    LENGTH_BITS,
+    MAGIC,
+    MAGIC_BYTES,
+    MAX_RECORD_BYTES,
+    MIDDLE,
+    PART_HEADER,
+    READ_AHEAD_BYTES,
+    WHOLE,
+    read_record,
+    scan,
+)
+from resnet_v2.data.source import Source, close, is_replaced, open_source, size_of
+from resnet_v2.errors import ResnetError
 from resnet_v2.files import remove, replacing
 
-MAGIC = 0xCED7230A
-MAGIC_BYTES = struct.pack("<I", MAGIC)
-LENGTH_BITS = 29
-MAX_RECORD_BYTES = (1 << LENGTH_BITS) - 1
-WHOLE, FIRST, MIDDLE, LAST = 0, 1, 2, 3
+__all__ = [
+    "FIRST",
+    "IMAGE_HEADER",
+    "LAST",
+    "LENGTH_BITS",
+    "MAGIC",
+    "MAGIC_BYTES",
+    "MAX_RECORD_BYTES",
+    "MIDDLE",
+    "PART_HEADER",
+    "WHOLE",
+    "IRHeader",
+    "RecordReader",
+    "RecordWriter",
+    "class_label",
+    "damaged",
+    "frame",
+    "no_image_record",
+    "pack",
+    "read_record",
+    "scan",
+    "unpack",
+    "writing",
+]
 
-PART_HEADER = struct.Struct("<II")
 IMAGE_HEADER = struct.Struct("<IfQQ")
 
-# What is read at once where the length of a record is not known beforehand, and at most where the index tells it.
-READ_AHEAD_BYTES = 1 << 16
-READ_AT_ONCE_BYTES = 1 << 22
-PART_READ_AHEAD_BYTES = 1 << 12  # of parts behind the first, of which a record may have very many
+READ_AT_ONCE_BYTES = 1 << 22  # at most, where the index tells the length of a record
 
 
 class IRHeader(NamedTuple):
@@ -95,17 +125,20 @@ def frame(payload: bytes | memoryview) -> list[bytes | memoryview]:
 
 
 class RecordWriter:
-    """Appends records to an open `.rec` and their keys and offsets to an open `.idx`; see `writing`."""
+    """Appends records to an open `.rec` and their keys and offsets to an open `.idx`; see `writing`.
+
+    `position` is the number of bytes of the `.rec` so far.
+    """
 
     def __init__(self, rec: BinaryIO, idx: TextIO) -> None:
-        self._rec, self._idx, self._position = rec, idx, 0
+        self._rec, self._idx, self.position = rec, idx, 0
 
     def write(self, key: int, payload: bytes | memoryview) -> None:
         """Append one record under an integer key."""
         pieces = frame(payload)
         self._rec.writelines(pieces)
-        self._idx.write(f"{key}\t{self._position}\n")
-        self._position += sum(map(len, pieces))
+        self._idx.write(f"{key}\t{self.position}\n")
+        self.position += sum(map(len, pieces))
 
 
 @contextlib.contextmanager
@@ -142,14 +175,6 @@ def class_label(path: Path, ordinal: int, header: IRHeader, classes: int) -> int
     return int(label)
 
 
-def damaged(path: Path, ordinal: int, offset: int, error: ValueError) -> DamagedError:
-    """What is said of a record that is none."""
-    return DamagedError(
-        f"{path}: record {ordinal} at byte {offset} is damaged ({error}); "
-        f"`resnet-v2 index {path}` makes an index of the records that are whole."
-    )
-
-
 def no_image_record(path: Path, ordinal: int, error: ValueError) -> ResnetError:
     """What is said of a record whose payload is no image record."""
     return ResnetError(f"{path}: record {ordinal} is not an image record ({error}).")
@@ -160,33 +185,45 @@ class RecordReader:
 
     Reads are positional and share no state, so threads and forked processes use one reader freely (one of an `Address`
     no forked processes); the file is never held in memory. `offsets` (and `keys`) are int64 arrays of length
-    `len(reader)`.
+    `len(reader)`. `remarks` are sentences on what its index lacks.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.offsets = read_index(path)
+        if not path.is_file():
+            raise ResnetError(f"{path} is missing; make it with `resnet-v2 pack` or `resnet-v2 data`.")
         try:
             self.source: Source = open_source(path)
         except OSError as error:
             raise ResnetError(f"{path} cannot be opened ({error.strerror}); check the path.") from None
         self.file_bytes = size_of(self.source)
+        self.offsets, self._listed, self.remarks = find_offsets(path, self.source)
         self._ascending = bool((self.offsets[1:] > self.offsets[:-1]).all())
-        self._check_end()
-
-    def _check_end(self) -> None:
-        if len(self.offsets) and int(self.offsets.max()) + PART_HEADER.size > self.file_bytes:
-            raise ResnetError(
-                f"{self.path} ends at byte {self.file_bytes} but its index points to byte {int(self.offsets.max())}: "
-                f"the record is cut short or the index is another file's; copy it again, or run `resnet-v2 index`."
-            )
-        if len(self.offsets):
-            self._read(int(self.offsets.argmax()))
 
     @cached_property
     def keys(self) -> NDArray[np.int64]:
-        """The keys of the index; nothing here needs them, so they are read only when asked for."""
-        return index_column(self.path, 0)
+        """The keys of the index, of records that it does not list their ids; read only when asked for."""
+        listed = index_column(self.path, 0)[: self._listed] if self._listed else np.empty(0, np.int64)
+        ids = [self.image(number)[0].id for number in range(self._listed, len(self))]
+        return np.concatenate([listed, np.array(ids, np.int64)])
+
+    @property
+    def readers(self) -> tuple["RecordReader", ...]:
+        """The files of a set: this one. Whoever reads a `RecordSet` reads all records of one file in the same way."""
+        return (self,)
+
+    @property
+    def name(self) -> str:
+        """What it is called wherever it lies."""
+        return self.path.name
+
+    def locate(self, ordinals: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The numbers of the files in which some records are, and those of the records there."""
+        return np.zeros(len(ordinals), np.int64), ordinals
+
+    def place(self, ordinal: int) -> tuple["RecordReader", int]:
+        """The file of a record, and its number there."""
+        return self, ordinal
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -230,78 +267,3 @@ class RecordReader:
     def __del__(self) -> None:
         if hasattr(self, "source"):
             self.close()
-
-
-def read_record(source: Source, offset: int, expected_bytes: int = READ_AHEAD_BYTES) -> tuple[memoryview, int]:
-    """The payload of the record at a byte offset, its parts joined, and the offset behind it.
-
-    `expected_bytes` is how much is read at once; a longer record takes a second read. Raises ValueError where there is
-    no whole record.
-    """
-    place, payload, offset = _read_part(source, offset, expected_bytes)
-    if place == WHOLE:
-        return payload, offset
-    if place != FIRST:
-        raise ValueError("it starts in the middle of a record")
-    parts: list[bytes | memoryview] = [payload]
-    while place != LAST:
-        place, payload, offset = _read_part(source, offset, PART_READ_AHEAD_BYTES)
-        if place not in (MIDDLE, LAST):
-            raise ValueError("its last part is missing")
-        parts += [MAGIC_BYTES, bytes(payload)]  # a copy: a view would keep all that was read ahead
-    return memoryview(b"".join(parts)), offset
-
-
-def _read_part(source: Source, offset: int, expected_bytes: int) -> tuple[int, memoryview, int]:
-    block = read(source, max(expected_bytes, PART_HEADER.size), offset)
-    if len(block) < PART_HEADER.size:
-        raise ValueError("the file ends here")
-    magic, word = PART_HEADER.unpack_from(block)
-    if magic != MAGIC:
-        raise ValueError(f"{magic:#010x} stands where the magic number {MAGIC:#010x} should")
-    place, length = word >> LENGTH_BITS, word & MAX_RECORD_BYTES
-    if place > LAST:
-        raise ValueError(f"its header {word:#010x} is impossible")
-    end = PART_HEADER.size + length
-    if end > len(block):
-        # A damaged length must not take memory that the file cannot fill.
-        missing = min(end - len(block), size_of(source) - offset - len(block))
-        block += read(source, max(missing, 0), offset + len(block))
-    if end > len(block):
-        raise ValueError("the file ends inside it")
-    return place, memoryview(block)[PART_HEADER.size : end], offset + end + -length % 4
-
-
-def scan(path: Path) -> Iterator[tuple[int, int]]:
-    """(start, end) of every whole record of a file, read once from the front.
-
-    Where the bytes are damaged it goes on at the next aligned magic number that starts a record, so the gap between an
-    end and the next start is what is lost.
-    """
-    source = open_source(path)
-    try:
-        size, offset = size_of(source), 0
-        while offset < size:
-            try:
-                _, end = read_record(source, offset)
-            except ValueError:
-                offset = _next_start(source, offset + 4, size)
-                continue
-            yield offset, end
-            offset = end
-    finally:
-        close(source)
-
-
-def _next_start(source: Source, offset: int, size: int) -> int:
-    offset += -offset % 4
-    while offset < size:
-        block = read(source, READ_AHEAD_BYTES, offset)
-        words = np.frombuffer(block[: len(block) // 4 * 4], dtype="<u4")
-        for index in np.flatnonzero(words[:-1] == MAGIC):
-            if int(words[index + 1]) >> LENGTH_BITS in (WHOLE, FIRST):
-                return offset + 4 * int(index)
-        if len(block) < READ_AHEAD_BYTES:
-            break
-        offset += READ_AHEAD_BYTES - 4  # the last word may be the magic number and its partner in the next block
-    return size

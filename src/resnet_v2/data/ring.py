@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 PAGE = 4096
-COLUMNS = 6  # of int64 for each image: what a `Slot` holds beside the pixels
+COLUMNS = 7  # of int64 for each image: what a `Slot` holds beside the pixels
 
 # Keeps memory, by its address and its bytes, where it is, so that a GPU copies from it by itself; gives what ends that.
 Pin = Callable[[int, int], Callable[[], object]]
@@ -42,14 +42,14 @@ class Layout:
 
 
 class Slots:
-    """Views of the memory. By slot and row: an image's ordinal, where its record and its segments begin (bytes) and how
-    much is read of them (bytes, numbers), its label once it is there, and its pixels.
+    """Views of the memory. By slot and row: an image's ordinal, the number of its file and that of its record there,
+    where the record and its segments begin (bytes), how many segments, its label once it is there, and its pixels.
     """
 
     def __init__(self, layout: Layout, memory: mmap.mmap) -> None:
         count = layout.slots * layout.rows
         table = np.frombuffer(memory, np.int64, count * COLUMNS).reshape(COLUMNS, layout.slots, layout.rows)
-        self.ordinals, self.offsets, self.lengths, self.segments_at, self.segments, self.labels = table
+        self.ordinals, self.files, self.numbers, self.offsets, self.segments_at, self.segments, self.labels = table
         pixels = np.frombuffer(memory, np.uint8, layout.slots * layout.slot_bytes, layout.table_bytes)
         used = pixels.reshape(layout.slots, -1)[:, : layout.rows * math.prod(layout.shape)]
         self.images = used.reshape(layout.slots, layout.rows, *layout.shape)

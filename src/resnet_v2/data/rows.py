@@ -31,7 +31,7 @@ class JpegHeader(NamedTuple):
     A segment, which lies between two restart markers, is `segment_height` x `segment_width` pixels; both are 0 when the
     file cannot be sliced. `row_height` is that of a row of blocks, 0 unless rows can be left out at the end: in a
     baseline file without restart markers. `size_at` is the offset of height and width, `data_at` that of the image
-    data.
+    data. `one_scan`: all of it stands in one scan, as in every baseline file but rare ones.
     """
 
     height: int
@@ -41,6 +41,7 @@ class JpegHeader(NamedTuple):
     row_height: int
     size_at: int
     data_at: int
+    one_scan: bool
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -105,9 +106,10 @@ def _read_header(data: Data) -> JpegHeader | None:
             if not (height and width and block_width and block_height):
                 return None
             if not (baseline and components in (1, 3) and data[at + 4] == components):
-                return JpegHeader(height, width, 0, 0, 0, size_at, at + 2 + length)
+                return JpegHeader(height, width, 0, 0, 0, size_at, at + 2 + length, False)
             segment = _segment_size(interval, -(-width // block_width), block_height, block_width)
-            return JpegHeader(height, width, *segment, 0 if interval else block_height, size_at, at + 2 + length)
+            row_height = 0 if interval else block_height
+            return JpegHeader(height, width, *segment, row_height, size_at, at + 2 + length, True)
         at += 2 + length
     return None
 

@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,8 +23,10 @@ from resnet_v2.errors import DamagedError, ResnetError, naming
 from resnet_v2.files import CHUNK_BYTES, fingerprint, open_regular, replacing
 from resnet_v2.portable import read_at
 
-SIDECAR_MAGIC, FIRST_MAGIC = b"RSNROWS2", b"RSNROWS1"
-SIDECAR_HEADER, FIRST_HEADER = struct.Struct("<8sQQQ"), struct.Struct("<8sQQ")
+SIDECAR_MAGIC, SECOND_MAGIC, FIRST_MAGIC = b"RSNROWS3", b"RSNROWS2", b"RSNROWS1"
+SIDECAR_HEADER, SECOND_HEADER, FIRST_HEADER = struct.Struct("<8sQQQQ"), struct.Struct("<8sQQQ"), struct.Struct("<8sQQ")
+FORMS = {SIDECAR_MAGIC: SIDECAR_HEADER, SECOND_MAGIC: SECOND_HEADER, FIRST_MAGIC: FIRST_HEADER}
+MOST_ORIGIN_BYTES = 1 << 20  # of the text about the records' making
 COMPARED = 16  # records whose fingerprints are compared when a `.rows` is opened
 
 
@@ -33,33 +35,45 @@ def sidecar_path(rec: Path) -> Path:
     return side_path(rec, ".rows")
 
 
-def write_rows(rec: Path) -> int:
-    """Read a `.rec` once and write its `.rows`; returns the number of images that can be sliced."""
+def write_rows(rec: Path, origin: str = "") -> int:
+    """Read a `.rec` once and write its `.rows`, with a text about where the records came from.
+
+    Returns the number of images that can be sliced.
+    """
     reader = RecordReader(rec)
     ordinals = tqdm(range(len(reader)), sidecar_path(rec).name, unit="img", mininterval=1, delay=1)
     rows = (rows_of_record(reader[ordinal]) for ordinal in ordinals)
-    return write_known_rows(rec, len(reader), reader.file_bytes, rows)
+    return write_known_rows(rec, len(reader), reader.file_bytes, rows, origin)
 
 
-def write_known_rows(rec: Path, count: int, rec_bytes: int, rows: Iterable[tuple[int, Offsets]]) -> int:
-    """The same from what `rows_of_record` gave for every one of `count` records of a `.rec` of `rec_bytes` bytes.
+def write_known_rows(
+    rec: Path, count: int, rec_bytes: int, rows: Iterable[tuple[int, Offsets]], origin: str = ""
+) -> int:
+    """The same from what `rows_of_record` gave for every one of `count` records of a `.rec` of `rec_bytes` bytes."""
+    with replacing(sidecar_path(rec)) as temporary, temporary.open("wb+") as file:
+        return write_rows_file(file, count, rec_bytes, rows, origin)
 
-    It holds a header (`SIDECAR_HEADER`: magic bytes, record count, size of the `.rec`, fingerprint of all that
-    follows), u64 starts of each record's segments (one more than records), the u64 fingerprint of each record's
-    payload, and u32 offsets within each image.
+
+def write_rows_file(
+    file: BinaryIO, count: int, rec_bytes: int, rows: Iterable[tuple[int, Offsets]], origin: str
+) -> int:
+    """The same into an open file, with a text about where the records came from.
+
+    It holds a header (`SIDECAR_HEADER`: magic bytes, record count, size of the `.rec`, bytes of the text, fingerprint
+    of all that follows), u64 starts of each record's segments (one more than records), the u64 fingerprint of each
+    record's payload, u32 offsets within each image, and the text.
     """
-    path = sidecar_path(rec)
-    starts, sums = np.zeros(count + 1, "<u8"), np.zeros(count, "<u8")
-    with replacing(path) as temporary, temporary.open("wb+") as file:
-        file.write(bytes(SIDECAR_HEADER.size + starts.nbytes + sums.nbytes))
-        for ordinal, (sums[ordinal], segments) in zip(range(count), rows, strict=True):
-            file.write(segments.astype("<u4").tobytes())
-            starts[ordinal + 1] = starts[ordinal] + np.uint64(segments.size)
-        file.seek(SIDECAR_HEADER.size)
-        file.write(starts.tobytes() + sums.tobytes())
-        header = SIDECAR_MAGIC, count, rec_bytes, _fingerprint_behind_header(file)
-        file.seek(0)
-        file.write(SIDECAR_HEADER.pack(*header))
+    starts, sums, text = np.zeros(count + 1, "<u8"), np.zeros(count, "<u8"), origin.encode()
+    file.write(bytes(SIDECAR_HEADER.size + starts.nbytes + sums.nbytes))
+    for ordinal, (sums[ordinal], segments) in zip(range(count), rows, strict=True):
+        file.write(segments.astype("<u4").tobytes())
+        starts[ordinal + 1] = starts[ordinal] + np.uint64(segments.size)
+    file.write(text)
+    file.seek(SIDECAR_HEADER.size)
+    file.write(starts.tobytes() + sums.tobytes())
+    header = SIDECAR_MAGIC, count, rec_bytes, len(text), _fingerprint_behind(file, SIDECAR_HEADER.size)
+    file.seek(0)
+    file.write(SIDECAR_HEADER.pack(*header))
     return int(np.count_nonzero(np.diff(starts)))
 
 
@@ -68,8 +82,8 @@ def rows_of_record(payload: bytes | memoryview) -> tuple[int, Offsets]:
     return fingerprint(payload), _segments_of_record(payload)
 
 
-def _fingerprint_behind_header(file: BinaryIO) -> int:
-    file.seek(SIDECAR_HEADER.size)
+def _fingerprint_behind(file: BinaryIO, header_bytes: int) -> int:
+    file.seek(header_bytes)
     total = hashlib.sha256()
     while block := file.read(CHUNK_BYTES):
         total.update(block)
@@ -83,13 +97,24 @@ def _segments_of_record(payload: bytes | memoryview) -> Offsets:
         return NOTHING
 
 
-def read_segments(source: int | None, places: NDArray[np.int64], counts: NDArray[np.int64]) -> list[Offsets]:
-    """The offsets of images' segments, whose bytes and counts `Rows.places` tells; none where the file has ended."""
-    if source is None:
+def read_segments(
+    sources: Sequence[int | None], files: Sequence[int], places: NDArray[np.int64], counts: NDArray[np.int64]
+) -> list[Offsets]:
+    """The offsets of images' segments, whose bytes and counts `Rows.places` tells; none where the file has ended.
+
+    `files` are the numbers of their files among `sources`, in which None is a file without `.rows`.
+    """
+    if not any(source is not None for source in sources):
         return [NOTHING] * len(places)
-    data = (read_at(source, 4 * count, at) for at, count in zip(places.tolist(), counts.tolist(), strict=True))
-    found = (np.frombuffer(some[: len(some) // 4 * 4], "<u4") for some in data)
-    return [some if len(some) == count else NOTHING for some, count in zip(found, counts.tolist(), strict=True)]
+    wanted = zip(files, places.tolist(), counts.tolist(), strict=True)
+    return [_read_offsets(sources[file], at, count) for file, at, count in wanted]
+
+
+def _read_offsets(source: int | None, at: int, count: int) -> Offsets:
+    if source is None or not count:
+        return NOTHING
+    data = read_at(source, 4 * count, at)
+    return np.frombuffer(data, "<u4") if len(data) == 4 * count else NOTHING
 
 
 class Rows:
@@ -109,16 +134,16 @@ class Rows:
         except OSError as error:
             raise ResnetError(f"{self.path} cannot be opened ({error.strerror}); {self._again}") from None
         head = read_at(self.source, SIDECAR_HEADER.size, 0)
-        self.has_sums = head[:8] == SIDECAR_MAGIC
-        form = SIDECAR_HEADER if self.has_sums else FIRST_HEADER
-        if head[:8] not in (SIDECAR_MAGIC, FIRST_MAGIC) or len(head) < form.size:
+        form = FORMS.get(head[:8])
+        if form is None or len(head) < form.size:
             raise self._damaged()
-        _, self.count, self._rec_bytes, *fingerprints = form.unpack_from(head)
-        self._sum_behind_header = fingerprints[0] if fingerprints else 0
+        self.has_sums, self._header_bytes = head[:8] != FIRST_MAGIC, form.size
+        _, self.count, self._rec_bytes, *more = form.unpack_from(head)
+        self._origin_bytes, self._sum_behind_header = [0, 0, *more][-2:]
         self._sums_at = form.size + 8 * (self.count + 1)
         self._offsets_at = self._sums_at + 8 * self.count * self.has_sums
-        offsets_bytes = os.fstat(self.source).st_size - self._offsets_at
-        if offsets_bytes < 0:  # before memory is taken
+        offsets_bytes = os.fstat(self.source).st_size - self._offsets_at - self._origin_bytes
+        if offsets_bytes < 0 or self._origin_bytes > MOST_ORIGIN_BYTES:  # before memory is taken
             raise self._damaged()
         # Held, so that an image is one read: a thread lets go of Python's lock at each, and gets it back when it may.
         self._starts, self._offsets = self._numbers(form.size, self.count + 1), offsets_bytes // 4
@@ -163,14 +188,19 @@ class Rows:
 
     def segments(self, ordinal: int) -> Offsets:
         """What `find_segments` gives for the image of a record."""
-        return read_segments(self.source, *self.places(np.array([ordinal])))[0]
+        return read_segments([self.source], [0], *self.places(np.array([ordinal])))[0]
 
     def sums(self) -> NDArray[np.uint64]:
         """The fingerprint of every record, by ordinal, none where the file has none; ResnetError when it is damaged."""
         with naming(self.path), self._copy.open("rb") as file:
-            if self.has_sums and _fingerprint_behind_header(file) != self._sum_behind_header:
+            if self.has_sums and _fingerprint_behind(file, self._header_bytes) != self._sum_behind_header:
                 raise self._damaged()
         return self.stored_sums()
+
+    def origin(self) -> str:
+        """The text about the records' making; empty where there is none."""
+        end = self._offsets_at + 4 * self._offsets
+        return read_at(self.source, self._origin_bytes, end).decode("utf-8", "replace")
 
     def stored_sums(self) -> NDArray[np.uint64]:
         """The same, whether the file is damaged or not."""

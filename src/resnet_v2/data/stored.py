@@ -74,12 +74,15 @@ class NoImageRecordError(ValueError):
     """A whole record, but none of an image."""
 
 
-def find_images(source: Source, offsets: Sequence[int]) -> list[Found | ValueError]:
-    """The image records at some byte offsets, or what is wrong; their heads' memory is used again by the next call."""
+def find_images(sources: Sequence[Source], files: Sequence[int], offsets: Sequence[int]) -> list[Found | ValueError]:
+    """The image records at some byte offsets of some files, by their numbers among `sources`, or what is wrong; their
+    heads' memory is used again by the next call.
+    """
     clock = time.perf_counter()
     heads = memoryview(_memory("heads", HEAD_BYTES * len(offsets)))
     found: list[Found | ValueError] = []
-    for number, offset in enumerate(offsets):
+    for number, (file, offset) in enumerate(zip(files, offsets, strict=True)):
+        source = sources[file]
         room = heads[HEAD_BYTES * number : HEAD_BYTES * (number + 1)]
         try:
             found.append(_find(source, offset, room[: fill(source, room, offset)]))

@@ -24,9 +24,9 @@ from typing import NamedTuple
 import numpy as np
 
 from resnet_v2.data import stages
-from resnet_v2.data.filling import IMAGES, NOTHING, ORDINAL, Failure, Job, Task
+from resnet_v2.data.filling import FILE_BITS, IMAGES, NOTHING, PLACE, Failure, Job, Task
 from resnet_v2.data.ring import Layout
-from resnet_v2.data.worker import BEATS, DONE, LETTER, SECONDS, TASK, WATCHED
+from resnet_v2.data.worker import BEATS, DONE, FILES, LETTER, SECONDS, TASK, WATCHED, Letter
 from resnet_v2.errors import ResnetError
 from resnet_v2.machine import waited_for_core
 from resnet_v2.portable import unnamed_file
@@ -34,6 +34,7 @@ from resnet_v2.portable import unnamed_file
 LOOK_SECONDS = 0.5  # between two looks at workers that are waited for
 HANGING_SECONDS = 8.0  # without a beat, or within one image, and not for want of a core: then a worker hangs
 END_SECONDS = 2.0
+MORE = b"+"  # goes with files for which a message has no room
 
 
 class Done(NamedTuple):
@@ -55,7 +56,7 @@ class Workers:
         self._watched_file = unnamed_file(8 * WATCHED * count)
         watched = mmap.mmap(self._watched_file, 0)
         self._watched = np.frombuffer(watched, np.int64).reshape(count, WATCHED)
-        self._watched[:, ORDINAL] = NOTHING
+        self._watched[:, PLACE] = NOTHING
         self._stuck = np.zeros(count)  # seconds without progress
         self._waited = np.zeros(count)  # seconds for which others had the cores
         self._seen = self._watched[:, : BEATS + 1].copy()
@@ -101,15 +102,21 @@ class Workers:
         """The numbers of the processes."""
         return [process.pid for process in self._processes]
 
-    def begin(self, job: Job, layout: Layout, files: Sequence[int]) -> int:
-        """Make a job known; `files` are the memory, the records (unless they are remote) and their segments.
+    def begin(
+        self, job: Job, layout: Layout, memory: int, records: Sequence[int | None], segments: Sequence[int | None]
+    ) -> int:
+        """Make a job known, with the open files of its memory, of its records (None: it is remote) and segments (None:
+        there are none).
 
         Returns its number.
         """
+        files = [memory, *(file for file in (*records, *segments) if file is not None)]
+        numbers = itertools.count(1)
+        places = [[0 if file is None else next(numbers) for file in some] for some in (records, segments)]
         with self._turn:
             number = next(self._jobs)
             self._paths[number] = job
-            text = pickle.dumps((job, layout))
+            text = pickle.dumps(tuple(Letter(job, layout, *places)))
             self._send(LETTER.pack(number, len(text), len(files)), files, text)
             return number
 
@@ -124,7 +131,9 @@ class Workers:
     def _send(self, head: bytes, files: Sequence[int], text: bytes) -> None:
         for number, letters in enumerate(self._letters):
             try:
-                socket.send_fds(letters, [head], files)  # type: ignore[attr-defined, unused-ignore]
+                socket.send_fds(letters, [head], files[:FILES])  # type: ignore[attr-defined, unused-ignore]
+                for start in range(FILES, len(files), FILES):
+                    socket.send_fds(letters, [MORE], files[start : start + FILES])  # type: ignore[attr-defined, unused-ignore]
                 letters.sendall(text)
             except OSError:
                 raise self._ended(number) from None
@@ -166,7 +175,7 @@ class Workers:
         """Count for how long each worker was seen without a beat, or amid the same image, though it had a core."""
         now = self._watched[:, : BEATS + 1].copy()
         beating = now[:, BEATS] != self._seen[:, BEATS]
-        going_on = (now[:, IMAGES] != self._seen[:, IMAGES]) | (now[:, ORDINAL] == NOTHING)
+        going_on = (now[:, IMAGES] != self._seen[:, IMAGES]) | (now[:, PLACE] == NOTHING)
         waited = np.array([waited_for_core(pid) for pid in self.pids])
         its_own = np.clip(LOOK_SECONDS - (waited - self._waited), 0, LOOK_SECONDS)
         self._waited = waited
@@ -190,9 +199,10 @@ class Workers:
         return self._failed(f"a worker that reads {place} ended with status {status}; what it printed says why.")
 
     def _place(self, worker: int) -> str:
-        ordinal = int(self._watched[worker, ORDINAL])
-        path = self._path(max(self._paths, default=0))
-        return path if ordinal == NOTHING else f"record {ordinal} of {path}"
+        place, job = int(self._watched[worker, PLACE]), self._paths.get(max(self._paths, default=0))
+        if place == NOTHING or job is None:
+            return self._path(max(self._paths, default=0))
+        return f"record {place & (1 << FILE_BITS) - 1} of {job.paths[place >> FILE_BITS]}"
 
     def _path(self, job: int) -> str:
         return str(self._paths[job].path) if job in self._paths else "records"

@@ -1,6 +1,7 @@
 """A model card: what a checkpoint is, as Markdown with the front matter that model hubs read."""
 
 import json
+import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import torch
 from resnet_v2.config.training import NEUTRAL, TRAIN_DEFAULTS
 from resnet_v2.config.using import CardConfig
 from resnet_v2.console import say
-from resnet_v2.errors import ResnetError
+from resnet_v2.data.record_names import record_paths
+from resnet_v2.errors import ResnetError, printable
 from resnet_v2.files import write_text
 from resnet_v2.inference import report
 from resnet_v2.inference.classifier import Classifier
@@ -18,6 +20,7 @@ from resnet_v2.networks import weights
 from resnet_v2.networks.finding import FOLDER_WEIGHTS, run_prefix
 from resnet_v2.networks.header import Header
 from resnet_v2.networks.resnet import ResNet
+from resnet_v2.packing.origin import origin_of, sentence
 
 PAPERS = {
     "v2": "[Identity Mappings in Deep Residual Networks](https://arxiv.org/abs/1603.05027)",
@@ -45,7 +48,7 @@ network.classify("picture.jpg", top=5)
 
     resnet-v2 predict --prefix path/of/this/folder --img picture.jpg"""
 # Of what a checkpoint's header tells of its run: what the card shows, not what the trainer would need to go on.
-KEPT = ("settings", "learning_rate", "weight_decay")
+KEPT = ("settings", "learning_rate", "weight_decay", "origins")
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,8 @@ def make_card(asked: CardConfig) -> Card:
     parts.append(USE)
     if settings:
         parts.append(_training(header))
+    if origins := _origins(header, asked.rec):
+        parts.append(origins)
     log = Path(f"{run_prefix(path)}.jsonl")
     if log.exists():
         try:
@@ -162,6 +167,20 @@ def _training(header: Header) -> str:
     told |= {"lr": header.training.get("learning_rate"), "wd": header.training.get("weight_decay")}
     lines = [f"| {name} | {json.dumps(value)} |" for name, value in told.items() if value not in (None, "")]
     return "\n".join(["## Training", "", "| setting | value |", "|---|---|", *lines])
+
+
+def _origins(header: Header, rec: Path | None) -> str:
+    """Where the records of the training, and the one that was evaluated on, came from, as far as it is known."""
+    told = dict(header.training.get("origins", {}))
+    if rec is not None and (said := sentence(origin_of(record_paths(str(rec))[0]))):
+        told[rec.name] = said
+    lines = [f"- {_plain(name)}: {_plain(text)}" for name, text in told.items()]
+    return "\n".join(["## Where the records came from", "", *lines]) if lines else ""
+
+
+def _plain(text: str) -> str:
+    """A text of a file as Markdown that shows it and does nothing else."""
+    return re.sub(r"([\\`*\[\]<>])", r"\\\1", printable(text))
 
 
 def _course(curve: Curve) -> str:

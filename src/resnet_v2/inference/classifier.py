@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from resnet_v2.config.using import Epoch
-from resnet_v2.data.records import RecordReader
+from resnet_v2.console import say
+from resnet_v2.data.record_set import open_records
 from resnet_v2.inference.engines import TorchEngine
 from resnet_v2.inference.evaluate import tell_of_other_classes
 from resnet_v2.inference.pictures import Picture, Several, View, several
@@ -16,7 +17,6 @@ from resnet_v2.inference.predict import Answer, Predictor
 from resnet_v2.networks import weights
 from resnet_v2.networks.header import Header
 from resnet_v2.networks.resnet import ResNet
-from resnet_v2.storage import as_path
 from resnet_v2.training.distributed import choose_device
 from resnet_v2.training.evaluate import Evaluation
 
@@ -70,8 +70,10 @@ class Classifier(Predictor):
         self, rec: str | Path, *, crop: int = 0, resize: int = 0, ten_crop: bool = False, batch_size: int = 128
     ) -> Evaluation:
         """Loss and errors over a record, as `resnet-v2 evaluate` gives them; a crop of 0 is the checkpoint's own."""
-        reader = RecordReader(as_path(rec))
-        tell_of_other_classes(reader.path, self.header)
+        reader = open_records(rec)
+        for remark in reader.remarks:
+            say(remark)
+        tell_of_other_classes(reader, self.header)
         found = self.judge(reader, View.of(self.header, crop, resize, ten_crop), batch_size)
         return Evaluation(len(found.labels), found.loss, found.error(1), found.error(5))
 

@@ -3,19 +3,19 @@
 import contextlib
 from dataclasses import dataclass
 from itertools import zip_longest
-from pathlib import Path
 from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_v2.config.fields import Count, Workers, checked
+from resnet_v2.config.fields import Count, OnError, Workers, checked
 from resnet_v2.console import Progress, say
 from resnet_v2.data.hands import usual_workers
+from resnet_v2.data.left_out import LeftOut
 from resnet_v2.data.lists import read_synset
 from resnet_v2.data.loader import Reading, batches
 from resnet_v2.data.order import split
-from resnet_v2.data.records import RecordReader
+from resnet_v2.data.record_set import Records, not_empty
 from resnet_v2.errors import ResnetError
 from resnet_v2.inference.engines import Engine, Images, Logits
 from resnet_v2.inference.pictures import View, Viewed
@@ -61,9 +61,9 @@ class Verdicts:
         return counts.reshape(self.classes, self.classes)
 
 
-def tell_of_other_classes(rec: Path, header: Header) -> None:
+def tell_of_other_classes(records: Records, header: Header) -> None:
     """Say it where the synset.txt beside a record names other classes than the network's."""
-    synset = rec.with_name("synset.txt")
+    synset = records.readers[0].path.with_name("synset.txt")
     if not header.class_names or not synset.is_file():
         return
     names: tuple[str, ...] = header.class_names
@@ -80,34 +80,43 @@ def tell_of_other_classes(rec: Path, header: Header) -> None:
 
 def judge(
     engine: Engine,
-    reader: RecordReader,
+    reader: Records,
     view: View,
     classes: int,
     batch_size: int,
     workers: int | Literal["auto"] = "auto",
+    on_error: OnError = "stop",
 ) -> Verdicts:
     """What an engine says of every record, each read and counted once. Ten crops: the mean of their probabilities.
 
-    Raises ResnetError where there are no records, and where an answer is no number.
+    With `on_error` skip a record that cannot be read is named and left out, up to one in a hundred. Raises ResnetError
+    where there are no records, and where an answer is no number.
     """
-    if not len(reader):
-        raise ResnetError(f"{reader.path} holds no records; pack it again.")
-    steps = split(np.arange(len(reader)), checked("batch_size", Count, batch_size))
+    steps = split(np.arange(len(not_empty(reader))), checked("batch_size", Count, batch_size))
     checked("workers", Workers, workers)
     if workers == "auto":
         workers = usual_workers(1, computes=True) if len(reader) > WORTH_WORKERS else 0
     labels, predictions, ranks = (np.empty(len(reader), np.int64) for _ in range(3))
+    seen = np.zeros(len(reader), np.bool_)
     loss = 0.0
 
-    stream = batches(reader, steps, Viewed(view), view.slot, classes, Reading(workers))
+    left_out = LeftOut(reader.path, len(reader), lambda sentence: say(f"left out: {sentence}"))
+    skip = on_error == "skip"
+    reading = Reading(workers, on_skip=left_out if skip else None, leave_out=skip)
+    stream = batches(reader, steps, Viewed(view), view.slot, classes, reading)
     with Progress("evaluate", len(reader)) as progress:
         for batch in stream:
+            if left_out.problem:
+                raise ResnetError(left_out.problem)
+            if not len(batch.labels):
+                continue
             logs, truth, places = _logs(engine, batch.images), batch.labels, batch.ordinals
             if not np.isfinite(logs).all():
                 raise ResnetError(NO_NUMBER)
             shares = np.exp(logs)
             own = np.take_along_axis(shares, truth[:, None], 1)
             before = (shares > own) | ((shares == own) & (np.arange(classes) < truth[:, None]))
+            seen[places] = True
             labels[places], predictions[places] = truth, shares.argmax(1)
             ranks[places] = before.sum(1)
             loss -= float(np.take_along_axis(logs, truth[:, None], 1).sum())
@@ -116,7 +125,9 @@ def judge(
         raise ResnetError(
             f"The network answers {reader.path} with what is no number: its weights are damaged; take others."
         )
-    return Verdicts(labels, predictions, ranks, loss / len(reader), classes)
+    if not seen.any():
+        raise ResnetError(f"{reader.path} holds no image that can be read; pack it again.")
+    return Verdicts(labels[seen], predictions[seen], ranks[seen], loss / int(seen.sum()), classes)
 
 
 def _logs(engine: Engine, images: Images) -> Shares:

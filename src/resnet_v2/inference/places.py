@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from resnet_v2.data.index import is_record
+from resnet_v2.console import say
 from resnet_v2.data.jpeg import Image, decode
+from resnet_v2.data.record_names import names_records
+from resnet_v2.data.record_set import RecordSet, open_records
 from resnet_v2.data.records import RecordReader
 from resnet_v2.errors import ResnetError
 from resnet_v2.inference.pictures import Picture
@@ -38,19 +40,20 @@ def find_pictures(places: Sequence[str]) -> list[Named]:
 
 
 def _at(place: str) -> Iterator[Named]:
-    path = as_path(place)
     if not place:
         raise ResnetError(f"An empty path names no image; {GIVE}")
     if place == STANDARD_INPUT:
         yield from _from_standard_input(sys.stdin.buffer.read())
-    elif path.is_dir():
+        return
+    if names_records(place):
+        yield from _of_records(open_records(place))
+        return
+    path = as_path(place)
+    if path.is_dir():
         inside = sorted(path / folder / file for folder, files in walk(path) for file in filter(is_image, files))
         if not inside:
             raise ResnetError(f"{path} holds no images ({', '.join(IMAGE_ENDINGS)}); give another folder.")
         yield from (Named(str(file), partial(Path, file)) for file in inside)
-    elif is_record(path):
-        reader = RecordReader(path)
-        yield from (Named(f"{path}#{n}", partial(_image_of, reader, n)) for n in range(len(reader)))
     elif path.is_file():
         yield Named(place, partial(Path, path))
     else:
@@ -68,9 +71,18 @@ def _from_standard_input(data: bytes) -> Iterator[Named]:
         yield Named(STANDARD_INPUT, partial(bytes, data))
 
 
-def _image_of(reader: RecordReader, ordinal: int) -> Image:
+def _of_records(records: RecordSet) -> Iterator[Named]:
+    """The images of a set, each named by its file and the number of its record there."""
+    for remark in records.remarks:
+        say(remark)
+    for ordinal in range(len(records)):
+        reader, number = records.place(ordinal)
+        yield Named(f"{reader.path}#{number}", partial(_image_of, reader, number))
+
+
+def _image_of(reader: RecordReader, number: int) -> Image:
     """The pixels as training and evaluation see them: an EXIF orientation does not turn a record's image."""
     try:
-        return decode(reader.image(ordinal)[1])
+        return decode(reader.image(number)[1])
     except ValueError as error:
-        raise ResnetError(f"{reader.path}#{ordinal} is no readable image: {error}; pack the record again.") from None
+        raise ResnetError(f"{reader.path}#{number} is no readable image: {error}; pack the record again.") from None

@@ -10,12 +10,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_v2.config.fields import Count, CountOrNone, checked
+from resnet_v2.config.fields import Count, CountOrNone, OnError, checked
 from resnet_v2.config.using import EngineName, Epoch, Precision
 from resnet_v2.console import say
 from resnet_v2.data.jpeg import Image
 from resnet_v2.data.loader import stored_side
-from resnet_v2.data.records import RecordReader
+from resnet_v2.data.record_set import Records
 from resnet_v2.errors import ResnetError
 from resnet_v2.inference.engines import Engine, Images, OnnxEngine, OpenvinoEngine, TorchEngine, onnx_of_checkpoint
 from resnet_v2.inference.evaluate import NO_NUMBER, Verdicts, judge, probabilities
@@ -157,7 +157,12 @@ class Predictor:
                 now, ahead = ahead, begun()
 
     def judge(
-        self, reader: RecordReader, view: View, batch_size: int = 128, workers: int | Literal["auto"] = "auto"
+        self,
+        reader: Records,
+        view: View,
+        batch_size: int = 128,
+        workers: int | Literal["auto"] = "auto",
+        on_error: OnError = "stop",
     ) -> Verdicts:
         """What the network says of every record, which `workers` processes read, 0: this one.
 
@@ -168,7 +173,7 @@ class Predictor:
             if side >= 2 * self.header.resize:
                 raise ResnetError(f"{reader.path} {found}; give `resize` {self.header.resize}, or pack it so.")
             say(f"warning: {reader.path} {found}; a resize to {self.header.resize} sees the same.")
-        return judge(self.engine, reader, view, self.header.architecture.classes, batch_size, workers)
+        return judge(self.engine, reader, view, self.header.architecture.classes, batch_size, workers, on_error)
 
     def _crops(self, images: Several | NDArray[Any]) -> Iterator[Images]:
         for start in range(0, len(images), BATCH_SIZE):

@@ -7,7 +7,9 @@ from typing import Literal
 
 import numpy as np
 
-from resnet_v2.data.records import RecordReader
+from resnet_v2.config.fields import OnError
+from resnet_v2.console import say
+from resnet_v2.data.record_set import open_records
 from resnet_v2.errors import ResnetError, printable
 from resnet_v2.inference.evaluate import Verdicts, tell_of_other_classes
 from resnet_v2.inference.pictures import View
@@ -77,20 +79,25 @@ class Row:
 
 def evaluate_all(
     predictors: Iterable[Predictor],
-    rec: Path,
+    rec: str | Path,
     sizes: Sequence[tuple[int, int]] = ((0, 0),),
     ten_crop: bool = False,
     batch_size: int = 128,
     workers: int | Literal["auto"] = "auto",
     mxnet_batch: int = 0,
+    on_error: OnError = "stop",
 ) -> list[Row]:
-    """Every network with every pair of a crop and a shorter side over a record; 0 is the checkpoint's."""
-    reader, rows = RecordReader(rec), []
+    """Every network with every pair of a crop and a shorter side over a record, or several (see `open_records`); 0 is
+    the checkpoint's.
+    """
+    reader, rows = open_records(rec), []
+    for remark in reader.remarks:
+        say(remark)
     for predictor in predictors:
-        tell_of_other_classes(rec, predictor.header)
+        tell_of_other_classes(reader, predictor.header)
         for crop, side in sizes:
             view = View.of(predictor.header, crop, side, ten_crop)
-            verdicts = predictor.judge(reader, view, batch_size, workers)
+            verdicts = predictor.judge(reader, view, batch_size, workers, on_error)
             rows.append(Row(predictor.header, view, verdicts, mxnet_batch))
     return rows
 

@@ -1,16 +1,19 @@
-"""An interactive page of training curves: one HTML file that needs nothing else, neither server nor network."""
+"""Logs -> curves, as a picture, or as an interactive page: one HTML file without a server or a network."""
 
 import html
 import json
 import math
 import re
+import time
 from collections.abc import Sequence
 from datetime import datetime
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from resnet_v2.config.using import PlotConfig
 from resnet_v2.files import parse_json, write_text
+from resnet_v2.logs import plot
 from resnet_v2.logs.runlog import LINE, Curve, read_lines
 
 ERRORS = ("train_top1", "top1", "train_top5", "top5")
@@ -19,7 +22,33 @@ TRAINED = {"loss": "train_loss", "learning_rate": "learning_rate", "samples_per_
 VALIDATED = {"loss": "loss"}
 SPEED = re.compile(r"Speed: (\d{0,20}\.?\d{1,20}) samples/sec")
 
+# `plot --follow`: how often it looks at the logs, and how often its page loads itself again.
+LOOK_SECONDS, PAGE_SECONDS = 1.0, 15
+
 Series = dict[str, dict[int, float]]
+
+
+def show(settings: PlotConfig) -> None:
+    """Draw the logs' curves and print their table, once or, with `follow`, whenever a log has become longer."""
+    if settings.follow:
+        paths = plot.log_paths(settings.logs)
+        plot.follow(paths, lambda: _show_once(settings), lambda: time.sleep(LOOK_SECONDS))
+    else:
+        _show_once(settings)
+
+
+def _show_once(settings: PlotConfig) -> None:
+    curves = plot.read_curves(settings.logs)
+    if settings.out.suffix.lower() == ".html":
+        refresh = PAGE_SECONDS if settings.follow else 0
+        write_report(plot.log_paths(settings.logs), curves, settings.out, settings.metric, refresh)
+    else:
+        plot.draw(curves, settings.out, settings.metric)
+    if settings.json:
+        print(json.dumps([curve.summary() for curve in curves]), flush=True)
+    else:
+        print(plot.table(curves))
+        print(f"curve: {settings.out}", flush=True)
 
 
 def write_report(paths: Sequence[Path], curves: Sequence[Curve], out: Path, metric: str, refresh: int = 0) -> None:

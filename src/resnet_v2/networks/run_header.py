@@ -116,6 +116,7 @@ ENTRIES: dict[str, Fits] = {
     "weight_decay": _number,
     "epochs": _count,
     "data": _all(_text),
+    "origins": _all(_text),
     "log": lambda value: _all(_count)(value) and value.keys() == {".log", ".jsonl"},
     "spent": lambda value: _each(_number)(value) and len(value) == 2,
 }

@@ -1,7 +1,7 @@
 """Image files where they lie: in a folder, in a tar, or in a tar of tars (as ImageNet comes), without unpacking.
 
 A tar is gone through once, header by header; from then on an image is one positional read, from any thread. What is
-kept of 12.4 million members is flat arrays, about 60 bytes per member and not an object each.
+kept of millions of members is flat arrays, about 50 bytes per member, and 30 where only their names are wanted.
 """
 
 import os
@@ -109,15 +109,19 @@ class Folder:
 
 
 class Names:
-    """A long sequence of short texts in two flat buffers: the bytes of each and 8 more."""
+    """A long sequence of short texts in two flat buffers: the bytes of each and 4 more, 8 from 4 GiB on."""
 
     def __init__(self) -> None:
-        self._text, self._ends = bytearray(), array("Q", [0])
+        self._text, self._ends = bytearray(), array("I", [0])
 
     def append(self, name: str) -> None:
         """Add one text at the end."""
         self._text += os.fsencode(name)
-        self._ends.append(len(self._text))
+        try:
+            self._ends.append(len(self._text))
+        except OverflowError:
+            self._ends = array("Q", self._ends)
+            self._ends.append(len(self._text))
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -131,11 +135,12 @@ class Tar:
 
     A file of a tar is called by its path there; a file of an inner tar by the inner tar's path without `.tar`, a slash,
     and its path inside: `n01440764/n01440764_10026.JPEG` in ILSVRC2012_img_train.tar. Folders (or inner tars) stand
-    once in `folders`; member i is `names[i]` in the folder of number `folder_of[i]`.
+    once in `folders`; member i is `names[i]` in the folder of number `folder_of[i]`. Without `readable` only the names
+    are kept, and nothing can be read.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, readable: bool = True) -> None:
+        self.path, self._readable = path, readable
         self.folders: list[str] = []
         self.folder_of, self.names = array("I"), Names()
         self._offsets, self._sizes = array("Q"), array("Q")
@@ -167,8 +172,9 @@ class Tar:
             self.folders.append(folder)
         self.folder_of.append(number)
         self.names.append(name)
-        self._offsets.append(offset)
-        self._sizes.append(size)
+        if self._readable:
+            self._offsets.append(offset)
+            self._sizes.append(size)
 
     def __len__(self) -> int:
         return len(self.names)

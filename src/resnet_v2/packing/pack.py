@@ -18,13 +18,18 @@ from tqdm import tqdm
 from resnet_v2 import __version__
 from resnet_v2.config.packing import PackConfig
 from resnet_v2.console import say
+from resnet_v2.data.faces import ranges_of
+from resnet_v2.data.index import index_path
 from resnet_v2.data.lists import ListEntry, is_sorted_by_class, read_lines
-from resnet_v2.data.records import IRHeader, pack, scan
-from resnet_v2.data.sidecar import write_rows
+from resnet_v2.data.parts import scan_source
+from resnet_v2.data.records import IMAGE_HEADER, PART_HEADER, IRHeader, RecordReader, pack, read_record
+from resnet_v2.data.sidecar import Rows, write_rows
+from resnet_v2.data.source import Source, close, open_source, read
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import replacing, sha256
 from resnet_v2.machine import processors
 from resnet_v2.packing.archives import ImageFiles, open_images
+from resnet_v2.packing.origin import of_pack
 from resnet_v2.packing.photos import check_image
 from resnet_v2.packing.replaced import refuse_to_replace
 from resnet_v2.packing.resume import Progress, resuming
@@ -41,12 +46,12 @@ FORM = (*SHAPE, "pass_through", "label_width", "pack_label", "nsplit", "part")
 Made = tuple[int, bytes | ResnetError, bytes]
 
 
-def pack_list(settings: PackConfig) -> Progress:
+def pack_list(settings: PackConfig, origin: str = "") -> Progress:
     """Pack the images that a `.lst` names, below a folder or in a tar, into a `.rec` and its `.idx`.
 
     A run that was stopped goes on where it was when it is called again in the same way. Raises ResnetError for an empty
     list, for a bad image or line when `on_error` is "stop", when no image was readable, and for an `out` that is no
-    record.
+    record. `origin` is the text about the records' making where these settings do not tell it.
     """
     refuse_to_replace(settings.written, settings.lst, settings.root)
     count = _look_at_lines(settings)
@@ -55,7 +60,8 @@ def pack_list(settings: PackConfig) -> Progress:
     make = partial(_make_from_file, files, settings, store)
     matters = _what_bytes_depend_on(settings, store)
     with uploaded(settings.written) as out:
-        return pack_entries(_lines(settings), count, make, out, settings.threads, settings.on_error, matters)
+        made_by = origin or of_pack(settings, str(matters["list"]))
+        return pack_entries(_lines(settings), count, make, out, settings.threads, settings.on_error, matters, made_by)
 
 
 def _look_at_lines(settings: PackConfig) -> int:
@@ -148,15 +154,17 @@ def pack_entries(
     threads: int,
     on_error: str,
     settings: Mapping[str, object] | None = None,
+    origin: str = "",
 ) -> Progress:
     """Write the image file that `make` gives for every entry, in order; the files appear when all is done.
 
     A ResnetError among the entries, such as one of a bad line, counts as an image that cannot be read.
 
     With `settings`, on which the bytes depend, a run that was stopped goes on where it was.
+    `origin` is the text about the records' making that the `.rows` holds.
     """
     cv2.setNumThreads(0)  # the threads are ours; OpenCV's own would only fight with them
-    with resuming(out, settings) as writer:
+    with resuming(out, settings, origin) as writer:
         progress = writer.progress
         left = islice(entries, progress.entries, None)
         records = _in_order(partial(_make_record, make), left, threads or processors())
@@ -203,24 +211,53 @@ def _in_order(
                 future.cancel()
 
 
-def write_index(rec: Path, idx: Path) -> tuple[int, int]:
-    """Read a `.rec` and write its index, and its `.rows` where images are sliceable.
+def write_index(rec: Path, out: Path | None = None) -> tuple[int, int]:
+    """Read a `.rec` and write its index, and its `.rows` where images are sliceable; or the index alone, as `out`.
 
-    Keys are ordinals, as MXNet's rec2idx.py writes them. Returns the number of whole records and of bytes between them
+    Keys are ordinals, as MXNet's rec2idx.py writes them; of a collection of faces, whose records name one another by
+    their ids, they are the ids. Returns the number of whole records and of bytes between them
     that are lost. A ResnetError when there is none.
     """
     if not rec.is_file():
         raise ResnetError(f"{rec} is missing; give the path of a .rec.")
+    idx = out or index_path(rec)
     count, last_end, whole_bytes = 0, 0, 0
     size = rec.stat().st_size
     with replacing(idx) as temporary, temporary.open("w", encoding="ascii", newline="\n") as file:
         with tqdm(total=size, desc=rec.name, unit="B", unit_scale=True, mininterval=1) as progress:
-            for start, end in scan(rec):
-                file.write(f"{count}\t{start}\n")
+            for key, start, end in _keyed(rec):
+                file.write(f"{key}\t{start}\n")
                 count, whole_bytes = count + 1, whole_bytes + min(end, size) - start
                 progress.update(end - last_end)
                 last_end = end
         if not count:
             raise ResnetError(f"{rec} holds no whole record; it is damaged or no RecordIO file.")
-    write_rows(rec)
+    if out is None:
+        write_rows(rec, _kept_origin(rec))
     return count, size - whole_bytes
+
+
+def _kept_origin(rec: Path) -> str:
+    """What the `.rows` says of the making of a record whose index is made again, as far as it is this record's."""
+    try:
+        return Rows.of(RecordReader(rec)).origin()
+    except ResnetError:
+        return ""
+
+
+def _keyed(rec: Path) -> Iterator[tuple[int, int, int]]:
+    """The key of every whole record, and where it starts and ends."""
+    source = open_source(rec)
+    try:
+        by_id = None
+        for number, (start, end) in enumerate(scan_source(source)):
+            if by_id is None:
+                by_id = ranges_of(read_record(source, start)[0]) is not None
+            yield _id_at(source, start) if by_id else number, start, end
+    finally:
+        close(source)
+
+
+def _id_at(source: Source, start: int) -> int:
+    head = read(source, IMAGE_HEADER.size, start + PART_HEADER.size)
+    return int(IMAGE_HEADER.unpack(head)[2]) if len(head) == IMAGE_HEADER.size else 0

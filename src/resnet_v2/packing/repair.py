@@ -11,6 +11,7 @@ from resnet_v2.data.sidecar import write_rows
 from resnet_v2.data.source import close, open_source
 from resnet_v2.errors import ResnetError
 from resnet_v2.packing.findings import Report
+from resnet_v2.packing.origin import of_repair
 from resnet_v2.packing.replaced import refuse_to_replace
 
 
@@ -40,6 +41,6 @@ def repair(report: Report, out: Path) -> str:
     if lst.is_file():
         entries = (entry for entry in read_lines(lst) if isinstance(entry, ListEntry) and entry.index in there)
         write_list(new_lst, entries)
-    write_rows(out)
+    write_rows(out, of_repair(rec))
     left_out = {finding.byte for finding in report.findings if finding.kind != "index"}
     return f"{out}: {len(report.sound)} sound records written, {len(left_out)} left out"

@@ -99,10 +99,11 @@ def _flush(file: BinaryIO) -> None:
 
 
 @contextlib.contextmanager
-def resuming(out: Path, settings: Mapping[str, object] | None) -> Iterator[PartWriter]:
+def resuming(out: Path, settings: Mapping[str, object] | None, origin: str = "") -> Iterator[PartWriter]:
     """A writer of `out`, its `.idx` and its `.rows` that goes on where a run with equal settings was stopped.
 
-    `settings` holds, as JSON, everything that the bytes depend on. None: nothing is kept for another run. The files
+    `settings` holds, as JSON, everything that the bytes depend on. None: nothing is kept for another run. `origin` is
+    the text about the records' making that the `.rows` holds. The files
     appear under their names only when the `with` block ends well; until then old ones stay. `writer.progress.entries`
     of the list are done already. Raises ResnetError when another run is packing the same file, when the disk is full,
     and when every entry was skipped.
@@ -141,7 +142,7 @@ def resuming(out: Path, settings: Mapping[str, object] | None) -> Iterator[PartW
                 if part.exists():
                     part.replace(final)
                     flush_folder(out.parent)
-            finish_rows(out, parts[2], progress.images, progress.file_bytes[0])
+            finish_rows(out, parts[2], progress.images, progress.file_bytes[0], origin)
             afterwards.callback(_remove, journal_path)
         finally:
             if settings is None or not progress.entries:

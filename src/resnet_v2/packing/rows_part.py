@@ -7,6 +7,7 @@ segments' offsets and these as u32, little-endian.
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -16,33 +17,34 @@ from resnet_v2.data.sidecar import rows_of_record, sidecar_path, write_known_row
 NOTE = struct.Struct("<QI")
 
 
-def note(payload: bytes) -> bytes:
+def note(payload: bytes | memoryview) -> bytes:
     """What is to be kept of a record."""
     fingerprint, segments = rows_of_record(payload)
     return NOTE.pack(fingerprint, segments.size) + segments.astype("<u4").tobytes()
 
 
-def finish_rows(rec: Path, part: Path, count: int, rec_bytes: int) -> None:
+def finish_rows(rec: Path, part: Path, count: int, rec_bytes: int, origin: str) -> None:
     """Write the `.rows` of a whole `.rec` from the notes in `part`, which goes; without them from the record.
 
+    `origin` is the text about the records' making.
     Nothing is done where a run before this one has done it.
     """
     if part.exists():
         try:
-            write_known_rows(rec, count, rec_bytes, _notes(part, count))
+            with part.open("rb") as file:
+                write_known_rows(rec, count, rec_bytes, read_notes(file, count), origin)
         except (ValueError, struct.error):  # cut short by whoever was here since
-            write_rows(rec)
+            write_rows(rec, origin)
         part.unlink()
     elif not sidecar_path(rec).exists():
-        write_rows(rec)
+        write_rows(rec, origin)
 
 
-def _notes(part: Path, count: int) -> Iterator[tuple[int, Offsets]]:
+def read_notes(file: BinaryIO, count: int) -> Iterator[tuple[int, Offsets]]:
     """Fingerprint and segments of each record; ValueError or struct.error where the file ends too early."""
-    with part.open("rb") as file:
-        for _ in range(count):
-            fingerprint, size = NOTE.unpack(file.read(NOTE.size))
-            segments = np.frombuffer(file.read(4 * size), "<u4")
-            if segments.size < size:
-                raise ValueError(f"{part} ends inside a note")
-            yield fingerprint, segments
+    for _ in range(count):
+        fingerprint, size = NOTE.unpack(file.read(NOTE.size))
+        segments = np.frombuffer(file.read(4 * size), "<u4")
+        if segments.size < size:
+            raise ValueError("the notes end inside one")
+        yield fingerprint, segments

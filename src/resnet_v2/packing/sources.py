@@ -27,6 +27,7 @@ from resnet_v2.packing.archives import Members
 from resnet_v2.packing.class_folders import make_lists
 from resnet_v2.packing.doubles import tell_of_doubles
 from resnet_v2.packing.list_files import refuse_other_classes
+from resnet_v2.packing.origin import of_data
 from resnet_v2.packing.pack import pack_entries, pack_list
 from resnet_v2.packing.staging import PARTS, RECORD_ENDINGS, begun, staged
 
@@ -94,7 +95,7 @@ def make_data(settings: DataConfig) -> Path:
     if source in SOURCES:
         folder = settings.out or Path("data") / source
         loaded = SOURCES[source](settings.archive, folder, settings.mirror)
-        _pack_source(loaded, folder, settings.seed, settings.threads)
+        _pack_source(loaded, folder, settings)
         return folder
     root = Path(source)
     if not root.is_dir():
@@ -122,7 +123,7 @@ def _pack_folder(root: Path, folder: Path, settings: DataConfig) -> None:
             lst = staging / f"{name}_{part}.lst"
             rec = lst.with_suffix(".rec")
             config = PackConfig(lst, root, rec, settings.resize, store="auto", quality=95, threads=settings.threads)
-            done = pack_list(config)
+            done = pack_list(config, of_data(settings))
             say(f"{folder / rec.name}: {done.images} images, {len(done.skipped)} skipped")
         tell_of_doubles(folder, *(staging / f"{name}_{part}.rec" for part in PARTS))
 
@@ -133,25 +134,25 @@ def _refuse_other_classes(folder: Path, name: str, unfinished: bool, classes: Se
     refuse_other_classes(folder, own, classes, unfinished)
 
 
-def _pack_source(source: Source, folder: Path, seed: int, threads: int) -> None:
-    shuffled = np.random.default_rng(seed).permutation(len(source.train.labels))
+def _pack_source(source: Source, folder: Path, settings: DataConfig) -> None:
+    shuffled = np.random.default_rng(settings.seed).permutation(len(source.train.labels))
     in_order = np.arange(len(source.val.labels))
     with staged(folder, source.name) as staging:
         _refuse_other_classes(folder, source.name, begun(staging), source.class_names)
         for name, part, order in (("train", source.train, shuffled), ("val", source.val, in_order)):
-            images = _pack_part(name, part, order, staging / f"{source.name}_{name}.rec", threads)
+            images = _pack_part(name, part, order, staging / f"{source.name}_{name}.rec", settings)
             say(f"{folder / source.name}_{name}.rec: {images} images")
         write_synset(staging / "synset.txt", source.class_names)
         _write_examples(source, staging / "examples")
 
 
-def _pack_part(name: str, part: Part, order: NDArray[np.int64], out: Path, threads: int) -> int:
+def _pack_part(name: str, part: Part, order: NDArray[np.int64], out: Path, settings: DataConfig) -> int:
     entries = [ListEntry(index, (float(part.labels[at]),), f"{name}/{at:05d}.bmp") for index, at in enumerate(order)]
 
     def make(entry: ListEntry) -> bytes:
         return encode(part.images[order[entry.index]], ".bmp", 0)  # read fastest, and the images are small
 
-    done = pack_entries(entries, len(entries), make, out, threads, "stop")
+    done = pack_entries(entries, len(entries), make, out, settings.threads, "stop", origin=of_data(settings))
     write_list(out.with_suffix(".lst"), entries)
     return done.images
 

@@ -12,12 +12,15 @@ from pathlib import Path
 from resnet_v2.config.packing import VerifyConfig
 from resnet_v2.data.index import index_path, is_record, side_path
 from resnet_v2.data.lists import ListEntry, read_lines, read_synset
+from resnet_v2.data.record_names import record_paths
 from resnet_v2.data.remote import local_copy
 from resnet_v2.data.sidecar import Rows, sidecar_path
 from resnet_v2.errors import ResnetError, naming
 from resnet_v2.packing.findings import Finding, Report
+from resnet_v2.packing.identities import check_identities
+from resnet_v2.packing.origin import sentence
 from resnet_v2.packing.walk import Piece, walk
-from resnet_v2.storage import Address, look
+from resnet_v2.storage import Address, as_path, look
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,21 @@ class Line:
     offset: int
 
 
-def check_readable(path: Path) -> None:
-    """Raise OSError or ResnetError for a file, or an address, that cannot be read."""
+def files_to_verify(settings: VerifyConfig) -> list[Path]:
+    """Checkpoints, and every file of the sets of records, in the order in which they are named.
+
+    Raises OSError or ResnetError, before the first of them is read, for one that cannot be.
+    """
+    named = ([as_path(name)] if name.endswith(".safetensors") else record_paths(name) for name in settings.files)
+    paths = [path for several in named for path in several]
+    if settings.repair is not None and len(paths) != 1:
+        raise ResnetError(f"`repair` takes one .rec, but {len(paths)} are named; give a single one.")
+    for path in paths:
+        _check_readable(path)
+    return paths
+
+
+def _check_readable(path: Path) -> None:
     if isinstance(path, Address) and is_record(path):
         look(path)
         return
@@ -49,6 +65,8 @@ def verify_record(rec: Path, settings: VerifyConfig) -> Report:
     if not whole:
         raise ResnetError(f"{rec} holds no whole record; it is damaged or no RecordIO file.")
     report.count = len(whole)
+    if empty := sum(piece.empty for piece in whole):
+        report.notes.append(f"{empty} of {len(whole)} records hold labels and no image")
     known = set(sums)
     if sums and 2 * sum(piece.sum in known for piece in whole) < len(whole):
         words = f"{sidecar_path(rec)} belongs to another record; make it again with `resnet-v2 index {rec}`"
@@ -62,6 +80,7 @@ def verify_record(rec: Path, settings: VerifyConfig) -> Report:
         lines, aligned, of_start, strays = [], [], {}, []
     judge = _Judge(report, pieces, of_start, strays, aligned)
     judge.contents(known, *_list_and_classes(rec, whole, report))
+    judge.identities()
     judge.duplicates()
     judge.index(bool(lines))
     judge.missing(sums)
@@ -104,6 +123,8 @@ def _sums(rec: Path, report: Report) -> list[int]:
     except ResnetError as error:
         report.findings.append(Finding("side", str(error)))
         return []
+    if said := sentence(rows.origin()):
+        report.notes.append(said)
     if not rows.has_sums:
         report.notes.append(f"{path.name} is of an earlier version, without fingerprints: every image is decoded")
     return sums
@@ -118,7 +139,11 @@ def _list_and_classes(
     if not lst.is_file():
         report.notes.append(f"no {lst.name} beside it: labels are compared with the number of classes alone")
         return None, classes
-    entries = [entry for entry in read_lines(lst) if isinstance(entry, ListEntry)]  # the others are in no record
+    try:
+        entries = [entry for entry in read_lines(lst) if isinstance(entry, ListEntry)]  # the others are in no record
+    except ResnetError as error:
+        report.findings.append(Finding("list", str(error)))
+        return None, classes
     labels = {entry.index: entry.labels for entry in entries}
     if 2 * sum(piece.key in labels for piece in whole) < len(whole):
         report.findings.append(Finding("list", f"{lst} is another record's list"))
@@ -192,16 +217,22 @@ class _Judge:
         for piece in self._pieces:
             if piece.kind:
                 self._add(piece, piece.kind, piece.problem)
-            elif words := _wrong_label(piece, listed, classes):
+            elif not piece.empty and (words := _wrong_label(piece, listed, classes)):
                 self._add(piece, "mislabelled", words)
             elif known and piece.sum not in known:
                 self._add(piece, "damaged", changed)
-            elif listed is not None and piece.key not in listed:
+            elif listed is not None and not piece.empty and piece.key not in listed:
                 self._add(piece, "unlisted", "the .lst does not name it")
             elif -piece.end % 4:
                 self._add(
                     piece, "padding", f"{-piece.end % 4} bytes behind it are missing; MXNet refuses it", bad=False
                 )
+
+    def identities(self) -> None:
+        """Of a collection of faces: what does not go with the ranges that its own records tell."""
+        for piece, kind, words, bad in check_identities(self._pieces):
+            if piece.start not in self._bad:
+                self._add(piece, kind, words, bad)
 
     def duplicates(self) -> None:
         """All but one of the records with equal bytes: the one in its own place stays."""

@@ -40,6 +40,8 @@ BLOCK_BYTES = 1 << 23
 class Piece(NamedTuple):
     """A record, or bytes that are none (`whole` is False): from `start` to `end`, its fingerprint, its id and labels.
 
+    `empty`: it holds labels and no image.
+
     `problem` says what is wrong with it, `kind` in one word; both are empty where nothing is. Bytes between records
     have no `problem` of their own, since the next piece may be more of them.
     """
@@ -52,6 +54,7 @@ class Piece(NamedTuple):
     labels: tuple[float, ...] = ()
     kind: str = ""
     problem: str = ""
+    empty: bool = False
 
 
 @dataclass(frozen=True)
@@ -180,6 +183,8 @@ def _image(start: int, end: int, payload: bytes, known: Collection[int], decode_
     except ValueError as error:
         return Piece(start, end, True, total, kind="damaged", problem=f"it is no image record ({error})")
     labels = tuple(float(label) for label in np.ravel(header.label))
+    if header.flag and not len(data):
+        return Piece(start, end, True, total, header.id, labels, empty=True)
     kind = problem = ""
     if decode_all or total not in known:
         try:

@@ -1,7 +1,7 @@
 """An epoch: steps, log lines and savings, then validation and the checkpoint."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,10 @@ import torch
 
 from resnet_v2.console import Progress, say
 from resnet_v2.data.accounts import Account, spent
+from resnet_v2.data.left_out import LeftOut
 from resnet_v2.data.loader import Loader, Reading
-from resnet_v2.data.records import RecordReader
-from resnet_v2.errors import ResnetError
+from resnet_v2.data.record_set import Records
+from resnet_v2.errors import DamagedError, ResnetError
 from resnet_v2.logs.runlog import RunLog
 from resnet_v2.networks import weights
 from resnet_v2.networks.finding import checkpoint_path
@@ -32,7 +33,8 @@ from resnet_v2.training.state import TrainState
 class Run:
     """What stays the same through the epochs.
 
-    `start`: the checkpoint that the run goes on from, if any; `data`: what its records are known by.
+    `start`: the checkpoint that the run goes on from, if any; `data`: what its records are known by; `origins`: what
+    their `.rows` tell of where they came from.
     """
 
     plan: RunPlan
@@ -44,21 +46,28 @@ class Run:
     watch: Watch
     profiler: torch.profiler.profile | None
     data: Mapping[str, str] = field(default_factory=dict)
+    origins: Mapping[str, str] = field(default_factory=dict)
 
     def stopping(self) -> bool:
         """Whether a rank was told to stop; every rank has to ask."""
         return self.ranks.any(self.interruption.received is not None)
 
+    def on_skip(self) -> Callable[[str], object] | None:
+        """What is called with a sentence on a record that is skipped; None where none is."""
+        if self.plan.config.data.on_error != "skip":
+            return None
+        return self.log.skipped if self.ranks.main else say
+
     def saved(self) -> dict[str, Any]:
         """What every checkpoint tells of the run."""
-        return self.plan.saved() | {"data": dict(self.data)}
+        origins = {"origins": dict(self.origins)} if self.origins else {}
+        return self.plan.saved() | {"data": dict(self.data)} | origins
 
 
-def training_loader(run: Run, state: TrainState, reader: RecordReader) -> Loader:
+def training_loader(run: Run, state: TrainState, reader: Records) -> Loader:
     """The training batches of an epoch, from where the run is."""
     plan, ranks, data = run.plan, run.ranks, run.plan.config.data
-    on_skip = run.log.skipped if ranks.main else say
-    skip = on_skip if data.on_error == "skip" else None
+    skip = run.on_skip()
     loader = Loader(
         reader,
         plan.augmentation(state.epoch),
@@ -78,7 +87,7 @@ def training_loader(run: Run, state: TrainState, reader: RecordReader) -> Loader
     return loader
 
 
-def train_epoch(run: Run, state: TrainState, reader: RecordReader) -> None:
+def train_epoch(run: Run, state: TrainState, reader: Records) -> None:
     """What is left of a pass over a record in the epoch's order, logged every `frequent` batches and at the end.
 
     Raises Stopped when the run was told to stop and has saved where it is.
@@ -109,7 +118,7 @@ def train_epoch(run: Run, state: TrainState, reader: RecordReader) -> None:
     state.trained = True
 
 
-def _tell_of_data(run: Run, state: TrainState, reader: RecordReader, account: Account) -> None:
+def _tell_of_data(run: Run, state: TrainState, reader: Records, account: Account) -> None:
     """Where the time of loading went, if that was asked for; and once, where the network waits, what would help."""
     if run.plan.config.output.profile_data:
         run.log.data(str(account), state.epoch, images=account.images, stages=dict(account.stages))
@@ -165,11 +174,18 @@ def _count_idle(state: TrainState, clock: IdleClock) -> None:
         meter.idle += idle
 
 
-def validate(run: Run, state: TrainState, reader: RecordReader) -> Evaluation:
-    """Loss and errors over the validation record, in the log too; where the run is told to stop it saves and stops."""
+def validate(run: Run, state: TrainState, reader: Records) -> Evaluation:
+    """Loss and errors over the validation record, in the log too.
+
+    Where the run is told to stop, and where a record cannot be read, the epoch is saved first: a run that goes on
+    begins with its validation.
+    """
+    left_out = LeftOut(reader.path, len(reader), run.on_skip())
 
     def stop_when_told() -> None:
-        if run.stopping():
+        if run.ranks.any(run.interruption.received is not None or bool(left_out.problem)):
+            if run.ranks.any(bool(left_out.problem)):
+                raise _unreadable(run, left_out.problem)
             raise _stopped(run, state)
 
     network = state.trainer.evaluated
@@ -184,8 +200,12 @@ def validate(run: Run, state: TrainState, reader: RecordReader) -> Evaluation:
             workers=run.plan.workers,
             ranks=run.ranks,
             on_batch=stop_when_told,
+            left_out=left_out,
         )
-    except Stopped:
+    except (Stopped, ResnetError, OSError) as error:
+        # Of what else may happen only this rank knows; others would not save with it.
+        if not isinstance(error, Stopped | DamagedError) and run.ranks.world_size > 1:
+            raise
         save(run, state, checkpoint.latest_path(run.plan.prefix), None)
         raise
     if not math.isfinite(result.loss):
@@ -195,6 +215,17 @@ def validate(run: Run, state: TrainState, reader: RecordReader) -> Evaluation:
         )
     run.log.validated(state.epoch, **asdict(result))
     return result
+
+
+def _unreadable(run: Run, problem: str) -> DamagedError:
+    """What is said, on all ranks, when a record of the validation cannot be read on one of them."""
+    if not problem:
+        return DamagedError(f"Rank {run.ranks.rank} stops: another one has met a record that cannot be read.")
+    latest = checkpoint.latest_path(run.plan.prefix)
+    return DamagedError(
+        f"{problem.removesuffix('.')}; the epoch is saved in {latest}: mend the record, or give `on_error` skip, and "
+        "go on with `resume` and `force`."
+    )
 
 
 def end_epoch(run: Run, state: TrainState, result: Evaluation) -> None:

@@ -11,9 +11,11 @@ from torch import nn
 
 from resnet_v2.console import Progress
 from resnet_v2.data.filling import Centred
+from resnet_v2.data.left_out import LeftOut
 from resnet_v2.data.loader import Reading, batches
 from resnet_v2.data.order import split
-from resnet_v2.data.records import RecordReader
+from resnet_v2.data.record_set import Records
+from resnet_v2.errors import ResnetError
 from resnet_v2.networks.resnet import ResNet
 from resnet_v2.training.distributed import Ranks
 from resnet_v2.training.feed import feed, pin_for, to_input
@@ -52,7 +54,7 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 def evaluate(
     network: ResNet,
-    reader: RecordReader,
+    reader: Records,
     *,
     size: int,
     batch_size: int,
@@ -60,17 +62,24 @@ def evaluate(
     workers: int = 0,
     ranks: Ranks | None = None,
     on_batch: Callable[[], object] | None = None,
+    left_out: LeftOut | None = None,
 ) -> Evaluation:
     """Loss and errors of a network over all records, centre crop of `size` pixels.
 
-    Several ranks share the records and all get the whole result. `on_batch` is called before every batch. With fewer
-    than 5 classes the top-5 error is 0 by its definition. A logit that is not a number counts as an error.
+    Several ranks share the records and all get the whole result. `on_batch` is called before every batch and behind the
+    last one, on all ranks as often. Records that cannot be read are `left_out`, and said to it; without it they are an
+    error. With fewer than 5 classes the top-5 error is 0 by its definition. A logit that is not a number counts as an
+    error.
     """
     ranks = ranks or Ranks()
     steps = split(np.arange(len(reader)), batch_size, ranks.rank, ranks.world_size)
-    reading = Reading(workers, pin=pin_for(device), sharers=ranks.local_world_size)
+    leave_out = left_out is not None
+    reading = Reading(
+        workers, on_skip=left_out, pin=pin_for(device), sharers=ranks.local_world_size, leave_out=leave_out
+    )
     stream = batches(reader, steps, Centred(size), (size, size, 3), network.architecture.classes, reading)
     progress = Progress("evaluate", len(reader), shown=ranks.main)
+    seen = 0
     found: list[torch.Tensor] = []  # per batch; the sums are made on the host, in float64, which not every GPU has
     with progress, evaluating(network):
         for fed in feed(stream, device):
@@ -84,8 +93,14 @@ def evaluate(
             rank = rank_of_label(logits, fed.labels)
             found.append(torch.stack([loss, ((rank < 1) & finite).sum(), ((rank < 5) & finite).sum()]))
             progress.update(len(fed.labels))
+            seen += len(fed.labels)
+        if on_batch is not None:
+            on_batch()
         sums = torch.stack(found).tolist() if found else []
-    loss_of_all, *right = ranks.total([sum(one[place] for one in sums) for place in range(3)])
-    count = len(reader)
+    own = [sum(one[place] for one in sums) for place in range(3)]
+    loss_of_all, *right, images = ranks.total([*own, seen])
+    count = int(images)
+    if not count:
+        raise ResnetError(f"{reader.path} holds no image that can be read; pack it again.")
     wrong = [100 * (count - number) / count for number in right]
     return Evaluation(count, loss_of_all / count, *wrong)

@@ -10,12 +10,13 @@ import torch
 
 from resnet_v2 import console
 from resnet_v2.config.training import arguments_of
-from resnet_v2.data.records import RecordReader
+from resnet_v2.data.record_set import RecordSet, not_empty, open_records
 from resnet_v2.errors import ResnetError
 from resnet_v2.logs.runlog import RunLog, has_ended
 from resnet_v2.logs.tensorboard import open_writer
 from resnet_v2.networks import weights
 from resnet_v2.networks.resnet import ResNet, initialize
+from resnet_v2.packing.origin import origin_of, sentence
 from resnet_v2.recompute.budget import Workload, plan_for_training
 from resnet_v2.recompute.malloc import keep_freed_memory
 from resnet_v2.recompute.plan import Plan
@@ -89,7 +90,8 @@ def _fit(run: Run, say: Callable[[str], object]) -> Evaluation | None:
         say(f"{plan.prefix} is at its end, epoch {plan.epochs}.")
         return Evaluation(**evaluation)
     training, validation = _open_records(plan)
-    run = replace(run, data=_data_of(run, [*training.values(), validation]))
+    readers = [*training.values(), validation]
+    run = replace(run, data=_data_of(run, readers), origins=_origins_of(run, readers))
     if device.type == "cuda":
         gpu.set_numerics(config.devices.deterministic, config.devices.tf32)
     accumulate = config.optimisation.accumulate
@@ -124,7 +126,7 @@ def _end_again(run: Run, start: Start) -> None:
                 log.finished(round(clock["seconds"], 3), round(clock["waited"] / (clock["seconds"] or 1), 4))
 
 
-def _data_of(run: Run, readers: list[RecordReader]) -> dict[str, str]:
+def _data_of(run: Run, readers: list[RecordSet]) -> dict[str, str]:
     """What the records of the run are known by, those among them that a run which goes on has behind it."""
     now, start = ownership.fingerprint(readers), run.start
     if start is None or not start.resumed:
@@ -134,17 +136,23 @@ def _data_of(run: Run, readers: list[RecordReader]) -> dict[str, str]:
     return {**start.header.training.get("data", {}), **now}
 
 
-def _open_records(plan: RunPlan) -> tuple[dict[Path, RecordReader], RecordReader]:
+def _origins_of(run: Run, readers: list[RecordSet]) -> dict[str, str]:
+    """Where the records of the run came from, as far as it is known, by their names."""
+    before = run.start.header.training.get("origins", {}) if run.start is not None and run.start.resumed else {}
+    now = {reader.name: sentence(origin_of(reader.readers[0].path)) for reader in readers}
+    return before | {name: text for name, text in now.items() if text}
+
+
+def _open_records(plan: RunPlan) -> tuple[dict[Path, RecordSet], RecordSet]:
     """The records that are left to read: one or more to train on, one to evaluate on."""
     validation = _open(plan.validation_records)
     wanted = {plan.records_of(epoch) for epoch in range(plan.first_epoch, plan.epochs)}
     return {path: _open(path, plan.config.data.num_examples) for path in sorted(wanted)}, validation
 
 
-def _open(path: Path, images_needed: int = 0) -> RecordReader:
-    reader = RecordReader(path)
-    if not len(reader):
-        raise ResnetError(f"{path} holds no records; pack it again.")
+def _open(path: Path, images_needed: int = 0) -> RecordSet:
+    reader = open_records(path)
+    not_empty(reader)
     if len(reader) < images_needed:
         raise ResnetError(
             f"{path} holds {len(reader)} images, fewer than `num_examples` {images_needed}; leave it out to use them "
@@ -185,7 +193,7 @@ def _activation_plan(plan: RunPlan, device: torch.device, work: Workload) -> Pla
     return None
 
 
-def _train(run: Run, state: TrainState, training: Mapping[Path, RecordReader], validation: RecordReader) -> Evaluation:
+def _train(run: Run, state: TrainState, training: Mapping[Path, RecordSet], validation: RecordSet) -> Evaluation:
     """All epochs that are left."""
     if run.ranks.main:
         run = replace(run, log=_open_log(run, state))

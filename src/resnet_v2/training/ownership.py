@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from resnet_v2.data.records import RecordReader
-from resnet_v2.data.sidecar import Rows
+from resnet_v2.data.record_set import Records, all_sums
 from resnet_v2.errors import DamagedError, ResnetError
 from resnet_v2.files import flush_folder, make_folder
 from resnet_v2.logs.runlog import LOG_ENDINGS
@@ -56,17 +55,24 @@ def _forget(path: Path, made: bool) -> None:
             path.parent.rmdir()  # unless it holds what the run wrote
 
 
-def fingerprint(readers: Iterable[RecordReader]) -> dict[str, str]:
+def fingerprint(readers: Iterable[Records]) -> dict[str, str]:
     """What each record is known by, by its name, wherever the file lies: three hashes of 16 digits, joined by dashes.
 
     They are of where its images begin and end; of the bytes of `READ_WHOLE` records, all where there are no more; and,
     where a `.rows` tells it, of what every record's bytes were when it was packed.
     """
-    return {reader.path.name: "-".join(map(_hash, _identity(reader))) for reader in readers}
+    found: dict[str, str] = {}
+    for reader in readers:
+        name = reader.name
+        while name in found:  # of two folders
+            name += " (2)"
+        found[name] = "-".join(map(_hash, _identity(reader)))
+    return found
 
 
-def _identity(reader: RecordReader) -> Iterator[bytes]:
-    yield reader.offsets.astype("<i8").tobytes() + reader.file_bytes.to_bytes(8, "little")
+def _identity(reader: Records) -> Iterator[bytes]:
+    ends = b"".join(one.file_bytes.to_bytes(8, "little") for one in reader.readers)
+    yield reader.offsets.astype("<i8").tobytes() + ends
     some = np.unique(np.linspace(0, len(reader) - 1, min(len(reader), READ_WHOLE)).astype(np.int64)).tolist()
     total = hashlib.sha256()
     for ordinal in some:
@@ -74,7 +80,7 @@ def _identity(reader: RecordReader) -> Iterator[bytes]:
             total.update(reader[ordinal])
     yield total.digest()
     with contextlib.suppress(ResnetError):
-        sums = Rows.of(reader).stored_sums()
+        sums = all_sums(reader)
         if len(sums):
             yield sums.tobytes()
 

@@ -15,6 +15,7 @@ from resnet_v2.config.training import NEUTRAL, TRAIN_DEFAULTS, TrainConfig
 from resnet_v2.data.augment import Augmentation, augmentation, random_resized_crop
 from resnet_v2.data.hands import usual_workers
 from resnet_v2.data.lists import read_synset
+from resnet_v2.data.record_names import record_paths
 from resnet_v2.errors import ResnetError, SettingError
 from resnet_v2.logs.layout import aligned
 from resnet_v2.networks import weights
@@ -80,8 +81,10 @@ class RunPlan:
         return replace(found, interpolation=its.interpolation, mirror=its.mirror)
 
     def records_of(self, epoch: int) -> Path:
-        """The record that an epoch reads: level 1 on ImageNet has its own, packed smaller."""
+        """The record, or the set, that an epoch reads: level 1 on ImageNet has its own, packed smaller."""
         its, data = self.config.augmentation, self.config.data
+        if data.data_train:
+            return as_path(data.data_train)
         if data.data_type != "imagenet":
             return data.data_dir / f"{data.data_type}_train.rec"
         small = its.augment == "levels" and _at(its.levels, epoch) == 1
@@ -91,6 +94,8 @@ class RunPlan:
     def validation_records(self) -> Path:
         """The record that is evaluated on."""
         data = self.config.data
+        if data.data_val:
+            return as_path(data.data_val)
         return data.data_dir / ("val_256_q90.rec" if data.data_type == "imagenet" else f"{data.data_type}_val.rec")
 
     def settings(self) -> dict[str, Any]:
@@ -231,7 +236,7 @@ def _usual(asked: Values, classes_needed: bool = True) -> tuple[tuple[str, ...],
         "batch_size": 256 if imagenet else 128,
         "epochs": 120 if imagenet else 200,
         "aug_level": 2 if imagenet else 1,
-        "list_dir": as_path(asked.get("data_dir", TRAIN_DEFAULTS["data_dir"])),
+        "list_dir": _folder_of_data(asked),
     }
     merged = found | dict(asked)
     shares = IMAGENET_DROPS if imagenet else CIFAR_DROPS
@@ -249,6 +254,13 @@ def _usual(asked: Values, classes_needed: bool = True) -> tuple[tuple[str, ...],
     if classes_needed and names and len(names) != classes:
         raise ResnetError(f"{synset} names {len(names)} classes, but `num_classes` says {classes}; mend one of them.")
     return names, found | {"num_classes": classes}
+
+
+def _folder_of_data(asked: Values) -> Path:
+    """Where the class names lie unless it is said: with the records."""
+    if asked.get("data_train") and "data_dir" not in asked:
+        return record_paths(asked["data_train"])[0].parent
+    return as_path(asked.get("data_dir", TRAIN_DEFAULTS["data_dir"]))
 
 
 def _find_start(prefix: str, asked: Values) -> Start | None:

@@ -12,10 +12,11 @@ from resnet_v2.data.filling import Augmented, Job
 from resnet_v2.data.kept import kept_for
 from resnet_v2.data.lists import is_sorted_by_class
 from resnet_v2.data.loader import BATCHES_AHEAD, Loader, Reading, stored_side
-from resnet_v2.data.records import RecordReader, class_label
+from resnet_v2.data.record_set import RecordSet, SetRows
+from resnet_v2.data.records import class_label
 from resnet_v2.data.ring import Layout
 from resnet_v2.data.rows import find_segments
-from resnet_v2.data.sidecar import Rows, sidecar_path
+from resnet_v2.data.sidecar import sidecar_path
 from resnet_v2.errors import ResnetError
 from resnet_v2.machine import processors
 from resnet_v2.networks.header import Header
@@ -28,11 +29,11 @@ BYTES_PER_PARAMETER = 8  # a weight and its momentum
 TIMED_STEPS = 3
 
 
-def check(plan: RunPlan, trainer: Trainer, readers: Sequence[RecordReader]) -> list[str]:
+def check(plan: RunPlan, trainer: Trainer, readers: Sequence[RecordSet]) -> list[str]:
     """One sentence for everything that is odd; a ResnetError for what would stop the run."""
     findings = []
     for reader in readers:
-        findings += _check_record(reader, plan.architecture.classes)
+        findings += reader.remarks + _check_record(reader, plan.architecture.classes)
     header = Header.of_epoch(plan.architecture, 0)
     if found := header.stored_otherwise(stored_side(readers[-1])):
         findings.append(f"warning: {readers[-1].path} {found}; pack it with `resize` {header.resize}.")
@@ -44,25 +45,28 @@ def check(plan: RunPlan, trainer: Trainer, readers: Sequence[RecordReader]) -> l
     return findings
 
 
-def _check_record(reader: RecordReader, classes: int) -> list[str]:
+def _check_record(reader: RecordSet, classes: int) -> list[str]:
     count = len(reader)
     some = np.unique(np.linspace(0, count - 1, min(count, LABELS_READ)).astype(np.int64))
-    labels = np.array(
-        [class_label(reader.path, int(ordinal), reader.image(int(ordinal))[0], classes) for ordinal in some]
-    )
+    labels = np.array([_label(reader, int(ordinal), classes) for ordinal in some])
     findings = []
     if len(labels) > 1 and (labels == labels[0]).all():
         findings.append(f"warning: all images of {reader.path} have the label {labels[0]}; is the list right?")
     elif is_sorted_by_class(labels) and "val" not in reader.path.stem:
         findings.append(f"{reader.path} is sorted by class: no harm here, where every epoch is shuffled as a whole")
-    if sidecar_path(reader.path).is_file():
-        Rows.of(reader)  # a ResnetError when it belongs to another state of the record
-    elif find_segments(reader.image(0)[1]).size:
-        findings.append(f"{sidecar_path(reader.path)} is missing; `resnet-v2 index {reader.path}` makes loading faster")
+    SetRows(reader)  # a ResnetError when one belongs to another state of its record
+    without = [one.path for one in reader.readers if not sidecar_path(one.path).is_file()]
+    if without and find_segments(reader.image(0)[1]).size:
+        findings.append(f"{sidecar_path(without[0])} is missing; `resnet-v2 index {without[0]}` makes loading faster")
     return findings
 
 
-def _tell_of_memory(plan: RunPlan, reader: RecordReader) -> list[str]:
+def _label(reader: RecordSet, ordinal: int, classes: int) -> int:
+    its, number = reader.place(ordinal)
+    return class_label(its.path, number, its.image(number)[0], classes)
+
+
+def _tell_of_memory(plan: RunPlan, reader: RecordSet) -> list[str]:
     """What of the memory the loader takes, where that is remarkable."""
     sharers = plan.processes
     job = Job(reader.path, Augmented(plan.augmentation(plan.first_epoch), 0, 0), plan.architecture.classes, 0, False)

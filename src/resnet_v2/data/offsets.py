@@ -1,0 +1,127 @@
+"""Where the records of a `.rec` begin: what its `.idx` says, and what the file itself says where that is not all."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_v2.console import Progress
+from resnet_v2.data.index import index_path, read_index
+from resnet_v2.data.parts import MAGIC, PART_HEADER, read_record, scan_source
+from resnet_v2.data.source import Source, read, size_of
+from resnet_v2.errors import DamagedError, ResnetError
+from resnet_v2.storage import Address
+
+COMPARED = 16  # lines of an index that are looked at where its last one is wrong
+MEBIBYTE = 1 << 20
+
+
+class Found(NamedTuple):
+    """The byte at which each record begins, how many of them the index tells, and sentences on what it does not."""
+
+    offsets: NDArray[np.int64]
+    listed: int
+    remarks: tuple[str, ...]
+
+
+def find_offsets(path: Path, source: Source) -> Found:
+    """The records of an open `.rec`, in the order of its index, those that the index lacks behind them.
+
+    Where there is no index, or an empty one, the file is read once, its headers alone. Nothing is written. Raises
+    ResnetError for an index that is damaged or another record's, and for a file that ends before its last record.
+    """
+    idx, size = index_path(path), size_of(source)
+    if not idx.is_file():
+        if isinstance(path, Address):  # to look for its records would fetch all of it
+            raise ResnetError(f"{idx} is missing; make it with `resnet-v2 index` where the record is a file.")
+        return _found_by_reading(path, source, "missing")
+    offsets = read_index(path)
+    if not len(offsets):
+        return _found_by_reading(path, source, "empty") if size else Found(offsets, 0, ())
+    kept = _without_a_cut_line(idx, source, offsets)
+    end = _end_of_last(path, source, kept)
+    rest = _behind(path, source, end)
+    if not len(rest):
+        if len(kept) < len(offsets):
+            raise ResnetError(f"{idx} ends amid a line; make it again with `resnet-v2 index {path}`.")
+        lost = (
+            f"warning: the last {size - end} bytes of {path} are no whole record; `resnet-v2 verify {path}` tells more"
+        )
+        return Found(kept, len(kept), (lost,) if size > end else ())
+    remark = (
+        f"warning: {idx} ends early: it lists {len(kept)} records, and {len(rest)} more stand behind them in "
+        f"{path.name}; they are taken too. `resnet-v2 index {path}` makes a whole one"
+    )
+    return Found(np.concatenate([kept, rest]), len(kept), (remark,))
+
+
+def _found_by_reading(path: Path, source: Source, why: str) -> Found:
+    offsets = _behind(path, source, 0)
+    if not len(offsets) and size_of(source):
+        raise ResnetError(f"{path} holds no whole record; it is damaged or no RecordIO file.")
+    remark = (
+        f"{index_path(path)} is {why}: {path.name} was read to find its {len(offsets)} records; "
+        f"`resnet-v2 index {path}` saves that time"
+    )
+    return Found(offsets, 0, (remark,))
+
+
+def _behind(path: Path, source: Source, start: int) -> NDArray[np.int64]:
+    """Where the whole records from a byte on begin."""
+    size, done, found = size_of(source), start, []
+    if start >= size:
+        return np.empty(0, np.int64)
+    with Progress(f"look for records in {path.name}", size // MEBIBYTE, "MiB", start // MEBIBYTE) as progress:
+        for begin, end in scan_source(source, start):
+            found.append(begin)
+            if end - done >= MEBIBYTE:
+                progress.update((end - done) // MEBIBYTE)
+                done += (end - done) // MEBIBYTE * MEBIBYTE
+    return np.array(found, np.int64)
+
+
+def _without_a_cut_line(idx: Path, source: Source, offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The offsets but for the last where its line has no end, and no record of its own begins there."""
+    if len(offsets) < 2 or isinstance(idx, Address):
+        return offsets
+    with idx.open("rb") as file:
+        file.seek(-1, 2)
+        whole = file.read(1) == b"\n"
+    if whole or (_begins(source, int(offsets[-1])) and not (offsets[:-1] == offsets[-1]).any()):
+        return offsets
+    return offsets[:-1]
+
+
+def _end_of_last(path: Path, source: Source, offsets: NDArray[np.int64]) -> int:
+    """The byte behind the record that lies last in the file; a ResnetError where none is there."""
+    last, size = int(offsets.max()), size_of(source)
+    if last + PART_HEADER.size > size:
+        raise ResnetError(
+            f"{path} ends at byte {size} but its index points to byte {last}: the record is cut short or the index is "
+            "another file's; copy it again, or run `resnet-v2 index`."
+        )
+    try:
+        return read_record(source, last)[1]
+    except ValueError as error:
+        some = offsets[np.unique(np.linspace(0, len(offsets) - 1, COMPARED).astype(np.int64))]
+        if 2 * sum(not _begins(source, int(one)) for one in some) > len(some):
+            raise ResnetError(
+                f"{index_path(path)} is another record's index: {path.name} has no records where it says; make it "
+                f"again with `resnet-v2 index {path}`."
+            ) from None
+        raise damaged(path, int(offsets.argmax()), last, error) from None
+
+
+def _begins(source: Source, offset: int) -> bool:
+    """Whether a part of a record begins at a byte."""
+    head = read(source, PART_HEADER.size, offset)
+    return len(head) == PART_HEADER.size and PART_HEADER.unpack(head)[0] == MAGIC
+
+
+def damaged(path: Path, number: int, offset: int, error: ValueError) -> DamagedError:
+    """What is said of a record that is none."""
+    return DamagedError(
+        f"{path}: record {number} at byte {offset} is damaged ({error}); "
+        f"`resnet-v2 index {path}` makes an index of the records that are whole."
+    )

@@ -1,0 +1,60 @@
+"""A collection of faces held against its own ranges: record 0, the identities' records, and the images' labels."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from resnet_v2.packing.walk import Piece
+
+
+class Wrong(NamedTuple):
+    """What is wrong with a piece, in one word and in a sentence, and whether a repair leaves it out."""
+
+    piece: Piece
+    kind: str
+    message: str
+    bad: bool
+
+
+def check_identities(pieces: Sequence[Piece]) -> Iterator[Wrong]:
+    """What does not go together; nothing where the file is no collection of faces (see `data/faces.py`)."""
+    first = pieces[0] if pieces else None
+    if first is None or not first.empty or len(first.labels) != 2:
+        return
+    images = sorted((piece for piece in pieces if piece.whole and not piece.empty), key=lambda piece: piece.key)
+    keys = np.array([piece.key for piece in images], np.int64)
+    identities = [piece for piece in pieces if piece.empty and first.labels[0] <= piece.key < first.labels[1]]
+    told = int(first.labels[0]) - 1
+    if told != len(images):
+        yield Wrong(first, "missing", f"it tells of {told} images, but {len(images)} are there", False)
+    if len(identities) != first.labels[1] - first.labels[0]:
+        words = f"it tells of {first.labels[1] - first.labels[0]:g} identities, but {len(identities)} are there"
+        yield Wrong(first, "missing", words, False)
+    named = np.zeros(len(images), np.bool_)
+    for identity in identities:
+        if len(identity.labels) != 2:
+            yield Wrong(identity, "mislabelled", "it holds no range of images", False)
+            continue
+        begin, end = identity.labels
+        low, high = np.searchsorted(keys, [begin, end]).tolist()
+        named[low:high] = True
+        if high - low < end - begin:
+            words = (
+                f"it names {end - begin:g} images from {begin:g} on, of which {end - begin - (high - low):g} are gone"
+            )
+            yield Wrong(identity, "missing", words, False)
+        yield from _of_one(identity, images[low:high])
+    if identities:
+        for number in np.flatnonzero(~named).tolist():
+            yield Wrong(images[number], "unlisted", "no identity names it", True)
+
+
+def _of_one(identity: Piece, images: Sequence[Piece]) -> Iterator[Wrong]:
+    """The images of an identity that have another label than most of them."""
+    labels = [piece.labels[0] for piece in images]
+    usual = max(labels, key=labels.count) if len(set(labels)) > 1 else None
+    for piece, label in zip(images, labels, strict=True):
+        if usual is not None and label != usual:
+            words = f"its label is {label:g}, those of its identity (record {identity.key}) are {usual:g}"
+            yield Wrong(piece, "mislabelled", words, True)
