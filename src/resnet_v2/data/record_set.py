@@ -56,7 +56,7 @@ class RecordSet:
             f"{path}: {len(images)} images of {its.last - its.first} identities, which are the classes; {len(others)} "
             "records without an image are left out"
         )
-        if len(images) != its.first - 1:
+        if not its.tells_of(len(images)):
             self.remarks.append(
                 f"warning: record 0 of {path} tells of {its.first - 1} images, but {len(images)} are there; is the "
                 "file or its index cut short, or another's?"
