@@ -29,6 +29,9 @@ class RecordSet:
         self.readers, self.path = tuple(readers), path
         self.remarks = [remark for reader in readers for remark in reader.remarks]
         kept = [self._images(reader) for reader in readers]
+        for reader, its in zip(readers, kept, strict=True):
+            if not len(its) and len(readers) > 1:  # most likely a copy that was not finished
+                raise ResnetError(f"{reader.path} holds no images; copy it again, or leave it out of {path}.")
         self._firsts = np.cumsum([0, *map(len, kept)])
         if len(readers) == 1 and len(kept[0]) == len(readers[0]):
             self._numbers: Numbers | None = None
@@ -123,7 +126,7 @@ Records = RecordReader | RecordSet
 def open_records(path: str | Path) -> RecordSet:
     """The images of a record, of several, as `a.rec,b.rec` or a pattern, or of the parts that im2rec wrote of one.
 
-    Raises ResnetError for a file that is missing, damaged or named twice.
+    Raises ResnetError for a file that is missing, damaged or named twice, and for one of several that holds no images.
     """
     paths = record_paths(str(path))
     return RecordSet([RecordReader(one) for one in paths], paths[0] if len(paths) == 1 else as_path(path))
