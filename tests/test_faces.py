@@ -19,6 +19,8 @@ from resnet_v2.data.record_set import open_records
 from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
 from resnet_v2.data.source import Source, read
 from resnet_v2.networks import weights
+from resnet_v2.packing.identities import check_identities
+from resnet_v2.packing.walk import Piece
 
 PEOPLE, EACH = 3, 8
 IMAGES = PEOPLE * EACH
@@ -222,6 +224,38 @@ def test_what_does_not_go_together(
     wanted = [text.format(*(at.get(key, 0) for key in range(30))) for text in said]
     assert set(wanted) <= set(found)
     assert change is doubled or set(wanted) == set(found)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [[np.nan, np.nan], [np.inf, np.inf], [3e38, 3.2e38], [-1, 5], [28, 25], [25.5, 28], [0, 3], [25], [25, 28, 3]],
+)
+def test_numbers_that_are_no_ranges(tmp_path: Path, run: Run, labels: list[float]) -> None:
+    """A file whose record 0 tells something else is no collection; its records without an image are left out."""
+    made = records()
+    made[0] = several(labels, 0)
+    path = write(tmp_path / "f.rec", made)
+    assert open_records(path).remarks == [f"4 of the 28 records of {path} hold no image and are left out"]
+    status, out, _ = run("verify", path)
+    assert status == 0, out
+    index_path(path).unlink()
+    assert run("index", path)[0] == 0
+    made = records()
+    made[IMAGES + 1] = several(labels, IMAGES + 1)
+    status, out, _ = run("verify", write(path, made))
+    assert (status, "unlisted: no identity names it" in out) == (1, True)
+
+
+def test_large_collections_are_told_as_exactly_as_labels_are() -> None:
+    """Float32 numbers above 2^24 are even."""
+    count = (1 << 24) + 2
+    its = faces.ranges_of_labels([float(np.float32(count + 1)), float(1 << 25)])
+    assert its is not None
+    assert [its.tells_of(images) for images in (count - 2, count, count + 4)] == [False, True, False]
+    first = Piece(0, 8, True, 0, 0, (3.0, float(1 << 25)), empty=True)
+    images = [Piece(8 * key, 8 * key + 8, True, 0, key, (0.0,)) for key in (1, 2)]
+    assert list(check_identities([first, *images])) == []
+    assert [wrong.kind for wrong in check_identities([first, images[0]])] == ["missing"]
 
 
 def test_a_list_of_another_form_is_named(tmp_path: Path, run: Run) -> None:

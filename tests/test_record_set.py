@@ -23,7 +23,7 @@ from resnet_v2.networks import weights
 from resnet_v2.training import ownership
 
 COUNT = 30
-SIZES = (7, 0, 12, 11)  # images of each file
+SIZES = (7, 2, 10, 11)  # images of each file
 
 
 def image(number: int, side: int = 70) -> bytes:
@@ -42,7 +42,7 @@ def write(path: Path, numbers: range, rows: bool = True, side: int = 70) -> Path
 
 @pytest.fixture(params=[70, 40])  # those of 40 are kept decoded
 def files(tmp_path: Path, request: pytest.FixtureRequest) -> tuple[RecordReader, Path]:
-    """One file of all images, and a pattern of four that hold the same, one of them nothing, one without `.rows`."""
+    """One file of all images, and a pattern of four that hold the same, one of them without `.rows`."""
     whole = write(tmp_path / "whole.rec", range(COUNT), side=request.param)
     first = 0
     for number, size in zip((2, 9, 10, 11), SIZES, strict=True):
@@ -73,8 +73,8 @@ def test_ordinals_run_on_from_file_to_file(files: tuple[RecordReader, Path]) -> 
     assert [reader.name for reader in records.readers] == [f"part_{number}.rec" for number in (2, 9, 10, 11)]
     assert [records.image(ordinal)[0].id for ordinal in range(COUNT)] == [*range(COUNT)]
     assert [bytes(records[ordinal]) for ordinal in (6, 7, 18, 19)] == [bytes(files[0][n]) for n in (6, 7, 18, 19)]
-    places = {(reader.name, number) for reader, number in map(records.place, (6, 7, 19))}
-    assert places == {("part_2.rec", 6), ("part_10.rec", 0), ("part_11.rec", 0)}
+    places = {(reader.name, number) for reader, number in map(records.place, (6, 7, 9, 19))}
+    assert places == {("part_2.rec", 6), ("part_9.rec", 0), ("part_10.rec", 0), ("part_11.rec", 0)}
     assert records.lengths(np.arange(COUNT)).tolist() == files[0].lengths(np.arange(COUNT)).tolist()
 
 
@@ -207,13 +207,14 @@ def test_what_names_records() -> None:
         ("s.rec", r"s\.rec\.part001 is missing, but s\.rec\.part003 is there; copy it too"),
         ("s.rec.part*", r"s\.rec\.part001 is missing"),
         ("a.rec,none.rec", r"none\.rec is missing; make it with"),
+        ("a.rec,empty.rec", r"empty\.rec holds no images; copy it again, or leave it out of a\.rec,empty\.rec"),
         ("s3://bucket/a*.rec", r"is a pattern, which no storage takes; give the addresses, separated by commas"),
     ],
 )
 def test_what_no_set_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str) -> None:
     monkeypatch.chdir(tmp_path)
     write(Path("a.rec"), range(2), rows=False)
-    touch(tmp_path, "s.rec.part000", "s.rec.part002", "s.rec.part003")
+    touch(tmp_path, "s.rec.part000", "s.rec.part002", "s.rec.part003", "empty.rec")
     Path("l.rec").symlink_to("a.rec")
     with pytest.raises(ResnetError, match=said):
         open_records(text)

@@ -5,6 +5,7 @@ have the keys from 1 on, with their identity as their (first) label. Each identi
 first key of its images and the key behind the last one.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,8 @@ from resnet_v2.errors import ResnetError
 LONGEST_BYTES = PART_HEADER.size + IMAGE_HEADER.size + 4 * 32
 AT_ONCE_BYTES = 1 << 20
 CLOSE_BYTES = 1 << 12  # records so close together are read at once
+MOST = 1 << 32  # of keys: no file holds as many records
+EXACT = 1 << 24  # whole numbers up to here are float32, as labels are; beyond it keys are rounded
 
 
 class Ranges(NamedTuple):
@@ -26,6 +29,10 @@ class Ranges(NamedTuple):
 
     first: int
     last: int
+
+    def tells_of(self, images: int) -> bool:
+        """Whether so many images have the keys from 1 on, as exactly as a label tells it."""
+        return float(np.float32(images + 1)) == self.first
 
 
 def without_image(reader: RecordReader) -> NDArray[np.int64]:
@@ -81,7 +88,11 @@ def ranges_of(payload: memoryview) -> Ranges | None:
         header, data = unpack(payload)
     except ValueError:
         return None
-    labels = np.ravel(header.label).tolist()
-    if len(data) or header.flag != 2 or not all(label.is_integer() and label >= 0 for label in labels):
+    return None if len(data) else ranges_of_labels(np.ravel(header.label).tolist())
+
+
+def ranges_of_labels(labels: Sequence[float]) -> Ranges | None:
+    """The same from the labels of a record without an image."""
+    if len(labels) != 2 or not all(label.is_integer() for label in labels) or not 1 <= labels[0] <= labels[1] < MOST:
         return None
-    return Ranges(int(labels[0]), int(labels[1])) if labels[0] <= labels[1] else None
+    return Ranges(int(labels[0]), int(labels[1]))

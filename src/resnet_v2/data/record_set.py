@@ -30,6 +30,9 @@ class RecordSet:
         self.readers, self.path = tuple(readers), path
         self.remarks = [remark for reader in readers for remark in reader.remarks]
         kept = [self._images(reader) for reader in readers]
+        for reader, its in zip(readers, kept, strict=True):
+            if not len(its) and len(readers) > 1:  # most likely a copy that was not finished
+                raise ResnetError(f"{reader.path} holds no images; copy it again, or leave it out of {path}.")
         self._firsts = np.cumsum([0, *map(len, kept)])
         if len(readers) == 1 and len(kept[0]) == len(readers[0]):
             self._numbers: Numbers | None = None
@@ -57,7 +60,7 @@ class RecordSet:
             f"{path}: {len(images)} images of {its.last - its.first} identities, which are the classes; {len(others)} "
             "records without an image are left out"
         )
-        if len(images) != its.first - 1:
+        if not its.tells_of(len(images)):
             self.remarks.append(
                 f"warning: record 0 of {path} tells of {its.first - 1} images, but {len(images)} are there; is the "
                 "file or its index cut short, or another's?"
@@ -124,7 +127,8 @@ Records = RecordReader | RecordSet
 def open_records(path: str | Path) -> RecordSet:
     """The images of a record, of several, as `a.rec,b.rec` or a pattern, or of the parts that im2rec wrote of one.
 
-    Raises ResnetError for a file that is missing, damaged or named twice, and for records of object detection.
+    Raises ResnetError for a file that is missing, damaged or named twice, for one of several that holds no images, and
+    for records of object detection.
     """
     paths = record_paths(str(path))
     readers = [RecordReader(one) for one in paths]

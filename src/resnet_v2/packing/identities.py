@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from resnet_v2.data.faces import EXACT, ranges_of_labels
 from resnet_v2.packing.walk import Piece
 
 
@@ -20,16 +21,18 @@ class Wrong(NamedTuple):
 def check_identities(pieces: Sequence[Piece]) -> Iterator[Wrong]:
     """What does not go together; nothing where the file is no collection of faces (see `data/faces.py`)."""
     first = pieces[0] if pieces else None
-    if first is None or not first.empty or len(first.labels) != 2:
+    ranges = ranges_of_labels(first.labels) if first is not None and first.empty else None
+    if first is None or ranges is None:
         return
     images = sorted((piece for piece in pieces if piece.whole and not piece.empty), key=lambda piece: piece.key)
     keys = np.array([piece.key for piece in images], np.int64)
-    identities = [piece for piece in pieces if piece.empty and first.labels[0] <= piece.key < first.labels[1]]
-    told = int(first.labels[0]) - 1
-    if told != len(images):
-        yield Wrong(first, "missing", f"it tells of {told} images, but {len(images)} are there", False)
-    if len(identities) != first.labels[1] - first.labels[0]:
-        words = f"it tells of {first.labels[1] - first.labels[0]:g} identities, but {len(identities)} are there"
+    identities = [piece for piece in pieces if piece.empty and ranges.first <= piece.key < ranges.last]
+    if not ranges.tells_of(len(images)):
+        yield Wrong(first, "missing", f"it tells of {ranges.first - 1} images, but {len(images)} are there", False)
+    if ranges.last > EXACT:  # which images are an identity's is told too roughly
+        return
+    if len(identities) != ranges.last - ranges.first:
+        words = f"it tells of {ranges.last - ranges.first} identities, but {len(identities)} are there"
         yield Wrong(first, "missing", words, False)
     named = np.zeros(len(images), np.bool_)
     for identity in identities:
