@@ -101,9 +101,7 @@ def train(given: Mapping[str, Any]) -> None:
         raise SystemExit(stopped.status) from None
     if result is None or int(os.environ.get("RANK", "0")):
         return  # a dry run, or not the rank that talks
-    console.echo(
-        f"top-1 error {result.top1_error:.2f} %, top-5 error {result.top5_error:.2f} % on {result.images} images"
-    )
+    console.echo(str(result))
 
 
 def list_recipes(settings: forecast.RecipesConfig) -> None:

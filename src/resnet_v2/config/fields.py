@@ -75,6 +75,7 @@ Version = Literal["v2", "v1"]  # of the units
 # timm: that of timm's resnetv2_50 and their like, imagenet without a BatchNorm and ReLU behind the first convolution.
 # pooled: cifar with ImageNet's BatchNorm, ReLU and max pooling behind it: the stages see a quarter of the pixels.
 Stem = Literal["imagenet", "cifar", "pooled", "timm"]
+LabelKind = Literal["class", "multi", "soft", "tasks"]  # what the labels of a record are, see `data.labels`
 
 
 @dataclass(frozen=True)
@@ -220,6 +221,20 @@ def parse_steps(text: str, name: str, first: int, allowed: Range, example: str) 
             )
         pairs[int(epoch)] = int(value)
     return tuple(sorted(pairs.items()))
+
+
+def parse_labels(text: str) -> tuple[LabelKind, tuple[int, ...]]:
+    """`"multi"` -> `("multi", ())`, `"tasks:10,5"` -> `("tasks", (10, 5))`. Raises SettingError."""
+    kind, _, counts = text.partition(":")
+    if kind == "tasks":
+        tasks = parse_numbers(counts, int, "labels", Range(1, 10**6))
+        if tasks:
+            return "tasks", tasks
+    elif text in typing.get_args(LabelKind):
+        return typing.cast(LabelKind, text), ()
+    raise SettingError(
+        f"`labels` {text!r} is not class, multi, soft or tasks; write tasks with their numbers of classes: tasks:10,5."
+    )
 
 
 def parse_gpus(text: str) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ from resnet_v2.networks.header import Header
 from resnet_v2.networks.resnet import ResNet
 from resnet_v2.storage import as_path
 from resnet_v2.training.distributed import choose_device
-from resnet_v2.training.evaluate import Evaluation
+from resnet_v2.training.evaluation import Evaluation
 
 __all__ = ["Answer", "Classifier", "load"]
 
