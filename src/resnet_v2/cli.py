@@ -172,7 +172,8 @@ def predict(settings: using.PredictConfig) -> int:
     predictions = predictor.predict(pictures, settings.top, settings.batch_size, settings.threads)
     with console.Progress("predict", len(pictures), shown=len(pictures) > settings.batch_size) as progress:
         shown = progress.over(predictions)
-        return 1 if output.print_all(shown, "list" if settings.json else settings.format) else 0
+        form = "list" if settings.json else settings.format
+        return 1 if output.print_all(shown, form, bool(predictor.header.tasks)) else 0
 
 
 def export(settings: using.ExportConfig) -> None:

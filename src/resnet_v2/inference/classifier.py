@@ -42,7 +42,8 @@ class Classifier(Predictor):
         """What the checkpoint says of itself; of other classes, by `reset_classifier`, their number alone."""
         if self.network.fc1 is self._described:
             return self._header
-        return replace(self._header, architecture=self.network.architecture, class_names=(), errors={})
+        its = self.network.architecture
+        return replace(self._header, architecture=its, class_names=(), errors={}, label_kind="class", tasks=())
 
     @header.setter
     def header(self, header: Header) -> None:
@@ -69,11 +70,14 @@ class Classifier(Predictor):
     def evaluate(
         self, rec: str | Path, *, crop: int = 0, resize: int = 0, ten_crop: bool = False, batch_size: int = 128
     ) -> Evaluation:
-        """Loss and errors over a record, as `resnet-v2 evaluate` gives them; a crop of 0 is the checkpoint's own."""
+        """Loss and errors over a record, as `resnet-v2 evaluate` gives them; a crop of 0 is the checkpoint's own.
+
+        Of tasks it is a `TasksEvaluation`, of multi labels a `MultiEvaluation`.
+        """
         reader = RecordReader(as_path(rec))
         tell_of_other_classes(reader.path, self.header)
         found = self.judge(reader, View.of(self.header, crop, resize, ten_crop), batch_size)
-        return Evaluation(len(found.labels), found.loss, found.error(1), found.error(5))
+        return found.evaluation()
 
 
 def load(prefix_or_name: str | Path = "", epoch: Epoch | None = None, device: str = "cpu") -> Classifier:

@@ -191,20 +191,15 @@ class RunLog:
         """A checkpoint was written."""
         self._write([f'Saved checkpoint to "{path}"'], "saved", {"path": str(path)})
 
-    def validated(self, epoch: int, **figures: Any) -> None:
+    def validated(self, epoch: int, top1_error: float, top5_error: float, **values: Any) -> None:
         """Figures of a validation in percent after an epoch; the lines tell shares, accuracies as MXNet's."""
-        lines = [f"Epoch[{epoch}] Validation-{name}={share:f}" for name, share in _shares(figures)]
-        self._write(lines, "validation", {"epoch": epoch} | figures)
-
-
-def _shares(figures: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    for figure, name in (("top1_error", "accuracy"), ("top5_error", "top_k_accuracy_5")):
-        if figure in figures:
-            yield name, 1 - figures[figure] / 100
-    for task, error in enumerate(figures.get("task_errors", ())):
-        yield f"task{task}-accuracy", 1 - error / 100
-    if "mean_average_precision" in figures:
-        yield "mAP", figures["mean_average_precision"] / 100
+        shares = {"accuracy": 1 - top1_error / 100, "top_k_accuracy_5": 1 - top5_error / 100}
+        shares |= {f"task{task}-accuracy": 1 - one / 100 for task, one in enumerate(values.get("task_errors", ()))}
+        if "mean_average_precision" in values:
+            shares["mAP"] = values["mean_average_precision"] / 100
+        lines = [f"Epoch[{epoch}] Validation-{name}={share:f}" for name, share in shares.items()]
+        measured = {"epoch": epoch, "top1_error": top1_error, "top5_error": top5_error}
+        self._write(lines, "validation", measured | values)
 
 
 def _marked(line: bytes) -> dict[str, Any] | None:
