@@ -210,7 +210,8 @@ class Predictor:
         labels = self.header.labels
         for task, place in enumerate(labels.places):
             for one in _best(row[place], top):
-                yield TaskAnswer(one, self.header.name(place.start + one), float(row[place][one]), task)
+                name = self.header.name(place.start + one) if self.header.class_names else str(one)
+                yield TaskAnswer(one, name, float(row[place][one]), task)
         if labels.tasks:
             return
         every = labels.kind == "multi" and least == YES

@@ -22,9 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from resnet_v2.config.fields import Stem
+from resnet_v2.data.labels import Labels
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import replacing, write_text
-from resnet_v2.interchange.symbol import fixed_gammas, symbol_json
+from resnet_v2.interchange.symbol import fixed_gammas, symbol_json, symbol_text
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.finding import params_path
 from resnet_v2.networks.resnet import ResNet
@@ -40,7 +41,6 @@ _CHUNK = 1 << 20
 _MOST_ARRAYS = 1 << 16
 _MOST_DIMENSIONS = 32
 _LARGEST_ARRAY = 1 << 40
-_LARGEST_SYMBOL_BYTES = 1 << 25
 _STATISTICS = {"running_mean": "aux:{}_moving_mean", "running_var": "aux:{}_moving_var"}
 _BATCH_NORM = {"weight": "arg:{}_gamma", "bias": "arg:{}_beta", **_STATISTICS}
 _LAYER = {"weight": "arg:{}_weight", "bias": "arg:{}_bias"}
@@ -323,7 +323,7 @@ def load_checkpoint(prefix: str, epoch: int) -> tuple[Architecture, dict[str, Te
     arrays = read_params(path)
     architecture = recognise(arrays, str(path))
     if symbol.is_file():
-        fixed = fixed_gammas(_symbol_text(symbol), architecture, str(symbol))
+        fixed = fixed_gammas(symbol_text(symbol), architecture, str(symbol))
     elif (architecture.version, architecture.stem) == ("v1", "cifar"):
         # MXNet's own v1 for small images has no ReLU behind bn0, and the shapes do not show it.
         raise ResnetError(
@@ -334,16 +334,10 @@ def load_checkpoint(prefix: str, epoch: int) -> tuple[Architecture, dict[str, Te
     return architecture, to_state(arrays, architecture, fixed, str(path))
 
 
-def _symbol_text(path: Path) -> str:
-    try:
-        if path.stat().st_size > _LARGEST_SYMBOL_BYTES:
-            raise ResnetError(f"{path} is too large for a symbol; copy it again, or remove it to go by the shapes.")
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        raise ResnetError(f"{path} cannot be read as text; copy it again, or remove it to go by the shapes.") from None
+def save_checkpoint(prefix: str, epoch: int, network: ResNet, labels: Labels | None = None) -> None:
+    """Write `prefix-symbol.json` and `prefix-0000.params`; MXNet's `load_checkpoint(prefix, epoch)` reads them.
 
-
-def save_checkpoint(prefix: str, epoch: int, network: ResNet) -> None:
-    """Write `prefix-symbol.json` and `prefix-0000.params`; MXNet's `load_checkpoint(prefix, epoch)` reads them."""
-    write_text(Path(f"{prefix}-symbol.json"), symbol_json(network.architecture))
+    What the `labels` were decides the outputs (see `symbol_json`), None: one class.
+    """
+    write_text(Path(f"{prefix}-symbol.json"), symbol_json(network.architecture, labels))
     write_params(params_path(prefix, epoch), from_network(network))

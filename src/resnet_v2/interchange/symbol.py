@@ -7,8 +7,10 @@ users ask for features by them. A graph is compared by what its nodes compute, n
 import json
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from resnet_v2.data.labels import Labels
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import parse_json
 from resnet_v2.networks.architecture import EPSILON, Architecture
@@ -17,6 +19,8 @@ from resnet_v2.networks.units import operations
 
 _MXNET_VERSION = 10901
 _STATISTICS = ("moving_mean", "moving_var")
+_LARGEST_SYMBOL_BYTES = 1 << 25
+_LOSSES = ("SoftmaxOutput", "LogisticRegressionOutput")
 
 # Operators under their later name; those of no arithmetic effect stand in _PASSING.
 _NAMES = {
@@ -40,6 +44,7 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
     "Activation": {"act_type": ""},
     "Pooling": {"pool_type": "max", "global_pool": "False", **_WINDOW, "pooling_convention": "valid"},
     "FullyConnected": {"flatten": "True"},
+    "slice_axis": {"axis": "", "begin": "", "end": ""},
     "Cast": {"dtype": ""},
 }
 _SPELLINGS = {"true": "True", "false": "False", "None": "NCHW"}
@@ -104,22 +109,41 @@ def _window(operation: Operation) -> dict[str, int]:
     return {"kernel": operation.kernel, "stride": operation.stride, "pad": operation.kernel // 2}
 
 
-def layers(architecture: Architecture) -> list[Node]:
-    """The layers of a network as MXNet names them, from the variable `data` to the node `softmax`."""
+def layers(architecture: Architecture, labels: Labels | None = None) -> list[Node]:
+    """The layers of a network as MXNet names them, from the variable `data` to the node `softmax`.
+
+    Of multi `labels` it is the node `logistic`, and tasks have the nodes `task0_softmax`, `task1_softmax` and so on,
+    each behind its slice of `fc1`.
+    """
     graph = _Graph()
     graph.values[INPUT] = graph.node("null", "data", [])
     for operation in operations(architecture):
         graph.add(operation)
-    graph.node("SoftmaxOutput", "softmax", [len(graph.nodes) - 1], ["label"])
+    logits = len(graph.nodes) - 1
+    if labels is not None and labels.kind == "multi":
+        graph.node("LogisticRegressionOutput", "logistic", [logits], ["label"])
+        return graph.nodes
+    for task, place in enumerate(labels.places if labels is not None else ()):
+        ends = {"axis": "1", "begin": str(place.start), "end": str(place.stop)}
+        part = graph.node("slice_axis", f"task{task}", [logits], **ends)
+        graph.node("SoftmaxOutput", f"task{task}_softmax", [part], ["label"])
+    if labels is None or not labels.tasks:
+        graph.node("SoftmaxOutput", "softmax", [logits], ["label"])
     return graph.nodes
 
 
-def symbol_json(architecture: Architecture) -> str:
+def _outputs(nodes: Sequence[Node]) -> list[int]:
+    return [number for number, node in enumerate(nodes) if node.op in _LOSSES]
+
+
+def symbol_json(architecture: Architecture, labels: Labels | None = None) -> str:
     """The network as MXNet 1.x symbol JSON; `mx.sym.load_json` reads it and `Module` binds it.
 
-    Inputs `data` (N x 3 x H x W) and `softmax_label` (N); output `softmax_output` (N x classes).
+    Inputs `data` (N x 3 x H x W) and `softmax_label` (N); output `softmax_output` (N x classes). Of multi `labels` they
+    are `logistic_label` (N x classes) and `logistic_output`, of tasks `task0_softmax_label` (N), `task0_softmax_output`
+    and so on.
     """
-    nodes = layers(architecture)
+    nodes = layers(architecture, labels)
     entries = []
     for node in nodes:
         entry: dict[str, Any] = {"op": node.op, "name": node.name}
@@ -131,7 +155,7 @@ def symbol_json(architecture: Architecture) -> str:
     graph = {
         "nodes": entries,
         "arg_nodes": [number for number, node in enumerate(nodes) if node.op == "null"],
-        "heads": [[len(nodes) - 1, 0, 0]],
+        "heads": [[number, 0, 0] for number in _outputs(nodes)],
         "attrs": {"mxnet_version": ["int", _MXNET_VERSION]},
     }
     return json.dumps(graph, indent=1)
@@ -143,14 +167,15 @@ def fixed_gammas(text: str, architecture: Architecture, source: str) -> frozense
     ResnetError, naming `source`, when the text is no symbol JSON or when its graph computes something else than our
     network of this architecture: another eps, order, stride, layer or parameter name.
     """
-    nodes, head = _read_graph(text, source)
+    nodes, heads = _read_graph(text, source)
     wanted = f"our ResNet-{architecture.depth} {architecture.version} ({architecture.stem})"
     advice = "its weights would give other numbers here, so use it with MXNet 1.9.1"
     known: dict[Hashable, int] = {}
-    ours = layers(architecture)
+    ours = layers(architecture, _labels_of(nodes, heads, architecture.classes))
     values = _values(ours, lambda key, node: known.setdefault(key, len(known)))
+    outputs = [values[number] for number in _outputs(ours)]
     # The graph of an inference file may end in fc1 itself.
-    outputs = (values[-1], values[ours[-1].inputs[0]])
+    logits = [values[number] for number, node in enumerate(ours) if node.name == "fc1"]
 
     def recognised(key: Hashable, node: Node) -> int:
         if key not in known:
@@ -160,11 +185,12 @@ def fixed_gammas(text: str, architecture: Architecture, source: str) -> frozense
         return known[key]
 
     try:
-        head_value = _values(nodes, recognised)[head]
+        theirs = _values(nodes, recognised)
     except (ValueError, IndexError) as error:
         raise ResnetError(f"{source} is damaged ({error}); copy it again, or remove it to go by the shapes.") from None
-    if head_value not in outputs:
-        raise ResnetError(f"{source} is not {wanted}: its output is {nodes[head].name[:80]!r}, not softmax; {advice}.")
+    if [theirs[head] for head in heads] not in (outputs, logits):
+        names = ", ".join(nodes[head].name[:80] for head in heads[:8])
+        raise ResnetError(f"{source} is not {wanted}: its output is {names!r}, not softmax; {advice}.")
     norms = [node for node in nodes if _ALIASES.get(node.op, node.op) == "BatchNorm"]
     return frozenset(nodes[node.inputs[1]].name for node in norms if _true(node.attributes.get("fix_gamma", "True")))
 
@@ -190,7 +216,7 @@ def _values(nodes: Sequence[Node], number: Callable[[Hashable, Node], int]) -> l
 def _operands(op: str, node: Node, inputs: list[str | int]) -> list[str | int]:
     if op == "elemwise_add":
         return sorted(inputs, key=str)
-    if op == "SoftmaxOutput":
+    if op in _LOSSES:
         return inputs[:1]
     if op == "BatchNorm" and len(inputs) == 3:
         # Before MXNet 0.9 the moving statistics were no nodes; they are named after their operator.
@@ -221,19 +247,55 @@ def _true(value: str) -> bool:
     return value in ("True", "true", "1")
 
 
-def _read_graph(text: str, source: str) -> tuple[list[Node], int]:
-    """The nodes of a symbol JSON and the number of its one output."""
+def stored_labels(prefix: str, classes: int) -> Labels:
+    """What the labels were that a network of so many logits was trained on, by the outputs of `PREFIX-symbol.json`.
+
+    Without that file, or where it ends in a softmax, they are one class.
+    """
+    path = Path(f"{prefix}-symbol.json")
+    if not path.is_file():
+        return Labels(classes)
+    return _labels_of(*_read_graph(symbol_text(path), str(path)), classes)
+
+
+def _labels_of(nodes: Sequence[Node], heads: Sequence[int], classes: int) -> Labels:
+    ends = [nodes[head] for head in heads]
+    if [node.op for node in ends] == ["LogisticRegressionOutput"]:
+        return Labels(classes, "multi")
+    parts = [nodes[node.inputs[0]] for node in ends if node.op == "SoftmaxOutput" and node.inputs]
+    if len(parts) < len(ends) or any(part.op != "slice_axis" for part in parts):
+        return Labels(classes)
+    try:
+        sizes = [int(part.attributes["end"]) - int(part.attributes["begin"]) for part in parts]
+    except (KeyError, ValueError):
+        return Labels(classes)
+    whole = sum(sizes) == classes and min(sizes) > 0
+    return Labels(classes, "tasks", tuple(sizes)) if whole else Labels(classes)
+
+
+def symbol_text(path: Path) -> str:
+    """The text of a symbol JSON; ResnetError where it cannot be one."""
+    try:
+        if path.stat().st_size > _LARGEST_SYMBOL_BYTES:
+            raise ResnetError(f"{path} is too large for a symbol; copy it again, or remove it to go by the shapes.")
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise ResnetError(f"{path} cannot be read as text; copy it again, or remove it to go by the shapes.") from None
+
+
+def _read_graph(text: str, source: str) -> tuple[list[Node], list[int]]:
+    """The nodes of a symbol JSON and the numbers of its outputs."""
     try:
         graph = parse_json(text)
         nodes = [_read_node(entry, number) for number, entry in enumerate(graph["nodes"])]
-        ((head, *_),) = graph["heads"]
-        if not (isinstance(head, int) and 0 <= head < len(nodes)):
+        heads = [head for head, *_ in graph["heads"]]
+        if not (heads and all(isinstance(head, int) and 0 <= head < len(nodes) for head in heads)):
             raise ValueError("its output is no node")
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}"[:200]
         advice = "copy it again, or remove it to go by the shapes"
         raise ResnetError(f"{source} is no symbol JSON that can be read ({reason}); {advice}.") from None
-    return nodes, head
+    return nodes, heads
 
 
 def _read_node(entry: dict[str, Any], number: int) -> Node:

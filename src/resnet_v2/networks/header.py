@@ -117,8 +117,13 @@ class Header:
         return f"ResNet-{self.architecture.depth}-{self.architecture.version}"
 
     def name(self, class_index: int) -> str:
-        """A class's name; its number where there are no names."""
-        return self.class_names[class_index] if self.class_names else str(class_index)
+        """A class's name; where there are no names its number, of tasks the task and the number within it."""
+        if self.class_names:
+            return self.class_names[class_index]
+        for task, place in enumerate(self.labels.places):
+            if class_index < place.stop:
+                return f"task {task}: {class_index - place.start}"
+        return str(class_index)
 
     def stored_otherwise(self, side: int) -> str:
         """What to say of a record with images of `side` pixels, the shorter one, that is evaluated as it is stored.

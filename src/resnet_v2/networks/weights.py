@@ -24,6 +24,7 @@ from resnet_v2.networks.sums import SUMS_KEY, sums_text
 
 # What reads other people's checkpoints, by the ending of their names; it is imported when one is met.
 FOREIGN = {".params": "resnet_v2.interchange.mxnet:load_checkpoint"}
+FOREIGN_LABELS = {".params": "resnet_v2.interchange.symbol:stored_labels"}
 
 
 def read_checkpoint(prefix: str | Path, epoch: Epoch | None = None) -> tuple[Path, Header, dict[str, Tensor]]:
@@ -40,7 +41,8 @@ def read_checkpoint(prefix: str | Path, epoch: Epoch | None = None) -> tuple[Pat
         return path, header, tensors
     start, number = split_path(path)
     architecture, tensors = resolve_name(FOREIGN[path.suffix])(start, number)
-    return path, Header.of_epoch(architecture, number), tensors
+    labels = resolve_name(FOREIGN_LABELS[path.suffix])(start, architecture.classes)
+    return path, Header.of_epoch(architecture, number, labels=labels), tensors
 
 
 def _tell_of_best(prefix: str, path: Path, header: Header) -> None:
