@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from resnet_v2.data import stages
 from resnet_v2.data.augment import FILL
 from resnet_v2.data.claims import claimed_size
+from resnet_v2.data.exact import first_label
 from resnet_v2.data.filling import AT_ONCE, Crops, Failure, Filler, Job, Task
 from resnet_v2.data.jpeg import Encoded
 from resnet_v2.data.labels import Labels
-from resnet_v2.data.records import RecordReader, first_label
+from resnet_v2.data.records import RecordReader
 from resnet_v2.data.rows import NOTHING, Box
 from resnet_v2.data.stored import Found, find_images
 from resnet_v2.errors import ResnetError
@@ -54,7 +55,7 @@ class Kept:
             self.pixels[ordinal] = image.decode(Box(0, height, 0, width), channels=3)
         except ValueError:
             return  # it is named when it is made for a batch
-        self.labels[ordinal] = first_label(found.header)
+        self.labels[ordinal] = first_label(found.header.label, found.header.id2)
         if not isinstance(found.header.label, float):
             self.others[ordinal] = np.ravel(np.asarray(found.header.label, np.float32))
         self.there[ordinal] = True

@@ -18,6 +18,7 @@ from typing import BinaryIO, NamedTuple, TextIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet_v2.data.exact import EXACT_LABELS, first_label, shown
 from resnet_v2.data.index import index_column, index_path, read_index
 from resnet_v2.data.source import Source, close, is_replaced, open_source, read, size_of
 from resnet_v2.errors import DamagedError, ResnetError
@@ -31,7 +32,6 @@ WHOLE, FIRST, MIDDLE, LAST = 0, 1, 2, 3
 
 PART_HEADER = struct.Struct("<II")
 IMAGE_HEADER = struct.Struct("<IfQQ")
-EXACT_LABELS = 1 << 24  # of float32: from here on whole numbers are missing
 
 # What is read at once where the length of a record is not known beforehand, and at most where the index tells it.
 READ_AHEAD_BYTES = 1 << 16
@@ -133,21 +133,9 @@ def writing(path: Path) -> Iterator[RecordWriter]:
         remove(index_path(path), path.with_suffix(".rows"))
 
 
-def first_label(header: IRHeader) -> float:
-    """The first label of a record; exact also above 2^24, where `id2` tells it, else not a number.
-
-    A record's label is a float32, which holds every whole number up to 2^24 only. `pack` therefore writes a larger one
-    into `id2` too, which MXNet's readers pass over.
-    """
-    label = header.label if isinstance(header.label, float) else float(np.ravel(header.label)[0])
-    if not abs(label) >= EXACT_LABELS:
-        return label
-    return float(header.id2) if float(np.float32(header.id2)) == label else math.nan
-
-
 def class_label(path: Path, ordinal: int, header: IRHeader, classes: int) -> int:
     """The class of a record; a ResnetError, naming it, for a label that is no number from 0 to `classes` - 1."""
-    label = first_label(header)
+    label = first_label(header.label, header.id2)
     if not (label.is_integer() and 0 <= label < classes):
         stored = float(np.ravel(header.label)[0]) if math.isnan(label) else label
         if math.isnan(label) and EXACT_LABELS <= stored < classes:
@@ -156,7 +144,7 @@ def class_label(path: Path, ordinal: int, header: IRHeader, classes: int) -> int
                 "one as id2; pack again with `resnet-v2 pack`."
             )
         raise ResnetError(
-            f"{path}: record {ordinal} has the label {stored:.15g}, but the classes are 0 to {classes - 1}; "
+            f"{path}: record {ordinal} has the label {shown(stored)}, but the classes are 0 to {classes - 1}; "
             "give the right `num_classes` or synset.txt, or pack again."
         )
     return int(label)

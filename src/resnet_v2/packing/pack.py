@@ -17,6 +17,7 @@ from tqdm import tqdm
 from resnet_v2 import __version__
 from resnet_v2.config.packing import PackConfig
 from resnet_v2.console import say
+from resnet_v2.data.exact import exact_id
 from resnet_v2.data.lists import ListEntry, is_sorted_by_class, read_list
 from resnet_v2.data.records import IRHeader, pack, scan
 from resnet_v2.data.sidecar import write_rows
@@ -133,7 +134,7 @@ def pack_entries(
 def _make_record(make: Callable[[ListEntry], bytes], entry: ListEntry) -> Made:
     try:
         label = entry.labels[0] if len(entry.labels) == 1 else entry.labels
-        record = pack(IRHeader(0, label, entry.index, 0), make(entry))
+        record = pack(IRHeader(0, label, entry.index, exact_id(label)), make(entry))
         return entry.index, record, note(record)
     except ResnetError as error:
         return entry.index, error, b""
