@@ -23,11 +23,11 @@ def exact_id(label: float | Sequence[float]) -> int:
     first, *others = (label,) if isinstance(label, int | float) else label
     for value in others:
         if abs(value) >= EXACT_LABELS and not (abs(value) < LARGEST_EXACT and float(np.float32(value)) == value):
-            raise ValueError(f"its label {value:.15g} would be rounded, and only the first label may be that large")
+            raise ValueError(f"its label {value:.17g} would be rounded, and only the first label may be that large")
     if abs(first) < EXACT_LABELS:
         return 0
     if not (first.is_integer() and 0 <= first < LARGEST_EXACT):
-        raise ValueError(f"its label {first:.15g} would be rounded; give whole numbers from 0 to {LARGEST_EXACT - 1}")
+        raise ValueError(f"its label {first:.17g} would be rounded; give whole numbers from 0 to {LARGEST_EXACT - 1}")
     return int(first)
 
 
