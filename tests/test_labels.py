@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from conftest import Run, digits_run, picture
+from processes import Command
 from resnet_v2.data.exact import exact_id, first_label
 from resnet_v2.data.filling import Centred
 from resnet_v2.data.jpeg import encode
@@ -23,6 +24,7 @@ from resnet_v2.data.loader import Reading, batches
 from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
 from resnet_v2.errors import ResnetError
 from resnet_v2.inference.classifier import load
+from resnet_v2.inference.predict import TaskAnswer
 from resnet_v2.networks import weights
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.header import Header
@@ -146,8 +148,10 @@ def test_of_several_labels_the_first_is_the_class(tmp_path: Path) -> None:
     ],
 )
 def test_labels_that_cannot_be(tmp_path: Path, side: int, labels: Labels, row: float | list[float], said: str) -> None:
-    good = {"multi": [0, 1, 0], "soft": [0, 1, 0], "tasks": [0, 1], "numbers": [0.0] * labels.classes}[labels.kind]
-    reader = record(tmp_path / "a.rec", [good, row, good], side)
+    goods: dict[str, list[float]] = {"multi": [0, 1, 0], "soft": [0, 1, 0], "tasks": [0, 1]}
+    good = goods.get(labels.kind, [0.0] * labels.classes)
+    rows: list[float | Sequence[float]] = [good, row, good]
+    reader = record(tmp_path / "a.rec", rows, side)
     stream = batches(reader, [np.arange(3)], Centred(12), (12, 12, 3), labels, Reading())
     with pytest.raises(ResnetError, match=r"a\.rec: record 1 ") as error:
         next(stream)
@@ -334,9 +338,7 @@ def test_evaluate_finds_what_validation_found(
         assert each == pytest.approx(kept["average_precision"])
         assert found["mean_average_precision"] == pytest.approx(np.mean(each))
         assert f"Epoch[1] Validation-mAP={kept['mean_average_precision'] / 100:f}" in log
-        expected = [OF_DIGIT["multi"](digit) for digit in range(10)]
-        assert all(one["images"] > 0 for one in found["classes"])
-        assert len(expected[0]) == len(found["classes"])
+        assert all(0 < one["images"] < 40 for one in found["classes"])
     if kind == "tasks:10,2":
         assert [task["top1_error"] for task in found["tasks"]] == pytest.approx(kept["task_errors"])
         assert found["top1_error"] == pytest.approx(np.mean(kept["task_errors"]))
@@ -410,11 +412,12 @@ def test_predictions(digits: Path, networks: dict[str, str], run: Run) -> None:
     _, out, _ = run(*words, "--prefix", networks["tasks:10,2"])
     assert out.splitlines()[1] == "  task 0"
     answers = load(networks["tasks:10,2"]).classify(image, top=1)
-    assert [(one.task, one.class_index) for one in answers] == [(0, tasks[0][0]["class"]), (1, tasks[1][0]["class"])]
+    its = [(one.task, one.class_index) for one in answers if isinstance(one, TaskAnswer)]
+    assert its == [(0, tasks[0][0]["class"]), (1, tasks[1][0]["class"])]
 
 
 def test_a_picture_may_have_no_class(digits: Path, networks: dict[str, str], run: Run, tmp_path: Path) -> None:
-    path, header, tensors = weights.read_checkpoint(networks["multi"])
+    _, header, tensors = weights.read_checkpoint(networks["multi"])
     tensors["fc1.weight"].zero_()
     tensors["fc1.bias"].copy_(torch.tensor([-1.0, -2.0, -3.0]))
     weights.save(tmp_path / "none-0001.safetensors", tensors, header)
@@ -438,7 +441,7 @@ def test_exports_say_what_the_logits_are(
         words = ["--prefix", networks[kind], "--engine", "onnx"]
     else:
         assert run("export", "--prefix", networks[kind], "--to", to, "--out", tmp_path / "b")[0] == 0
-        words = ["--prefix", tmp_path / "b"]
+        words = ["--prefix", str(tmp_path / "b")]
         assert weights.checkpoint_header(tmp_path / "b").labels == weights.checkpoint_header(networks[kind]).labels
     evaluate = ["evaluate", "--rec", several[kind] / "digits_val.rec", "--gpus", "", "--json"]
     ours, theirs = (json.loads(run(*evaluate, *asked)[1]) for asked in (["--prefix", networks[kind]], words))
@@ -451,12 +454,12 @@ def test_a_symbol_that_is_mended_is_no_other_network(networks: dict[str, str], r
     symbol = tmp_path / "b-symbol.json"
     whole = symbol.read_text()
     symbol.write_text(whole.replace('"begin": "10"', '"begin": "9"'))
-    with pytest.raises(ResnetError, match="b-symbol.json is not our ResNet-8"):
+    with pytest.raises(ResnetError, match=r"b-symbol\.json is not our ResNet-8"):
         weights.read_checkpoint(tmp_path / "b")
     graph = json.loads(whole)
     graph["heads"] = graph["heads"][::-1]
     symbol.write_text(json.dumps(graph))
-    with pytest.raises(ResnetError, match="b-symbol.json is not our ResNet-8"):
+    with pytest.raises(ResnetError, match=r"b-symbol\.json is not our ResNet-8"):
         weights.read_checkpoint(tmp_path / "b")
 
 
@@ -472,10 +475,7 @@ def test_the_card_tells_the_precision(networks: dict[str, str], run: Run) -> Non
 def test_a_run_goes_on_to_the_last_bit(
     several: dict[str, Path], networks: dict[str, str], tmp_path: Path, run: Run, kind: str
 ) -> None:
-    prefix = tmp_path / "a"
     whole = Path(networks[kind] + "-0002.safetensors").read_bytes()
-    assert run(*run_of(several, kind, prefix, epochs=1, milestones="1"))[0] == 0
-    shutil.copy(f"{prefix}-latest.safetensors", tmp_path / "kept")
     status, _, err = run(*run_of(several, kind, tmp_path / "b", checkpoint_steps=2))
     assert status == 0, err
     assert Path(f"{tmp_path / 'b'}-0002.safetensors").read_bytes() == whole
@@ -488,16 +488,11 @@ def test_a_run_goes_on_to_the_last_bit(
 
 
 @pytest.mark.parametrize("kind", ["multi", "tasks:10,2"])
-def test_ranks_count_each_image_once(
-    several: dict[str, Path], networks: dict[str, str], tmp_path: Path, run: Run, kind: str
-) -> None:
-    """Both ranks go on from the end of an epoch that one process had trained, and validate it anew."""
-    from processes import Command
-
+def test_ranks_count_each_image_once(several: dict[str, Path], tmp_path: Path, run: Run, kind: str) -> None:
     prefix = tmp_path / "a"
     words = run_of(several, kind, prefix, epochs=1, device="cpu", nproc=2)
-    process = Command(words)
-    assert process.wait() == 0, process.output()
+    status, output = Command(words, tmp_path).finish()
+    assert status == 0, output
     kept = weights.checkpoint_header(prefix, 1).training["evaluation"]
     rec = several[kind] / "digits_val.rec"
     found = json.loads(run("evaluate", "--rec", rec, "--prefix", prefix, "--gpus", "", "--json")[1])

@@ -35,7 +35,7 @@ TOLD_ELSEWHERE = {"data_dir", "data_type", "list_dir", "depth", "stem", "version
 ANSWERS = {
     "class": "",
     "soft": "",
-    "multi": ", any number of which an image may have",
+    "multi": ", any number of them in an image",
     "tasks": " of several tasks in all",
 }
 NAMES_SHOWN = 20
@@ -93,7 +93,7 @@ def make_card(asked: CardConfig) -> Card:
     if settings:
         parts.append(_training(header))
     log = Path(f"{run_prefix(path)}.jsonl")
-    if log.exists():
+    if log.exists() and header.label_kind != "multi":  # whose best epoch the log's errors do not tell
         try:
             parts.append(_course(read_curve(log)))
         except ResnetError as error:  # there may be no epoch in it yet
