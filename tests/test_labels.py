@@ -172,6 +172,9 @@ def test_other_training_loops_have_mxnets_label_width(tmp_path: Path) -> None:
     record(tmp_path / "a.rec", [[-1, 0.5], [3, 4]])
     loader = RecordLoader(tmp_path / "a.rec", batch_size=2, size=12, augment="centre", label_width=2, workers=0)
     assert [labels.tolist() for _, labels in loader] == [[[-1, 0.5], [3, 4]]]
+    for width, classes, said in ((0, 0, "`label_width` must be 1 or more"), (2, 9, "`classes` checks one label")):
+        with pytest.raises(ResnetError, match=said):
+            RecordLoader(tmp_path / "a.rec", batch_size=2, classes=classes, label_width=width, workers=0)
 
 
 # --- labels above 2^24
@@ -369,6 +372,10 @@ def test_tables(several: dict[str, Path], networks: dict[str, str], run: Run, tm
     status, out, _ = run(*words, tasks, "--prefix", networks["tasks:10,2"], "--per-class")
     assert "\ntask 1: top-1 error" in out
     assert "| task 1: 0 |" in out
+    _, padded, _ = run(*words, tasks, "--prefix", networks["tasks:10,2"], "--mxnet-count", "32")
+    _, found, _ = run(*words, tasks, "--prefix", networks["tasks:10,2"], "--mxnet-count", "32", "--json")
+    assert f"\ntask 1: top-1 error {json.loads(found)['tasks'][1]['top1_error']:.2f} %" in padded
+    assert padded.splitlines()[-1] != out.splitlines()[5]
     assert run(*words, tasks, "--prefix", networks["tasks:10,2"], "--confusion", picture_path)[0] == 0
     one = networks["tasks:10,2"]
     status, _, err = run("compare", one, one, "--rec", tasks, "--gpus", "")

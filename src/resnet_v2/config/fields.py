@@ -75,7 +75,7 @@ Version = Literal["v2", "v1"]  # of the units
 # timm: that of timm's resnetv2_50 and their like, imagenet without a BatchNorm and ReLU behind the first convolution.
 # pooled: cifar with ImageNet's BatchNorm, ReLU and max pooling behind it: the stages see a quarter of the pixels.
 Stem = Literal["imagenet", "cifar", "pooled", "timm"]
-LabelKind = Literal["class", "multi", "soft", "tasks"]  # what the labels of a record are, see `data.labels`
+LabelKind = Literal["class", "multi", "soft", "tasks"]  # of a record, see `data.labels`
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from typing import Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_v2.config.fields import LabelKind
 from resnet_v2.data.records import IRHeader
 from resnet_v2.errors import ResnetError
 
 MOST_OFF = 0.01  # by which probabilities may miss a sum of 1: lists have 6 decimals, people write 0.33
 
+Kind = Literal["class", "multi", "soft", "tasks", "numbers"]
 Numbers = NDArray[np.float32]
 
 
@@ -26,7 +26,7 @@ class Labels:
     """
 
     classes: int
-    kind: LabelKind | Literal["numbers"] = "class"
+    kind: Kind = "class"
     tasks: tuple[int, ...] = ()
 
     def __str__(self) -> str:
@@ -77,9 +77,10 @@ def several_labels(path: Path, ordinal: int, header: IRHeader, labels: Labels) -
     if len(values) != labels.width:
         found = f"{len(values)} label{'s' if len(values) != 1 else ''}"
         asked = "`label_width`" if labels.kind == "numbers" else f"`labels` {labels}"
+        advice = f"give {len(values)}" if labels.kind == "numbers" else "train with other `labels`"
         raise ResnetError(
-            f"{path}: record {ordinal} has {found}, but {asked} wants {labels.width}; pack it with "
-            "all labels of its list, or say what they are."
+            f"{path}: record {ordinal} has {found}, but {asked} wants {labels.width}; pack it with all labels of its "
+            f"list, or {advice}."
         )
     bad = np.flatnonzero(labels.bad(values[None])[0])
     if len(bad):

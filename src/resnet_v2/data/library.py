@@ -57,6 +57,10 @@ class RecordLoader:
     ) -> None:
         if workers == "auto":
             workers = usual_workers(world_size, computes=pin is None)
+        if label_width < 1:
+            raise ResnetError(f"`label_width` must be 1 or more, not {label_width}.")
+        if classes and label_width > 1:
+            raise ResnetError("`classes` checks one label, and `label_width` asks for more; leave one of them out.")
         self._loader = Loader(
             RecordReader(as_path(rec)),
             _plan(augment, size),

@@ -82,11 +82,7 @@ def make_card(asked: CardConfig) -> Card:
     if asked.rec is not None:
         (row,) = report.evaluate_all([Classifier(network, header, torch.device("cpu"))], asked.rec)
         errors = row.verdicts.evaluation().figures
-        parts += [
-            _results(errors, data),
-            "## Errors by class",
-            report.class_table(row),
-        ]
+        parts += [_results(errors, data), "## Errors by class", report.class_table(row)]
     elif errors:
         parts.append(_results(errors, data))
     parts.append(USE)

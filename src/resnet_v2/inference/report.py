@@ -121,7 +121,8 @@ def text(row: Row) -> str:
     lines += [f"top-{top} error  {row.error(top):.2f} %{padded}" for top in (1, 5)]
     if isinstance(row.verdicts, TasksVerdicts):
         for task, its in enumerate(row.verdicts.tasks):
-            lines.append(f"task {task}: " + ", ".join(f"top-{top} error {its.error(top):.2f} %" for top in (1, 5)))
+            errors = (f"top-{top} error {its.error(top, row.mxnet_batch):.2f} %" for top in (1, 5))
+            lines.append(f"task {task}: " + ", ".join(errors))
     if isinstance(row.verdicts, MultiVerdicts):
         lines.insert(2, f"mAP          {row.verdicts.mean_average_precision:.2f} %")
     return "\n".join(lines)
