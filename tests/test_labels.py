@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -489,9 +490,34 @@ def test_a_run_goes_on_to_the_last_bit(
     # As a run that was killed after its first epoch: everything of the second is gone.
     shutil.copy(tmp_path / "b-0001.safetensors", tmp_path / "b-latest.safetensors")
     (tmp_path / "b-0002.safetensors").unlink()
-    status, _, err = run(*run_of(several, kind, tmp_path / "b", resume="yes"))
+    status, _, err = run("train", "--resume", "--model-prefix", tmp_path / "b", "--gpus", "", "--workers", "0")
     assert status == 0, err
     assert Path(f"{tmp_path / 'b'}-0002.safetensors").read_bytes() == whole
+
+
+@pytest.mark.parametrize(("first", "then"), [("soft", "tasks:10,2"), ("tasks:10,2", "multi"), ("multi", "class")])
+def test_a_network_of_any_kind_is_fine_tuned_to_any_other(
+    several: dict[str, Path], networks: dict[str, str], tmp_path: Path, run: Run, first: str, then: str
+) -> None:
+    folder = "multi" if then == "class" else then
+    words = run_of(several, folder, tmp_path / "b", labels=then, finetune=networks[first], epochs=1)
+    words = [word for word in words if not word.startswith(("--depth", "--num-classes"))]
+    status, _, err = run(*words, *([] if ":" in then else ["--num-classes", "3"]))
+    assert status == 0, err
+    assert str(weights.checkpoint_header(tmp_path / "b", 1).labels) == then
+
+
+def test_the_best_epoch_has_the_highest_precision(networks: dict[str, str], tmp_path: Path, run: Run) -> None:
+    _, header, tensors = weights.read_checkpoint(networks["multi"])
+    errors = {"top1_error": 10.0, "top5_error": 0.0}
+    for name, precision, epoch in (("a-0003", 80.0, 3), ("a-best", 90.5, 2)):
+        found = replace(header, epoch=epoch, errors={**errors, "mean_average_precision": precision})
+        weights.save(tmp_path / f"{name}.safetensors", tensors, found)
+    _, _, err = run("card", "--prefix", tmp_path / "a")
+    assert "of 80.00 % mean average precision; epoch 2 had 90.50 %: epoch best is" in err
+    trained = weights.checkpoint_header(networks["multi"], "best")
+    each = [weights.checkpoint_header(networks["multi"], epoch).errors["mean_average_precision"] for epoch in (1, 2)]
+    assert trained.errors["mean_average_precision"] == max(each)
 
 
 @pytest.mark.parametrize("kind", ["multi", "tasks:10,2"])

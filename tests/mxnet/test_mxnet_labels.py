@@ -39,6 +39,8 @@ def test_image_record_iter_reads_our_labels(mxnet: MXNet, tmp_path: Path) -> Non
     _, theirs = mxnet.ask("iterate", **options, label_width=3)
     (ours,) = batches(RecordReader(rec), [np.arange(4)], Centred(32), (32, 32, 3), MULTI, Reading())
     assert theirs["labels"].tolist() == ours.labels.tolist() == ROWS
+    with pytest.raises(AssertionError, match="rec file provide 3-dimensional label but label_width is set to 1"):
+        mxnet.ask("iterate", **options)
 
 
 def test_we_read_their_labels(mxnet: MXNet, tmp_path: Path) -> None:
