@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import shutil
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from resnet_v2.data.loader import Reading, batches
 from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
 from resnet_v2.errors import ResnetError
 from resnet_v2.inference.classifier import load
+from resnet_v2.inference.demo import Explainer
 from resnet_v2.inference.predict import TaskAnswer
 from resnet_v2.networks import weights
 from resnet_v2.networks.architecture import Architecture
@@ -135,6 +137,7 @@ def test_of_several_labels_the_first_is_the_class(tmp_path: Path) -> None:
         (MULTI, [1, 0], "has 2 labels, but `labels` multi wants 3"),
         (MULTI, 1.0, "has 1 label, but `labels` multi wants 3"),
         (MULTI, [1, 0, -1], "has the number -1 as label 2, but `labels` multi wants 0 or 1"),
+        (MULTI, [1, 0.5, 0], "has the number 0.5 as label 1, but `labels` multi wants 0 or 1"),
         (MULTI, [1, math.nan, 0], "has the number nan as label 1, but `labels` multi"),
         (SOFT, [0.5, 0.2, 0.2], "add up to 0.9, but `labels` soft"),
         (SOFT, [1.5, -0.5, 0], "has the number 1.5 as label 0, but `labels` soft"),
@@ -437,6 +440,28 @@ def test_a_picture_may_have_no_class(digits: Path, networks: dict[str, str], run
     weights.save(tmp_path / "none-0001.safetensors", tensors, header)
     top = json.loads(run(*words, "--top", 1, "--json")[1])[0]["top"]
     assert [one["class"] for one in top] == [1, 0, 2]  # every class of 0.5 or more, whatever --top says
+
+
+def test_the_page_shows_classes_and_no_tasks(networks: dict[str, str], run: Run, tmp_path: Path, digits: Path) -> None:
+    _, header, tensors = weights.read_checkpoint(networks["multi"])
+    tensors["fc1.weight"].zero_()
+    tensors["fc1.bias"].copy_(torch.tensor([-1.0, 3.0, -3.0]))
+    explainer = Explainer(weights.build(tmp_path, header, tensors), header, torch.device("cpu"))
+    answers = explainer.explain(digits / "examples" / "3.png").answers
+    assert [one.class_index for one in answers] == [1, 0, 2]  # those below 0.5 too
+    assert answers[1].probability == pytest.approx(1 / (1 + math.e))
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    status, _, err = run("demo", "--prefix", networks["tasks:10,2"], "--port", port)
+    assert status == 2
+    assert "answers several tasks, and the page shows one" in err
+
+
+def test_other_classes_of_ones_own_are_one_for_an_image(networks: dict[str, str], digits: Path) -> None:
+    network = load(networks["tasks:10,2"])
+    network.network.reset_classifier(4)
+    assert network.header.labels == Labels(4)
+    assert sum(one.probability for one in network.classify(digits / "examples" / "3.png")) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("kind", ["multi", "tasks:10,2"])

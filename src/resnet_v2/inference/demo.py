@@ -77,6 +77,7 @@ def serve(settings: DemoConfig) -> None:
     listening = _listen(settings.host, settings.port)  # before anything is loaded
     path, header, tensors = weights.read_checkpoint(settings.prefix, settings.epoch)
     if header.tasks:
+        listening.close()
         raise ResnetError(f"{path} answers several tasks, and the page shows one; use `resnet-v2 predict`.")
     explainer = Explainer(weights.build(path, header, tensors), header, choose_device("", settings.device or "cpu"))
     uploads = Uploads(settings.queue)
