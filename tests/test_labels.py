@@ -259,6 +259,8 @@ def test_right_answers() -> None:
     multi = torch.tensor([[0.0, 1.0, 1.0], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
     assert int(right_answers(MULTI, logits, multi)) == 1
     assert ranks_of_truth(MULTI, logits, multi)[0].tolist() == [1, 5, 0]
+    best_of_two = ranks_of_truth(MULTI, torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[1.0, 0.0, 1.0]]))
+    assert best_of_two[0].tolist() == [0]
     soft = torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0], [0.2, 0.3, 0.5]])
     assert int(right_answers(SOFT, logits, soft)) == 1
     assert ranks_of_truth(SOFT, logits, soft)[0].tolist() == [0, 2, 2]
@@ -335,7 +337,7 @@ def test_evaluate_finds_what_validation_found(
     assert status == 0
     found, kept = json.loads(out), header.training["evaluation"]
     assert found["loss"] == pytest.approx(kept["loss"], rel=1e-4)
-    assert found["top1_error"] == pytest.approx(kept["top1_error"])
+    assert [found[f"top{top}_error"] for top in (1, 5)] == pytest.approx([kept["top1_error"], kept["top5_error"]])
     log = Path(f"{networks[kind]}.log").read_text()
     assert "Epoch[1] Validation-accuracy=" in log
     if kind == "multi":
