@@ -1,5 +1,7 @@
 """What logits are measured by, for every kind of labels: the loss of training, and which answers are right."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -46,7 +48,7 @@ def ranks_of_truth(labels: Labels, logits: Tensor, truth: Tensor) -> list[Tensor
         return [rank_of_label(logits, truth)]
     if labels.kind == "soft":
         return [rank_of_label(logits, truth.argmax(1))]
-    first = logits.masked_fill(truth == 0, -torch.inf).argmax(1)
+    first = logits.masked_fill(truth == 0, -math.inf).argmax(1)
     return [rank_of_label(logits, first).masked_fill(truth.sum(1) == 0, max(5, labels.classes))]
 
 
