@@ -2,7 +2,7 @@
 
 import re
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,9 @@ import cv2
 from conftest import picture
 from resnet_v2.config.fields import Stem, Version
 from resnet_v2.config.packing import DataConfig, ListConfig, PackConfig
+from resnet_v2.data.jpeg import encode
+from resnet_v2.data.labels import Labels
+from resnet_v2.data.records import IRHeader, pack, writing
 from resnet_v2.interchange import mxnet
 from resnet_v2.networks import weights
 from resnet_v2.networks.architecture import Architecture
@@ -124,6 +127,24 @@ def data_set(folder: Path) -> None:
     make_data(DataConfig(str(source), folder, resize=side, threads=1))
 
 
+def labelled(folder: Path, rows: Sequence[Sequence[float]]) -> None:
+    """Records of several labels for `train --data-type NAME`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in ("train", "val"):
+        with writing(folder / f"{folder.name}_{part}.rec") as writer:
+            for key, row in enumerate(rows):
+                writer.write(key, pack(IRHeader(0, row, key, 0), encode(picture(key, 32, 32), ".png", 3)))
+
+
+def tags(folder: Path) -> None:
+    labelled(folder, [[1, 0], [1, 1], [0, 1], [0, 0]])
+    synset(folder / "synset.txt")
+
+
+def clothes(folder: Path) -> None:
+    labelled(folder, [[9, 4], [0, 0], [3, 1], [5, 2]])
+
+
 def jpeg_copy(folder: Path) -> None:
     """Records for `train --data-type cifar10`, under the folder's own name."""
     source = Path("stand-ins") / folder.name
@@ -158,11 +179,11 @@ def network(depth: int, stem: Stem, version: Version = "v2", classes: int = len(
     return initialize(ResNet(Architecture(depth, classes, stem, version)), 0)
 
 
-def save_network(prefix: Path, made: ResNet, epoch: int) -> None:
+def save_network(prefix: Path, made: ResNet, epoch: int, labels: Labels | None = None) -> None:
     """Under the number that the name ends with, else that of `epoch`."""
     numbered = re.fullmatch(r"(.+)-(\d{4})", str(prefix))
     start, epoch = (numbered[1], int(numbered[2])) if numbered else (str(prefix), epoch)
-    header = Header.of_epoch(made.architecture, epoch, classes_of(prefix))
+    header = Header.of_epoch(made.architecture, epoch, classes_of(prefix), labels)
     weights.save(checkpoint_path(start, epoch), weights.network_tensors(made), header)
 
 
@@ -174,6 +195,10 @@ def large_network(prefix: Path) -> None:
 def small_network(prefix: Path) -> None:
     version: Version = "v1" if "-v1-" in prefix.name else "v2"
     save_network(prefix, network(14, "cifar", version, len(classes_of(prefix))), 20)
+
+
+def multi_network(prefix: Path) -> None:
+    save_network(prefix, network(20, "cifar"), 30, Labels(len(CLASSES), "multi"))
 
 
 def mxnet_model(prefix: Path) -> None:
@@ -230,6 +255,10 @@ STAND_INS: dict[str, Callable[[Path], None]] = {
     **dict.fromkeys(("a.jpg", "cat.jpg", "7.png", "8.png"), save_picture),
     **dict.fromkeys(("data/cifar10", "data/digits", "data/pets"), data_set),
     "data/cifar10-jpeg": jpeg_copy,
+    "data/tags": tags,
+    "data/clothes": clothes,
+    "data/tags/tags_val.rec": lambda path: tags(path.parent),
+    "model/resnet-tags-20": multi_network,
     "cifar-10-binary.tar.gz": cifar10_archive,
     "data/digits/digits_val.rec": lambda path: data_set(path.parent),
     **dict.fromkeys(("cifar10_val.rec", "more.rec"), small_record),

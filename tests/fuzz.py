@@ -72,7 +72,7 @@ from resnet_v2.packing.sources import _cifar_part, _read_archive, _read_idx
 from resnet_v2.packing.verify import verify_record
 from resnet_v2.training.checkpoint import Start
 from resnet_v2.training.distributed import Ranks
-from resnet_v2.training.evaluate import Evaluation
+from resnet_v2.training.evaluation import restored
 from resnet_v2.training.meter import Meter
 from resnet_v2.training.state import TrainState
 from resnet_v2.training.step import Trainer
@@ -448,7 +448,7 @@ def checkpoint_parse(place: Place) -> Parse:
             state = TrainState.from_tensors(start, trainer, start.epoch, Ranks())
             assert (state.epoch, state.step) == (start.epoch, header.training["position"]["step"])
             if header.training.get("evaluation"):
-                Evaluation(**header.training["evaluation"])
+                restored(header.training["evaluation"])
 
     return parse
 

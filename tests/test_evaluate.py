@@ -19,9 +19,11 @@ from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
 from resnet_v2.data.rows import Box
 from resnet_v2.errors import ResnetError
 from resnet_v2.inference import report
-from resnet_v2.inference.evaluate import Verdicts, judge, log_probabilities, probabilities
+from resnet_v2.inference.evaluate import judge
 from resnet_v2.inference.pictures import View
 from resnet_v2.inference.predict import Predictor
+from resnet_v2.inference.tally import log_probabilities, probabilities
+from resnet_v2.inference.verdicts import Verdicts
 from resnet_v2.networks import weights
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.header import Header

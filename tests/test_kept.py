@@ -11,6 +11,7 @@ from resnet_v2.data.augment import Augmentation, augmentation
 from resnet_v2.data.filling import Augmented, Centred, Job
 from resnet_v2.data.jpeg import encode
 from resnet_v2.data.kept import kept, kept_for
+from resnet_v2.data.labels import Labels
 from resnet_v2.data.loader import Batch, Loader, Reading, batches
 from resnet_v2.data.order import split
 from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
@@ -110,7 +111,7 @@ def test_bad_ones_are_named_or_skipped(tmp_path: Path) -> None:
 
 def test_what_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def job(plan: Augmentation) -> Job:
-        return Job(tmp_path, Augmented(plan, 0, 0), 5, 1 << 20, False)
+        return Job(tmp_path, Augmented(plan, 0, 0), Labels(5), 1 << 20, False)
 
     reader = made(tmp_path)
     assert kept_for(job(PLANS["level 1"]), reader) is not None

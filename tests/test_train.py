@@ -23,8 +23,9 @@ from resnet_v2.errors import ResnetError
 from resnet_v2.logs.runlog import read_curve
 from resnet_v2.networks import weights
 from resnet_v2.networks.finding import checkpoint_path, saved_epochs
-from resnet_v2.training.evaluate import evaluate, rank_of_label
+from resnet_v2.training.evaluate import evaluate
 from resnet_v2.training.fit import fit
+from resnet_v2.training.losses import rank_of_label
 
 
 def small(digits: Path, prefix: Path, **changes: object) -> dict[str, object]:

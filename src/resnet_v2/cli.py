@@ -107,9 +107,7 @@ def train(given: Mapping[str, Any]) -> None:
         raise SystemExit(stopped.status) from None
     if result is None or int(os.environ.get("RANK", "0")):
         return  # a dry run, or not the rank that talks
-    console.echo(
-        f"top-1 error {result.top1_error:.2f} %, top-5 error {result.top5_error:.2f} % on {result.images} images"
-    )
+    console.echo(str(result))
 
 
 def list_recipes(settings: forecast.RecipesConfig) -> None:
@@ -181,7 +179,8 @@ def predict(settings: using.PredictConfig) -> int:
     predictions = predictor.predict(pictures, settings.top, settings.batch_size, settings.threads)
     with console.Progress("predict", len(pictures), shown=len(pictures) > settings.batch_size) as progress:
         shown = progress.over(predictions)
-        return 1 if output.print_all(shown, "list" if settings.json else settings.format) else 0
+        form = "list" if settings.json else settings.format
+        return 1 if output.print_all(shown, form, bool(predictor.header.tasks)) else 0
 
 
 def export(settings: using.ExportConfig) -> None:

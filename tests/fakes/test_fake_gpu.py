@@ -23,8 +23,8 @@ from resnet_v2.recompute import speeds
 from resnet_v2.recompute.budget import Workload
 from resnet_v2.recompute.tape import follow
 from resnet_v2.training.distributed import Ranks
-from resnet_v2.training.evaluate import rank_of_label
 from resnet_v2.training.feed import to_input
+from resnet_v2.training.losses import rank_of_label
 from resnet_v2.training.optim import muon, nesterov_sgd
 from resnet_v2.training.step import Trainer
 

@@ -82,6 +82,20 @@ def gradients(settings: dict[str, Any], arrays: Arrays) -> Answer:
     return {}, {**found, **{f"aux:{name}": array.asnumpy() for name, array in executor.aux_dict.items()}}
 
 
+def outputs(settings: dict[str, Any], arrays: Arrays) -> Answer:
+    """All outputs of a symbol in inference mode by name, and the gradient of fc1's bias for the labels `label:NAME`."""
+    symbol = _symbol(settings)
+    executor = _bind(symbol, settings, arrays, "write")
+    found = [output.asnumpy() for output in executor.forward(is_train=False)]
+    for name in executor.arg_dict:
+        if f"label:{name}" in arrays:
+            executor.arg_dict[name][:] = mx.nd.array(arrays[f"label:{name}"])
+    executor.forward(is_train=True)
+    executor.backward()
+    by_name = dict(zip(symbol.list_outputs(), found))  # noqa: B905
+    return {"names": symbol.list_outputs()}, {**by_name, "gradient": executor.grad_dict["fc1_bias"].asnumpy()}
+
+
 def _rule_of_2016(optimizer: Any) -> Callable[[int, Any, Any], None]:
     """The update of 2016 in array arithmetic: the learning rate stays outside the momentum."""
     momenta: Arrays = {}
@@ -190,6 +204,7 @@ def save_sparse(settings: dict[str, Any], arrays: Arrays) -> Answer:
 COMMANDS = (
     shapes,
     logits,
+    outputs,
     gradients,
     train,
     initialize,

@@ -78,6 +78,7 @@ Version = Literal["v2", "v1"]  # of the units
 # gluon: that of Gluon's model zoo, imagenet where v1 too begins with bn_data, and where a first stage of as many
 # channels as the stem has no projection.
 Stem = Literal["imagenet", "cifar", "pooled", "timm", "gluon"]
+LabelKind = Literal["class", "multi", "soft", "tasks"]  # of a record, see `data.labels`
 
 
 @dataclass(frozen=True)
@@ -223,6 +224,20 @@ def parse_steps(text: str, name: str, first: int, allowed: Range, example: str) 
             )
         pairs[int(epoch)] = int(value)
     return tuple(sorted(pairs.items()))
+
+
+def parse_labels(text: str) -> tuple[LabelKind, tuple[int, ...]]:
+    """`"multi"` -> `("multi", ())`, `"tasks:10,5"` -> `("tasks", (10, 5))`. Raises SettingError."""
+    kind, _, counts = text.partition(":")
+    if kind == "tasks":
+        tasks = parse_numbers(counts, int, "labels", Range(1, 10**6))
+        if tasks:
+            return "tasks", tasks
+    elif text in typing.get_args(LabelKind):
+        return typing.cast(LabelKind, text), ()
+    raise SettingError(
+        f"`labels` {text!r} is not class, multi, soft or tasks; write tasks with their numbers of classes: tasks:10,5."
+    )
 
 
 def parse_gpus(text: str) -> tuple[int, ...]:

@@ -5,11 +5,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from tyro.conf import arg
+
 from resnet_v2.config.fields import (
     MOST,
     Amount,
     Count,
     CountOrNone,
+    LabelKind,
     OnError,
     OnGpus,
     Place,
@@ -25,6 +28,7 @@ from resnet_v2.config.fields import (
     flat,
     hints,
     nested,
+    parse_labels,
     parse_numbers,
     parse_steps,
     refuse_folder,
@@ -51,6 +55,9 @@ class Data:
     """folder of synset.txt and of the .lst files"""
     num_classes: Annotated[int, Range(0, 10**6), Usual("0")] = 1000
     """number of classes, 0: the lines of synset.txt, or 1000 for imagenet"""
+    labels: Annotated[str, arg(metavar="{class,multi,soft,tasks:N,N}")] = "class"
+    """what a record tells. class: one, its first label; multi: 0 or 1 for every class; soft: a probability for every
+    class; tasks:10,5: the classes of two tasks, of which there are 10 and 5"""
     num_examples: CountOrNone = 0
     """images of one epoch, 0: all of the record"""
     on_error: OnError = "stop"
@@ -59,6 +66,16 @@ class Data:
     """images that claim more pixels are refused before memory is taken"""
     fast_decode: bool = False
     """decode JPEG faster and less exactly: 1.3 grey levels on average, far more at coloured edges"""
+
+    @property
+    def label_kind(self) -> LabelKind:
+        """What the labels are."""
+        return parse_labels(self.labels)[0]
+
+    @property
+    def task_classes(self) -> tuple[int, ...]:
+        """The number of classes of each task, none where there are no tasks."""
+        return parse_labels(self.labels)[1]
 
 
 @settings

@@ -70,7 +70,7 @@ class _Sized(OnGpus):
 
 @settings
 class EvaluateConfig(_Sized):
-    """Loss, top-1 and top-5 error of checkpoints over a record, every image counted once."""
+    """Loss and errors of checkpoints over a record, every image counted once."""
 
     rec: Place
     """the .rec to evaluate on, several as a.rec,b.rec or 'val_*.rec', or its address such as s3://bucket/val.rec"""
@@ -84,7 +84,7 @@ class EvaluateConfig(_Sized):
     table: bool = False
     """print a Markdown table: network, crop, top-1, top-5"""
     per_class: bool = False
-    """print the error of every class, the worst first"""
+    """print the error of every class, the worst first; of labels multi its average precision"""
     confusion: Picture = None
     """draw the confusion matrix into this picture (.png, .svg, .pdf)"""
     mxnet_count: CountOrNone = 0
@@ -99,7 +99,7 @@ class EvaluateConfig(_Sized):
     on_error: OnError = "stop"
     """a record that cannot be read: stop, or name it and leave it out (up to one in a hundred)"""
     json: bool = False
-    """print JSON: images, loss, top1_error, top5_error; a list for several evaluations"""
+    """print JSON: images, loss, top1_error, top5_error and more (docs/using.md); a list for several evaluations"""
 
 
 @settings
@@ -135,7 +135,7 @@ class PredictConfig(OnGpus):
     synset: Annotated[Path | None, Usual("the names saved in the checkpoint")] = None
     """file with one class name per line"""
     top: Annotated[int, Range(1, 10**6)] = 5
-    """how many classes to name"""
+    """how many classes to name, of tasks for each; of labels multi every class of 50 % or more is named"""
     json: bool = False
     """print one JSON list with an object for each image; comes before --format"""
     format: Literal["text", "jsonl", "csv"] = "text"

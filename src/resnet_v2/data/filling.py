@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from resnet_v2.data import stages
 from resnet_v2.data.augment import Augmentation, Draw, crops_alone, draw, draw_crops
 from resnet_v2.data.jpeg import Encoded, Image, cut_all
+from resnet_v2.data.labels import Labels, several_labels
 from resnet_v2.data.philox import Streams
 from resnet_v2.data.records import class_label, damaged, no_image_record
 from resnet_v2.data.remote import RemoteFile
@@ -173,7 +174,7 @@ class Job:
 
     path: Path
     preprocess: Preprocess
-    classes: int
+    labels: Labels
     max_pixels: int
     fast: bool
     paths: tuple[Path, ...] = ()
@@ -223,7 +224,8 @@ class Filler:
 
     def _opened(self, slot: int, rows: list[int], failures: list[Failure]) -> list[tuple[int, Encoded]]:
         """The images of the rows whose records are good, and their labels in the slot."""
-        slots, some = self.slots, slice(rows[0], rows[-1] + 1)
+        slots, labels, some = self.slots, self.job.labels, slice(rows[0], rows[-1] + 1)
+        several = labels.width > 0
         files, offsets = slots.files[slot, some].tolist(), slots.offsets[slot, some].tolist()
         found = find_images(self.records, files, offsets)
         clock = time.perf_counter()
@@ -235,7 +237,10 @@ class Filler:
             try:
                 path, number = self._place(slot, row)
                 header, image = _sound(one, path, number, offset)
-                slots.labels[slot, row] = class_label(path, number, header, self.job.classes)
+                if several:
+                    slots.several[slot, row] = several_labels(path, number, header, labels)
+                else:
+                    slots.labels[slot, row] = class_label(path, number, header, labels.classes)
             except ResnetError as error:
                 failures.append(Failure(row, str(error)))
                 continue

@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from resnet_v2.data import stages
 from resnet_v2.data.augment import FILL
 from resnet_v2.data.claims import claimed_size
+from resnet_v2.data.exact import first_label
 from resnet_v2.data.filling import AT_ONCE, Crops, Failure, Filler, Job, Task
 from resnet_v2.data.jpeg import Encoded
+from resnet_v2.data.labels import Labels
 from resnet_v2.data.record_set import Records
 from resnet_v2.data.rows import NOTHING, Box
 from resnet_v2.data.stored import Found, find_images
@@ -31,6 +33,7 @@ class Kept:
         self._reader, self._sources = reader, [one.source for one in reader.readers]
         self.pixels = np.empty((len(reader), height, width, 3), np.uint8)
         self.labels = np.zeros(len(reader), np.float64)
+        self.others: dict[int, NDArray[np.float32]] = {}  # all labels of the records that have several
         self.there = np.zeros(len(reader), np.bool_)
 
     def learn(self, ordinals: Whole) -> None:
@@ -53,8 +56,19 @@ class Kept:
             self.pixels[ordinal] = image.decode(Box(0, height, 0, width), channels=3)
         except ValueError:
             return  # it is named when it is made for a batch
-        self.labels[ordinal] = float(np.ravel(found.header.label)[0])
+        self.labels[ordinal] = first_label(found.header.label, found.header.id2)
+        if not isinstance(found.header.label, float):
+            self.others[ordinal] = np.ravel(np.asarray(found.header.label, np.float32))
         self.there[ordinal] = True
+
+    def several(self, ordinals: Whole, labels: Labels) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """The labels of some records (n x width), and which of the records have such."""
+        rows = [self.others.get(ordinal, self.labels[ordinal : ordinal + 1]) for ordinal in ordinals.tolist()]
+        fit = np.array([len(row) == labels.width for row in rows], np.bool_)
+        values = np.zeros((len(rows), labels.width), np.float32)
+        for place in np.flatnonzero(fit).tolist():
+            values[place] = rows[place]
+        return values, fit & ~labels.bad(values).any(1)
 
 
 _of_reader: "weakref.WeakKeyDictionary[Records, Kept]" = weakref.WeakKeyDictionary()
@@ -97,16 +111,23 @@ class KeptFiller:
             return self._fill(task)
 
     def _fill(self, task: Task) -> list[Failure]:
-        images, slots, job = self._images, self._filler.slots, self._filler.job
+        images, slots, labels = self._images, self._filler.slots, self._filler.job.labels
         rows = np.arange(task.first, task.first + task.images)
         ordinals = slots.ordinals[task.slot, rows]
         images.learn(ordinals)
-        labels = images.labels[ordinals]
-        good = images.there[ordinals] & (labels >= 0) & (labels < job.classes) & (labels % 1 == 0)
-        crops = job.preprocess.crops(ordinals[good], *images.pixels.shape[1:3])
+        classes = images.labels[ordinals]
+        if labels.width:
+            several, good = images.several(ordinals, labels)
+        else:
+            good = (classes >= 0) & (classes < labels.classes) & (classes % 1 == 0)
+        good &= images.there[ordinals]
+        crops = self._filler.job.preprocess.crops(ordinals[good], *images.pixels.shape[1:3])
         if crops is None:
             return self._filler.fill(task)
-        slots.labels[task.slot, rows[good]] = labels[good].astype(np.int64)
+        if labels.width:
+            slots.several[task.slot, rows[good]] = several[good]
+        else:
+            slots.labels[task.slot, rows[good]] = classes[good].astype(np.int64)
         made = crop(images.pixels, ordinals[good], crops)
         slots.images[task.slot, rows[good]] = made
         others = [Task(task.slot, row, 1) for row in rows[~good].tolist()]

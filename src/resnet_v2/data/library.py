@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,13 +12,14 @@ from resnet_v2.data.augment import Augmentation, augmentation, random_resized_cr
 from resnet_v2.data.filling import Centred
 from resnet_v2.data.hands import usual_workers
 from resnet_v2.data.kept import LARGEST_SIDE
+from resnet_v2.data.labels import Labels
 from resnet_v2.data.loader import Loader, Reading
 from resnet_v2.data.record_set import open_records
 from resnet_v2.data.ring import Pin
 from resnet_v2.errors import ResnetError
 
 Augment = Literal["level-1", "level-2", "level-3", "rrc", "centre"]
-MOST_CLASSES = 1 << 24  # what a label, a float32, can number
+MOST_CLASSES = 1 << 53  # what a number of Python or of a list can count
 
 
 class RecordLoader:
@@ -29,8 +30,9 @@ class RecordLoader:
     `augment` levels are those of the 2016 reproduction (1: crop and mirror; 2: and scale, aspect, colours; 3: and
     rotation, shear), `rrc` is the random resized crop, both in an order that depends on (`seed`, epoch) alone; `centre`
     is for evaluation: the centre crop, in the order of the record. `rec` names one record or several, as
-    `a.rec,b.rec` or `train_*.rec`. `classes` checks the labels, 0: not. `workers` processes read, 0: none beside this
-    one. `pin` is for GPUs: see `resnet_v2.training.feed.pin_for`.
+    `a.rec,b.rec` or `train_*.rec`. `classes` checks the labels, 0: not. Records of several labels have a `label_width`,
+    MXNet's word: 2 or more gives n x width labels, float32, 1 the first of them. `workers` processes read, 0: none
+    beside this one. `pin` is for GPUs: see `resnet_v2.training.feed.pin_for`.
 
     Raises ResnetError for a record that is missing, damaged or another's, naming it.
 
@@ -47,6 +49,7 @@ class RecordLoader:
         size: int = 224,
         augment: Augment = "level-2",
         classes: int = 0,
+        label_width: int = 1,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
@@ -55,6 +58,10 @@ class RecordLoader:
     ) -> None:
         if workers == "auto":
             workers = usual_workers(world_size, computes=pin is None)
+        if label_width < 1:
+            raise ResnetError(f"`label_width` must be 1 or more, not {label_width}.")
+        if classes and label_width > 1:
+            raise ResnetError("`classes` checks one label, and `label_width` asks for more; leave one of them out.")
         records = open_records(rec)
         for remark in records.remarks if rank == 0 else ():
             say(remark)
@@ -63,7 +70,7 @@ class RecordLoader:
             _plan(augment, size),
             seed=seed,
             batch_size=batch_size,
-            classes=classes or MOST_CLASSES,
+            classes=Labels(label_width, "numbers") if label_width > 1 else classes or MOST_CLASSES,
             rank=rank,
             world_size=world_size,
             reading=Reading(workers, pin=pin, sharers=world_size),
@@ -78,7 +85,7 @@ class RecordLoader:
         """Batches of a whole epoch."""
         return self._loader.steps
 
-    def __iter__(self) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
+    def __iter__(self) -> Iterator[tuple[NDArray[np.uint8], NDArray[Any]]]:
         """The batches that are left of the current epoch."""
         for batch in self._loader:
             yield batch.images, batch.labels

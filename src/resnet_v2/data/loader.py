@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from resnet_v2.data.augment import Augmentation
 from resnet_v2.data.claims import claimed_size
 from resnet_v2.data.filling import Augmented, Centred, Failure, Job, Preprocess, Task
 from resnet_v2.data.hands import Hands, hands
+from resnet_v2.data.labels import Labels, labels_of
 from resnet_v2.data.left_out import too_many
 from resnet_v2.data.order import epoch_order, split
 from resnet_v2.data.record_set import Records, SetRows
@@ -36,11 +38,13 @@ MAX_PIXELS = 178_956_970
 class Batch:
     """Images (n x size x size x 3, uint8, RGB), labels (n, int64) and the images' ordinals in the record (n, int64).
 
+    Of tasks the labels are n x tasks, int64, of multi and soft labels n x classes, float32.
+
     The images lie where they were made; their memory is used again when no array shows it any more.
     """
 
     images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
+    labels: NDArray[Any]
     ordinals: NDArray[np.int64]
 
 
@@ -63,10 +67,10 @@ class Reading:
     sharers: int = 1
     leave_out: bool = False
 
-    def slots(self, rows: int, shape: tuple[int, ...]) -> int:
+    def slots(self, rows: int, shape: tuple[int, ...], labels: int = 0) -> int:
         """How many batches there is memory for, of as many as are of use."""
         room = int(MEMORY_SHARE * free_memory() / self.sharers) or 1 << 62
-        return max(2, min(BATCHES_AHEAD + BATCHES_KEPT, room // max(1, Layout(1, rows, shape).bytes)))
+        return max(2, min(BATCHES_AHEAD + BATCHES_KEPT, room // max(1, Layout(1, rows, shape, labels).bytes)))
 
 
 def stored_side(reader: Records) -> int:
@@ -81,7 +85,7 @@ class Loader:
     `Centred` for evaluation in the order of the record.
     `batch_size` counts the images of a step on all ranks; each rank gets its part of every step, so that all ranks make
     the same number of steps (parts of the last may be smaller, or empty) and nothing is lost or seen twice. `count`
-    images of the order make an epoch, 0: all.
+    images of the order make an epoch, 0: all. `classes` are how many there are, or `Labels` that are not one class.
 
     >>> loader = Loader(RecordReader(path), augmentation(2, 224, imagenet=True), seed=0, batch_size=256, classes=1000)
     >>> for batch in loader: ...
@@ -95,7 +99,7 @@ class Loader:
         *,
         seed: int,
         batch_size: int,
-        classes: int,
+        classes: int | Labels,
         epoch: int = 0,
         count: int = 0,
         rank: int = 0,
@@ -161,7 +165,7 @@ def batches(
     steps: Iterable[NDArray[np.int64]],
     preprocess: Preprocess,
     shape: tuple[int, ...],
-    classes: int,
+    classes: int | Labels,
     reading: Reading,
 ) -> Iterator[Batch]:
     """A batch for the ordinals of every step, none larger than the first; an image becomes an array of `shape`.
@@ -169,8 +173,8 @@ def batches(
     Of images packed sliceable (with a `.rows` beside the record) only the part that a crop needs is decoded, of others
     nothing below it. The same bytes come out for any number of workers, and with or without `.rows`. Raises
     ResnetError, naming the record, for one that is damaged or claims too many pixels, and for a label outside 0 to
-    `classes` - 1; where others take the places of bad records, when more than one in a hundred is bad; and for a worker
-    that died or hangs.
+    `classes` - 1 or not as `Labels` says; where others take the places of bad records, when more than one in a hundred
+    is bad; and for a worker that died or hangs.
     """
     left = _fetched_ahead(reader, steps)
     first = next(left, None)
@@ -180,10 +184,11 @@ def batches(
     rows = SetRows(reader)
     paths = tuple(one.path for one in reader.readers)
     remotes = tuple(None if isinstance(one.source, int) else one.source for one in reader.readers)
-    job = Job(reader.path, preprocess, classes, reading.max_pixels, reading.fast, paths, remotes)
-    layout = Layout(reading.slots(largest, shape), largest, shape)
+    labels = labels_of(classes)
+    job = Job(reader.path, preprocess, labels, reading.max_pixels, reading.fast, paths, remotes)
+    layout = Layout(reading.slots(largest, shape, labels.width), largest, shape, labels.width)
     with hands(job, reader, rows, layout, reading.pin, reading.workers, reading.sharers) as (made_by, ring):
-        yield from _Stream(reader, rows, reading, made_by, ring).batches(chain([first], left))
+        yield from _Stream(reader, rows, reading, made_by, ring, labels).batches(chain([first], left))
 
 
 def _fetched_ahead(reader: Records, steps: Iterable[NDArray[np.int64]]) -> Iterator[NDArray[np.int64]]:
@@ -208,8 +213,11 @@ def _fetched_ahead(reader: Records, steps: Iterable[NDArray[np.int64]]) -> Itera
 class _Stream:
     """The batches on their way: which slots are being filled, and what of each is still to come."""
 
-    def __init__(self, reader: Records, rows: SetRows, reading: Reading, made_by: Hands, ring: Ring) -> None:
+    def __init__(
+        self, reader: Records, rows: SetRows, reading: Reading, made_by: Hands, ring: Ring, labels: Labels
+    ) -> None:
         self._reader, self._rows, self._reading, self._hands, self._ring = reader, rows, reading, made_by, ring
+        self._labels = labels
         self._coming: deque[tuple[int, int]] = deque()  # slot and number of images
         self._left: dict[int, int] = {}  # images of a slot that are not done yet
         self._failures: dict[int, list[Failure]] = {}
@@ -282,7 +290,9 @@ class _Stream:
 
     def _batch(self, slot: int, count: int) -> Batch:
         slots = self._ring.slots
-        labels, ordinals = slots.labels[slot, :count].copy(), slots.ordinals[slot, :count].copy()
+        ordinals = slots.ordinals[slot, :count].copy()
+        several = self._labels.width > 0
+        labels = self._labels.of_batch(slots.several[slot, :count]) if several else slots.labels[slot, :count].copy()
         images = self._ring.lend(slot, count)
         if len(self._coming) + len(self._ring.free) < min(BATCHES_AHEAD, self._ring.layout.slots - 1):
             images = images.copy()  # whoever takes the batches keeps many: the others need this slot's memory

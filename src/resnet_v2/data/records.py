@@ -7,6 +7,7 @@ part; the reader puts it back. So a damaged file can be searched for the next ma
 """
 
 import contextlib
+import math
 import os
 import struct
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from typing import BinaryIO, NamedTuple, TextIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet_v2.data.exact import EXACT_LABELS, first_label, shown
 from resnet_v2.data.index import index_column, index_path, side_path
 from resnet_v2.data.offsets import damaged, find_offsets
 from resnet_v2.data.parts import (
@@ -166,10 +168,16 @@ def writing(path: Path) -> Iterator[RecordWriter]:
 
 def class_label(path: Path, ordinal: int, header: IRHeader, classes: int) -> int:
     """The class of a record; a ResnetError, naming it, for a label that is no number from 0 to `classes` - 1."""
-    label = header.label if isinstance(header.label, float) else float(np.ravel(header.label)[0])
+    label = first_label(header.label, header.id2)
     if not (label.is_integer() and 0 <= label < classes):
+        stored = float(np.ravel(header.label)[0]) if math.isnan(label) else label
+        if math.isnan(label) and EXACT_LABELS <= stored < classes:
+            raise ResnetError(
+                f"{path}: record {ordinal} has the label {stored:.0f}, to which others are rounded, and not the exact "
+                "one as id2; pack again with `resnet-v2 pack`."
+            )
         raise ResnetError(
-            f"{path}: record {ordinal} has the label {label:g}, but the classes are 0 to {classes - 1}; "
+            f"{path}: record {ordinal} has the label {shown(stored)}, but the classes are 0 to {classes - 1}; "
             "give the right `num_classes` or synset.txt, or pack again."
         )
     return int(label)

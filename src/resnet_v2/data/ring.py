@@ -19,16 +19,19 @@ Pin = Callable[[int, int], Callable[[], object]]
 
 @dataclass(frozen=True)
 class Layout:
-    """How many slots, how many images in each, and the shape of what an image becomes (uint8)."""
+    """How many slots, how many images in each, the shape of what an image becomes (uint8), and how many numbers it has
+    as labels where they are not one class.
+    """
 
     slots: int
     rows: int
     shape: tuple[int, ...]
+    labels: int = 0
 
     @property
     def table_bytes(self) -> int:
         """Of all that lies before the images, in whole pages."""
-        return -(-self.slots * self.rows * COLUMNS * 8 // PAGE) * PAGE
+        return -(-self.slots * self.rows * (COLUMNS * 8 + self.labels * 4) // PAGE) * PAGE
 
     @property
     def slot_bytes(self) -> int:
@@ -43,13 +46,16 @@ class Layout:
 
 class Slots:
     """Views of the memory. By slot and row: an image's ordinal, the number of its file and that of its record there,
-    where the record and its segments begin (bytes), how many segments, its label once it is there, and its pixels.
+    where the record and its segments begin (bytes), how many segments, its label or several (float32) once they are
+    there, and its pixels.
     """
 
     def __init__(self, layout: Layout, memory: mmap.mmap) -> None:
         count = layout.slots * layout.rows
         table = np.frombuffer(memory, np.int64, count * COLUMNS).reshape(COLUMNS, layout.slots, layout.rows)
         self.ordinals, self.files, self.numbers, self.offsets, self.segments_at, self.segments, self.labels = table
+        several = np.frombuffer(memory, np.float32, count * layout.labels, count * COLUMNS * 8)
+        self.several = several.reshape(layout.slots, layout.rows, layout.labels)
         pixels = np.frombuffer(memory, np.uint8, layout.slots * layout.slot_bytes, layout.table_bytes)
         used = pixels.reshape(layout.slots, -1)[:, : layout.rows * math.prod(layout.shape)]
         self.images = used.reshape(layout.slots, layout.rows, *layout.shape)

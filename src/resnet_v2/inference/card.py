@@ -36,6 +36,12 @@ STEMS = {
 # Told always; of all others that a run's numbers depend on, those that are not the default.
 ALWAYS_TOLD = ("batch_size", "epochs", "lr", "milestones", "schedule", "optimizer", "mom", "wd", "augment", "aug_level")
 TOLD_ELSEWHERE = {"data_dir", "data_type", "list_dir", "depth", "stem", "version", "width", "num_classes"}
+ANSWERS = {
+    "class": "",
+    "soft": "",
+    "multi": ", any number of them in an image",
+    "tasks": " of several tasks in all",
+}
 NAMES_SHOWN = 20
 USE = """## Use
 
@@ -79,7 +85,7 @@ def make_card(asked: CardConfig) -> Card:
     errors = dict(header.errors)
     if asked.rec is not None:
         (row,) = report.evaluate_all([Classifier(network, header, torch.device("cpu"))], asked.rec)
-        errors = {"top1_error": row.error(1), "top5_error": row.error(5)}
+        errors = row.verdicts.evaluation().figures
         parts += [_results(errors, data), "## Errors by class", report.class_table(row)]
     elif errors:
         parts.append(_results(errors, data))
@@ -89,7 +95,7 @@ def make_card(asked: CardConfig) -> Card:
     if origins := _origins(header, asked.rec):
         parts.append(origins)
     log = Path(f"{run_prefix(path)}.jsonl")
-    if log.exists():
+    if log.exists() and header.label_kind != "multi":  # whose best epoch the log's errors do not tell
         try:
             parts.append(_course(read_curve(log)))
         except ResnetError as error:  # there may be no epoch in it yet
@@ -142,16 +148,19 @@ def _summary(header: Header, network: ResNet) -> str:
     width = f" and {architecture.width} times their width" if architecture.width > 1 else ""
     return (
         f"A residual network of {architecture.depth} layers{width} ({PAPERS[architecture.version]}), "
-        f"{STEMS[architecture.stem]}, {parameters / 1e6:.2f} million parameters, {architecture.classes} classes, epoch "
-        f"{header.epoch}. It takes raw RGB from 0 to 255: the shorter side {header.resize} pixels, the centre "
-        f"{header.crop} x {header.crop}."
+        f"{STEMS[architecture.stem]}, {parameters / 1e6:.2f} million parameters, {architecture.classes} classes"
+        f"{ANSWERS[header.label_kind]}, epoch {header.epoch}. It takes raw RGB from 0 to 255: the shorter side "
+        f"{header.resize} pixels, the centre {header.crop} x {header.crop}."
     )
 
 
 def _results(errors: dict[str, float], data: str) -> str:
     where = f" on the validation images of {data}" if data else ""
+    precision = errors.get("mean_average_precision")
+    told = "" if precision is None else f"Mean average precision {precision:.2f} %. "
     return (
-        f"## Results\n\nSingle centre crop{where}, every image once:\n\n| top-1 error | top-5 error |\n|---|---|\n"
+        f"## Results\n\n{told}Single centre crop{where}, every image once:\n\n"
+        "| top-1 error | top-5 error |\n|---|---|\n"
         f"| {errors['top1_error']:.2f} % | {errors['top5_error']:.2f} % |"
     )
 
@@ -203,6 +212,7 @@ def _config(header: Header) -> dict[str, object]:
         "library_name": "resnet-v2",
         "architecture": asdict(header.architecture),
         "num_classes": header.architecture.classes,
+        **({} if header.label_kind == "class" else {"labels": str(header.labels)}),
         "input": {"channels": "RGB", "range": [0, 255], "resize": header.resize, "crop": header.crop},
         "errors": dict(header.errors),
         "id2label": names,

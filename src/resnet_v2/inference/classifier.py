@@ -18,7 +18,7 @@ from resnet_v2.networks import weights
 from resnet_v2.networks.header import Header
 from resnet_v2.networks.resnet import ResNet
 from resnet_v2.training.distributed import choose_device
-from resnet_v2.training.evaluate import Evaluation
+from resnet_v2.training.evaluation import Evaluation
 
 __all__ = ["Answer", "Classifier", "load"]
 
@@ -42,7 +42,8 @@ class Classifier(Predictor):
         """What the checkpoint says of itself; of other classes, by `reset_classifier`, their number alone."""
         if self.network.fc1 is self._described:
             return self._header
-        return replace(self._header, architecture=self.network.architecture, class_names=(), errors={})
+        its = self.network.architecture
+        return replace(self._header, architecture=its, class_names=(), errors={}, label_kind="class", tasks=())
 
     @header.setter
     def header(self, header: Header) -> None:
@@ -69,13 +70,16 @@ class Classifier(Predictor):
     def evaluate(
         self, rec: str | Path, *, crop: int = 0, resize: int = 0, ten_crop: bool = False, batch_size: int = 128
     ) -> Evaluation:
-        """Loss and errors over a record, as `resnet-v2 evaluate` gives them; a crop of 0 is the checkpoint's own."""
+        """Loss and errors over a record, as `resnet-v2 evaluate` gives them; a crop of 0 is the checkpoint's own.
+
+        Of tasks it is a `TasksEvaluation`, of multi labels a `MultiEvaluation`.
+        """
         reader = open_records(rec)
         for remark in reader.remarks:
             say(remark)
         tell_of_other_classes(reader, self.header)
         found = self.judge(reader, View.of(self.header, crop, resize, ten_crop), batch_size)
-        return Evaluation(len(found.labels), found.loss, found.error(1), found.error(5))
+        return found.evaluation()
 
 
 def load(prefix_or_name: str | Path = "", epoch: Epoch | None = None, device: str = "cpu") -> Classifier:

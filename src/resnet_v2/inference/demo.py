@@ -57,7 +57,7 @@ class Explainer(Classifier):
         """The answers for a picture and the heat map of the first; ResnetError when it is no picture."""
         started = time.perf_counter()
         crop = prepare(picture, self.view, NAME)
-        (answers,) = self._answers(crop[None], TOP)
+        (answers,) = self._answers(crop[None], TOP, least=0.0)
         answered = time.perf_counter()
         heat = overlay(crop, heat_map(self.network, crop, answers[0].class_index))
         done = time.perf_counter()
@@ -76,6 +76,9 @@ def serve(settings: DemoConfig) -> None:
     """
     listening = _listen(settings.host, settings.port)  # before anything is loaded
     path, header, tensors = weights.read_checkpoint(settings.prefix, settings.epoch)
+    if header.tasks:
+        listening.close()
+        raise ResnetError(f"{path} answers several tasks, and the page shows one; use `resnet-v2 predict`.")
     explainer = Explainer(weights.build(path, header, tensors), header, choose_device("", settings.device or "cpu"))
     uploads = Uploads(settings.queue)
     # gradio makes a folder when it starts, in one that other users share, and has no use for it here.

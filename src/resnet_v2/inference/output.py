@@ -11,23 +11,26 @@ from tqdm import tqdm
 
 from resnet_v2.console import say
 from resnet_v2.errors import printable
-from resnet_v2.inference.predict import Prediction
+from resnet_v2.inference.predict import Answer, Prediction, TaskAnswer
 
-CSV_HEADER = "image,rank,class,name,probability"
+CSV_HEADER, TASKS_CSV_HEADER = "image,rank,class,name,probability", "image,task,rank,class,name,probability"
 
 
-def print_all(predictions: Iterable[Prediction], form: str) -> int:
-    """Print predictions as they come, in a form of WRITERS, or as one JSON `list`; returns how many were unreadable."""
+def print_all(predictions: Iterable[Prediction], form: str, tasks: bool = False) -> int:
+    """Print predictions as they come, in a form of WRITERS, or as one JSON `list`; returns how many were unreadable.
+
+    `tasks`: they are of several tasks.
+    """
     listed, unreadable = [], 0
     if form == "csv":
-        print(CSV_HEADER)
+        print(TASKS_CSV_HEADER if tasks else CSV_HEADER)
     for prediction in predictions:
         if prediction.problem:
             unreadable += 1
             say(f"resnet-v2: {prediction.problem}")
         elif form == "list":
             listed.append(as_json(prediction))
-        else:
+        elif form != "csv" or prediction.answers:  # a picture may have none of the classes, and so no row
             tqdm.write(WRITERS[form](prediction))
     if form == "list":
         print(json_text(listed))
@@ -35,15 +38,42 @@ def print_all(predictions: Iterable[Prediction], form: str) -> int:
 
 
 def as_json(prediction: Prediction) -> dict[str, Any]:
-    """{"image": name, "top": [{"class": number, "name": name, "probability": share}, ...]}."""
-    top = [{"class": a.class_index, "name": a.name, "probability": a.probability} for a in prediction.answers]
-    return {"image": prediction.name, "top": top}
+    """{"image": name, "top": [{"class": number, "name": name, "probability": share}, ...]}.
+
+    Of several tasks it has "tasks" in place of "top": a list of such lists.
+    """
+    by_task = _by_task(prediction)
+    if not by_task:
+        return {"image": prediction.name, "top": [_entry(answer) for answer in prediction.answers]}
+    return {"image": prediction.name, "tasks": [[_entry(answer) for answer in its] for its in by_task]}
+
+
+def _entry(answer: Answer) -> dict[str, Any]:
+    return {"class": answer.class_index, "name": answer.name, "probability": answer.probability}
+
+
+def _by_task(prediction: Prediction) -> list[list[Answer]]:
+    """The answers of each task, none where there are no tasks."""
+    tasks: dict[int, list[Answer]] = {}
+    for answer in prediction.answers:
+        if isinstance(answer, TaskAnswer):
+            tasks.setdefault(answer.task, []).append(answer)
+    return list(tasks.values())
 
 
 def text(prediction: Prediction) -> str:
-    """The name, and a line for each class."""
-    lines = [f"  {100 * answer.probability:6.2f} %  {printable(answer.name)}" for answer in prediction.answers]
-    return "\n".join([printable(prediction.name), *lines])
+    """The name, and a line for each class; of several tasks below a line for each of them."""
+    lines = [printable(prediction.name)]
+    by_task = _by_task(prediction)
+    for task, answers in enumerate(by_task):
+        lines += [f"  task {task}", *map(_line, answers)]
+    if not by_task:
+        lines += [*map(_line, prediction.answers)] or ["  none of the classes"]
+    return "\n".join(lines)
+
+
+def _line(answer: Answer) -> str:
+    return f"  {100 * answer.probability:6.2f} %  {printable(answer.name)}"
 
 
 def json_line(prediction: Prediction) -> str:
@@ -59,10 +89,11 @@ def json_text(value: Any) -> str:
 def csv_rows(prediction: Prediction) -> str:
     """One row for each class; names with commas or quotes are quoted (RFC 4180)."""
     lines = []
-    for rank, answer in enumerate(prediction.answers, start=1):
-        line = io.StringIO()
+    answers = [one for its in _by_task(prediction) or [list(prediction.answers)] for one in enumerate(its, start=1)]
+    for rank, answer in answers:
+        line, task = io.StringIO(), [answer.task] if isinstance(answer, TaskAnswer) else []
         # Not "\n" alone: a name with the other end of line in it must be quoted too.
-        row = [prediction.name, rank, answer.class_index, answer.name, f"{answer.probability:.6f}"]
+        row = [prediction.name, *task, rank, answer.class_index, answer.name, f"{answer.probability:.6f}"]
         csv.writer(line, lineterminator="\r\n").writerow(row)
         lines.append(line.getvalue().removesuffix("\r\n"))
     return "\n".join(lines)

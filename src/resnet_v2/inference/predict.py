@@ -18,13 +18,16 @@ from resnet_v2.data.loader import stored_side
 from resnet_v2.data.record_set import Records
 from resnet_v2.errors import ResnetError
 from resnet_v2.inference.engines import Engine, Images, OnnxEngine, OpenvinoEngine, TorchEngine, onnx_of_checkpoint
-from resnet_v2.inference.evaluate import NO_NUMBER, Verdicts, judge, probabilities
+from resnet_v2.inference.evaluate import NO_NUMBER, judge
 from resnet_v2.inference.pictures import Picture, Several, View, prepare, several
 from resnet_v2.inference.places import STANDARD_INPUT, Named
+from resnet_v2.inference.tally import probabilities
+from resnet_v2.inference.verdicts import Verdicts
 from resnet_v2.machine import processors
 from resnet_v2.networks.header import Header
 
 BATCH_SIZE = 32
+YES = 0.5  # the probability from which on a class of multi labels is named
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,18 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class TaskAnswer(Answer):
+    """The same for one of several tasks, which count from 0; `class_index` is the class's number within its task."""
+
+    task: int
+
+
+@dataclass(frozen=True)
 class Prediction:
-    """The most probable classes of a picture, the first one first; or why there are none."""
+    """The most probable classes of a picture, the first one first, of tasks those of each task; or why there are none.
+
+    Of multi labels they are all classes with a probability of 0.5 or more, which may be none.
+    """
 
     name: str
     answers: tuple[Answer, ...]
@@ -116,6 +129,9 @@ class Predictor:
     def classify(self, images: Picture | Several, top: int = 5) -> Any:
         """The `top` most probable classes: a list of `Answer` for one picture, a list of such lists for a batch.
 
+        Of several tasks it is a list of `TaskAnswer`, `top` for each task, and of multi labels every class with a
+        probability of 0.5 or more, whatever `top` says.
+
         >>> resnet_v2.load("model/resnet-digits-14").classify("7.png")[0].name
         '7'
         """
@@ -173,7 +189,7 @@ class Predictor:
             if side >= 2 * self.header.resize:
                 raise ResnetError(f"{reader.path} {found}; give `resize` {self.header.resize}, or pack it so.")
             say(f"warning: {reader.path} {found}; a resize to {self.header.resize} sees the same.")
-        return judge(self.engine, reader, view, self.header.architecture.classes, batch_size, workers, on_error)
+        return judge(self.engine, reader, view, self.header.labels, batch_size, workers, on_error)
 
     def _crops(self, images: Several | NDArray[Any]) -> Iterator[Images]:
         for start in range(0, len(images), BATCH_SIZE):
@@ -186,12 +202,28 @@ class Predictor:
         except ResnetError as error:
             return str(error)
 
-    def _answers(self, crops: Images, top: int) -> list[tuple[Answer, ...]]:
-        """The `top` classes of every crop; among equals the lower class comes first."""
-        found = []
-        for row in probabilities(self.engine.logits(crops)):
-            if not np.isfinite(row).all():
-                raise ResnetError(NO_NUMBER)
-            best = np.argsort(-row, kind="stable")[:top]
-            found.append(tuple(Answer(int(one), self.header.name(one), float(row[one])) for one in best))
-        return found
+    def _answers(self, crops: Images, top: int, least: float = YES) -> list[tuple[Answer, ...]]:
+        """What `classify` says of every crop; among equals the lower class comes first. `least`: of multi labels the
+        probability from which on a class is named.
+        """
+        shares = probabilities(self.engine.logits(crops), self.header.labels)
+        if not np.isfinite(shares).all():
+            raise ResnetError(NO_NUMBER)
+        return [tuple(self._of_row(row, top, least)) for row in shares]
+
+    def _of_row(self, row: NDArray[np.float64], top: int, least: float) -> Iterator[Answer]:
+        labels = self.header.labels
+        for task, place in enumerate(labels.places):
+            for one in _best(row[place], top):
+                name = self.header.name(place.start + one) if self.header.class_names else str(one)
+                yield TaskAnswer(one, name, float(row[place][one]), task)
+        if labels.tasks:
+            return
+        every = labels.kind == "multi" and least == YES
+        for one in _best(row, len(row) if every else top):
+            if labels.kind != "multi" or row[one] >= least:
+                yield Answer(one, self.header.name(one), float(row[one]))
+
+
+def _best(shares: NDArray[np.float64], top: int) -> list[int]:
+    return [int(one) for one in np.argsort(-shares, kind="stable")[:top]]

@@ -11,9 +11,10 @@ from resnet_v2.config.fields import OnError
 from resnet_v2.console import say
 from resnet_v2.data.record_set import open_records
 from resnet_v2.errors import ResnetError, printable
-from resnet_v2.inference.evaluate import Verdicts, tell_of_other_classes
+from resnet_v2.inference.evaluate import tell_of_other_classes
 from resnet_v2.inference.pictures import View
 from resnet_v2.inference.predict import Predictor
+from resnet_v2.inference.verdicts import MultiVerdicts, TasksVerdicts, Verdicts
 from resnet_v2.logs.layout import drawing, literal
 from resnet_v2.networks.header import Header
 
@@ -28,7 +29,8 @@ SMALLEST_TOLD = 1e-16
 class ClassError:
     """What became of the images of one class; `top1_error` is in percent, None where there are none.
 
-    `taken_for` is the class that most of the wrong ones, `times` of them, are taken for; None where none is wrong.
+    `taken_for` is the class that most of the wrong ones, `times` of them, are taken for; None where none is wrong. Of
+    multi labels `top1_error` is None and `average_precision`, in percent, is not.
     """
 
     class_index: int
@@ -37,6 +39,7 @@ class ClassError:
     top1_error: float | None
     taken_for: str | None
     times: int
+    average_precision: float | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,12 @@ class Row:
     def classes(self) -> list[ClassError]:
         """Errors by class, in the order of the classes."""
         images, errors = self.verdicts.class_errors()
+        if isinstance(self.verdicts, MultiVerdicts):
+            precisions = zip(images.tolist(), (100 - errors).tolist(), strict=True)
+            return [
+                ClassError(index, self.header.name(index), count, None, None, 0, precision if count else None)
+                for index, (count, precision) in enumerate(precisions)
+            ]
         confusion = self.verdicts.confusion()
         np.fill_diagonal(confusion, 0)
         found = []
@@ -65,13 +74,23 @@ class Row:
         return found
 
     def as_json(self, per_class: bool = False) -> dict[str, object]:
-        """images, loss (None: no number), top1_error, top5_error; with `per_class` also `classes`, in label order."""
+        """images, loss (None: no number), top1_error, top5_error; with `per_class` also `classes`, in label order.
+
+        Of tasks also `tasks`, the errors of each, of multi labels `mean_average_precision`, in percent.
+        """
         loss = self.verdicts.loss if np.isfinite(self.verdicts.loss) else None
         result: dict[str, object] = {"images": len(self.verdicts.labels), "loss": loss}
         result |= {f"top{top}_error": self.error(top) for top in (1, 5)}
+        if isinstance(self.verdicts, TasksVerdicts):
+            result["tasks"] = [
+                {f"top{top}_error": task.error(top, self.mxnet_batch) for top in (1, 5)} for task in self.verdicts.tasks
+            ]
+        if isinstance(self.verdicts, MultiVerdicts):
+            result["mean_average_precision"] = self.verdicts.mean_average_precision
         if per_class:
+            figure = "average_precision" if isinstance(self.verdicts, MultiVerdicts) else "top1_error"
             result["classes"] = [
-                {"class": one.class_index, "name": one.name, "images": one.images, "top1_error": one.top1_error}
+                {"class": one.class_index, "name": one.name, "images": one.images, figure: getattr(one, figure)}
                 for one in self.classes()
             ]
         return result
@@ -106,24 +125,53 @@ def text(row: Row) -> str:
     """The figures of one evaluation on lines of their own."""
     padded = f" (MXNet's count in batches of {row.mxnet_batch})" if row.mxnet_batch else ""
     lines = [f"images       {len(row.verdicts.labels)}", f"loss         {row.verdicts.loss:.4f}"]
-    return "\n".join(lines + [f"top-{top} error  {row.error(top):.2f} %{padded}" for top in (1, 5)])
+    lines += [f"top-{top} error  {row.error(top):.2f} %{padded}" for top in (1, 5)]
+    if isinstance(row.verdicts, TasksVerdicts):
+        for task, its in enumerate(row.verdicts.tasks):
+            errors = (f"top-{top} error {its.error(top, row.mxnet_batch):.2f} %" for top in (1, 5))
+            lines.append(f"task {task}: " + ", ".join(errors))
+    if isinstance(row.verdicts, MultiVerdicts):
+        lines.insert(2, f"mAP          {row.verdicts.mean_average_precision:.2f} %")
+    return "\n".join(lines)
 
 
 def table(rows: Sequence[Row]) -> str:
-    """A Markdown table: network, crop size, top-1 and top-5 error in percent."""
+    """A Markdown table: network, crop size, top-1 and top-5 error in percent, and of multi labels the mean average
+    precision.
+    """
+    precise = any(isinstance(row.verdicts, MultiVerdicts) for row in rows)
     lines = ["| network | crop-size | top-1 | top-5 |", "|---|---|---|---|"]
-    lines += [f"| {row.header.network} | {row.view} | {row.error(1):.2f} | {row.error(5):.2f} |" for row in rows]
+    lines = [line + end for line, end in zip(lines, (" mAP |", "---|"), strict=True)] if precise else lines
+    for row in rows:
+        line = f"| {row.header.network} | {row.view} | {row.error(1):.2f} | {row.error(5):.2f} |"
+        its = row.verdicts
+        its_map = f"{its.mean_average_precision:.2f}" if isinstance(its, MultiVerdicts) else "-"
+        lines.append(f"{line} {its_map} |" if precise else line)
     return "\n".join(lines)
 
 
 def class_table(row: Row) -> str:
-    """A Markdown table of the classes that have images, the worst first, and what each is most often taken for."""
+    """A Markdown table of the classes that have images, the worst first, and what each is most often taken for.
+
+    Of multi labels it tells the average precision of each.
+    """
+    if isinstance(row.verdicts, MultiVerdicts):
+        return _precision_table(row)
     lines = ["| class | images | top-1 error | most often taken for |", "|---|---|---|---|"]
     seen = [(one, one.top1_error) for one in row.classes() if one.top1_error is not None]
     for one, error in sorted(seen, key=lambda pair: -pair[1]):
         instead = "" if one.taken_for is None else f"{one.taken_for} ({one.times})"
         name, instead = (printable(word).replace("|", r"\|") for word in (one.name, instead))
         lines.append(f"| {name} | {one.images} | {error:.2f} | {instead} |")
+    return "\n".join(lines)
+
+
+def _precision_table(row: Row) -> str:
+    lines = ["| class | images | average precision |", "|---|---|---|"]
+    seen = [(one, one.average_precision) for one in row.classes() if one.average_precision is not None]
+    for one, precision in sorted(seen, key=lambda pair: pair[1]):
+        name = printable(one.name).replace("|", r"\|")
+        lines.append(f"| {name} | {one.images} | {precision:.2f} % |")
     return "\n".join(lines)
 
 
@@ -175,6 +223,12 @@ def comparison(first: Row, second: Row) -> str:
 
     The sign test (McNemar's exact test): how probable so uneven a count is if neither network is better.
     """
+    for row in (first, second):
+        if isinstance(row.verdicts, TasksVerdicts | MultiVerdicts):
+            raise ResnetError(
+                f"{row.header.network} was trained with `labels` {row.header.labels}, and the sign test is for one "
+                "answer about an image; evaluate both instead."
+            )
     first_right, second_right = first.verdicts.ranks == 0, second.verdicts.ranks == 0
     only_first, only_second = int((first_right & ~second_right).sum()), int((second_right & ~first_right).sum())
     chance = sign_test(only_first, only_second)

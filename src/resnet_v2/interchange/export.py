@@ -60,7 +60,7 @@ def export(prefix: str, epoch: Epoch | None, to: Format, out: str = "") -> str:
     if target.exists() and target.samefile(path):
         raise ResnetError(f"{target} is the checkpoint itself; export it under another name, with `out`.")
     if to == "mxnet":
-        mxnet.save_checkpoint(start, number, network)
+        mxnet.save_checkpoint(start, number, network, header.labels)
         return str(target)
     if to == "gluon":
         mxnet.save_gluon(start, number, network)

@@ -8,9 +8,10 @@ import itertools
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from resnet_v2.data.labels import Labels
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import parse_json
-from resnet_v2.interchange.symbol import STATISTICS, Node, layers
+from resnet_v2.interchange.symbol import LOSSES, STATISTICS, Node, layers, losses
 from resnet_v2.networks.architecture import Architecture
 
 # Operators under their later name; those of no arithmetic effect stand in _PASSING.
@@ -37,6 +38,7 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
     "Activation": {"act_type": ""},
     "Pooling": {"pool_type": "max", "global_pool": "False", **_WINDOW, "pooling_convention": "valid"},
     "FullyConnected": {"flatten": "True"},
+    "slice_axis": {"axis": "", "begin": "", "end": ""},
     "Cast": {"dtype": ""},
     "SoftmaxOutput": {"temperature": "1"},
 }
@@ -100,7 +102,7 @@ def last_layer(graph: Graph) -> dict[str, str]:
     found = {}
     for head in graph.heads:
         node = graph.nodes[head]
-        while node.inputs and (_op(node) == "SoftmaxOutput" or _passes(node)):
+        while node.inputs and (_op(node) in (*LOSSES, "slice_axis") or _passes(node)):
             node = graph.nodes[node.inputs[0]]
         if _op(node) == "FullyConnected":
             found[node.name] = node
@@ -112,6 +114,25 @@ def last_layer(graph: Graph) -> dict[str, str]:
     return {node.name: ours for node, ours in named if not node.inputs}
 
 
+def labels_of(graph: Graph, classes: int) -> Labels:
+    """What the labels were that a network of so many logits was trained on, by its graph's outputs.
+
+    Where it ends in a softmax, or in features or logits alone, they are one class.
+    """
+    ends = [node for node in (graph.nodes[head] for head in graph.heads) if _op(node) in LOSSES and node.inputs]
+    if [node.op for node in ends] == ["LogisticRegressionOutput"]:
+        return Labels(classes, "multi")
+    parts = [graph.nodes[node.inputs[0]] for node in ends if _op(node) == "SoftmaxOutput"]
+    if not parts or len(parts) < len(ends) or any(part.op != "slice_axis" for part in parts):
+        return Labels(classes)
+    try:
+        sizes = [int(part.attributes["end"]) - int(part.attributes["begin"]) for part in parts]
+    except (KeyError, ValueError):
+        return Labels(classes)
+    whole = sum(sizes) == classes and min(sizes) > 0
+    return Labels(classes, "tasks", tuple(sizes)) if whole else Labels(classes)
+
+
 def prove(graph: Graph, architecture: Architecture, names: Mapping[str, str], gluon: bool = False) -> Proof:
     """What a graph shows of its parameters, once it is known to compute what a network of this architecture does.
 
@@ -119,20 +140,22 @@ def prove(graph: Graph, architecture: Architecture, names: Mapping[str, str], gl
     ResnetError when it computes something else: another eps, order, stride, layer or parameter name.
     """
     known: dict[Hashable, int] = {}
-    ours = layers(architecture, gluon)
+    ours = layers(architecture, labels_of(graph, architecture.classes), gluon)
     values = _values(ours, {}, lambda key: known.setdefault(key, len(known)))
+    answers = [values[number] for number in losses(ours)]
     # The graph of an inference file may end in fc1 itself.
-    outputs = (values[-1], values[ours[-1].inputs[0]])
+    logits = next(values[number] for number, node in enumerate(ours) if node.name == "fc1")
     unknown = itertools.count(-1, -1)
     try:
         values = _values(graph.nodes, names, lambda key: known[key] if key in known else next(unknown))
     except (ValueError, IndexError) as error:
         advice = "copy it again, or remove it to go by the shapes"
         raise ResnetError(f"{graph.source} is damaged ({error}); {advice}.") from None
-    head = next((head for head in graph.heads if values[head] in outputs), None)
-    if head is None:
+    by_value = {values[head]: head for head in reversed(graph.heads)}
+    if not by_value.keys() >= set(answers) and logits not in by_value:
         raise _something_else(graph, values, architecture)
-    used = [graph.nodes[number] for number in _below(graph, head)]
+    heads = [by_value[answer] for answer in answers] if by_value.keys() >= set(answers) else [by_value[logits]]
+    used = [graph.nodes[number] for number in sorted({below for head in heads for below in _below(graph, head)})]
     gammas = [(node, values[node.inputs[1]]) for node in used if _op(node) == "BatchNorm"]
     fixed = {str(gamma) for node, gamma in gammas if _true(node.attributes.get("fix_gamma", "True"))}
     variables = {names.get(node.name, node.name) for node in used if _op(node) == "null"}
@@ -197,7 +220,7 @@ def _passes(node: Node) -> bool:
 def _operands(op: str, node: Node, inputs: list[str | int]) -> list[str | int]:
     if op == "elemwise_add":
         return sorted(inputs, key=str)
-    if op == "SoftmaxOutput":
+    if op in LOSSES:
         return inputs[:1]
     if op == "FullyConnected" and len(inputs) == 2:
         return [*inputs, "fc1_bias"]  # the last layer's, of zeros

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from resnet_v2.config.fields import Stem
 from resnet_v2.console import say
+from resnet_v2.data.labels import Labels
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import write_text
 from resnet_v2.interchange import gluon
-from resnet_v2.interchange.graph import Graph, Proof, last_layer, prove, read_graph
+from resnet_v2.interchange.graph import Graph, Proof, labels_of, last_layer, prove, read_graph
 from resnet_v2.interchange.inputs import RAW, behind_stem, in_pixels, scaling_of
 from resnet_v2.interchange.params import Arrays, read_params, write_params
 from resnet_v2.interchange.symbol import gluon_json, symbol_json
@@ -164,9 +165,9 @@ def read_checkpoint(path: Path) -> tuple[Architecture, dict[str, Tensor]]:
     the last layer is called. A sentence tells of images that are not taken as pixels. ResnetError when either file is
     missing, damaged, or something else than our networks.
     """
-    source, symbol = str(path), Path(f"{split_path(path)[0]}-symbol.json")
+    source, symbol = str(path), _symbol_path(path)
     arrays: Arrays = _prefixed(read_params(path), source)
-    graph = read_graph(_symbol_text(symbol), str(symbol)) if symbol.is_file() else None
+    graph = _graph_beside(path)
     gluons = gluon.recognise({name[4:]: array.shape for name, array in arrays.items()}, source)
     names = gluons[1] if gluons else _last_layer(arrays, graph)
     arrays = _renamed(arrays, names, source)
@@ -191,6 +192,24 @@ def read_checkpoint(path: Path) -> tuple[Architecture, dict[str, Tensor]]:
     scaling = gluon.adapt(state, biases, architecture.version, source)
     say(f"{source} is Gluon's and wants images {scaling.words}, by its first BatchNorm; bn_data scales them here.")
     return architecture, state
+
+
+def stored_labels(path: Path, classes: int) -> Labels:
+    """What the labels were that the network of a `.params` file with so many logits was trained on.
+
+    Without a symbol beside it, or where that ends in a softmax, they are one class.
+    """
+    graph = _graph_beside(path)
+    return labels_of(graph, classes) if graph is not None else Labels(classes)
+
+
+def _symbol_path(path: Path) -> Path:
+    return Path(f"{split_path(path)[0]}-symbol.json")
+
+
+def _graph_beside(path: Path) -> Graph | None:
+    symbol = _symbol_path(path)
+    return read_graph(_symbol_text(symbol), str(symbol)) if symbol.is_file() else None
 
 
 def _proof(graph: Graph, architecture: Architecture, is_gluon: bool) -> Proof:
@@ -255,9 +274,12 @@ def _symbol_text(path: Path) -> str:
         raise ResnetError(f"{path} cannot be read as text; copy it again, or remove it to go by the shapes.") from None
 
 
-def save_checkpoint(prefix: str, epoch: int, network: ResNet) -> None:
-    """Write `prefix-symbol.json` and `prefix-0000.params`; MXNet's `load_checkpoint(prefix, epoch)` reads them."""
-    write_text(Path(f"{prefix}-symbol.json"), symbol_json(network.architecture))
+def save_checkpoint(prefix: str, epoch: int, network: ResNet, labels: Labels | None = None) -> None:
+    """Write `prefix-symbol.json` and `prefix-0000.params`; MXNet's `load_checkpoint(prefix, epoch)` reads them.
+
+    What the `labels` were decides the outputs (see `symbol_json`), None: one class.
+    """
+    write_text(Path(f"{prefix}-symbol.json"), symbol_json(network.architecture, labels))
     write_params(params_path(prefix, epoch), from_network(network))
 
 

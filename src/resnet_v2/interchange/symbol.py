@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from resnet_v2.data.labels import Labels
 from resnet_v2.networks.architecture import EPSILON, Architecture
 from resnet_v2.networks.description import INPUT, Operation
 from resnet_v2.networks.units import operations
@@ -16,6 +17,7 @@ from resnet_v2.networks.units import operations
 GLUON_EPSILON = 1e-5
 STATISTICS = ("moving_mean", "moving_var")
 _COUNTED = (*STATISTICS, "running_mean", "running_var")  # the latter are Gluon's
+LOSSES = ("SoftmaxOutput", "LogisticRegressionOutput")
 _MXNET_VERSION = 10901
 
 
@@ -84,25 +86,44 @@ def _window(operation: Operation) -> dict[str, int]:
     return {"kernel": operation.kernel, "stride": operation.stride, "pad": operation.kernel // 2}
 
 
-def layers(architecture: Architecture, gluon: bool = False) -> list[Node]:
+def layers(architecture: Architecture, labels: Labels | None = None, gluon: bool = False) -> list[Node]:
     """The layers of a network as MXNet names them, from the variable `data` to the node `softmax`.
 
-    `gluon`: with what Gluon's model zoo has in their places, another eps and biases, but under the same names.
+    Of multi `labels` it is the node `logistic`, and tasks have the nodes `task0_softmax`, `task1_softmax` and so on,
+    each behind its slice of `fc1`. `gluon`: with what Gluon's model zoo has in their places, another eps and biases,
+    but under the same names.
     """
     graph = _Graph(architecture, gluon)
     graph.values[INPUT] = graph.node("null", "data", [])
     for operation in operations(architecture):
         graph.add(operation)
-    graph.node("SoftmaxOutput", "softmax", [len(graph.nodes) - 1], ["label"])
+    logits = len(graph.nodes) - 1
+    if labels is not None and labels.kind == "multi":
+        graph.node("LogisticRegressionOutput", "logistic", [logits], ["label"])
+        return graph.nodes
+    for task, place in enumerate(labels.places if labels is not None else ()):
+        ends = {"axis": "1", "begin": str(place.start), "end": str(place.stop)}
+        part = graph.node("slice_axis", f"task{task}", [logits], **ends)
+        graph.node("SoftmaxOutput", f"task{task}_softmax", [part], ["label"])
+    if labels is None or not labels.tasks:
+        graph.node("SoftmaxOutput", "softmax", [logits], ["label"])
     return graph.nodes
 
 
-def symbol_json(architecture: Architecture) -> str:
+def losses(nodes: Sequence[Node]) -> list[int]:
+    """The numbers of the nodes that make answers of logits."""
+    return [number for number, node in enumerate(nodes) if node.op in LOSSES]
+
+
+def symbol_json(architecture: Architecture, labels: Labels | None = None) -> str:
     """The network as MXNet 1.x symbol JSON; `mx.sym.load_json` reads it and `Module` binds it.
 
-    Inputs `data` (N x 3 x H x W) and `softmax_label` (N); output `softmax_output` (N x classes).
+    Inputs `data` (N x 3 x H x W) and `softmax_label` (N); output `softmax_output` (N x classes). Of multi `labels` they
+    are `logistic_label` (N x classes) and `logistic_output`, of tasks `task0_softmax_label` (N), `task0_softmax_output`
+    and so on.
     """
-    return _json(layers(architecture))
+    nodes = layers(architecture, labels)
+    return _json(nodes, losses(nodes))
 
 
 def gluon_json(architecture: Architecture, names: Mapping[str, str]) -> str:
@@ -111,10 +132,10 @@ def gluon_json(architecture: Architecture, names: Mapping[str, str]) -> str:
     Input `data` (N x 3 x H x W, normalised); output `fc1_output` (N x classes logits).
     """
     nodes = layers(architecture, gluon=True)[:-2]  # without the softmax and its labels
-    return _json([node._replace(name=names.get(node.name, node.name)) for node in nodes])
+    return _json([node._replace(name=names.get(node.name, node.name)) for node in nodes], [len(nodes) - 1])
 
 
-def _json(nodes: Sequence[Node]) -> str:
+def _json(nodes: Sequence[Node], heads: Sequence[int]) -> str:
     entries = []
     for node in nodes:
         entry: dict[str, Any] = {"op": node.op, "name": node.name}
@@ -126,7 +147,7 @@ def _json(nodes: Sequence[Node]) -> str:
     graph = {
         "nodes": entries,
         "arg_nodes": [number for number, node in enumerate(nodes) if node.op == "null"],
-        "heads": [[len(nodes) - 1, 0, 0]],
+        "heads": [[number, 0, 0] for number in heads],
         "attrs": {"mxnet_version": ["int", _MXNET_VERSION]},
     }
     return json.dumps(graph, indent=1)

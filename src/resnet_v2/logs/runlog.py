@@ -191,13 +191,13 @@ class RunLog:
         """A checkpoint was written."""
         self._write([f'Saved checkpoint to "{path}"'], "saved", {"path": str(path)})
 
-    def validated(self, epoch: int, top1_error: float, top5_error: float, **values: float) -> None:
-        """Validation errors in percent after an epoch; the lines tell accuracies, as MXNet's."""
-        accuracy, accuracy_top5 = 1 - top1_error / 100, 1 - top5_error / 100
-        lines = [
-            f"Epoch[{epoch}] Validation-accuracy={accuracy:f}",
-            f"Epoch[{epoch}] Validation-top_k_accuracy_5={accuracy_top5:f}",
-        ]
+    def validated(self, epoch: int, top1_error: float, top5_error: float, **values: Any) -> None:
+        """Figures of a validation in percent after an epoch; the lines tell shares, accuracies as MXNet's."""
+        shares = {"accuracy": 1 - top1_error / 100, "top_k_accuracy_5": 1 - top5_error / 100}
+        shares |= {f"task{task}-accuracy": 1 - one / 100 for task, one in enumerate(values.get("task_errors", ()))}
+        if "mean_average_precision" in values:
+            shares["mAP"] = values["mean_average_precision"] / 100
+        lines = [f"Epoch[{epoch}] Validation-{name}={share:f}" for name, share in shares.items()]
         measured = {"epoch": epoch, "top1_error": top1_error, "top5_error": top5_error}
         self._write(lines, "validation", measured | values)
 

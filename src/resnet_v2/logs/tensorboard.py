@@ -19,6 +19,7 @@ TAGS = {
         "loss": "loss/validation",
         "top1_error": "error/top-1 (%)",
         "top5_error": "error/top-5 (%)",
+        "mean_average_precision": "precision/mean average (%)",
     },
 }
 

@@ -6,10 +6,12 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import safetensors
 
+from resnet_v2.config.fields import LabelKind
+from resnet_v2.data.labels import Labels
 from resnet_v2.data.lists import read_synset
 from resnet_v2.errors import DamagedError, ResnetError
 from resnet_v2.files import parse_json
@@ -26,7 +28,8 @@ class Header:
 
     `resize` and `crop` are the evaluation preprocessing in pixels: shorter side, then the centre. `class_names` has one
     line per class, or is empty. `errors` holds measured figures in percent, such as `top1_error`. `training` is what
-    the trainer needs to go on: settings and position.
+    the trainer needs to go on: settings and position. `label_kind` and `tasks` are those of `Labels`: the logits are
+    one choice, a yes or no for every class, or a choice for each task, one task behind the other.
     """
 
     architecture: Architecture
@@ -36,16 +39,30 @@ class Header:
     class_names: tuple[str, ...] = field(default=(), repr=False)
     errors: Mapping[str, float] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    label_kind: LabelKind = "class"
+    tasks: tuple[int, ...] = ()
 
     @classmethod
-    def of_epoch(cls, architecture: Architecture, epoch: int, class_names: tuple[str, ...] = ()) -> "Header":
-        """A header with the preprocessing that the architecture's stem is trained for."""
-        size = architecture.image_size
-        return cls(architecture, epoch, 256 if architecture.large_images else size, size, class_names)
+    def of_epoch(
+        cls,
+        architecture: Architecture,
+        epoch: int,
+        class_names: tuple[str, ...] = (),
+        labels: Labels | None = None,
+    ) -> "Header":
+        """A header with the preprocessing that the architecture's stem is trained for; `labels` None: one class."""
+        size, labels = architecture.image_size, labels or Labels(architecture.classes)
+        resize = 256 if architecture.large_images else size
+        return cls(
+            architecture, epoch, resize, size, class_names, label_kind=cast(LabelKind, labels.kind), tasks=labels.tasks
+        )
 
     def to_json(self) -> str:
-        """The header as one line of JSON."""
-        return json.dumps(asdict(self))
+        """The header as one line of JSON; of one class for each image as older programs know it."""
+        fields = asdict(self)
+        for name in (name for name, usual in (("label_kind", "class"), ("tasks", ())) if fields[name] == usual):
+            del fields[name]
+        return json.dumps(fields)
 
     @classmethod
     def from_json(cls, text: str, path: Path) -> "Header":
@@ -53,7 +70,8 @@ class Header:
         try:
             fields = parse_json(text)
             architecture = Architecture(**fields.pop("architecture"))
-            header = cls(architecture, class_names=tuple(fields.pop("class_names")), **fields)
+            names, tasks = tuple(fields.pop("class_names")), tuple(fields.pop("tasks", ()))
+            header = cls(architecture, class_names=names, tasks=tasks, **fields)
             header._check()
             return header
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -73,7 +91,25 @@ class Header:
             raise ValueError("errors and training are no objects")
         if not all(type(error) in (int, float) for error in self.errors.values()):
             raise ValueError("errors that are no numbers")
+        if self.label_kind not in get_args(LabelKind) or (self.label_kind == "tasks") != bool(self.tasks):
+            raise ValueError(f"labels {self.label_kind!r}")
+        if not all(type(count) is int and count > 0 for count in self.tasks):
+            raise ValueError("tasks that have no classes")
+        if self.tasks and sum(self.tasks) != self.architecture.classes:
+            raise ValueError(f"tasks of {sum(self.tasks)} classes for {self.architecture.classes}")
         check_training(self.training)
+
+    @property
+    def labels(self) -> Labels:
+        """What the network was trained to tell."""
+        return Labels(self.architecture.classes, self.label_kind, self.tasks)
+
+    @property
+    def error(self) -> float | None:
+        """What the best epoch has least of, in percent: the top-1 error, of multi labels what its precision lacks."""
+        if "mean_average_precision" in self.errors:
+            return 100 - self.errors["mean_average_precision"]
+        return self.errors.get("top1_error")
 
     @property
     def network(self) -> str:
@@ -81,8 +117,13 @@ class Header:
         return f"ResNet-{self.architecture.depth}-{self.architecture.version}"
 
     def name(self, class_index: int) -> str:
-        """A class's name; its number where there are no names."""
-        return self.class_names[class_index] if self.class_names else str(class_index)
+        """A class's name; where there are no names its number, of tasks the task and the number within it."""
+        if self.class_names:
+            return self.class_names[class_index]
+        for task, place in enumerate(self.labels.places):
+            if class_index < place.stop:
+                return f"task {task}: {class_index - place.start}"
+        return str(class_index)
 
     def stored_otherwise(self, side: int) -> str:
         """What to say of a record with images of `side` pixels, the shorter one, that is evaluated as it is stored.

@@ -98,7 +98,15 @@ def _is_best(value: Any) -> bool:
 
 
 def _is_result(value: Any) -> bool:
-    return value is None or (_all(_number)(value) and value.keys() == RESULT)
+    if value is None or not isinstance(value, dict):
+        return value is None
+    numbers = {name: one for name, one in value.items() if name not in ("task_errors", "average_precision")}
+    if not _all(_number)(numbers):
+        return False
+    if "average_precision" in value:
+        each = _each(lambda one: one is None or _number(one))(value["average_precision"])
+        return each and numbers.keys() == RESULT | {"mean_average_precision"}
+    return numbers.keys() == RESULT and _each(_number)(value.get("task_errors", []))
 
 
 ENTRIES: dict[str, Fits] = {

@@ -24,6 +24,7 @@ from resnet_v2.networks.sums import SUMS_KEY, sums_text
 
 # What reads other people's checkpoints, by the ending of their names; it is imported when one is met.
 FOREIGN = {".params": "resnet_v2.interchange.mxnet:read_checkpoint"}
+FOREIGN_LABELS = {".params": "resnet_v2.interchange.mxnet:stored_labels"}
 
 
 def read_checkpoint(prefix: str | Path, epoch: Epoch | None = None) -> tuple[Path, Header, dict[str, Tensor]]:
@@ -39,21 +40,25 @@ def read_checkpoint(prefix: str | Path, epoch: Epoch | None = None) -> tuple[Pat
             _tell_of_best(os.fspath(prefix), path, header)
         return path, header, tensors
     architecture, tensors = resolve_name(FOREIGN[path.suffix])(path)
-    return path, Header.of_epoch(architecture, split_path(path)[1]), tensors
+    labels = resolve_name(FOREIGN_LABELS[path.suffix])(path, architecture.classes)
+    return path, Header.of_epoch(architecture, split_path(path)[1], labels=labels), tensors
 
 
 def _tell_of_best(prefix: str, path: Path, header: Header) -> None:
     """A run's prefix means its last epoch, which need not be the best."""
-    best, mine = Path(f"{prefix}-best.safetensors"), header.errors.get("top1_error")
+    best, mine = Path(f"{prefix}-best.safetensors"), header.error
     if path != checkpoint_path(prefix, header.epoch) or mine is None or not best.is_file():
         return
     with contextlib.suppress(ResnetError):
         its = read_header(best)
-        error = its.errors.get("top1_error", mine)
+        error = mine if its.error is None else its.error
         if error < mine:
+            multi = header.label_kind == "multi"
+            what = "mean average precision" if multi else "top-1 error"
+            last, first = (100 - one if multi else one for one in (mine, error))
             say(
-                f"{prefix} is its last epoch, {header.epoch}, of {mine:.2f} % top-1 error; epoch {its.epoch} had "
-                f"{error:.2f} %: epoch best is {best}"
+                f"{prefix} is its last epoch, {header.epoch}, of {last:.2f} % {what}; epoch {its.epoch} had "
+                f"{first:.2f} %: epoch best is {best}"
             )
 
 

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from resnet_v2 import __version__
 from resnet_v2.config.packing import PackConfig
 from resnet_v2.console import say
+from resnet_v2.data.exact import exact_id
 from resnet_v2.data.faces import ranges_of
 from resnet_v2.data.index import index_path
 from resnet_v2.data.lists import ListEntry, is_sorted_by_class, read_lines
@@ -185,7 +186,7 @@ def _make_record(make: Callable[[ListEntry], bytes], entry: ListEntry | ResnetEr
         return 0, entry, b""
     try:
         label = entry.labels[0] if len(entry.labels) == 1 else entry.labels
-        record = pack(IRHeader(0, label, entry.index, 0), make(entry))
+        record = pack(IRHeader(0, label, entry.index, exact_id(label)), make(entry))
         return entry.index, record, note(record)
     except ResnetError as error:
         return entry.index, error, b""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resnet_v2.config.packing import VerifyConfig
+from resnet_v2.data.exact import EXACT_LABELS, shown
 from resnet_v2.data.index import index_path, is_record, side_path
 from resnet_v2.data.lists import ListEntry, read_lines, read_synset
 from resnet_v2.data.record_names import record_paths
@@ -314,18 +315,21 @@ class _Judge:
 
 
 def _equal(listed: Sequence[float], packed: Sequence[float]) -> bool:
-    """Whether labels are the same to 6 decimals, which a list has, and as float32, which a record has."""
+    """Whether labels are the same to 6 decimals, which a list has, and as float32, which a record has; the first one,
+    which a record has exactly, to the last digit where it is large.
+    """
     listed = listed[: len(packed)] if len(packed) == 1 else listed  # the first alone is packed unless more are wanted
-    pairs = zip(listed, packed, strict=False)
-    return len(listed) == len(packed) and all(abs(one - other) <= 1e-6 * max(1, abs(one)) for one, other in pairs)
+    pairs = [*zip(listed, packed, strict=False)]
+    near = all(abs(one - other) <= 1e-6 * max(1, abs(one)) for one, other in pairs)
+    return len(listed) == len(packed) and near and (listed[0] < EXACT_LABELS or listed[0] == packed[0])
 
 
 def _wrong_label(piece: Piece, listed: dict[int, tuple[float, ...]] | None, classes: int | None) -> str:
-    shown = ", ".join(f"{label:g}" for label in piece.labels)
+    its = ", ".join(map(shown, piece.labels))
     wanted = (listed or {}).get(piece.key)
     if wanted is not None and not _equal(wanted, piece.labels):
-        return f"its label is {shown}, the .lst says {', '.join(f'{label:g}' for label in wanted)}"
+        return f"its label is {its}, the .lst says {', '.join(map(shown, wanted))}"
     first = piece.labels[0] if piece.labels else -1.0
     if classes is not None and not (first.is_integer() and 0 <= first < classes):
-        return f"its label is {shown}, but the classes of synset.txt are 0 to {classes - 1}"
+        return f"its label is {its}, but the classes of synset.txt are 0 to {classes - 1}"
     return ""

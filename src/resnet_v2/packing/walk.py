@@ -4,6 +4,7 @@ The magic number stands at a multiple of 4 only where a part of a record begins,
 So the next one tells where a record must end, whatever its length says, and damage does not spread to its neighbours.
 """
 
+import math
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from resnet_v2.data.claims import check_claim
+from resnet_v2.data.exact import EXACT_LABELS, first_label
 from resnet_v2.data.jpeg import decode
 from resnet_v2.data.loader import MAX_PIXELS
 from resnet_v2.data.records import (
@@ -183,6 +185,8 @@ def _image(start: int, end: int, payload: bytes, known: Collection[int], decode_
     except ValueError as error:
         return Piece(start, end, True, total, kind="damaged", problem=f"it is no image record ({error})")
     labels = tuple(float(label) for label in np.ravel(header.label))
+    if labels[:1] and labels[0] >= EXACT_LABELS and not math.isnan(exact := first_label(header.label, header.id2)):
+        labels = exact, *labels[1:]
     if header.flag and not len(data):
         return Piece(start, end, True, total, header.id, labels, empty=True)
     kind = problem = ""

@@ -38,6 +38,10 @@ def check_together(config: TrainConfig, architecture: Architecture, ranks: Ranks
             "`clip_norm`, `accumulate`, `amp` fp16 or `optimizer` muon; leave it or them out.",
         ),
         (
+            optimisation.label_smoothing and config.data.label_kind == "multi",
+            "`label_smoothing` does not go with `labels` multi, where a class is a yes or no; leave one of them out.",
+        ),
+        (
             optimisation.sync_bn and several and memory.planned,
             "`sync_bn` and an activation plan do not go together; leave one of them out.",
         ),

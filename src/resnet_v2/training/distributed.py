@@ -66,6 +66,11 @@ class Ranks:
         dist.all_gather(found, mine)
         return [dict(zip(numbers, one.tolist(), strict=True)) for one in found]
 
+    def add_up(self, tensor: torch.Tensor) -> None:
+        """Make a tensor on the CPU the sum of all ranks' own; every rank has to ask."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+
     def share_buffers(self, network: torch.nn.Module) -> None:
         """Give every rank the moving statistics of rank 0."""
         if self.world_size > 1:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from resnet_v2.networks.header import Header
 from resnet_v2.training import checkpoint
 from resnet_v2.training.checkpoint import Start
 from resnet_v2.training.distributed import Ranks
-from resnet_v2.training.evaluate import Evaluation, evaluate
+from resnet_v2.training.evaluate import evaluate
+from resnet_v2.training.evaluation import Evaluation, saved
 from resnet_v2.training.feed import Fed, IdleClock, feed, pin_for
 from resnet_v2.training.interruption import Interruption, Stopped
 from resnet_v2.training.meter import Meter, Watch
@@ -73,7 +74,7 @@ def training_loader(run: Run, state: TrainState, reader: Records) -> Loader:
         plan.augmentation(state.epoch),
         seed=plan.config.optimisation.seed,
         batch_size=plan.batch_size,
-        classes=plan.architecture.classes,
+        classes=plan.labels,
         epoch=state.epoch,
         count=data.num_examples,
         rank=ranks.rank,
@@ -108,7 +109,7 @@ def train_epoch(run: Run, state: TrainState, reader: Records) -> None:
             _save_where_due(run, state, clock, loader.steps)
     _count_idle(state, clock)
     run.watch.check(state.epoch)
-    measured = state.whole.read(run.ranks, run.device)
+    measured = state.whole.read(run.ranks, run.device, run.plan.labels.answers)
     learning_rate = run.plan.schedule.learning_rate(state.epoch + (loader.steps - 0.5) / loader.steps)
     run.log.trained(state.epoch, learning_rate=learning_rate, **measured)
     after, whole = spent(run.plan.workers), state.whole
@@ -146,7 +147,7 @@ def _log_recent(run: Run, state: TrainState, clock: IdleClock, learning_rate: fl
     """A log line over the steps since the last one; returns what the bar shows of it."""
     run.watch.check(state.epoch)
     _count_idle(state, clock)
-    measured = state.recent.read(run.ranks, run.device)
+    measured = state.recent.read(run.ranks, run.device, run.plan.labels.answers)
     state.recent = Meter()
     run.log.batch(state.epoch, state.step, **measured, learning_rate=learning_rate)
     return f"loss {measured['loss']:.3f}, waiting for data {measured['data_wait']:.1%}"
@@ -197,6 +198,7 @@ def validate(run: Run, state: TrainState, reader: Records) -> Evaluation:
             size=run.plan.architecture.image_size,
             batch_size=run.plan.batch_size,
             device=run.device,
+            labels=run.plan.labels,
             workers=run.plan.workers,
             ranks=run.ranks,
             on_batch=stop_when_told,
@@ -213,7 +215,7 @@ def validate(run: Run, state: TrainState, reader: Records) -> Evaluation:
             f"The validation's loss is {result.loss} in epoch {state.epoch}, which is not saved: the run has diverged; "
             f"go on from the last checkpoint of {run.plan.prefix} with a lower `lr`, or with `clip_norm` 1."
         )
-    run.log.validated(state.epoch, **asdict(result))
+    run.log.validated(state.epoch, **saved(result))
     return result
 
 
@@ -249,6 +251,6 @@ def save(run: Run, state: TrainState, path: Path, result: Evaluation | None) -> 
     if not run.ranks.main:
         return
     run.log.mark(training["position"], state.clock(), None if result is None else path)
-    header = Header.of_epoch(run.plan.architecture, state.epoch, run.plan.class_names)
-    errors = {"top1_error": result.top1_error, "top5_error": result.top5_error} if result is not None else {}
+    header = Header.of_epoch(run.plan.architecture, state.epoch, run.plan.class_names, run.plan.labels)
+    errors = result.figures if result is not None else {}
     weights.save(path, state.to_tensors(), replace(header, errors=errors, training=training), check=True)

@@ -2,41 +2,26 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import nn
 
 from resnet_v2.console import Progress
 from resnet_v2.data.filling import Centred
+from resnet_v2.data.labels import Labels, labels_of
 from resnet_v2.data.left_out import LeftOut
 from resnet_v2.data.loader import Reading, batches
 from resnet_v2.data.order import split
 from resnet_v2.data.record_set import Records
 from resnet_v2.errors import ResnetError
 from resnet_v2.networks.resnet import ResNet
+from resnet_v2.training.average_precision import average_precisions, mean_of
 from resnet_v2.training.distributed import Ranks
+from resnet_v2.training.evaluation import Evaluation, MultiEvaluation, TasksEvaluation
 from resnet_v2.training.feed import feed, pin_for, to_input
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Sums over a record: `loss` is the mean cross-entropy in nats, errors are in percent of `images`."""
-
-    images: int
-    loss: float
-    top1_error: float
-    top5_error: float
-
-
-def rank_of_label(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """How many classes come before the labelled one; among equals the lower class comes first. n x classes, n -> n."""
-    own = logits.gather(1, labels[:, None])
-    classes = torch.arange(logits.shape[1], device=logits.device)
-    before = (logits > own) | ((logits == own) & (classes < labels[:, None]))
-    return before.sum(1)
+from resnet_v2.training.losses import loss_of, ranks_of_truth
 
 
 @contextmanager
@@ -59,28 +44,30 @@ def evaluate(
     size: int,
     batch_size: int,
     device: torch.device,
+    labels: Labels | None = None,
     workers: int = 0,
     ranks: Ranks | None = None,
     on_batch: Callable[[], object] | None = None,
     left_out: LeftOut | None = None,
 ) -> Evaluation:
-    """Loss and errors of a network over all records, centre crop of `size` pixels.
+    """Loss and errors of a network over all records, centre crop of `size` pixels; `labels` None: one class each.
 
     Several ranks share the records and all get the whole result. `on_batch` is called before every batch and behind the
     last one, on all ranks as often. Records that cannot be read are `left_out`, and said to it; without it they are an
     error. With fewer than 5 classes the top-5 error is 0 by its definition. A logit that is not a number counts as an
     error.
     """
-    ranks = ranks or Ranks()
+    ranks, labels = ranks or Ranks(), labels or labels_of(network.architecture.classes)
     steps = split(np.arange(len(reader)), batch_size, ranks.rank, ranks.world_size)
     leave_out = left_out is not None
     reading = Reading(
         workers, on_skip=left_out, pin=pin_for(device), sharers=ranks.local_world_size, leave_out=leave_out
     )
-    stream = batches(reader, steps, Centred(size), (size, size, 3), network.architecture.classes, reading)
+    stream = batches(reader, steps, Centred(size), (size, size, 3), labels, reading)
     progress = Progress("evaluate", len(reader), shown=ranks.main)
     seen = 0
     found: list[torch.Tensor] = []  # per batch; the sums are made on the host, in float64, which not every GPU has
+    scores = _Scores(len(reader), labels.classes) if labels.kind == "multi" else None
     with progress, evaluating(network):
         for fed in feed(stream, device):
             if on_batch is not None:
@@ -88,19 +75,57 @@ def evaluate(
             if not len(fed.labels):
                 continue
             logits = network(to_input(fed.images)).float()
-            loss = F.cross_entropy(logits, fed.labels, reduction="sum")
-            finite = logits.isfinite().all(1)
-            rank = rank_of_label(logits, fed.labels)
-            found.append(torch.stack([loss, ((rank < 1) & finite).sum(), ((rank < 5) & finite).sum()]))
+            found.append(_sums(labels, logits, fed.labels))
+            if scores is not None:
+                scores.add(fed.ordinals, logits, fed.labels)
             progress.update(len(fed.labels))
             seen += len(fed.labels)
         if on_batch is not None:
             on_batch()
         sums = torch.stack(found).tolist() if found else []
-    own = [sum(one[place] for one in sums) for place in range(3)]
-    loss_of_all, *right, images = ranks.total([*own, seen])
+    width = 1 + 2 * labels.answers
+    loss, *right, images = ranks.total([*(sum(one[place] for one in sums) for place in range(width)), seen])
     count = int(images)
     if not count:
         raise ResnetError(f"{reader.path} holds no image that can be read; pack it again.")
     wrong = [100 * (count - number) / count for number in right]
-    return Evaluation(count, loss_of_all / count, *wrong)
+    if scores is not None:
+        return _multi(count, loss / count, wrong, scores.average_precisions(ranks))
+    if labels.kind == "tasks":
+        top1, top5 = (tuple(wrong[first::2]) for first in (0, 1))
+        return TasksEvaluation(count, loss / count, sum(top1) / len(top1), sum(top5) / len(top5), top1)
+    return Evaluation(count, loss / count, *wrong)
+
+
+def _sums(labels: Labels, logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """The loss of a batch; then of each answer how many images are right, and for how many one of five is."""
+    finite = logits.isfinite().all(1)
+    ranks = ranks_of_truth(labels, logits, truth)
+    right = [((rank < top) & finite).sum() for rank in ranks for top in (1, 5)]
+    return torch.stack([loss_of(labels, logits, truth), *right])
+
+
+class _Scores:
+    """The logits and the labels of every image, of which each rank knows its own."""
+
+    def __init__(self, images: int, classes: int) -> None:
+        self._logits, self._truth = torch.zeros(images, classes), torch.zeros(images, classes, dtype=torch.uint8)
+        self._there = torch.zeros(images, dtype=torch.uint8)
+
+    def add(self, ordinals: NDArray[np.int64], logits: torch.Tensor, truth: torch.Tensor) -> None:
+        places = torch.from_numpy(ordinals)
+        self._logits[places], self._truth[places] = logits.cpu(), truth.cpu().to(torch.uint8)
+        self._there[places] = 1
+
+    def average_precisions(self, ranks: Ranks) -> NDArray[np.float64]:
+        """Of every class, over the images of all ranks; every rank has to ask."""
+        for one in (self._logits, self._truth, self._there):
+            ranks.add_up(one)  # others have zeros where one rank has its images
+        there = self._there > 0
+        return average_precisions(self._truth[there].numpy(), self._logits[there].numpy())
+
+
+def _multi(count: int, loss: float, wrong: list[float], precisions: NDArray[np.float64]) -> MultiEvaluation:
+    each = tuple(None if np.isnan(one) else 100 * float(one) for one in precisions)
+    top1, top5 = wrong
+    return MultiEvaluation(count, loss, top1, top5, 100 * mean_of(precisions), each)

@@ -25,7 +25,7 @@ from resnet_v2.training import gpu, ownership, preflight
 from resnet_v2.training.checkpoint import Start, tidy
 from resnet_v2.training.distributed import choose_device, joined, launch, launched
 from resnet_v2.training.epoch import Run, end_epoch, train_epoch, training_loader, validate
-from resnet_v2.training.evaluate import Evaluation
+from resnet_v2.training.evaluation import Evaluation, restored
 from resnet_v2.training.interruption import Interruption
 from resnet_v2.training.meter import Watch
 from resnet_v2.training.optim import muon, nesterov_sgd
@@ -88,7 +88,7 @@ def _fit(run: Run, say: Callable[[str], object]) -> Evaluation | None:
         if ranks.main and not config.output.dry_run:
             _end_again(run, start)
         say(f"{plan.prefix} is at its end, epoch {plan.epochs}.")
-        return Evaluation(**evaluation)
+        return restored(evaluation)
     training, validation = _open_records(plan)
     readers = [*training.values(), validation]
     run = replace(run, data=_data_of(run, readers), origins=_origins_of(run, readers))

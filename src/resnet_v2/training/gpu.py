@@ -132,7 +132,7 @@ def choose_precision(
 
 def _seconds_per_step(network: ResNet, images: int, config: TrainConfig, device: torch.device, amp: str) -> float:
     """The shortest of some steps with grey images, of a copy that is thrown away."""
-    alone = config.changed(sync_bn=False, ema=0.0, fused_backward=False, accumulate=1)
+    alone = config.changed(labels="class", sync_bn=False, ema=0.0, fused_backward=False, accumulate=1)
     twin = copy.deepcopy(network)
     trainer = Trainer.of(twin, nesterov_sgd(twin, 0.1, 0.9, 0.0), alone, Ranks(), device, amp)
     trainer.model.train()

@@ -59,17 +59,17 @@ class Meter:
         self._started = time.perf_counter() - clock["seconds"]
         self.waited, self.idle = clock["waited"], clock["idle"]
 
-    def read(self, ranks: Ranks, device: torch.device) -> dict[str, float]:
-        """Over all ranks: mean loss, accuracy (a share) and images per second. Of this one: seconds, milliseconds per
-        step, the share of time spent waiting for data and the most memory so far in MiB (of the GPU, if there is one);
-        of a GPU also the share of time in which it had nothing to do.
+    def read(self, ranks: Ranks, device: torch.device, answers: int = 1) -> dict[str, float]:
+        """Over all ranks: mean loss, accuracy (a share of all `answers` about each image) and images per second. Of
+        this one: seconds, milliseconds per step, the share of time spent waiting for data and the most memory so far in
+        MiB (of the GPU, if there is one); of a GPU also the share of time in which it had nothing to do.
         """
         mine = self._sums()
         loss, correct, images = ranks.total([mine[0], float(mine[1]), float(self.images)])
         seconds = time.perf_counter() - self._started
         measured = {
             "loss": loss / images,
-            "accuracy": correct / images,
+            "accuracy": correct / (images * answers),
             "seconds": round(seconds, 3),
             "samples_per_second": round(images / seconds, 2),
             "step_ms": round(1000 * seconds / max(1, self.steps), 2),

@@ -146,7 +146,7 @@ def best_so_far(prefix: str, start: Start) -> tuple[float, int] | None:
     if named.is_file() and read_header(named).epoch == epoch:
         return error, epoch
     if not path.is_file():  # `keep` has removed it
-        error, epoch, path = header.errors["top1_error"], header.epoch, start.path
+        error, epoch, path = header.error, header.epoch, start.path
     name_also(path, named)
     return error, epoch
 

@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 
+from resnet_v2.config.fields import parse_labels
 from resnet_v2.config.training import NEUTRAL, TRAIN_DEFAULTS, TrainConfig
 from resnet_v2.data.augment import Augmentation, augmentation, random_resized_crop
 from resnet_v2.data.hands import usual_workers
+from resnet_v2.data.labels import Labels
 from resnet_v2.data.lists import read_synset
 from resnet_v2.data.record_names import record_paths
 from resnet_v2.errors import ResnetError, SettingError
@@ -58,6 +60,12 @@ class RunPlan:
     def prefix(self) -> str:
         """The start of the names of checkpoints and logs."""
         return self.config.output.model_prefix
+
+    @property
+    def labels(self) -> Labels:
+        """What the labels of the records are."""
+        data = self.config.data
+        return Labels(self.architecture.classes, data.label_kind, data.task_classes)
 
     @property
     def workers(self) -> int:
@@ -245,13 +253,25 @@ def _usual(asked: Values, classes_needed: bool = True) -> tuple[tuple[str, ...],
     found["pad"] = 4 if small else 0
     synset = as_path(merged["list_dir"]) / "synset.txt"
     names = read_synset(synset) if synset.is_file() else ()
+    _, tasks = parse_labels(asked.get("labels", "class"))
     wanted = asked.get("num_classes", 0)
+    if tasks and wanted not in (0, sum(tasks)):
+        raise SettingError(
+            f"`labels` {asked['labels']} has {sum(tasks)} classes in all, but `num_classes` says {wanted}; leave "
+            "`num_classes` out."
+        )
+    wanted = sum(tasks) or wanted
     classes = wanted or len(names) or (1000 if imagenet else 0)
     if classes_needed and not classes:
         raise ResnetError(
             f"The number of classes is unknown: {synset} is missing; check `data_dir` or give `num_classes`."
         )
     if classes_needed and names and len(names) != classes:
+        if tasks:
+            raise ResnetError(
+                f"{synset} names {len(names)} classes, but `labels` {asked['labels']} has {classes} in all; name those "
+                "of the first task first."
+            )
         raise ResnetError(f"{synset} names {len(names)} classes, but `num_classes` says {classes}; mend one of them.")
     return names, found | {"num_classes": classes}
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from resnet_v2.data.filling import Augmented, Job
 from resnet_v2.data.kept import kept_for
+from resnet_v2.data.labels import Labels, several_labels
 from resnet_v2.data.lists import is_sorted_by_class
 from resnet_v2.data.loader import BATCHES_AHEAD, Loader, Reading, stored_side
 from resnet_v2.data.record_set import RecordSet, SetRows
@@ -24,7 +25,7 @@ from resnet_v2.training.feed import feed
 from resnet_v2.training.plan import RunPlan
 from resnet_v2.training.step import Trainer
 
-LABELS_READ = 2000
+LABELS_READ, LABELS_SHOWN = 2000, 8
 BYTES_PER_PARAMETER = 8  # a weight and its momentum
 TIMED_STEPS = 3
 
@@ -33,7 +34,7 @@ def check(plan: RunPlan, trainer: Trainer, readers: Sequence[RecordSet]) -> list
     """One sentence for everything that is odd; a ResnetError for what would stop the run."""
     findings = []
     for reader in readers:
-        findings += reader.remarks + _check_record(reader, plan.architecture.classes)
+        findings += reader.remarks + _check_record(reader, plan.labels)
     header = Header.of_epoch(plan.architecture, 0)
     if found := header.stored_otherwise(stored_side(readers[-1])):
         findings.append(f"warning: {readers[-1].path} {found}; pack it with `resize` {header.resize}.")
@@ -45,14 +46,22 @@ def check(plan: RunPlan, trainer: Trainer, readers: Sequence[RecordSet]) -> list
     return findings
 
 
-def _check_record(reader: RecordSet, classes: int) -> list[str]:
+def _check_record(reader: RecordSet, wanted: Labels) -> list[str]:
     count = len(reader)
-    some = np.unique(np.linspace(0, count - 1, min(count, LABELS_READ)).astype(np.int64))
-    labels = np.array([_label(reader, int(ordinal), classes) for ordinal in some])
+    some = np.unique(np.linspace(0, count - 1, min(count, LABELS_READ)).astype(np.int64)).tolist()
+    places = [reader.place(ordinal) for ordinal in some]
+    headers = [(its.path, number, its.image(number)[0]) for its, number in places]
+    if wanted.width:
+        labels = np.array([several_labels(*header, wanted) for header in headers])
+    else:
+        labels = np.array([class_label(*header, wanted.classes) for header in headers])
     findings = []
+    if most := max(0 if wanted.width else np.size(header.label) - 1 for *_, header in headers):
+        findings.append(f"{reader.path} has up to {most + 1} labels a record, of which `labels` class takes the first")
     if len(labels) > 1 and (labels == labels[0]).all():
-        findings.append(f"warning: all images of {reader.path} have the label {labels[0]}; is the list right?")
-    elif is_sorted_by_class(labels) and "val" not in reader.path.stem:
+        same = ", ".join(f"{label:g}" for label in np.ravel(labels[0])[:LABELS_SHOWN])
+        findings.append(f"warning: all images of {reader.path} have the label {same}; is the list right?")
+    elif not wanted.width and is_sorted_by_class(labels) and "val" not in reader.path.stem:
         findings.append(f"{reader.path} is sorted by class: no harm here, where every epoch is shuffled as a whole")
     SetRows(reader)  # a ResnetError when one belongs to another state of its record
     without = [one.path for one in reader.readers if not sidecar_path(one.path).is_file()]
@@ -61,15 +70,10 @@ def _check_record(reader: RecordSet, classes: int) -> list[str]:
     return findings
 
 
-def _label(reader: RecordSet, ordinal: int, classes: int) -> int:
-    its, number = reader.place(ordinal)
-    return class_label(its.path, number, its.image(number)[0], classes)
-
-
 def _tell_of_memory(plan: RunPlan, reader: RecordSet) -> list[str]:
     """What of the memory the loader takes, where that is remarkable."""
     sharers = plan.processes
-    job = Job(reader.path, Augmented(plan.augmentation(plan.first_epoch), 0, 0), plan.architecture.classes, 0, False)
+    job = Job(reader.path, Augmented(plan.augmentation(plan.first_epoch), 0, 0), plan.labels, 0, False)
     images = kept_for(job, reader, sharers)
     if images is not None:
         count, height, width, _ = images.pixels.shape
@@ -118,12 +122,17 @@ def timed(trainer: Trainer, loader: Loader, learning_rate: float) -> list[str]:
     step = min(seconds)  # the first ones prepare memory and kernels
     return [
         f"{network.architecture.stem} ResNet-{network.architecture.depth} {network.architecture.version}, "
-        f"{network.architecture.classes} classes, {parameters / 1e6:.2f} million parameters, on {device}",
+        f"{network.architecture.classes} classes{_several(trainer.labels)}, {parameters / 1e6:.2f} million parameters, "
+        f"on {device}",
         f"{loader.images} images per epoch in {loader.steps} steps; {step:.2f} s per step, about "
         f"{_duration(step * loader.steps)} per epoch",
         f"learning rate {learning_rate:g} at this point of the schedule",
         "nothing stands in the way",
     ]
+
+
+def _several(labels: Labels) -> str:
+    return "" if labels.kind == "class" else f" (`labels` {labels})"
 
 
 def _duration(seconds: float) -> str:

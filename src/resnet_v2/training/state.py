@@ -5,7 +5,7 @@ clock says is no part of it: the same command then writes the same file, and the
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -14,7 +14,7 @@ from resnet_v2.errors import ResnetError
 from resnet_v2.networks import weights
 from resnet_v2.training.checkpoint import VERSION, Start
 from resnet_v2.training.distributed import Ranks
-from resnet_v2.training.evaluate import Evaluation
+from resnet_v2.training.evaluation import Evaluation, saved
 from resnet_v2.training.meter import Meter
 from resnet_v2.training.optim import momentum_tensors, restore_momentum
 from resnet_v2.training.step import Trainer
@@ -27,10 +27,10 @@ class TrainState:
     """Where a run is; epochs and steps count from 0.
 
     `trainer` has the weights, their average, momentum and loss scale. `trained`: of this epoch only the validation is
-    missing. `whole` and `recent` measure the epoch and the steps since the last log line. `best` is the lowest top-1
-    error in percent and its checkpoint, `loader` the place in the epoch's order. `seconds` and `waited` are the time of
-    all epochs before this one, and the part of it that was spent waiting for data; `told_of_waiting`: what would help
-    against it was said.
+    missing. `whole` and `recent` measure the epoch and the steps since the last log line. `best` is the lowest error in
+    percent (see `Evaluation.error`) and its checkpoint, `loader` the place in the epoch's order. `seconds` and `waited`
+    are the time of all epochs before this one, and the part of it that was spent waiting for data; `told_of_waiting`:
+    what would help against it was said.
     """
 
     trainer: Trainer
@@ -63,7 +63,7 @@ class TrainState:
             "best": self.best,
             "amp": self.trainer.amp,
             "scaler": self.trainer.scaler.state_dict(),
-            "evaluation": None if result is None else asdict(result),
+            "evaluation": None if result is None else saved(result),
         }
 
     @classmethod
@@ -85,9 +85,9 @@ class TrainState:
         """Go to the next epoch; whether this one is the best so far."""
         self.epoch, self.step, self.trained, self.loader = self.epoch + 1, 0, False, {}
         self.whole, self.recent = Meter(), Meter()
-        improved = self.best is None or result.top1_error < self.best[0]
+        improved = self.best is None or result.error < self.best[0]
         if improved:
-            self.best = (result.top1_error, self.epoch)
+            self.best = (result.error, self.epoch)
         return improved
 
     def clock(self) -> dict[str, Any]:
@@ -108,6 +108,12 @@ def _restore(start: Start, trainer: Trainer) -> None:
         raise ResnetError(
             f"{start.path} holds {start.header.architecture}, but the settings ask for {network.architecture}; give "
             "the same `depth`, `version`, `data_type` and `num_classes`."
+        )
+    if start.header.labels != trainer.labels:
+        theirs, asked = start.header.labels, trainer.labels
+        raise ResnetError(
+            f"{start.path} was trained with `labels` {theirs}, but the settings ask for {asked}; give the same, or "
+            "start from it with `finetune`."
         )
     raw = {name.removeprefix(RAW): tensor for name, tensor in start.tensors.items() if name.startswith(RAW)}
     weights.fill(start.path, network, raw or start.tensors)

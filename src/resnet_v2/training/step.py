@@ -5,17 +5,18 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from resnet_v2.config.training import TrainConfig
+from resnet_v2.data.labels import Labels
 from resnet_v2.networks.resnet import ResNet
 from resnet_v2.recompute.tape import take_our_kernels
 from resnet_v2.training.distributed import Ranks
 from resnet_v2.training.feed import to_input
 from resnet_v2.training.graph import Graph
+from resnet_v2.training.losses import loss_of, right_answers
 from resnet_v2.training.optim import fuse_into_backward, set_learning_rate, update_average
 from resnet_v2.training.sync_batch_norm import synchronize
 
@@ -30,7 +31,8 @@ class Trainer:
 
     `model` is the network as it is called: compiled, and with gradients shared among the ranks. `averaged` is the
     moving average of the weights, which is then what is evaluated and used. `precision`: what is computed in, None for
-    float32. `graph` records steps of the full batch as a CUDA graph and plays them, if there is one.
+    float32. `labels`: what the labels of its images are. `graph` records steps of the full batch as a CUDA graph and
+    plays them, if there is one.
     """
 
     config: TrainConfig
@@ -42,6 +44,7 @@ class Trainer:
     scaler: torch.amp.GradScaler
     averaged: AveragedModel | None
     precision: torch.dtype | None
+    labels: Labels
     graph: Graph | None = None
 
     @classmethod
@@ -71,7 +74,8 @@ class Trainer:
         if config.memory.fused_backward:
             fuse_into_backward(optimizer)
         scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
-        return cls(config, ranks, device, network, model, optimizer, scaler, averaged, precision)
+        labels = Labels(network.architecture.classes, config.data.label_kind, config.data.task_classes)
+        return cls(config, ranks, device, network, model, optimizer, scaler, averaged, precision, labels)
 
     @property
     def amp(self) -> str:
@@ -84,7 +88,7 @@ class Trainer:
         return self.network if self.averaged is None else cast(ResNet, self.averaged.module)
 
     def step(self, images: Tensor, labels: Tensor, images_of_step: int, learning_rate: float) -> Tensor:
-        """One update with this rank's images of a step: n x H x W x 3 (uint8), and their labels (n), on the device.
+        """One update with this rank's images of a step: n x H x W x 3 (uint8), and their labels, on the device.
 
         Returns the sum of their losses and the count of right answers (float32 [2], on the device). The gradient is
         that of the mean loss over the images of all ranks.
@@ -121,9 +125,9 @@ class Trainer:
         logits = self._logits(pixels, round(self.ranks.world_size / share))
         with torch.autocast(self.device.type, enabled=False):
             logits, smoothing = logits.float(), self.config.optimisation.label_smoothing
-            loss = F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum")
+            loss = loss_of(self.labels, logits, labels, smoothing)
             self.scaler.scale(loss * share).backward()  # type: ignore[no-untyped-call]
-            correct = (logits.detach().argmax(1) == labels).sum()
+            correct = right_answers(self.labels, logits.detach(), labels)
         return torch.stack([loss.detach(), correct.float()])
 
     def _parts(self, images: Tensor, labels: Tensor) -> list[Part]:
