@@ -1,5 +1,6 @@
 """Settings of the commands that make records."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -196,5 +197,5 @@ class IndexConfig:
         refuse_folder("rec", self.rec)
         if self.out is not None:
             refuse_folder("out", self.out)
-            if self.out.suffix != ".idx":
+            if not re.fullmatch(r".+\.idx(\.part\d+)?", self.out.name):
                 raise SettingError(f"`out` {self.out} must end with .idx.")
