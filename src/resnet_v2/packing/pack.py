@@ -1,5 +1,6 @@
-"""Images -> records: what MXNet's im2rec does, in threads, with the order of the list kept."""
+"""Images -> records: what MXNet's im2rec does, with the order of the list kept."""
 
+import contextlib
 import dataclasses
 from array import array
 from collections import deque
@@ -18,23 +19,21 @@ from tqdm import tqdm
 from resnet_v2 import __version__
 from resnet_v2.config.packing import PackConfig
 from resnet_v2.console import say
-from resnet_v2.data.exact import exact_id
 from resnet_v2.data.faces import ranges_of
 from resnet_v2.data.index import index_path
 from resnet_v2.data.lists import ListEntry, is_sorted_by_class, read_lines
 from resnet_v2.data.parts import scan_source
-from resnet_v2.data.records import IMAGE_HEADER, PART_HEADER, IRHeader, RecordReader, pack, read_record
+from resnet_v2.data.records import IMAGE_HEADER, PART_HEADER, RecordReader, read_record
 from resnet_v2.data.sidecar import Rows, write_rows
 from resnet_v2.data.source import Source, close, open_source, read
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import replacing, sha256
 from resnet_v2.machine import processors
 from resnet_v2.packing.archives import ImageFiles, open_images
+from resnet_v2.packing.making import MOST_THREADS, WORTH_A_PROCESS, Making, Processes, Record, read_and_make
 from resnet_v2.packing.origin import of_pack
-from resnet_v2.packing.photos import check_image
 from resnet_v2.packing.replaced import refuse_to_replace
 from resnet_v2.packing.resume import Progress, resuming
-from resnet_v2.packing.rows_part import note
 from resnet_v2.packing.shaping import Shape
 from resnet_v2.packing.stores import Store, decide, look, store_of
 from resnet_v2.packing.upload import uploaded
@@ -43,6 +42,7 @@ WAITING_PER_THREAD = 16
 # The settings that the bytes of a record depend on, but for the store.
 SHAPE = tuple(field.name for field in dataclasses.fields(Shape))
 FORM = (*SHAPE, "pass_through", "label_width", "pack_label", "nsplit", "part")
+Work = Callable[[ListEntry], Record]
 # The key of an entry, its record and what is noted of it for the `.rows`; or why there is none.
 Made = tuple[int, bytes | ResnetError, bytes]
 
@@ -58,11 +58,10 @@ def pack_list(settings: PackConfig, origin: str = "") -> Progress:
     count = _look_at_lines(settings)
     files = open_images(settings.root)
     store = _store(settings, files, count)
-    make = partial(_make_from_file, files, settings, store)
-    matters = _what_bytes_depend_on(settings, store)
-    with uploaded(settings.written) as out:
-        made_by = origin or of_pack(settings, str(matters["list"]))
-        return pack_entries(_lines(settings), count, make, out, settings.threads, settings.on_error, matters, made_by)
+    matters, threads = _what_bytes_depend_on(settings, store), settings.threads or processors()
+    made_by = origin or of_pack(settings, str(matters["list"]))
+    with uploaded(settings.written) as out, _making(settings, store, files, threads, count) as work:
+        return pack_entries(_lines(settings), count, work, out, threads, settings.on_error, matters, made_by)
 
 
 def _look_at_lines(settings: PackConfig) -> int:
@@ -133,31 +132,29 @@ def _what_bytes_depend_on(settings: PackConfig, store: Store) -> Mapping[str, ob
     return {**found, **form, **dataclasses.asdict(store)}
 
 
-def _make_from_file(files: ImageFiles, settings: PackConfig, store: Store, entry: ListEntry) -> bytes:
-    """The image file of the record: made of an entry's, or with `pass_through` the very same."""
-    data = files.read(entry.path)
-    try:
-        if settings.pass_through:
-            check_image(data)
-            return data
-        pixels = Shape(*(getattr(settings, name) for name in SHAPE)).read(data, entry.index)
-    except ValueError as error:
-        place = files.place(entry.path)
-        raise ResnetError(f"{place} is no readable image: {error}; replace or remove it.") from None
-    return store.encode(pixels)
+@contextlib.contextmanager
+def _making(settings: PackConfig, store: Store, files: ImageFiles, threads: int, count: int) -> Iterator[Work]:
+    """What makes the record of an entry, in whichever thread it is called."""
+    shape = Shape(*(getattr(settings, name) for name in SHAPE))
+    making = Making(shape, store, settings.pass_through)
+    if threads <= MOST_THREADS or count < WORTH_A_PROCESS * threads:
+        yield partial(read_and_make, files, making.record)
+        return
+    with Processes(making, threads) as processes:
+        yield partial(read_and_make, files, processes.make)
 
 
 def pack_entries(
     entries: Iterable[ListEntry | ResnetError],
     total: int,
-    make: Callable[[ListEntry], bytes],
+    work: Work,
     out: Path,
     threads: int,
     on_error: str,
     settings: Mapping[str, object] | None = None,
     origin: str = "",
 ) -> Progress:
-    """Write the image file that `make` gives for every entry, in order; the files appear when all is done.
+    """Write the record that `work` gives for every entry, in order; the files appear when all is done.
 
     A ResnetError among the entries, such as one of a bad line, counts as an image that cannot be read.
 
@@ -168,7 +165,7 @@ def pack_entries(
     with resuming(out, settings, origin) as writer:
         progress = writer.progress
         left = islice(entries, progress.entries, None)
-        records = _in_order(partial(_make_record, make), left, threads or processors())
+        records = _in_order(partial(_made, work), left, threads or processors())
         for key, record, rows in tqdm(records, out.name, total, initial=progress.entries, unit="img", mininterval=1):
             if not isinstance(record, ResnetError):
                 # The one place where records go into the file, in the order of the list.
@@ -181,13 +178,11 @@ def pack_entries(
     return progress
 
 
-def _make_record(make: Callable[[ListEntry], bytes], entry: ListEntry | ResnetError) -> Made:
+def _made(work: Work, entry: ListEntry | ResnetError) -> Made:
     if isinstance(entry, ResnetError):
         return 0, entry, b""
     try:
-        label = entry.labels[0] if len(entry.labels) == 1 else entry.labels
-        record = pack(IRHeader(0, label, entry.index, exact_id(label)), make(entry))
-        return entry.index, record, note(record)
+        return entry.index, *work(entry)
     except ResnetError as error:
         return entry.index, error, b""
     except (ValueError, cv2.error) as error:
@@ -207,6 +202,8 @@ def _in_order(
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+        except ChildProcessError as error:
+            raise ResnetError(str(error)) from None
         finally:
             for future in waiting:
                 future.cancel()

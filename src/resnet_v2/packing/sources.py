@@ -27,6 +27,7 @@ from resnet_v2.packing.archives import Members
 from resnet_v2.packing.class_folders import make_lists
 from resnet_v2.packing.doubles import tell_of_doubles
 from resnet_v2.packing.list_files import refuse_other_classes
+from resnet_v2.packing.making import Record, record_of
 from resnet_v2.packing.origin import of_data
 from resnet_v2.packing.pack import pack_entries, pack_list
 from resnet_v2.packing.staging import PARTS, RECORD_ENDINGS, begun, staged
@@ -149,8 +150,9 @@ def _pack_source(source: Source, folder: Path, settings: DataConfig) -> None:
 def _pack_part(name: str, part: Part, order: NDArray[np.int64], out: Path, settings: DataConfig) -> int:
     entries = [ListEntry(index, (float(part.labels[at]),), f"{name}/{at:05d}.bmp") for index, at in enumerate(order)]
 
-    def make(entry: ListEntry) -> bytes:
-        return encode(part.images[order[entry.index]], ".bmp", 0)  # read fastest, and the images are small
+    def make(entry: ListEntry) -> Record:
+        # BMP is read fastest, and the images are small.
+        return record_of(entry, encode(part.images[order[entry.index]], ".bmp", 0))
 
     done = pack_entries(entries, len(entries), make, out, settings.threads, "stop", origin=of_data(settings))
     write_list(out.with_suffix(".lst"), entries)
