@@ -353,7 +353,8 @@ def rows_seeds() -> list[bytes]:
     count = int.from_bytes(data[8:16], "little")
     second = b"RSNROWS2" + data[8:24] + data[32:40] + data[40:]
     first = b"RSNROWS1" + data[8:24] + data[40 : 40 + 8 * (count + 1)] + data[40 + 8 * (2 * count + 1) :]
-    with_text = data[:24] + (9).to_bytes(8, "little") + data[32:] + b'{"a":"b"}'
+    text = data[40:] + b'{"a":"b"}'
+    with_text = data[:24] + (9).to_bytes(8, "little") + hashlib.sha256(text).digest()[:8] + text
     return [data, with_text, second, first]
 
 

@@ -217,7 +217,8 @@ def test_large_labels_are_exact(tmp_path: Path, run: Run) -> None:
 def test_labels_that_would_be_rounded_are_refused(tmp_path: Path, run: Run, line: str, said: str) -> None:
     assert cv2.imwrite(str(tmp_path / "0.png"), picture(0, 12, 12))
     (tmp_path / "a.lst").write_text(f"0\t{line}\t0.png\n")
-    status, _, err = run("pack", tmp_path / "a.lst", tmp_path, tmp_path / "a.rec", "--on-error", "stop")
+    words = "pack", tmp_path / "a.lst", tmp_path, tmp_path / "a.rec", "--pack-label", "--on-error", "stop"
+    status, _, err = run(*words)
     assert status == 2
     assert said in err
     assert not (tmp_path / "a.rec").exists()

@@ -37,6 +37,9 @@ def test_a_run_in_two_parts(digits: Path, tmp_path: Path, run: Run) -> None:
     events = [json.loads(line) for line in (tmp_path / "m.jsonl").read_text().splitlines()]
     for kind, tags in TAGS.items():
         for name, tag in tags.items():
+            if name == "mean_average_precision":  # of multi labels alone
+                assert tag not in found
+                continue
             logged = [(event["epoch"], event[name]) for event in events if event["event"] == kind]
             assert [epoch for epoch, _ in logged] == [0, 1, 2]
             assert dict(found[tag]) == pytest.approx(dict(logged), rel=1e-6)

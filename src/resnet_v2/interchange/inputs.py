@@ -65,7 +65,7 @@ def behind_stem(state: Mapping[str, Tensor]) -> Scaling | None:
     """
     weight, mean, variance = (state[name] for name in ("conv0.weight", "bn0.running_mean", "bn0.running_var"))
     fresh = not mean.any() and bool((variance == 1).all())
-    if fresh or not torch.isfinite(torch.stack([mean, variance])).all():
+    if fresh or not torch.stack([mean, variance]).isfinite().all():
         return None
     weight, deviation = weight.double(), variance.double().clamp(min=1e-12).sqrt()
     sums = weight.sum((1, 2, 3)) / deviation
