@@ -348,3 +348,17 @@ def test_rounded_identities_are_refused_and_found(tmp_path: Path, run: Run) -> N
         "mislabelled: its images have the label 16777216, and so have those of the identity with key 26" in out
         and "1 finding" in out
     )
+
+
+def test_unpacked_faces_become_the_same_collection_again(tmp_path: Path, run: Run) -> None:
+    path, out = write(tmp_path / "f.rec"), tmp_path / "out"
+    assert run("unpack", path, out)[0] == 0
+    pack_again = ["pack", tmp_path / "out.lst", out]
+    status, _, err = run(*pack_again, tmp_path / "first.rec", "--pass-through")
+    assert status == 0
+    assert f"24 lines of {tmp_path}/out.lst have several labels, of which the first is packed; `--pack-label`" in err
+    status, _, err = run(*pack_again, tmp_path / "again.rec", "--pass-through", "--pack-label")
+    assert (status, "several labels" in err) == (0, False), err
+    assert run("convert", tmp_path / "again.rec", tmp_path / "new" / "f.rec", "--faces")[0] == 0
+    assert (tmp_path / "new" / "f.rec").read_bytes() == path.read_bytes()
+    assert index_path(tmp_path / "new" / "f.rec").read_text() == index_path(path).read_text()
