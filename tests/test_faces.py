@@ -362,3 +362,11 @@ def test_unpacked_faces_become_the_same_collection_again(tmp_path: Path, run: Ru
     assert run("convert", tmp_path / "again.rec", tmp_path / "new" / "f.rec", "--faces")[0] == 0
     assert (tmp_path / "new" / "f.rec").read_bytes() == path.read_bytes()
     assert index_path(tmp_path / "new" / "f.rec").read_text() == index_path(path).read_text()
+
+
+def test_identities_of_several_collections_become_one(tmp_path: Path, run: Run) -> None:
+    both = write(tmp_path / "a" / "f.rec"), write(tmp_path / "b" / "f.rec")
+    status, _, err = run("convert", *both, tmp_path / "c" / "f.rec", "--faces")
+    assert (status, "warning: 3 identities have the number of another file's" in err) == (0, True), err
+    status, _, err = run("convert", both[0], tmp_path / "d" / "f.rec", "--faces")
+    assert (status, "another file" in err) == (0, False)

@@ -41,6 +41,7 @@ def convert(settings: ConvertConfig) -> list[str]:
     synset = settings.out.with_name("synset.txt")
     new_names = _new_names(synset, names, classes)
     records.tell()
+    _tell_of_identities(records)
     if settings.faces and classes is None and records.labels.max() >= EXACT_LABELS:
         say(
             "warning: labels from 16777216 on are exact to this program alone, others read them rounded; `--renumber` "
@@ -95,6 +96,16 @@ def _new_names(synset: Path, names: Sequence[str], classes: Mapping[float, int] 
     if read_synset(synset) != wanted:
         raise ResnetError(f"{synset} names other classes than the new records have; write them into another folder.")
     return ()
+
+
+def _tell_of_identities(records: Inputs) -> None:
+    """Say that several collections of faces call people by one number, who may be others."""
+    its = [np.unique(records.labels[records.files == file]) for file in sorted(records.faces)]
+    if several := sum(map(len, its)) - len(np.unique(np.concatenate([np.empty(0), *its]))):
+        say(
+            f"warning: {several} identities have the number of another file's and become one with it; where they are "
+            "other people, number them anew first"
+        )
 
 
 def _tell_of_gaps(records: Inputs, choices: Sequence[Choice], classes: Mapping[float, int] | None) -> None:
