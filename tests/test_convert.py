@@ -347,6 +347,16 @@ def test_several_labels_are_said(rec: Path, tmp_path: Path, run: Run) -> None:
     assert read(tmp_path / "b.rec") == {key: one for key, one in made.items() if key % 2}
     status, _, err = run("convert", several, tmp_path / "c.rec", "--shuffle")
     assert (status, "several" in err) == (0, False)
+    assert sorted(read(tmp_path / "c.rec").values()) == sorted(made.values())
+    status, _, err = run("convert", several, tmp_path / "new" / "d.rec", "--classes", "1", "--renumber")
+    assert (status, "1 -> 0" in err, "the first is taken for the class" in err) == (0, True, True)
+    soft = {key: pack(IRHeader(0, np.array([0.25, 0.75], np.float32), key, 0), b"image") for key in range(6)}
+    path = write(tmp_path / "s.rec", soft)
+    assert run("convert", path, tmp_path / "t.rec")[0] == 0
+    assert read(tmp_path / "t.rec") == soft
+    for number, words in enumerate((["--renumber"], ["--val-per-class", "1"], ["--faces"], ["--classes", "0"])):
+        status, _, err = run("convert", path, tmp_path / f"u{number}.rec", *words)
+        assert (status, "record 0 at byte 0 has the label 0.25, which is no number of a class" in err) == (2, True)
     box = np.array([2, 5, 1, 0.1, 0, 0.5, 1], np.float32)
     boxes = {key: pack(IRHeader(0, box, key, 0), b"image") for key in range(6)}
     status, _, err = run("convert", write(tmp_path / "d.rec", boxes), tmp_path / "e.rec", "--classes", "1")

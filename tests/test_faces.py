@@ -294,3 +294,79 @@ def test_damage_in_a_collection(folder: Path, tmp_path: Path, run: Run) -> None:
     status, _, err = run(*words)
     assert (status, "f_val.rec holds no images; pack it again" in err) == (2, True)
     assert sorted(path.name for path in folder.iterdir()) == before
+
+
+CLASS_WORDS: tuple[list[str], ...] = ([], ["--renumber"], ["--faces"], ["--val-identities", "1"])
+
+
+def large_faces(path: Path, exact: bool) -> Path:
+    """Three identities called 2^24 - 1, 2^24 and 2^24 + 1; the last two are one float32."""
+    names = [(1 << 24) - 1, 1 << 24, (1 << 24) + 1]
+    made = records()
+    for n in range(IMAGES):
+        name = names[n // EACH]
+        id2 = name if exact and name >= 1 << 24 else 0
+        made[1 + n] = pack(IRHeader(0, np.array([name, 0], np.float32), 1 + n, id2), face(n))
+    return write(path, made)
+
+
+def test_large_identities_are_renumbered_by_their_exact_numbers(tmp_path: Path, run: Run) -> None:
+    path = large_faces(tmp_path / "f.rec", exact=True)
+    assert run("verify", path)[0] == 0
+    status, _, err = run("convert", path, tmp_path / "n" / "f.rec", "--renumber")
+    assert status == 0, err
+    assert "3 classes, numbered anew: 16777215 -> 0, 16777216 -> 1, 16777217 -> 2" in err
+    images = open_records(tmp_path / "n" / "f.rec")
+    headers = [images.image(ordinal)[0] for ordinal in range(len(images))]
+    assert [(header.label, header.id2) for header in headers] == [(float(n // EACH), 0) for n in range(IMAGES)]
+    status, _, err = run("convert", path, tmp_path / "h" / "f.rec", "--faces", "--val-identities", 1)
+    assert status == 0, err
+    assert "labels from 16777216 on are exact to this program alone" in err
+    assert [len(open_records(tmp_path / "h" / f"f_{part}.rec")) for part in ("train", "val")] == [2 * EACH, EACH]
+    status, _, err = run("convert", path, tmp_path / "c" / "f.rec", "--classes", (1 << 24) + 1)
+    assert status == 0, err
+    assert len(open_records(tmp_path / "c" / "f.rec")) == EACH
+    status, _, err = run("unpack", path, tmp_path / "out")
+    assert status == 0, err
+    assert sorted(folder.name for folder in (tmp_path / "out").iterdir()) == ["16777215", "16777216", "16777217"]
+    assert "\t16777217.000000\t0.000000\t16777217/" in (tmp_path / "out.lst").read_text()
+
+
+def test_rounded_identities_are_refused_and_found(tmp_path: Path, run: Run) -> None:
+    path = large_faces(tmp_path / "f.rec", exact=False)
+    rounded = "record 9 at byte {} has the label 16777216, to which others are rounded, and not the exact one as id2; "
+    said = rounded.format(int(RecordReader(path).offsets[9]))
+    for number, words in enumerate(CLASS_WORDS):
+        status, _, err = run("convert", path, tmp_path / str(number) / "f.rec", *words)
+        assert (status, said in err) == (2, True), err
+        assert not (tmp_path / str(number)).exists()
+    status, _, err = run("unpack", path, tmp_path / "out", "--on-error", "stop")
+    assert (status, said in err) == (2, True)
+    status, out, _ = run("verify", path)
+    assert status == 1
+    assert (
+        "mislabelled: its images have the label 16777216, and so have those of the identity with key 26" in out
+        and "1 finding" in out
+    )
+
+
+def test_unpacked_faces_become_the_same_collection_again(tmp_path: Path, run: Run) -> None:
+    path, out = write(tmp_path / "f.rec"), tmp_path / "out"
+    assert run("unpack", path, out)[0] == 0
+    pack_again = ["pack", tmp_path / "out.lst", out]
+    status, _, err = run(*pack_again, tmp_path / "first.rec", "--pass-through")
+    assert status == 0
+    assert f"24 lines of {tmp_path}/out.lst have several labels, of which the first is packed; `--pack-label`" in err
+    status, _, err = run(*pack_again, tmp_path / "again.rec", "--pass-through", "--pack-label")
+    assert (status, "several labels" in err) == (0, False), err
+    assert run("convert", tmp_path / "again.rec", tmp_path / "new" / "f.rec", "--faces")[0] == 0
+    assert (tmp_path / "new" / "f.rec").read_bytes() == path.read_bytes()
+    assert index_path(tmp_path / "new" / "f.rec").read_text() == index_path(path).read_text()
+
+
+def test_identities_of_several_collections_become_one(tmp_path: Path, run: Run) -> None:
+    both = write(tmp_path / "a" / "f.rec"), write(tmp_path / "b" / "f.rec")
+    status, _, err = run("convert", *both, tmp_path / "c" / "f.rec", "--faces")
+    assert (status, "warning: 3 identities have the number of another file's" in err) == (0, True), err
+    status, _, err = run("convert", both[0], tmp_path / "d" / "f.rec", "--faces")
+    assert (status, "another file" in err) == (0, False)

@@ -123,7 +123,7 @@ def read_faces(settings: dict[str, Any], arrays: Arrays) -> Answer:
     header, _ = mx.recordio.unpack(reader.read_idx(0))
     keys = list(range(1, int(header.label[0])))
     found = [mx.recordio.unpack(reader.read_idx(key)) for key in keys]
-    labels = [int(header.label[0]) for header, _ in found]
+    labels = [int(np.ravel(header.label)[0]) for header, _ in found]  # a number or an array, both are out there
     return {"keys": keys, "labels": labels, "flag": header.flag}, _join([image for _, image in found])
 
 

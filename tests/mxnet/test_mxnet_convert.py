@@ -5,12 +5,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 from parity import MXNet
 from test_mxnet_records import MXNET_PYTHON, join, split
 
 from resnet_v2.cli import main
 from resnet_v2.data import recordio
+from resnet_v2.data.filling import Centred
 from resnet_v2.data.jpeg import decode
+from resnet_v2.data.loader import Reading, batches
+from resnet_v2.data.record_set import open_records
 from resnet_v2.data.records import RecordReader
 
 pytest_plugins = ["mxnet_process"]
@@ -114,3 +118,41 @@ def test_what_is_unpacked_im2rec_packs_again(mxnet: MXNet, tmp_path: Path) -> No
     subprocess.run(words, check=True, capture_output=True, cwd=tmp_path)
     assert (tmp_path / "again.rec").read_bytes() == rec.read_bytes()
     assert (tmp_path / "again.idx").read_bytes() == rec.with_suffix(".idx").read_bytes()
+
+
+def test_one_label_as_an_array_is_the_class(mxnet: MXNet, tmp_path: Path) -> None:
+    """As `mx.recordio.pack` makes it of an array of one number, which im2rec.py never gives it."""
+    rec = tmp_path / "a.rec"
+    write_theirs(mxnet, rec, [recordio.pack((0, [float(n % CLASSES)], n, 0), picture(n)) for n in range(COUNT)])
+    reader = RecordReader(rec)
+    assert {reader.image(number)[0].flag for number in range(COUNT)} == {1}
+    wanted = [n % CLASSES for n in range(COUNT)]
+    (batch,) = batches(open_records(rec), [np.arange(COUNT)], Centred(SIZE), (SIZE, SIZE, 3), CLASSES, Reading())
+    assert batch.labels.tolist() == wanted
+    check_all_readers(mxnet, rec, rec.with_suffix(".idx"), [*range(COUNT)], [float(label) for label in wanted])
+    assert main(["verify", str(rec)]) == 0
+    assert main(["convert", str(rec), str(tmp_path / "b.rec")]) == 0
+    assert (tmp_path / "b.rec").read_bytes() == rec.read_bytes()
+    assert main(["convert", str(rec), str(tmp_path / "c.rec"), "--classes", "2,1", "--renumber"]) == 0
+    kept = [n for n in range(COUNT) if n % CLASSES]
+    labels = [{2: 0.0, 1: 1.0}[n % CLASSES] for n in kept]
+    check_all_readers(mxnet, tmp_path / "c.rec", tmp_path / "c.idx", kept, labels)
+
+
+@pytest.mark.parametrize("array", [False, True])
+def test_faces_without_ranges(mxnet: MXNet, tmp_path: Path, array: bool) -> None:
+    """Images from key 0 on and nothing else: they are records of classes, and get their ranges by `--faces`."""
+    labels = [n // 4 for n in range(COUNT)]
+    made = [recordio.pack((0, [label, 0.0] if array else label, n, 0), picture(n)) for n, label in enumerate(labels)]
+    rec = tmp_path / "a.rec"
+    write_theirs(mxnet, rec, made)
+    records = open_records(rec)
+    assert records.remarks == []
+    (batch,) = batches(records, [np.arange(COUNT)], Centred(SIZE), (SIZE, SIZE, 3), CLASSES, Reading())
+    assert batch.labels.tolist() == labels
+    assert main(["verify", str(rec)]) == 0
+    out = tmp_path / "f"
+    assert main(["convert", str(rec), f"{out}.rec", "--faces"]) == 0
+    told, found = mxnet.ask("read_faces", rec=f"{out}.rec", idx=f"{out}.idx")
+    assert (told["keys"], told["labels"], told["flag"]) == ([*range(1, COUNT + 1)], labels, 2)
+    assert split(found) == [picture(n) for n in range(COUNT)]

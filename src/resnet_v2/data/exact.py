@@ -41,4 +41,4 @@ def first_label(label: Label, id2: int) -> float:
 
 def shown(label: float) -> str:
     """A label as people write it."""
-    return f"{label:.0f}" if EXACT_LABELS <= label < LARGEST_EXACT else f"{label:g}"
+    return f"{label:.0f}" if label.is_integer() and abs(label) < LARGEST_EXACT else f"{label:g}"

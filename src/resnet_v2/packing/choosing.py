@@ -1,5 +1,6 @@
 """Which records of several files go into which new one, in which order, and what their classes are called there."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_v2.config.converting import ConvertConfig
+from resnet_v2.data.exact import EXACT_LABELS, LARGEST_EXACT, shown
 from resnet_v2.data.lists import read_synset
 from resnet_v2.errors import ResnetError, printable
 from resnet_v2.packing.inputs import Inputs
 
 Numbers = NDArray[np.int64]
-MOST_CLASS = 1 << 24  # float32 tells all whole numbers up to here apart
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ def choose(
         records.refuse_boxes()
         records.tell_of_several_labels()
         check_classes(records, numbers)
+    elif records.faces:  # whose label becomes the identity alone
+        refuse_rounded(records, numbers[np.isin(records.files[numbers], list(records.faces))])
     if wanted:
         numbers = _of_classes(records, numbers, wanted, names)
     if settings.shuffle:
@@ -84,18 +87,39 @@ def _class_number(word: str, number_of: Mapping[str, int]) -> int:
 def without_class(records: Inputs, numbers: Numbers) -> Numbers:
     """Of some records those whose first label is no number of a class."""
     labels = records.labels[numbers]
-    found: Numbers = numbers[~((labels >= 0) & (labels < MOST_CLASS) & (labels == np.floor(labels)))]
+    found: Numbers = numbers[~((labels >= 0) & (labels < LARGEST_EXACT) & (labels == np.floor(labels)))]
     return found
 
 
 def check_classes(records: Inputs, numbers: Numbers) -> None:
     """Raise ResnetError for a record whose first label is no number of a class."""
     bad = without_class(records, numbers)
+    refuse_rounded(records, bad)
     if len(bad):
         raise ResnetError(
-            f"{records.name(int(bad[0]))} has the label {records.labels[bad[0]]:g}, which is no number of a class; "
-            "such records can be merged, shuffled and divided, and nothing else."
+            f"{without_class_words(records, int(bad[0]))}; such records can be merged, shuffled and divided, and "
+            "nothing else."
         )
+
+
+def refuse_rounded(records: Inputs, numbers: Numbers) -> None:
+    """Raise ResnetError for a record whose label may stand for several identities."""
+    unknown = numbers[np.isnan(records.labels[numbers])]
+    for number in unknown[:1].tolist():
+        if abs(records.stored_labels[number]) >= EXACT_LABELS:
+            raise ResnetError(
+                f"{without_class_words(records, number)}; give the identities numbers from 0 and pack again, or pack "
+                "the same list with `resnet-v2 pack`, which keeps the exact ones."
+            )
+
+
+def without_class_words(records: Inputs, number: int) -> str:
+    """What is wrong with a label that is no number of a class."""
+    stored = float(records.stored_labels[number])
+    told = f"{records.name(number)} has the label {shown(stored)}"
+    if math.isnan(records.labels[number]) and EXACT_LABELS <= stored < LARGEST_EXACT:
+        return f"{told}, to which others are rounded, and not the exact one as id2"
+    return f"{told}, which is no number of a class"
 
 
 def _of_classes(records: Inputs, numbers: Numbers, wanted: Sequence[int], names: Sequence[str]) -> Numbers:

@@ -7,6 +7,7 @@ import numpy as np
 
 from resnet_v2.config.converting import ConvertConfig
 from resnet_v2.console import Progress, say
+from resnet_v2.data.exact import EXACT_LABELS, shown
 from resnet_v2.data.index import index_path
 from resnet_v2.data.lists import read_synset, write_synset
 from resnet_v2.data.sidecar import sidecar_path
@@ -40,6 +41,12 @@ def convert(settings: ConvertConfig) -> list[str]:
     synset = settings.out.with_name("synset.txt")
     new_names = _new_names(synset, names, classes)
     records.tell()
+    _tell_of_identities(records)
+    if settings.faces and classes is None and records.labels.max() >= EXACT_LABELS:
+        say(
+            "warning: labels from 16777216 on are exact to this program alone, others read them rounded; `--renumber` "
+            "counts the identities from 0"
+        )
     _tell_of_gaps(records, choices, classes)
     _write_all(records, choices, settings, classes)
     if new_names:
@@ -91,13 +98,23 @@ def _new_names(synset: Path, names: Sequence[str], classes: Mapping[float, int] 
     return ()
 
 
+def _tell_of_identities(records: Inputs) -> None:
+    """Say that several collections of faces call people by one number, who may be others."""
+    its = [np.unique(records.labels[records.files == file]) for file in sorted(records.faces)]
+    if several := sum(map(len, its)) - len(np.unique(np.concatenate([np.empty(0), *its]))):
+        say(
+            f"warning: {several} identities have the number of another file's and become one with it; where they are "
+            "other people, number them anew first"
+        )
+
+
 def _tell_of_gaps(records: Inputs, choices: Sequence[Choice], classes: Mapping[float, int] | None) -> None:
     """Say what classes are called now, or that some have no image any more."""
     if classes is not None:
-        changed = [f"{old:g} -> {new}" for old, new in classes.items() if old != new]
-        shown = ", ".join(changed[:6]) + (", ..." if len(changed) > 6 else "")
+        changed = [f"{shown(old)} -> {new}" for old, new in classes.items() if old != new]
+        told = ", ".join(changed[:6]) + (", ..." if len(changed) > 6 else "")
         say(
-            f"{len(classes)} classes, numbered anew: {shown}"
+            f"{len(classes)} classes, numbered anew: {told}"
             if changed
             else f"{len(classes)} classes keep their numbers"
         )

@@ -4,11 +4,12 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from resnet_v2.data.exact import EXACT_LABELS
 from resnet_v2.data.records import IMAGE_HEADER
 from resnet_v2.packing.inputs import Inputs
 
 FLAG, LABEL, ID, LABELS = struct.Struct("<I"), struct.Struct("<f"), struct.Struct("<Q"), IMAGE_HEADER.size
-LABEL_AT, ID_AT = 4, 8
+LABEL_AT, ID_AT, ID2_AT = 4, 8, 16
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,14 @@ class Change:
         flag, label, old_identity, _ = IMAGE_HEADER.unpack_from(payload)
         if flag:
             (label,) = LABEL.unpack_from(payload, LABELS)
-        new_label = label if self.classes is None else self.classes[label]
+        new_label = label if self.classes is None else self.classes[float(records.labels[number])]
         one_label = bool(flag) and records.place(number)[0] in self.one_label
         if (new_label, identity) == (label, old_identity) and not one_label:
             return payload
         changed = bytearray(payload)
         ID.pack_into(changed, ID_AT, identity)
+        if new_label != label and label >= EXACT_LABELS:
+            ID.pack_into(changed, ID2_AT, 0)  # it told the old label exactly
         if one_label:
             FLAG.pack_into(changed, 0, 0)
             del changed[LABELS : LABELS + 4 * flag]

@@ -1,10 +1,12 @@
 """A collection of faces held against its own ranges: record 0, the identities' records, and the images' labels."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from resnet_v2.data.exact import shown
 from resnet_v2.data.faces import EXACT, ranges_of_labels
 from resnet_v2.packing.walk import Piece
 
@@ -34,6 +36,7 @@ def check_identities(pieces: Sequence[Piece]) -> Iterator[Wrong]:
     if len(identities) != ranges.last - ranges.first:
         words = f"it tells of {ranges.last - ranges.first} identities, but {len(identities)} are there"
         yield Wrong(first, "missing", words, False)
+    owner: dict[float, Piece] = {}  # the identity of each label
     named = np.zeros(len(images), np.bool_)
     for identity in identities:
         if len(identity.labels) != 2:
@@ -41,13 +44,17 @@ def check_identities(pieces: Sequence[Piece]) -> Iterator[Wrong]:
             continue
         begin, end = identity.labels
         low, high = np.searchsorted(keys, [begin, end]).tolist()
-        named[low:high] = True
+        first_named, named[low:high] = not named[low:high].any(), True
         if high - low < end - begin:
             words = (
                 f"it names {end - begin:g} images from {begin:g} on, of which {end - begin - (high - low):g} are gone"
             )
             yield Wrong(identity, "missing", words, False)
         yield from _of_one(identity, images[low:high])
+        label = _usual_label(images[low:high])
+        if label is not None and first_named and (other := owner.setdefault(label, identity)) is not identity:
+            words = f"its images have the label {shown(label)}, and so have those of the identity with key {other.key}"
+            yield Wrong(identity, "mislabelled", words, False)
     if identities:
         for number in np.flatnonzero(~named).tolist():
             yield Wrong(images[number], "unlisted", "no identity names it", True)
@@ -55,9 +62,15 @@ def check_identities(pieces: Sequence[Piece]) -> Iterator[Wrong]:
 
 def _of_one(identity: Piece, images: Sequence[Piece]) -> Iterator[Wrong]:
     """The images of an identity that have another label than most of them."""
-    labels = [piece.labels[0] for piece in images]
-    usual = max(labels, key=labels.count) if len(set(labels)) > 1 else None
-    for piece, label in zip(images, labels, strict=True):
+    usual = _usual_label(images)
+    for piece in images:
+        label = piece.labels[0]
         if usual is not None and label != usual:
-            words = f"its label is {label:g}, those of its identity (record {identity.key}) are {usual:g}"
+            words = f"its label is {shown(label)}, those of its identity (record {identity.key}) are {shown(usual)}"
             yield Wrong(piece, "mislabelled", words, True)
+
+
+def _usual_label(images: Sequence[Piece]) -> float | None:
+    """The label that most images have, None of no images."""
+    counts = Counter(piece.labels[0] for piece in images)
+    return counts.most_common(1)[0][0] if counts else None

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from resnet_v2.console import Progress, say
 from resnet_v2.data.boxes import holds_boxes
+from resnet_v2.data.exact import first_label
 from resnet_v2.data.faces import ranges
 from resnet_v2.data.index import index_path
 from resnet_v2.data.record_names import record_paths
@@ -58,9 +59,10 @@ class Inputs:
 
     `numbers` are those of the images that can be read as far as was looked, which is not into them. A record that
     cannot is a ResnetError, or with `skip` a sentence that `skip` is called with. Arrays of as many entries as there
-    are images: `labels` (float32, the first of each), `ids` (uint64) and `counts`
-    (int64, how many labels there are). `faces` are the numbers of the files that have InsightFace's form, `boxes` of
-    those with records of object detection. `origins` are what the files' `.rows` say of their making.
+    are images: `stored_labels` (float32, the first of each record), `labels` (float64, the same; from 2^24 on the exact
+    one that `id2` tells, not a number where it tells another), `ids` (uint64) and `counts` (int64, how many labels
+    there are). `faces` are the numbers of the files that have InsightFace's form, `boxes` of those with records of
+    object detection. `origins` are what the files' `.rows` say of their making.
     """
 
     def __init__(self, paths: Sequence[Path], skip: Callable[[str], object] | None = None) -> None:
@@ -71,6 +73,7 @@ class Inputs:
         self.files, ordinals = self._set.locate(np.arange(len(self._set)))
         at = np.cumsum([0, *map(len, readers)])[self.files] + ordinals
         self.labels = np.concatenate([one.labels for one in heads])[at]
+        self.stored_labels = np.concatenate([one.stored_labels for one in heads])[at]
         self.ids = np.concatenate([one.ids for one in heads])[at]
         self.counts = np.concatenate([one.counts for one in heads])[at]
         self.numbers = np.flatnonzero(self.counts)
@@ -137,12 +140,13 @@ class Inputs:
 
 @dataclass
 class _Heads:
-    """Of all records of a file: their lengths in the file, first labels, ids, and how many labels each has; those of
-    which `counts` is 0 cannot be read.
+    """Of all records of a file: their lengths in the file, first labels (as stored, and exact), ids, and how many
+    labels each has; those of which `counts` is 0 cannot be read.
     """
 
     lengths: NDArray[np.int64]
-    labels: NDArray[np.float32]
+    stored_labels: NDArray[np.float32]
+    labels: NDArray[np.float64]
     ids: NDArray[np.uint64]
     counts: NDArray[np.int64]
 
@@ -151,7 +155,11 @@ def _read_heads(reader: RecordReader, skip: Callable[[str], object] | None) -> _
     """What is to be known of every record of a file: some bytes of each are read, in the order of the index."""
     count = len(reader)
     heads = _Heads(
-        np.zeros(count, np.int64), np.zeros(count, np.float32), np.zeros(count, np.uint64), np.zeros(count, np.int64)
+        np.zeros(count, np.int64),
+        np.zeros(count, np.float32),
+        np.zeros(count, np.float64),
+        np.zeros(count, np.uint64),
+        np.zeros(count, np.int64),
     )
     with Progress(f"look at {reader.path.name}", count, "records") as progress:
         for ordinal, offset in enumerate(reader.offsets.tolist()):
@@ -184,11 +192,12 @@ def _read_head(reader: RecordReader, heads: _Heads, ordinal: int, offset: int) -
         raise no_image_record(reader.path, ordinal, ValueError(f"{size} bytes are too few for an image header"))
     if len(payload) < IMAGE_HEADER.size:
         raise damaged(reader.path, ordinal, offset, ValueError("the file ends inside it"))
-    flag, label, heads.ids[ordinal], _ = IMAGE_HEADER.unpack_from(payload)
+    flag, label, heads.ids[ordinal], id2 = IMAGE_HEADER.unpack_from(payload)
     first_labels = np.frombuffer(payload, "<f4", min(flag, (len(payload) - IMAGE_HEADER.size) // 4), IMAGE_HEADER.size)
     if size < IMAGE_HEADER.size + 4 * flag or (flag and not len(first_labels)):
         raise no_image_record(reader.path, ordinal, ValueError(f"{size} bytes are too few for {flag} labels"))
-    heads.labels[ordinal] = first_labels[0] if flag else label
+    heads.stored_labels[ordinal] = stored = float(first_labels[0]) if flag else label
+    heads.labels[ordinal] = first_label(stored, id2)
     heads.lengths[ordinal], heads.counts[ordinal] = end - offset, max(flag, 1)
 
 

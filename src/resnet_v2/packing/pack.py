@@ -70,12 +70,13 @@ def _look_at_lines(settings: PackConfig) -> int:
     What ruins a training and can be seen from the list is said on standard error.
     """
     lst, indices, labels = settings.lst, array("q"), array("f")
-    count, bad = 0, None
-    for line in tqdm(_lines(settings), lst.name, unit="line", mininterval=1, delay=1):
+    count, several, bad = 0, 0, None
+    for line in tqdm(_all_lines(settings), lst.name, unit="line", mininterval=1, delay=1):
         count += 1
         if isinstance(line, ListEntry):
             indices.append(line.index)
             labels.append(line.labels[0])
+            several += len(line.labels) > 1
         else:
             bad = bad or line
             if settings.on_error == "stop":
@@ -85,6 +86,8 @@ def _look_at_lines(settings: PackConfig) -> int:
     if not count:
         part = "" if settings.nsplit == 1 else f", part {settings.part} of {settings.nsplit},"
         raise ResnetError(f"{lst}{part} is empty; make it with `resnet-v2 list`.")
+    if several and not settings.pack_label:
+        say(f"{several} lines of {lst} have several labels, of which the first is packed; `--pack-label` packs all")
     warn_of_bad_labels(lst, np.frombuffer(labels, np.float32))
     if doubled := len(indices) - len(np.unique(np.frombuffer(indices, np.int64))):
         say(f"warning: {doubled} lines of {lst} have the index of another one; by its key only one record is found.")
@@ -93,10 +96,14 @@ def _look_at_lines(settings: PackConfig) -> int:
 
 def _lines(settings: PackConfig) -> Iterator[ListEntry | ResnetError]:
     """The lines of the list, or of the part of it that is wanted, with the labels that are to be packed."""
-    for line in read_lines(settings.lst, settings.label_width, settings.nsplit, settings.part):
+    for line in _all_lines(settings):
         if isinstance(line, ListEntry) and len(line.labels) > 1 and not settings.pack_label:
             line = dataclasses.replace(line, labels=line.labels[:1])
         yield line
+
+
+def _all_lines(settings: PackConfig) -> Iterator[ListEntry | ResnetError]:
+    return read_lines(settings.lst, settings.label_width, settings.nsplit, settings.part)
 
 
 def warn_of_bad_labels(lst: Path, labels: NDArray[np.float32]) -> None:

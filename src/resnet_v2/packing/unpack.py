@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from resnet_v2.config.converting import UnpackConfig
 from resnet_v2.console import Progress, say
 from resnet_v2.data import records as recordio
+from resnet_v2.data.exact import EXACT_LABELS
 from resnet_v2.data.lists import ListEntry, write_list
 from resnet_v2.errors import DamagedError, ResnetError, naming
 from resnet_v2.files import make_folder, replacing
-from resnet_v2.packing.choosing import check_classes, without_class
+from resnet_v2.packing.choosing import check_classes, without_class, without_class_words
 from resnet_v2.packing.convert import LARGEST_KEY, class_names
 from resnet_v2.packing.inputs import Inputs, find_inputs
 from resnet_v2.packing.naming import FileNames, ending_of, folder_names
@@ -78,7 +79,7 @@ def _with_class(records: Inputs, skip: Callable[[str], object] | None) -> NDArra
         check_classes(records, numbers)
     else:
         for number in bad.tolist():
-            skip(f"{records.name(number)} has the label {records.labels[number]:g}, which is no number of a class.")
+            skip(f"{without_class_words(records, number)}.")
     return np.setdiff1d(numbers, bad)
 
 
@@ -112,8 +113,8 @@ def _written(
             continue
         path = files.path(number, ending_of(image))
         add(path, bytes(image))
-        labels = (header.label,) if isinstance(header.label, float) else tuple(np.ravel(header.label).tolist())
-        others += bool(header.id2) or header.flag == 1
+        labels = (float(records.labels[number]), *np.ravel(header.label).tolist()[1:])
+        others += header.flag == 1 or header.id2 != (labels[0] if labels[0] >= EXACT_LABELS else 0)
         yield ListEntry(header.id, labels, path)
     if others:
         say(f"{others} images are whole, but their headers have an id2, or one label as an array, which no list holds")
