@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from resnet_v2.data.faces import EXACT, ranges_of_labels
 from resnet_v2.packing.walk import Piece
@@ -24,8 +25,9 @@ def check_identities(pieces: Sequence[Piece]) -> Iterator[Wrong]:
     ranges = ranges_of_labels(first.labels) if first is not None and first.empty else None
     if first is None or ranges is None:
         return
-    images = sorted((piece for piece in pieces if piece.whole and not piece.empty), key=lambda piece: piece.key)
-    keys = np.array([piece.key for piece in images], np.int64)
+    there = (piece for piece in pieces if piece.whole and not piece.empty and piece.key >= 0)
+    images = sorted(there, key=lambda piece: piece.key)
+    keys = np.array([piece.key for piece in images], np.uint64)  # a damaged id may be any
     identities = [piece for piece in pieces if piece.empty and ranges.first <= piece.key < ranges.last]
     if not ranges.tells_of(len(images)):
         yield Wrong(first, "missing", f"it tells of {ranges.first - 1} images, but {len(images)} are there", False)
@@ -34,30 +36,36 @@ def check_identities(pieces: Sequence[Piece]) -> Iterator[Wrong]:
     if len(identities) != ranges.last - ranges.first:
         words = f"it tells of {ranges.last - ranges.first} identities, but {len(identities)} are there"
         yield Wrong(first, "missing", words, False)
-    named = np.zeros(len(images), np.bool_)
+    sound = [one for one in identities if ranges_of_labels(one.labels) is not None]
+    places = [np.searchsorted(keys, one.labels).tolist() for one in sound]
+    named = np.zeros(len(images), np.int64)  # how often
+    for low, high in places:
+        named[low:high] += 1
     for identity in identities:
-        if len(identity.labels) != 2:
-            yield Wrong(identity, "mislabelled", "it holds no range of images", False)
-            continue
+        if identity not in sound:
+            yield Wrong(identity, "mislabelled", "it holds no range of images", True)
+    for identity, (low, high) in zip(sound, places, strict=True):
         begin, end = identity.labels
-        low, high = np.searchsorted(keys, [begin, end]).tolist()
-        named[low:high] = True
         if high - low < end - begin:
             words = (
                 f"it names {end - begin:g} images from {begin:g} on, of which {end - begin - (high - low):g} are gone"
             )
             yield Wrong(identity, "missing", words, False)
-        yield from _of_one(identity, images[low:high])
+        yield from _of_one(identity, images[low:high], named[low:high] == 1)
     if identities:
-        for number in np.flatnonzero(~named).tolist():
-            yield Wrong(images[number], "unlisted", "no identity names it", True)
+        # Where ranges are damaged or gone, an image that none names may be theirs, and is kept.
+        whole = sum(end - begin for begin, end in (one.labels for one in sound)) == ranges.first - 1
+        for number in np.flatnonzero(named == 0).tolist():
+            yield Wrong(images[number], "unlisted", "no identity names it", whole)
 
 
-def _of_one(identity: Piece, images: Sequence[Piece]) -> Iterator[Wrong]:
-    """The images of an identity that have another label than most of them."""
+def _of_one(identity: Piece, images: Sequence[Piece], alone: NDArray[np.bool_]) -> Iterator[Wrong]:
+    """The images of an identity that have another label than most of them; those that another identity names too, whose
+    range may be the right one (`alone` is False), are kept.
+    """
     labels = [piece.labels[0] for piece in images]
     usual = max(labels, key=labels.count) if len(set(labels)) > 1 else None
-    for piece, label in zip(images, labels, strict=True):
+    for piece, label, its_alone in zip(images, labels, alone.tolist(), strict=True):
         if usual is not None and label != usual:
             words = f"its label is {label:g}, those of its identity (record {identity.key}) are {usual:g}"
-            yield Wrong(piece, "mislabelled", words, True)
+            yield Wrong(piece, "mislabelled", words, its_alone)
