@@ -3,10 +3,10 @@
     python tests/damaged.py --records 10000 --seed 0
     python tests/damaged.py --form plain --only 17 --seed 0     # one of them again
 
-For each record of `FORMS` a small sound folder is made, one record or file of it is damaged, and then it is loaded, with
-stop and with skip, evaluated, verified, repaired, indexed, converted and unpacked. An image that was not damaged has the
-pixels and labels that it had, or a sentence names the file. There is no other error than a ResnetError of one line, no
-hang, no change of what is read, and nothing is left where a command has refused.
+Of each form there is a small sound folder. One record or file of it is damaged, and then it is loaded, with stop and
+with skip, evaluated, verified, repaired, indexed, converted and unpacked. An image that was not damaged has the pixels
+and labels that it had, or a sentence names the file. There is no other error than a ResnetError of one line, no hang,
+no change of what is read, and nothing is left where a command has refused.
 
 Bytes of a record that are damaged and still are an image of a known class cannot be told by a reader; `silent` counts
 them. Where a `.rows` has fingerprints, `verify` names them.
@@ -61,7 +61,7 @@ from resnet_v2.packing.unpack import unpack as unpack_images
 from resnet_v2.packing.verify import verify_record
 
 COUNT = 12  # images of a file
-SECONDS = 60  # in which all commands together end
+SECONDS = 60  # of the processor, in which all commands together end
 LARGE = (1 << 24) + 1  # labels from here on are rounded
 EVERYTHING = -1  # in place of the number of a record: any of them may be another one now
 WITHOUT_SUMS = b"RSNROWS1"
@@ -75,7 +75,7 @@ class Form:
 
     files: Files
     name: str
-    labels: Labels = Labels(5)
+    labels: Labels = field(default_factory=lambda: Labels(5))
     side: int = 56
     boxes: bool = False
 
@@ -246,7 +246,7 @@ def with_boxes(folder: Path) -> None:
 def forms() -> dict[str, Form]:
     """Every form of docs/records.md; the payloads and side files that it may have."""
     jpg = in_kind(".jpg", 90)
-    found = {
+    return {
         "plain": form(one()),
         "array": form(one(lambda key: [of_class(key)], side=28), side=24),
         "several": form(one(lambda key: [of_class(key), 0.5])),
@@ -272,7 +272,6 @@ def forms() -> dict[str, Form]:
         "list": form(listed),
         "boxes": form(with_boxes, boxes=True),
     }
-    return found
 
 
 # --- damage ---
@@ -518,18 +517,18 @@ def in_time() -> Iterator[None]:
     """Raise a FaultError where it takes too long."""
 
     def late(number: int, frame: FrameType | None) -> None:
-        raise FaultError(f"no end after {SECONDS} seconds")
+        raise FaultError(f"no end after {SECONDS} seconds of the processor")
 
     if not hasattr(signal, "setitimer"):  # on Windows
         yield
         return
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    before = signal.signal(signal.SIGPROF, late)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def hear(work: Callable[[list[str]], Any]) -> Heard:
@@ -652,9 +651,8 @@ def truth_of(one: Form) -> Truth:
         found = load(one, folder, said, skip=False)
         expect(len(found) == COUNT, f"{len(found)} images in sound files")
         at = [records.place(ordinal) for ordinal in range(len(records))]
-        return Truth(
-            {(reader.path.name, number): seen for (reader, number), seen in zip(at, found, strict=True)}, data, payloads
-        )
+        seen = {(reader.path.name, number): one for (reader, number), one in zip(at, found, strict=True)}
+        return Truth(seen, data, payloads, frozenset(map(without_folders, said)), checked)
 
 
 def without_folders(sentence: str) -> str:
@@ -953,7 +951,8 @@ def main() -> int:
             setattr(total, what, getattr(total, what) + getattr(tally, what))
     print(
         f"{total.records} damaged records of {len(names)} forms: {total.named} named, {total.skipped} skipped, "
-        f"{total.unharmed} unharmed, {total.silent} silent, {len(total.faults)} faults, {time.monotonic() - started:.0f} s"
+        f"{total.unharmed} unharmed, {total.silent} silent, {len(total.faults)} faults, "
+        f"{time.monotonic() - started:.0f} s"
     )
     return min(1, len(total.faults))
 

@@ -54,7 +54,8 @@ def check_identities(pieces: Sequence[Piece]) -> Iterator[Wrong]:
         yield from _of_one(identity, images[low:high], named[low:high] == 1)
     if identities:
         # Where ranges are damaged or gone, an image that none names may be theirs, and is kept.
-        whole = sum(end - begin for begin, end in (one.labels for one in sound)) == ranges.first - 1
+        told = sum(end - begin for begin, end in (one.labels for one in sound))
+        whole = told == ranges.first - 1 and bool((named <= 1).all())
         for number in np.flatnonzero(named == 0).tolist():
             yield Wrong(images[number], "unlisted", "no identity names it", whole)
 
