@@ -38,6 +38,7 @@ slow: $(VENV)/.installed
 endure: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python tests/endure.py --kills 1000
 	OMP_NUM_THREADS=1 $(BIN)/python tests/disk.py --every --faults 300 --cuts 200
+	OMP_NUM_THREADS=1 $(BIN)/python tests/damaged.py --records 10000
 
 # Ten million damaged files for every reader, and which lines of the readers they came to: half an hour on one core.
 EMPTY :=

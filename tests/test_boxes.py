@@ -61,3 +61,12 @@ def test_they_are_refused_by_name(rec: Path, trained: str, tmp_path: Path, run: 
 def test_they_are_merged_and_shuffled(rec: Path, tmp_path: Path, run: Run) -> None:
     assert run("convert", rec, tmp_path / "b.rec", "--shuffle")[0] == 0
     assert read(tmp_path / "b.rec") == read(rec)
+
+
+def test_they_are_refused_where_the_first_record_is_damaged(rec: Path, tmp_path: Path, run: Run) -> None:
+    """A reader that skips it would take the header of boxes for a class."""
+    data = bytearray(rec.read_bytes())
+    data[0] ^= 1
+    rec.write_bytes(data)
+    status, _, err = run("predict", "--prefix", "cifar10-resnet-14", "--img", rec)
+    assert (status, "holds records of object detection" in err) == (2, True)

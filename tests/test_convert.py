@@ -434,3 +434,10 @@ def test_images_of_classes_become_faces(rec: Path, tmp_path: Path, run: Run) -> 
     assert run("convert", rec, tmp_path / "b.rec", "--faces")[0] == 0
     assert run("verify", tmp_path / "b.rec")[0] == 0
     assert len(open_records(tmp_path / "b.rec")) == COUNT
+
+
+def test_names_that_no_file_can_hold_are_told_with_the_file(tmp_path: Path, run: Run) -> None:
+    rec = write(tmp_path / "a.rec", payloads(6), names=("a\tx", "b", "c"))
+    status, _, err = run("convert", rec, tmp_path / "new" / "b.rec")
+    assert (status, err.count("\n"), f"{tmp_path}/new/synset.txt cannot be written: " in err) == (2, 1, True)
+    assert not (tmp_path / "new").exists() or not any((tmp_path / "new").iterdir())

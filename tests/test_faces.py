@@ -370,3 +370,20 @@ def test_identities_of_several_collections_become_one(tmp_path: Path, run: Run) 
     assert (status, "warning: 3 identities have the number of another file's" in err) == (0, True), err
     status, _, err = run("convert", both[0], tmp_path / "d" / "f.rec", "--faces")
     assert (status, "another file" in err) == (0, False)
+
+
+@pytest.mark.parametrize("labels", [[np.nan, 5], [1, 9], [40, 50]])
+def test_images_outlive_the_record_of_their_identity(tmp_path: Path, run: Run, labels: list[float]) -> None:
+    made = records()
+    made[IMAGES + 2] = several(labels, IMAGES + 2)
+    path = write(tmp_path / "f.rec", made)
+    assert run("verify", path, "--repair", tmp_path / "new" / "f.rec")[0] == 1
+    new = RecordReader(tmp_path / "new" / "f.rec")
+    assert {bytes(made[key]) for key in range(1, IMAGES + 1)} <= {bytes(new[n]) for n in range(len(new))}
+
+
+def test_a_damaged_id_is_told(tmp_path: Path, run: Run) -> None:
+    made = records()
+    made[3] = several([0, 0], (1 << 64) - 1, face(2))
+    status, out, err = run("verify", write(tmp_path / "f.rec", made))
+    assert (status, "no identity names it" in out, err) == (1, True, "")

@@ -1,5 +1,7 @@
 """Small images that are kept decoded: the same bytes as decoded each time, and what is not fit to be kept."""
 
+import gc
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -120,3 +122,16 @@ def test_what_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     for room, sharers, wanted in ((8 * COUNT * 32 * 36 * 3, 1, True), (8 * COUNT * 32 * 36 * 3, 2, False)):
         monkeypatch.setattr(module, "free_memory", lambda room=room: room)
         assert (kept(RecordReader(reader.path), sharers) is not None) == wanted
+
+
+def test_a_reader_that_nobody_has_any_more_is_closed(tmp_path: Path) -> None:
+    """With its images: a process that opens many records would else run out of files and memory."""
+    with writing(tmp_path / "a.rec") as writer:
+        writer.write(0, pack(IRHeader(0, 0.0, 0, 0), encode(picture(0, 20, 20), ".png", 3)))
+    reader = RecordReader(tmp_path / "a.rec")
+    list(batches(reader, split(np.arange(1), 1), Centred(20), (20, 20, 3), 1, Reading()))
+    images = weakref.ref(kept(reader))
+    assert images() is not None
+    del reader
+    gc.collect()
+    assert images() is None

@@ -239,6 +239,9 @@ def test_missing_and_empty_places(tmp_path: Path) -> None:
     (tmp_path / "synset.txt").write_text("\n")
     with pytest.raises(ResnetError, match="is empty"):
         read_synset(tmp_path / "synset.txt")
+    (tmp_path / "synset.txt").write_bytes(b"\x89PNG\0\0")
+    with pytest.raises(ResnetError, match=r"synset\.txt is no text"):
+        read_synset(tmp_path / "synset.txt")
     (tmp_path / "synset.txt").write_text("a\n" * 2_000_001)
     with pytest.raises(ResnetError, match="more than a network can have classes"):
         read_synset(tmp_path / "synset.txt")

@@ -371,3 +371,18 @@ def test_an_index_with_an_endless_line_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.idx").write_text("0\t0\n" + "1" * (1 << 18))
     with pytest.raises(ResnetError, match=r"a\.idx is damaged \(a line has more than 65536 bytes\)"):
         read_index(tmp_path / "a.rec")
+
+
+@pytest.mark.parametrize("lines", [0, 2])
+def test_bytes_in_no_record_are_told_where_the_file_is_read(tmp_path: Path, lines: int) -> None:
+    path = write(tmp_path / "a.rec", [bytes([key]) * 100 for key in range(9)])
+    text, size = index_path(path).read_text().splitlines(keepends=True), path.stat().st_size
+    index_path(path).write_text("".join(text[:lines]))
+    data = bytearray(path.read_bytes())
+    data[4 * size // 9] ^= 1
+    path.write_bytes(data[:-4])
+    reader = RecordReader(path)
+    assert len(reader) == 7
+    assert reader.remarks[1:] == (
+        f"warning: {2 * size // 9 - 4} bytes of {path} are in no whole record; `resnet-v2 verify {path}` tells more",
+    )

@@ -134,7 +134,14 @@ def test_each_dependency_has_its_reason() -> None:
 
 # A process and the workers that it has started, which read no file to that end: their pipes have no name.
 OWN_PROCESSES = [
-    f"src/resnet_v2/data/{name}" for name in ("worker.py: pickle", "workers.py: pickle", "workers.py: subprocess")
+    f"src/resnet_v2/{name}"
+    for name in (
+        "data/worker.py: pickle",
+        "data/workers.py: pickle",
+        "data/workers.py: subprocess",
+        "packing/making.py: pickle",
+        "packing/making.py: subprocess",
+    )
 ]
 
 

@@ -375,3 +375,14 @@ def test_a_disk_that_cannot_read_names_the_file(
     status, _, err = run("verify", rec)
     assert status == 2
     assert f"{damaged}: Input/output error; check the disk and the machine's limits." in err
+
+
+@pytest.mark.parametrize("line", ["", "no line"])
+def test_a_line_too_many_in_the_index(tmp_path: Path, run: Run, line: str) -> None:
+    """A blank line has no place among the records; one that is none has, and others are known by their ids."""
+    rec = make(tmp_path)
+    lines = rec.with_suffix(".idx").read_text().splitlines()
+    rec.with_suffix(".idx").write_text("\n".join([lines[0], line, *lines[1:], ""]))
+    status, out, _ = run("verify", rec)
+    assert (status, f"{COUNT} records, 1 finding" in out) == (1, True)
+    assert f"line 2 of {tmp_path}/" in out

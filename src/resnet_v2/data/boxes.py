@@ -1,11 +1,14 @@
 """Records of object detection, whose labels are boxes and no classes, told from others by the form of their labels."""
 
+import contextlib
+
 import numpy as np
 
 from resnet_v2.data.records import IRHeader, RecordReader
 from resnet_v2.errors import ResnetError
 
 HEADER_WIDTH, OBJECT_WIDTH = 2, 5  # at least: the two widths; class, left, top, right, bottom
+LOOKED_AT = 3  # records of a file
 
 
 def has_boxes(header: IRHeader) -> bool:
@@ -30,11 +33,12 @@ def has_boxes(header: IRHeader) -> bool:
 
 
 def holds_boxes(reader: RecordReader) -> bool:
-    """Whether the first record of a file is one of object detection."""
-    try:
-        return len(reader) > 0 and has_boxes(reader.image(0)[0])
-    except ResnetError:  # it is said to be damaged when its turn comes
-        return False
+    """Whether one of the first records of a file is one of object detection; a single one may be damaged."""
+    for ordinal in range(min(len(reader), LOOKED_AT)):
+        with contextlib.suppress(ResnetError):  # it is said to be damaged when its turn comes
+            if has_boxes(reader.image(ordinal)[0]):
+                return True
+    return False
 
 
 def refuse_boxes(reader: RecordReader) -> None:

@@ -30,7 +30,8 @@ class Kept:
     """The decoded images of a record, all of one size, as they are first asked for; n x height x width x 3, RGB."""
 
     def __init__(self, reader: Records, height: int, width: int) -> None:
-        self._reader, self._sources = reader, [one.source for one in reader.readers]
+        # It is known by its reader, which it would keep from being closed.
+        self._reader, self._sources = weakref.ref(reader), [one.source for one in reader.readers]
         self.pixels = np.empty((len(reader), height, width, 3), np.uint8)
         self.labels = np.zeros(len(reader), np.float64)
         self.others: dict[int, NDArray[np.float32]] = {}  # all labels of the records that have several
@@ -38,11 +39,12 @@ class Kept:
 
     def learn(self, ordinals: Whole) -> None:
         """Decode those that are not there yet; what is damaged or of another size stays away."""
-        missing = np.unique(ordinals[~self.there[ordinals]])
+        missing, reader = np.unique(ordinals[~self.there[ordinals]]), self._reader()
+        assert reader is not None  # whoever asks reads it
         for start in range(0, len(missing), AT_ONCE):
             some = missing[start : start + AT_ONCE]
-            files = self._reader.locate(some)[0].tolist()
-            found = find_images(self._sources, files, self._reader.offsets[some].tolist())
+            files = reader.locate(some)[0].tolist()
+            found = find_images(self._sources, files, reader.offsets[some].tolist())
             for ordinal, one in zip(some.tolist(), found, strict=True):
                 if not isinstance(one, ValueError):
                     self._keep(ordinal, one)

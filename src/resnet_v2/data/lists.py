@@ -124,7 +124,7 @@ def write_list(path: Path, entries: Iterable[ListEntry]) -> None:
 
 
 def read_synset(path: Path) -> tuple[str, ...]:
-    """The class names of a synset.txt, in label order; a ResnetError when it is missing or empty."""
+    """The class names of a synset.txt, in label order; a ResnetError when it is missing, empty or no text."""
     try:
         # Not splitlines(): it takes more for an end of line than what writes such files does.
         text = read_bytes(local_copy(path), MOST_NAMES_BYTES).decode("utf-8", "replace")
@@ -133,6 +133,8 @@ def read_synset(path: Path) -> tuple[str, ...]:
         raise ResnetError(f"{path} cannot be read ({error.strerror}); it holds one class name per line.") from None
     if (count := text.count("\n")) > 2 * MOST_NAMES:  # blank ones among them
         raise ResnetError(f"{path} has {count} lines, more than a network can have classes; give another file.")
+    if "\0" in text:
+        raise ResnetError(f"{path} is no text; it must hold one class name per line, in label order.")
     names = tuple(line.strip() for line in text.split("\n") if line.strip())
     if not names:
         raise ResnetError(f"{path} is empty; it must hold one class name per line, in label order.")

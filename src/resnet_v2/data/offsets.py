@@ -41,44 +41,53 @@ def find_offsets(path: Path, source: Source) -> Found:
         return _found_by_reading(path, source, "empty") if size else Found(offsets, 0, ())
     kept = _without_a_cut_line(idx, source, offsets)
     end = _end_of_last(path, source, kept)
-    rest = _behind(path, source, end)
+    rest, lost = _behind(path, source, end)
     if not len(rest):
         if len(kept) < len(offsets):
             raise ResnetError(f"{idx} ends amid a line; make it again with `resnet-v2 index {path}`.")
-        lost = (
+        last = (
             f"warning: the last {size - end} bytes of {path} are no whole record; `resnet-v2 verify {path}` tells more"
         )
-        return Found(kept, len(kept), (lost,) if size > end else ())
+        return Found(kept, len(kept), (last,) if size > end else ())
     remark = (
         f"warning: {idx} ends early: it lists {len(kept)} records, and {len(rest)} more stand behind them in "
         f"{path.name}; they are taken too. `resnet-v2 index {path}` makes a whole one"
     )
-    return Found(np.concatenate([kept, rest]), len(kept), (remark,))
+    return Found(np.concatenate([kept, rest]), len(kept), (remark, *_warning(path, lost)))
 
 
 def _found_by_reading(path: Path, source: Source, why: str) -> Found:
-    offsets = _behind(path, source, 0)
+    offsets, lost = _behind(path, source, 0)
     if not len(offsets) and size_of(source):
         raise ResnetError(f"{path} holds no whole record; it is damaged or no RecordIO file.")
     remark = (
         f"{index_path(path)} is {why}: {path.name} was read to find its {len(offsets)} records; "
         f"`resnet-v2 index {path}` saves that time"
     )
-    return Found(offsets, 0, (remark,))
+    return Found(offsets, 0, (remark, *_warning(path, lost)))
 
 
-def _behind(path: Path, source: Source, start: int) -> NDArray[np.int64]:
-    """Where the whole records from a byte on begin."""
+def _warning(path: Path, lost: int) -> tuple[str, ...]:
+    """What to say of bytes among those that were read which are in no whole record."""
+    if not lost:
+        return ()
+    return (f"warning: {lost} bytes of {path} are in no whole record; `resnet-v2 verify {path}` tells more",)
+
+
+def _behind(path: Path, source: Source, start: int) -> tuple[NDArray[np.int64], int]:
+    """Where the whole records from a byte on begin, and how many bytes are in none of them."""
     size, done, found = size_of(source), start, []
     if start >= size:
-        return np.empty(0, np.int64)
+        return np.empty(0, np.int64), 0
+    lost, last = 0, start
     with Progress(f"look for records in {path.name}", size // MEBIBYTE, "MiB", start // MEBIBYTE) as progress:
         for begin, end in scan_source(source, start):
             found.append(begin)
+            lost, last = lost + begin - last, end
             if end - done >= MEBIBYTE:
                 progress.update((end - done) // MEBIBYTE)
                 done += (end - done) // MEBIBYTE * MEBIBYTE
-    return np.array(found, np.int64)
+    return np.array(found, np.int64), lost + max(0, size - last)
 
 
 def _without_a_cut_line(idx: Path, source: Source, offsets: NDArray[np.int64]) -> NDArray[np.int64]:

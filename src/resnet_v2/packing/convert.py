@@ -9,7 +9,7 @@ from resnet_v2.config.converting import ConvertConfig
 from resnet_v2.console import Progress, say
 from resnet_v2.data.exact import EXACT_LABELS, shown
 from resnet_v2.data.index import index_path
-from resnet_v2.data.lists import read_synset, write_synset
+from resnet_v2.data.lists import as_class_name, read_synset, write_synset
 from resnet_v2.data.sidecar import sidecar_path
 from resnet_v2.errors import ResnetError
 from resnet_v2.packing import faces, origin
@@ -92,7 +92,10 @@ def _new_names(synset: Path, names: Sequence[str], classes: Mapping[float, int] 
         )
     wanted = tuple(names[old_of[new]] for new in range(len(old_of))) if classes is not None else tuple(names)
     if not synset.exists():
-        return wanted
+        try:
+            return tuple(map(as_class_name, wanted))
+        except ResnetError as error:  # before anything is written
+            raise ResnetError(f"{synset} cannot be written: {error}") from None
     if read_synset(synset) != wanted:
         raise ResnetError(f"{synset} names other classes than the new records have; write them into another folder.")
     return ()

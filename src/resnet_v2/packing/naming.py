@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from resnet_v2.console import say
 from resnet_v2.data.index import side_path
-from resnet_v2.data.lists import as_line, read_list
+from resnet_v2.data.lists import read_list
 from resnet_v2.errors import ResnetError, printable
 from resnet_v2.packing.archives import Names
 from resnet_v2.packing.choosing import check_classes
@@ -29,6 +29,8 @@ ENDINGS: Mapping[bytes, tuple[str, ...]] = {
     b"P5": (".pgm",),
     b"P6": (".ppm",),
 }
+LONGEST_BYTES = 255  # of a part of a path
+SHOWN = 60  # letters of a name that is refused
 FORBIDDEN = set('\0\\:*?"<>|' if os.name == "nt" else "\0\\")  # in a part of a path
 
 
@@ -64,10 +66,16 @@ def folder_names(records: Inputs, numbers: NDArray[np.int64], names: Sequence[st
 
 
 def _safe(name: str) -> str:
-    parts = as_line(name).split("/")
-    if any(part in ("", ".", "..") or FORBIDDEN & set(part) for part in parts):
-        raise ResnetError(f"The class name {printable(name)!r} of synset.txt can be no folder; rename the class there.")
+    is_line = len(name.splitlines()) == 1 and "\t" not in name  # of the list
+    if not is_line or not all(map(_may_be_folder, name.split("/"))):
+        raise ResnetError(
+            f"The class name {printable(name)[:SHOWN]!r} of synset.txt can be no folder; rename the class there."
+        )
     return name
+
+
+def _may_be_folder(part: str) -> bool:
+    return part not in ("", ".", "..") and not FORBIDDEN & set(part) and len(part.encode()) <= LONGEST_BYTES
 
 
 class FileNames:

@@ -26,7 +26,7 @@ from resnet_v2.storage import Address, as_path, look
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the index: its place among them, which is the record's ordinal, its key and its byte offset."""
+    """A line of the index: its place among those with text, which is the record's ordinal, its key and byte offset."""
 
     number: int
     key: int
@@ -58,7 +58,7 @@ def _check_readable(path: Path) -> None:
 def verify_record(rec: Path, settings: VerifyConfig) -> Report:
     """Read a `.rec` with what lies beside it; a ResnetError when it holds no whole record."""
     report = Report(rec, file_bytes=rec.stat().st_size)
-    lines = _lines(rec, report)
+    lines, places = _lines(rec, report)
     sums = _sums(rec, report)
     pieces = list(walk(rec, frozenset(sums), settings.decode, settings.threads))
     pieces = _joined(pieces, {line.offset for line in lines})
@@ -73,7 +73,7 @@ def verify_record(rec: Path, settings: VerifyConfig) -> Report:
         words = f"{sidecar_path(rec)} belongs to another record; make it again with `resnet-v2 index {rec}`"
         report.findings.append(Finding("side", words))
         sums, known = [], set()
-    aligned = sums if len(sums) == len(lines) else []
+    aligned = sums if lines and len(sums) == places else []
     of_start, strays = _assigned(pieces, lines, aligned)
     if 2 * sum(line.offset < report.file_bytes for line in strays) > len(lines):
         words = f"{index_path(rec)} is another record's; make it again with `resnet-v2 index {rec}`"
@@ -94,22 +94,25 @@ def _place(finding: Finding) -> tuple[bool, int, int]:
     return finding.byte is None, finding.byte or 0, finding.record or 0
 
 
-def _lines(rec: Path, report: Report) -> list[Line]:
+def _lines(rec: Path, report: Report) -> tuple[list[Line], int]:
+    """The lines of the index that are whole, and how many places there are, with those of lines that are not."""
     idx = index_path(rec)
     if not idx.is_file():
         report.findings.append(Finding("index", f"{idx} is missing; make it with `resnet-v2 index {rec}`"))
-        return []
+        return [], 0
     lines: list[Line] = []
+    place = 0
     with naming(idx):
         texts = local_copy(idx).read_text(encoding="ascii", errors="replace").splitlines()
     for number, text in enumerate(texts):
         try:
             key, offset = map(int, text.split("\t"))
-            lines.append(Line(number, key, offset))
+            lines.append(Line(place, key, offset))
         except ValueError:
             words = f"line {number + 1} of {idx} is not a key, a tab and an offset"
             report.findings.append(Finding("index", words))
-    return lines
+        place += bool(text.strip())  # a blank line is nobody's
+    return lines, place
 
 
 def _sums(rec: Path, report: Report) -> list[int]:
