@@ -6,8 +6,17 @@ import pytest
 
 import endure
 
-FEW = {"train": 3, "data": 6, "pack": 6, "rewrite": 2, "fetch": 3, "signals": 1, "records": 1}
-MORE = {"ranks": 6, "changing-ranks": 6, "launched": 2, "clock": 4, "train": 20, "records": 8, "signals": 4}
+FEW = {"train": 3, "data": 6, "pack": 6, "fetch": 3, "records": 1}
+MORE = {
+    "ranks": 6,
+    "changing-ranks": 6,
+    "launched": 2,
+    "clock": 4,
+    "train": 20,
+    "records": 8,
+    "rewrite": 4,
+    "signals": 4,
+}
 
 
 @pytest.fixture(scope="module")

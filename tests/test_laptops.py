@@ -81,6 +81,7 @@ DEMO = (
 )
 
 
+@pytest.mark.slow
 def test_the_demo_needs_nothing_that_windows_lacks(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     usual, without = tmp_path / "usual", tmp_path / "without"
     for folder in (usual, without):

@@ -66,7 +66,10 @@ def damaged_digits(few_digits: Path, tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("more", [{"workers": 0}, {"workers": 0, "nproc": 2, "device": "cpu"}])
+TWO_RANKS = {"workers": 0, "nproc": 2, "device": "cpu"}
+
+
+@pytest.mark.parametrize("more", [{"workers": 0}, pytest.param(TWO_RANKS, marks=pytest.mark.slow)])
 def test_an_unreadable_record_of_the_validation_loses_no_epoch(
     damaged_digits: Path, tmp_path: Path, run: Run, more: dict[str, object]
 ) -> None:
