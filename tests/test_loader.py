@@ -113,6 +113,20 @@ def test_too_many_bad_records_end_the_epoch(reader: RecordReader) -> None:
         centres(reader, [*range(50)], 16, on_skip=print)
 
 
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), ResnetError("https://a/b.rec does not answer.")])
+def test_a_storage_that_fails_is_no_bad_record(
+    reader: RecordReader, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("resnet_v2.data.filling.find_images", fails)
+    skipped: list[str] = []
+    with pytest.raises(type(error)):
+        centres(reader, [*range(50)], 16, workers=0, on_skip=skipped.append)
+    assert not skipped
+
+
 def test_opencv_starts_no_threads_beside_the_loaders(reader: RecordReader) -> None:
     cv2.setNumThreads(2)
     centres(reader, [0], 1)
