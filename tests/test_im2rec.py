@@ -226,7 +226,7 @@ def test_no_line_is_in_two_parts_or_in_none(pictures: Path, run: Run, end: str) 
                 assert keys == ([10, 11] if end == "\n" else keys)
         assert keys == list(range(10, 17))
     status, _, err = run("pack", pictures / "all.lst", pictures / "img", pictures / "e.rec", f"nsplit={size}", "part=1")
-    assert (status, "all.lst, part 1 of" in err, "is empty" in err) == (2, True, True)
+    assert (status, "all.lst, part 1 of" in err, "is empty; give a smaller --nsplit." in err) == (2, True, True)
 
 
 def test_side_files_are_a_records_own(pictures: Path, run: Run) -> None:

@@ -220,6 +220,14 @@ def test_what_no_set_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: s
         open_records(text)
 
 
+def test_a_set_is_indexed_file_by_file(tmp_path: Path, run: Run) -> None:
+    touch(tmp_path, "s.rec.part000", "s.rec.part001")
+    for name in ("s.rec", "s.rec.part*"):
+        status, _, err = run("index", tmp_path / name)
+        said = f"names a set of records; index its files one by one, {tmp_path}/s.rec.part000 the first.\n"
+        assert (status, err.endswith(f"{tmp_path / name} {said}")) == (2, True)
+
+
 @pytest.fixture
 def digits_parts(few_digits: Path, tmp_path: Path) -> Path:
     """The digits, their training part as im2rec writes it in three, on two disks; the names as before."""

@@ -23,6 +23,7 @@ from resnet_v2.data.faces import ranges_of
 from resnet_v2.data.index import index_path
 from resnet_v2.data.lists import ListEntry, is_sorted_by_class, read_lines
 from resnet_v2.data.parts import scan_source
+from resnet_v2.data.record_names import record_paths
 from resnet_v2.data.records import IMAGE_HEADER, PART_HEADER, RecordReader, read_record
 from resnet_v2.data.sidecar import Rows, write_rows
 from resnet_v2.data.source import Source, close, open_source, read
@@ -84,8 +85,9 @@ def _look_at_lines(settings: PackConfig) -> int:
     if bad is not None and (settings.on_error == "stop" or not labels):
         raise bad
     if not count:
-        part = "" if settings.nsplit == 1 else f", part {settings.part} of {settings.nsplit},"
-        raise ResnetError(f"{lst}{part} is empty; make it with `resnet-v2 list`.")
+        if settings.nsplit > 1:
+            raise ResnetError(f"{lst}, part {settings.part} of {settings.nsplit}, is empty; give a smaller `nsplit`.")
+        raise ResnetError(f"{lst} is empty; make it with `resnet-v2 list`.")
     if several and not settings.pack_label:
         say(f"{several} lines of {lst} have several labels, of which the first is packed; `--pack-label` packs all")
     warn_of_bad_labels(lst, np.frombuffer(labels, np.float32))
@@ -224,6 +226,9 @@ def write_index(rec: Path, out: Path | None = None) -> tuple[int, int]:
     that are lost. A ResnetError when there is none.
     """
     if not rec.is_file():
+        first = record_paths(str(rec))[0]
+        if first != rec:
+            raise ResnetError(f"{rec} names a set of records; index its files one by one, {first} the first.")
         raise ResnetError(f"{rec} is missing; give the path of a .rec.")
     idx = out or index_path(rec)
     count, last_end, whole_bytes = 0, 0, 0
