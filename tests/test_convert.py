@@ -181,6 +181,10 @@ def test_parts_are_one_set(rec: Path, tmp_path: Path, run: Run) -> None:
     assert [bytes(records[number]) for number in range(COUNT)] == [*payloads().values()]
     assert run("convert", tmp_path / "p.rec", tmp_path / "whole.rec")[0] == 0
     assert (tmp_path / "whole.rec").read_bytes() == rec.read_bytes()
+    parts[0].unlink()
+    status, _, err = run("convert", rec, tmp_path / "p.rec", "--parts", 1)
+    assert (status, f"{parts[1]} is there already, part of another set" in err) == (2, True)
+    assert not parts[0].exists()
     status, _, err = run("convert", rec, tmp_path / "q.rec", "--parts", 25)
     assert (status, "--parts 25 is more than the 24 images" in err) == (2, True)
 

@@ -357,3 +357,14 @@ def test_words_of_lists() -> None:
 def test_words_that_list_does_not_do(words: str, sentence: str) -> None:
     with pytest.raises(SettingError, match=sentence):
         list_words(["list", "img", "a", *words.split()])
+
+
+def test_a_part_of_a_larger_set_is_not_mixed_in(pictures: Path, run: Run) -> None:
+    (pictures / "all.lst").write_text("".join(f"{n}\t{n % 2}\t{n % 5}.png\n" for n in range(12)))
+    command = ("pack", pictures / "all.lst", pictures / "img", pictures / "p.rec")
+    for part in (0, 2):
+        assert run(*command, "nsplit=3", f"part={part}")[0] == 0
+    status, _, err = run(*command, "nsplit=2", "part=0")
+    assert status == 2
+    assert f"{pictures}/p.rec.part002 is there, of a set of more parts than 2; remove it." in err
+    assert run(*command, "nsplit=3", "part=1")[0] == 0

@@ -320,3 +320,31 @@ def test_a_set_closes_its_files(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="Bad file descriptor"):
         records[0]
     assert not sidecar_path(tmp_path / "a.rec").exists()
+
+
+def test_parts_beside_the_record_that_is_read_are_told(tmp_path: Path) -> None:
+    for name in ("s.rec.part000", "s.rec.part001"):
+        write(tmp_path / name, range(3))
+    assert len(open_records(tmp_path / "s.rec")) == 6
+    records = open_records(write(tmp_path / "s.rec", range(2)))
+    assert len(records) == 2
+    assert f"warning: {tmp_path}/s.rec is read, and not {tmp_path}/s.rec.part000" in records.remarks[-1]
+    assert not open_records(tmp_path / "s.rec.part000").remarks
+
+
+def test_parts_of_one_name_in_two_folders_are_two_sets(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        write(tmp_path / folder / "s.rec.part000", range(2))
+    write(tmp_path / "b" / "s.rec.part002", range(2))
+    with pytest.raises(
+        ResnetError, match=rf"^{tmp_path}/b/s\.rec\.part001 is missing, but {tmp_path}/b/s\.rec\.part002"
+    ):
+        record_paths(f"{tmp_path}/*/s.rec.part*")
+
+
+def test_a_record_to_train_on_wants_one_to_validate_on(few_digits: Path, tmp_path: Path, run: Run) -> None:
+    words = ["train", "--data-train", few_digits / "digits_train.rec", "--data-dir", tmp_path, "--device", "cpu"]
+    status, _, err = run(*words, "--model-prefix", tmp_path / "m")
+    assert status == 2
+    said = f"--data-train is given without --data-val, and {tmp_path}/val_256_q90.rec is missing; give --data-val."
+    assert said in err.splitlines()[-1]

@@ -130,7 +130,7 @@ def evaluate(settings: using.EvaluateConfig) -> None:
         for prefix in settings.prefix
     )
     rows = report.evaluate_all(
-        predictors,
+        map(report.refuse_confusion, predictors) if settings.confusion is not None else predictors,
         settings.rec,
         settings.sizes,
         settings.ten_crop,

@@ -72,12 +72,13 @@ def _files(part: str) -> list[Path]:
         if not found:
             raise ResnetError(f"No record is named like {part}; check the pattern.")
         return _with_all_parts(found)
-    split = (
-        sorted(path.parent.glob(f"{glob.escape(path.name)}.part*"), key=_by_name)
-        if path.suffix.lower() == ".rec"
-        else []
-    )
-    return _with_all_parts([one for one in split if PART.fullmatch(one.name)]) or [path]
+    return _with_all_parts(parts_of(path)) or [path]
+
+
+def parts_of(path: Path) -> list[Path]:
+    """The parts of im2rec that lie beside a record, or in its place, in their order; none of what is no record."""
+    split = path.parent.glob(f"{glob.escape(path.name)}.part*") if path.suffix.lower() == ".rec" else ()
+    return sorted((one for one in split if PART.fullmatch(one.name)), key=_by_name)
 
 
 def _by_name(path: Path) -> tuple[list[tuple[int, int | str]], str]:
@@ -91,7 +92,7 @@ def _with_all_parts(paths: Sequence[Path]) -> list[Path]:
     numbers: dict[str, list[int]] = {}
     for path in paths:
         if match := PART.fullmatch(path.name):
-            numbers.setdefault(match[1], []).append(int(match[2]))
+            numbers.setdefault(str(path.with_name(match[1])), []).append(int(match[2]))
     for name, there in numbers.items():
         missing = next((one for one in itertools.count() if one not in there), 0)
         if missing < max(there):

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from resnet_v2.data.boxes import refuse_boxes
 from resnet_v2.data.faces import ranges, without_image
-from resnet_v2.data.record_names import record_paths
+from resnet_v2.data.record_names import parts_of, record_paths
 from resnet_v2.data.records import IRHeader, RecordReader
 from resnet_v2.data.sidecar import Rows, sidecar_path
 from resnet_v2.errors import ResnetError
-from resnet_v2.storage import as_path
+from resnet_v2.storage import Address, as_path
 
 MOST_REMARKS = 3
 Numbers = NDArray[np.int64]
@@ -134,7 +134,11 @@ def open_records(path: str | Path) -> RecordSet:
     readers = [RecordReader(one) for one in paths]
     for reader in readers:
         refuse_boxes(reader)
-    return RecordSet(readers, paths[0] if len(paths) == 1 else as_path(path))
+    records = RecordSet(readers, paths[0] if len(paths) == 1 else as_path(path))
+    for one in paths:
+        if not isinstance(one, Address) and (parts := parts_of(one)):
+            records.remarks.append(f"warning: {one} is read, and not {parts[0]} and what else lies beside it")
+    return records
 
 
 class SetRows:

@@ -10,7 +10,7 @@ import numpy as np
 from resnet_v2.config.fields import OnError
 from resnet_v2.console import say
 from resnet_v2.data.record_set import open_records
-from resnet_v2.errors import ResnetError, printable
+from resnet_v2.errors import ResnetError, SettingError, printable
 from resnet_v2.inference.evaluate import tell_of_other_classes
 from resnet_v2.inference.pictures import View
 from resnet_v2.inference.predict import Predictor
@@ -173,6 +173,13 @@ def _precision_table(row: Row) -> str:
         name = printable(one.name).replace("|", r"\|")
         lines.append(f"| {name} | {one.images} | {precision:.2f} % |")
     return "\n".join(lines)
+
+
+def refuse_confusion(predictor: Predictor) -> Predictor:
+    """The same; a SettingError before it is evaluated where it will have no confusion matrix."""
+    if predictor.header.labels.kind == "multi":
+        raise SettingError("`confusion` is of one class; of `labels` multi none is taken for another, so leave it out.")
+    return predictor
 
 
 def draw_confusion(row: Row, out: Path) -> None:

@@ -10,6 +10,7 @@ from resnet_v2.console import Progress, say
 from resnet_v2.data.exact import EXACT_LABELS, shown
 from resnet_v2.data.index import index_path
 from resnet_v2.data.lists import as_class_name, read_synset, write_synset
+from resnet_v2.data.record_names import parts_of
 from resnet_v2.data.sidecar import sidecar_path
 from resnet_v2.errors import ResnetError
 from resnet_v2.packing import faces, origin
@@ -31,6 +32,8 @@ def convert(settings: ConvertConfig) -> list[str]:
     """
     paths = find_inputs(settings.files[:-1])
     _refuse_taken(settings.out, paths)
+    if settings.parts and not isinstance(settings.out, Address) and (there := parts_of(settings.out)):
+        raise ResnetError(f"{there[0]} is there already, part of another set; remove it, or give another name.")
     names = class_names(paths)
     records = Inputs(paths)
     choices, classes = choose(records, settings, names)

@@ -23,7 +23,7 @@ from resnet_v2.data.faces import ranges_of
 from resnet_v2.data.index import index_path
 from resnet_v2.data.lists import ListEntry, is_sorted_by_class, read_lines
 from resnet_v2.data.parts import scan_source
-from resnet_v2.data.record_names import record_paths
+from resnet_v2.data.record_names import parts_of, record_paths
 from resnet_v2.data.records import IMAGE_HEADER, PART_HEADER, RecordReader, read_record
 from resnet_v2.data.sidecar import Rows, write_rows
 from resnet_v2.data.source import Source, close, open_source, read
@@ -38,6 +38,7 @@ from resnet_v2.packing.resume import Progress, resuming
 from resnet_v2.packing.shaping import Shape
 from resnet_v2.packing.stores import Store, decide, look, store_of
 from resnet_v2.packing.upload import uploaded
+from resnet_v2.storage import Address
 
 WAITING_PER_THREAD = 16
 # The settings that the bytes of a record depend on, but for the store.
@@ -56,6 +57,7 @@ def pack_list(settings: PackConfig, origin: str = "") -> Progress:
     record. `origin` is the text about the records' making where these settings do not tell it.
     """
     refuse_to_replace(settings.written, settings.lst, settings.root)
+    _refuse_later_parts(settings)
     count = _look_at_lines(settings)
     files = open_images(settings.root)
     store = _store(settings, files, count)
@@ -63,6 +65,14 @@ def pack_list(settings: PackConfig, origin: str = "") -> Progress:
     made_by = origin or of_pack(settings, str(matters["list"]))
     with uploaded(settings.written) as out, _making(settings, store, files, threads, count) as work:
         return pack_entries(_lines(settings), count, work, out, threads, settings.on_error, matters, made_by)
+
+
+def _refuse_later_parts(settings: PackConfig) -> None:
+    """Raise ResnetError where a part of an earlier set of more parts would be read as one of this set."""
+    parts = parts_of(settings.out) if settings.nsplit > 1 and not isinstance(settings.out, Address) else []
+    later = [part for part in parts if int(part.name.rpartition("part")[2]) >= settings.nsplit]
+    if later:
+        raise ResnetError(f"{later[0]} is there, of a set of more parts than {settings.nsplit}; remove it.")
 
 
 def _look_at_lines(settings: PackConfig) -> int:

@@ -4,12 +4,12 @@ from pathlib import Path
 
 from resnet_v2.data.index import index_column, index_path
 from resnet_v2.data.records import MAGIC_BYTES
-from resnet_v2.data.sidecar import FIRST_MAGIC, SIDECAR_MAGIC, sidecar_path
+from resnet_v2.data.sidecar import FORMS, sidecar_path
 from resnet_v2.errors import ResnetError, naming
 from resnet_v2.files import refuse_no_file
 from resnet_v2.storage import Address
 
-MAGICS_OF_ROWS = (SIDECAR_MAGIC, FIRST_MAGIC)
+MAGICS_OF_ROWS = tuple(FORMS)
 
 
 def refuse_to_replace(out: Path, *read: Path) -> None:

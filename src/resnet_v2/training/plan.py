@@ -22,7 +22,7 @@ from resnet_v2.errors import ResnetError, SettingError
 from resnet_v2.logs.layout import aligned
 from resnet_v2.networks import weights
 from resnet_v2.networks.architecture import Architecture
-from resnet_v2.storage import as_path
+from resnet_v2.storage import Address, as_path
 from resnet_v2.training import checkpoint, ownership, recipes
 from resnet_v2.training.checkpoint import Start
 from resnet_v2.training.conflicts import check_together
@@ -104,7 +104,10 @@ class RunPlan:
         data = self.config.data
         if data.data_val:
             return as_path(data.data_val)
-        return data.data_dir / ("val_256_q90.rec" if data.data_type == "imagenet" else f"{data.data_type}_val.rec")
+        usual = data.data_dir / ("val_256_q90.rec" if data.data_type == "imagenet" else f"{data.data_type}_val.rec")
+        if data.data_train and not isinstance(usual, Address) and not usual.exists():
+            raise SettingError(f"`data_train` is given without `data_val`, and {usual} is missing; give `data_val`.")
+        return usual
 
     def settings(self) -> dict[str, Any]:
         """All settings by name, as JSON holds them."""
