@@ -35,6 +35,7 @@ import numpy as np
 from processes import Command, perform, perform_on_a_slow_disk, wait_until
 from resnet_v2.config.training import arguments_of
 from resnet_v2.data.records import RecordReader, writing
+from resnet_v2.data.sidecar import write_rows
 from resnet_v2.networks.sums import verify_checkpoint
 
 # What a clock or the machine says in a log.
@@ -452,6 +453,7 @@ def rewrite_files(scene: Scene, kills: int) -> None:
         "onnx": (["export", "--prefix", "m", "--epoch", "1", "--to", "onnx", "--out", "killed/m"], 0),
     }
     right: dict[str, dict[str, bytes]] = {}
+    earlier = earlier_record(scene)
     for name, (words, wanted) in works.items():
         (scene.folder / "killed").mkdir()
         status, output = Command(words, scene.folder).finish()
@@ -462,7 +464,8 @@ def rewrite_files(scene: Scene, kills: int) -> None:
         name = scene.chance.choice(sorted(works))
         words, wanted = works[name]
         (scene.folder / "killed").mkdir()
-        old = {file: b"old " + bytes(100) for file in right[name]}
+        # `--repair` replaces an earlier record alone.
+        old = earlier if name == "repair" else {file: b"old " + bytes(100) for file in right[name]}
         for file, content in old.items():
             (scene.folder / "killed" / file).write_bytes(content)
         while (end := scene.killed_soon(Command(words, scene.folder), 1.0)) is None:
@@ -473,6 +476,17 @@ def rewrite_files(scene: Scene, kills: int) -> None:
         found = contents(scene.folder / "killed")
         scene.expect(found == right[name], f"{name} after kills makes {sorted(found)}, or other bytes")
         shutil.rmtree(scene.folder / "killed")
+
+
+def earlier_record(scene: Scene) -> dict[str, bytes]:
+    """The files of a sound record of 10 images."""
+    folder, reader = scene.folder / "earlier", RecordReader(scene.data / "digits_val.rec")
+    folder.mkdir()
+    with writing(folder / "good.rec") as writer:
+        for ordinal in range(10):
+            writer.write(ordinal, reader[ordinal])
+    write_rows(folder / "good.rec")
+    return contents(folder)
 
 
 def make_damaged(data: Path, record: Path) -> None:
