@@ -71,7 +71,9 @@ def test_a_process_that_dies_ends_the_run_and_the_others(
     monkeypatch.setattr(Processes, "make", killed_first)
     status, _, err = run(*words(lists, class_folder, "2.rec", "--threads", 2, "--on-error", "skip"))
     assert status == 2
-    assert "was ended; where memory is short, give fewer --threads." in err.splitlines()[-1]
+    last = err.splitlines()[-1]
+    assert last.startswith("resnet-v2: A process that packs ")
+    assert last.endswith(" was ended; where memory is short, give fewer --threads.")
     assert not (lists / "2.rec").exists()
     assert not any(map(alive, many[0].pids))
 
