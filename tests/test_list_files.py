@@ -9,7 +9,9 @@ import pytest
 from conftest import Run
 from resnet_v2.data.lists import ListEntry, read_lines, read_list, read_synset
 from resnet_v2.data.records import RecordReader
+from resnet_v2.data.sidecar import FORMS
 from resnet_v2.errors import ResnetError
+from resnet_v2.packing.replaced import refuse_to_replace
 
 TWO = [ListEntry(5, (0.0,), "ant/000.jpg"), ListEntry(6, (1.0,), "b c/x y.jpg")]
 
@@ -264,3 +266,12 @@ def test_records_of_other_endings_are_records(
     status, out, _ = run("predict", "--img", rec, "--prefix", trained, "--gpus", "", "--format", "csv", "--top", 1)
     assert (status, out.count(f"{rec}#")) == (0, 24)
     assert run("verify", rec)[0] == 0
+
+
+@pytest.mark.parametrize("magic", FORMS)
+def test_side_files_of_all_versions_are_replaced_and_no_others(tmp_path: Path, magic: bytes) -> None:
+    (tmp_path / "a.rows").write_bytes(magic + bytes(40))
+    refuse_to_replace(tmp_path / "a.rec")
+    (tmp_path / "a.rows").write_bytes(magic[::-1] + bytes(40))
+    with pytest.raises(ResnetError, match=r"a\.rows is there and was not made for a record"):
+        refuse_to_replace(tmp_path / "a.rec")
