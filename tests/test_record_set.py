@@ -11,6 +11,7 @@ import pytest
 from conftest import Run, digits_run, picture
 from resnet_v2.data.augment import augmentation
 from resnet_v2.data.filling import Centred
+from resnet_v2.data.index import index_path
 from resnet_v2.data.jpeg import encode
 from resnet_v2.data.loader import Batch, Loader, Reading, batches
 from resnet_v2.data.order import split
@@ -107,6 +108,43 @@ def test_bad_records_are_left_out(files: tuple[RecordReader, Path], workers: int
     whole = list(batches(files[0], split(np.array(good), 26), Centred(32), (32, 32, 3), 5, Reading()))
     assert np.array_equal(np.concatenate([batch.images for batch in found]), whole[0].images)
     assert np.array_equal(np.concatenate([batch.labels for batch in found]), whole[0].labels)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_an_index_leaves_out_is_said_once_while_images_are_read(
+    files: tuple[RecordReader, Path], workers: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the third file, in workers and here, of images that are kept decoded and of others."""
+    third = record_paths(str(files[1]))[2]
+    lines = index_path(third).read_text().splitlines(keepends=True)
+    sidecar_path(third).unlink(missing_ok=True)
+    index_path(third).write_text("".join(lines[:4] + lines[6:]))
+    records = open_records(str(files[1]))
+    assert len(records) == COUNT - 2
+    plan = augmentation(1, 32, imagenet=False)
+    assert not capsys.readouterr().err
+    for epoch in range(2):
+        list(Loader(records, plan, seed=7, batch_size=8, classes=5, epoch=epoch, reading=Reading(workers)))
+    assert capsys.readouterr().err == (
+        f"warning: {index_path(third)} leaves out records, such as the 2 records from byte {lines[4].split()[1]} on; "
+        f"they are not read. `resnet-v2 index {third}` makes a whole one\n"
+    )
+
+
+def test_a_damaged_record_is_nothing_that_the_index_leaves_out(
+    files: tuple[RecordReader, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither where it is the first one of its slot, nor where that slot tells of an earlier record."""
+    records, said = open_records(files[1]), list[str]()
+    for ordinal in (20, 28):
+        reader, number = records.place(ordinal)
+        with reader.path.open("rb+") as file:
+            file.seek(int(reader.offsets[number]))
+            file.write(b"no record")
+    reading = Reading(on_skip=said.append, leave_out=True)
+    list(batches(records, split(np.arange(19, COUNT), 1), Centred(32), (32, 32, 3), 5, reading))
+    assert len(said) == 2
+    assert not capsys.readouterr().err
 
 
 def test_more_files_than_one_message_takes(tmp_path: Path) -> None:
@@ -308,6 +346,35 @@ def test_evaluation_prediction_and_verification_of_a_set(tmp_path: Path, trained
     status, _, err = run("verify", tmp_path / "v*.rec", "--repair", tmp_path / "r.rec")
     assert status == 2
     assert "2 are named; give a single one" in err
+
+
+def test_commands_say_what_an_index_leaves_out(tmp_path: Path, trained: str, digits: Path, run: Run) -> None:
+    rec = shutil.copy(digits / "digits_val.rec", tmp_path / "v.rec")
+    lines = index_path(digits / "digits_val.rec").read_text().splitlines(keepends=True)
+    (tmp_path / "v.idx").write_text("".join(lines[:5] + lines[6:]))
+    said = f"v.idx leaves out records, such as the record at byte {lines[5].split()[1]} on; they are not read."
+    network = ("--prefix", trained, "--gpus", "")
+    for words in (("evaluate", *network, "--rec", rec), ("predict", *network, "--img", rec, "--format", "csv")):
+        status, _, err = run(*words)
+        assert status == 0, err
+        assert err.count(said) == 1
+    data = ("--data-train", rec, "--data-val", digits / "digits_val.rec", "--num-examples", 64, "--num-classes", 10)
+    status, _, err = run(
+        "train",
+        "--data-type",
+        "digits",
+        "--depth",
+        8,
+        *data,
+        "--epochs",
+        1,
+        "--gpus",
+        "",
+        "--model-prefix",
+        tmp_path / "m",
+    )
+    assert status == 0, err
+    assert err.count(said) == 1
 
 
 def test_a_set_closes_its_files(tmp_path: Path) -> None:

@@ -177,11 +177,79 @@ def test_the_index_of_another_record_is_told_from_a_damaged_record(tmp_path: Pat
         RecordReader(path)
 
 
-def test_bytes_behind_the_last_record_are_said(tmp_path: Path) -> None:
+def _keep_lines(path: Path, numbers: list[int]) -> None:
+    lines = index_path(path).read_text().splitlines(keepends=True)
+    index_path(path).write_text("".join(lines[number] for number in numbers))
+
+
+@pytest.mark.parametrize(
+    ("kept", "before", "records"),
+    [
+        ([0, 1, 3, 4], 1, "the record at byte 2016 on"),
+        ([0, 4, 2, 3], 0, "the record at byte 1008 on"),
+        ([4, 0], 1, "the 3 records from byte 1008 on"),
+    ],
+)
+def test_what_the_index_leaves_out_is_said_when_the_record_before_it_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kept: list[int], before: int, records: str
+) -> None:
+    path = write(tmp_path / "a.rec", [bytes([key]) * 1000 for key in range(5)])
+    _keep_lines(path, kept)
+    reader = RecordReader(path)
+    assert not reader.remarks
+    for number in range(len(kept)):
+        if number != before:
+            assert reader[number][0] == kept[number]
+    assert not capsys.readouterr().err
+    assert reader[before][0] == kept[before]
+    assert capsys.readouterr().err == (
+        f"warning: {index_path(path)} leaves out records, such as {records}; they are not read. "
+        f"`resnet-v2 index {path}` makes a whole one\n"
+    )
+    _ = reader[before]
+    assert not capsys.readouterr().err
+
+
+def test_what_the_index_leaves_out_before_its_first_record_is_said(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.rec", [bytes([key]) * 1000 for key in range(5)])
+    _keep_lines(path, [2, 3, 4])
+    (remark,) = RecordReader(path).remarks
+    assert "a.idx leaves out records, such as the 2 records from byte 0 on; they are not read. `resnet" in remark
+
+
+def test_damaged_bytes_between_two_records_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path / "a.rec", [bytes([key]) * 1000 for key in range(3)])
+    with path.open("rb+") as file:
+        file.seek(1008)
+        file.write(b"none")
+    _keep_lines(path, [0, 2])  # as `index` makes it
+    reader = RecordReader(path)
+    _ = reader[1], reader[0]
+    said = (
+        f"warning: 1008 bytes from byte 1008 of {path} on are in no whole record; `resnet-v2 verify {path}` tells more"
+    )
+    assert capsys.readouterr().err == f"{said}\n"
+
+
+@pytest.mark.parametrize(("kept", "lines"), [([0, 1, 1, 2], 1), ([2, 1, 0, 2, 1], 2)])
+def test_records_that_the_index_names_again_are_said(tmp_path: Path, kept: list[int], lines: int) -> None:
+    path = write(tmp_path / "a.rec", [bytes([key]) * 1000 for key in range(3)])
+    _keep_lines(path, kept)
+    reader = RecordReader(path)
+    (remark,) = reader.remarks
+    assert f"a.idx has {lines} lines too many: they name a record again, first that at byte 1008, and it is" in remark
+    assert [reader[number][0] for number in range(len(kept))] == kept
+    assert reader.lengths(np.arange(len(kept))).tolist() == [1008] * len(kept)
+
+
+def test_bytes_behind_the_last_record_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path / "a.rec", [b"x" * 1000] * 3)
     with path.open("ab") as file:
         file.write(MAGIC_BYTES + b"\1" * 30)
-    (remark,) = RecordReader(path).remarks
+    reader = RecordReader(path)
+    _ = reader[2]
+    assert not capsys.readouterr().err
+    (remark,) = reader.remarks
     assert remark == f"warning: the last 34 bytes of {path} are no whole record; `resnet-v2 verify {path}` tells more"
 
 

@@ -236,7 +236,7 @@ class Filler:
             self._begin(slot, row)
             try:
                 path, number = self._place(slot, row)
-                header, image = _sound(one, path, number, offset)
+                header, image, slots.ends[slot, row] = _sound(one, path, number, offset)
                 if several:
                     slots.several[slot, row] = several_labels(path, number, header, labels)
                 else:

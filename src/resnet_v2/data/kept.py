@@ -34,6 +34,7 @@ class Kept:
         self._reader, self._sources = weakref.ref(reader), [one.source for one in reader.readers]
         self.pixels = np.empty((len(reader), height, width, 3), np.uint8)
         self.labels = np.zeros(len(reader), np.float64)
+        self.ends = np.zeros(len(reader), np.int64)  # the bytes behind the records
         self.others: dict[int, NDArray[np.float32]] = {}  # all labels of the records that have several
         self.there = np.zeros(len(reader), np.bool_)
 
@@ -58,6 +59,7 @@ class Kept:
             self.pixels[ordinal] = image.decode(Box(0, height, 0, width), channels=3)
         except ValueError:
             return  # it is named when it is made for a batch
+        self.ends[ordinal] = found.end
         self.labels[ordinal] = first_label(found.header.label, found.header.id2)
         if not isinstance(found.header.label, float):
             self.others[ordinal] = np.ravel(np.asarray(found.header.label, np.float32))
@@ -130,6 +132,7 @@ class KeptFiller:
             slots.several[task.slot, rows[good]] = several[good]
         else:
             slots.labels[task.slot, rows[good]] = classes[good].astype(np.int64)
+        slots.ends[task.slot, rows[good]] = images.ends[ordinals[good]]
         made = crop(images.pixels, ordinals[good], crops)
         slots.images[task.slot, rows[good]] = made
         others = [Task(task.slot, row, 1) for row in rows[~good].tolist()]

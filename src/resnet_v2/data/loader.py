@@ -253,6 +253,7 @@ class _Stream:
         slots.ordinals[slot, rows] = ordinals
         slots.files[slot, rows], slots.numbers[slot, rows] = files, numbers = self._reader.locate(ordinals)
         slots.offsets[slot, rows] = self._reader.offsets[ordinals]
+        slots.ends[slot, rows] = 0
         if self._rows:
             slots.segments_at[slot, rows], slots.segments[slot, rows] = self._rows.places(files, numbers)
 
@@ -291,6 +292,7 @@ class _Stream:
     def _batch(self, slot: int, count: int) -> Batch:
         slots = self._ring.slots
         ordinals = slots.ordinals[slot, :count].copy()
+        self._reader.look_behind(ordinals, slots.ends[slot, :count])
         several = self._labels.width > 0
         labels = self._labels.of_batch(slots.several[slot, :count]) if several else slots.labels[slot, :count].copy()
         images = self._ring.lend(slot, count)

@@ -42,18 +42,37 @@ def find_offsets(path: Path, source: Source) -> Found:
     kept = _without_a_cut_line(idx, source, offsets)
     end = _end_of_last(path, source, kept)
     rest, lost = _behind(path, source, end)
+    odd = _odd(path, source, kept)
     if not len(rest):
         if len(kept) < len(offsets):
             raise ResnetError(f"{idx} ends amid a line; make it again with `resnet-v2 index {path}`.")
         last = (
             f"warning: the last {size - end} bytes of {path} are no whole record; `resnet-v2 verify {path}` tells more"
         )
-        return Found(kept, len(kept), (last,) if size > end else ())
+        return Found(kept, len(kept), (*odd, last) if size > end else odd)
     remark = (
         f"warning: {idx} ends early: it lists {len(kept)} records, and {len(rest)} more stand behind them in "
         f"{path.name}; they are taken too. `resnet-v2 index {path}` makes a whole one"
     )
-    return Found(np.concatenate([kept, rest]), len(kept), (remark, *_warning(path, lost)))
+    return Found(np.concatenate([kept, rest]), len(kept), (*odd, remark, *_warning(path, lost)))
+
+
+def _odd(path: Path, source: Source, offsets: NDArray[np.int64]) -> tuple[str, ...]:
+    """What is odd in an index by its offsets alone: a first record that does not begin the file, a record named twice.
+
+    What it leaves out further on is seen when the record before it is read.
+    """
+    remarks = (left_out(path, source, 0, int(offsets.min())),) if offsets.min() else ()
+    if (offsets[1:] > offsets[:-1]).all():
+        return remarks
+    ordered = np.sort(offsets)
+    if not len(twice := np.flatnonzero(ordered[1:] == ordered[:-1])):
+        return remarks
+    twice_named = (
+        f"warning: {index_path(path)} has {len(twice)} lines too many: they name a record again, first that at byte "
+        f"{int(ordered[twice[0]])}, and it is read again. `resnet-v2 index {path}` makes a whole one"
+    )
+    return (*remarks, twice_named)
 
 
 def _found_by_reading(path: Path, source: Source, why: str) -> Found:
@@ -126,6 +145,25 @@ def _begins(source: Source, offset: int) -> bool:
     """Whether a part of a record begins at a byte."""
     head = read(source, PART_HEADER.size, offset)
     return len(head) == PART_HEADER.size and PART_HEADER.unpack(head)[0] == MAGIC
+
+
+def left_out(path: Path, source: Source, begin: int, end: int) -> str:
+    """What is said of the bytes from `begin` to `end` of a `.rec`, which are in no record that its index names."""
+    whole = 0
+    for start, _ in scan_source(source, begin):
+        if start >= end:
+            break
+        whole += 1
+    if not whole:
+        return (
+            f"warning: {end - begin} bytes from byte {begin} of {path} on are in no whole record; `resnet-v2 verify "
+            f"{path}` tells more"
+        )
+    records = "the record at" if whole == 1 else f"the {whole} records from"
+    return (
+        f"warning: {index_path(path)} leaves out records, such as {records} byte {begin} on; they are not read. "
+        f"`resnet-v2 index {path}` makes a whole one"
+    )
 
 
 def damaged(path: Path, number: int, offset: int, error: ValueError) -> DamagedError:

@@ -111,6 +111,13 @@ class RecordSet:
             lengths[its] = self.readers[file].lengths(numbers[its])
         return lengths
 
+    def look_behind(self, ordinals: Numbers, ends: Numbers) -> None:
+        """Say it where an index leaves records out; see `RecordReader.look_behind`."""
+        files, numbers = self.locate(ordinals)
+        for file in np.unique(files).tolist():
+            its = files == file
+            self.readers[file].look_behind(numbers[its], ends[its])
+
     def is_replaced(self) -> bool:
         """Whether another file has the name of one of them now."""
         return any(reader.is_replaced() for reader in self.readers)

@@ -18,9 +18,10 @@ from typing import BinaryIO, NamedTuple, TextIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet_v2.console import say
 from resnet_v2.data.exact import EXACT_LABELS, first_label, shown
 from resnet_v2.data.index import index_column, index_path, side_path
-from resnet_v2.data.offsets import damaged, find_offsets
+from resnet_v2.data.offsets import damaged, find_offsets, left_out
 from resnet_v2.data.parts import (
     FIRST,
     LAST,
@@ -30,7 +31,6 @@ from resnet_v2.data.parts import (
     MAX_RECORD_BYTES,
     MIDDLE,
     PART_HEADER,
-    READ_AHEAD_BYTES,
     WHOLE,
     read_record,
     scan,
@@ -207,6 +207,7 @@ class RecordReader:
         self.file_bytes = size_of(self.source)
         self.offsets, self._listed, self.remarks = find_offsets(path, self.source)
         self._ascending = bool((self.offsets[1:] > self.offsets[:-1]).all())
+        self._told = False  # of what the index leaves out
 
     @cached_property
     def keys(self) -> NDArray[np.int64]:
@@ -250,17 +251,40 @@ class RecordReader:
     def _read(self, ordinal: int) -> memoryview:
         offset, length = int(self.offsets[ordinal]), int(self.lengths(np.array([ordinal]))[0])
         try:
-            return read_record(self.source, offset, length)[0]
+            payload, end = read_record(self.source, offset, length)
         except ValueError as error:
             raise damaged(self.path, ordinal, offset, error) from None
+        self.look_behind(np.array([ordinal]), np.array([end]))
+        return payload
 
     def lengths(self, ordinals: NDArray[np.int64]) -> NDArray[np.int64]:
         """How many bytes to read at once of some records: all of them, unless they are very long."""
-        if not self._ascending:
-            return np.full(len(ordinals), READ_AHEAD_BYTES)
-        ends = self.offsets[np.minimum(ordinals + 1, len(self) - 1)]
-        ends = np.where(ordinals + 1 < len(self), ends, self.file_bytes)
-        return cast(NDArray[np.int64], np.minimum(ends - self.offsets[ordinals], READ_AT_ONCE_BYTES))
+        lengths = self._following(ordinals) - self.offsets[ordinals]
+        return cast(NDArray[np.int64], np.minimum(lengths, READ_AT_ONCE_BYTES))
+
+    def look_behind(self, ordinals: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
+        """Say it, once for the file, where the index leaves out what stands behind some records.
+
+        `ends` are the bytes behind these, 0 where a record cannot be read. What stands behind the last is a remark.
+        """
+        if self._told:
+            return
+        following = self._following(ordinals)
+        gaps = np.flatnonzero((ends > 0) & (ends < following) & (following < self.file_bytes))
+        if len(gaps):
+            self._told = True
+            say(left_out(self.path, self.source, int(ends[gaps[0]]), int(following[gaps[0]])))
+
+    def _following(self, ordinals: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where the next record of the index begins, in the order of the file; its end behind the last."""
+        starts = self.offsets if self._ascending else self._sorted
+        places = ordinals if self._ascending else np.searchsorted(starts, self.offsets[ordinals])
+        following = starts[np.minimum(places + 1, len(starts) - 1)]
+        return np.where(places + 1 < len(starts), following, self.file_bytes)
+
+    @cached_property
+    def _sorted(self) -> NDArray[np.int64]:
+        return np.unique(self.offsets)
 
     def is_replaced(self) -> bool:
         """Whether another file has its name now."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 PAGE = 4096
-COLUMNS = 7  # of int64 for each image: what a `Slot` holds beside the pixels
+COLUMNS = 8  # of int64 for each image: what a `Slot` holds beside the pixels
 
 # Keeps memory, by its address and its bytes, where it is, so that a GPU copies from it by itself; gives what ends that.
 Pin = Callable[[int, int], Callable[[], object]]
@@ -46,14 +46,15 @@ class Layout:
 
 class Slots:
     """Views of the memory. By slot and row: an image's ordinal, the number of its file and that of its record there,
-    where the record and its segments begin (bytes), how many segments, its label or several (float32) once they are
-    there, and its pixels.
+    where the record and its segments begin (bytes), how many segments, and, once they are there, the byte behind the
+    record, its label or several (float32), and its pixels.
     """
 
     def __init__(self, layout: Layout, memory: mmap.mmap) -> None:
         count = layout.slots * layout.rows
         table = np.frombuffer(memory, np.int64, count * COLUMNS).reshape(COLUMNS, layout.slots, layout.rows)
-        self.ordinals, self.files, self.numbers, self.offsets, self.segments_at, self.segments, self.labels = table
+        self.ordinals, self.files, self.numbers, self.offsets, self.segments_at, self.segments = table[:6]
+        self.ends, self.labels = table[6:]
         several = np.frombuffer(memory, np.float32, count * layout.labels, count * COLUMNS * 8)
         self.several = several.reshape(layout.slots, layout.rows, layout.labels)
         pixels = np.frombuffer(memory, np.uint8, layout.slots * layout.slot_bytes, layout.table_bytes)

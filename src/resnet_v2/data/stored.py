@@ -64,10 +64,11 @@ class OnDisk(InMemory):
 
 
 class Found(NamedTuple):
-    """An image record: its header, and its image."""
+    """An image record: its header, its image, and the byte behind it."""
 
     header: IRHeader
     image: InMemory
+    end: int
 
 
 class NoImageRecordError(ValueError):
@@ -101,13 +102,14 @@ def _find(source: Source, offset: int, head: memoryview) -> Found:
         start = IMAGE_HEADER.size + 4 * labels
         if magic == MAGIC and word >> LENGTH_BITS == WHOLE and start < len(payload):
             header, image = unpack(payload)
-            return Found(header, OnDisk(source, offset + PART_HEADER.size + start, length - start, image))
-    payload = read_record(source, offset)[0]  # of several parts, or very short, or none
+            end = offset + PART_HEADER.size + length + -length % 4
+            return Found(header, OnDisk(source, offset + PART_HEADER.size + start, length - start, image), end)
+    payload, end = read_record(source, offset)  # of several parts, or very short, or none
     try:
         header, image = unpack(payload)
     except ValueError as error:
         raise NoImageRecordError(str(error)) from None
-    return Found(header, InMemory(image))
+    return Found(header, InMemory(image), end)
 
 
 _kept = threading.local()
