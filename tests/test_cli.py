@@ -14,7 +14,7 @@ import pytest
 
 from conftest import Run, digits_run, processor_seconds, read_image
 from processes import Command
-from resnet_v2 import cli
+from resnet_v2 import commands
 from resnet_v2.inference.pictures import View, prepare
 from resnet_v2.networks import weights
 
@@ -42,7 +42,7 @@ def test_help_needs_no_torch(run: Run) -> None:
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, check=False).returncode == 0
 
 
-@pytest.mark.parametrize("command", cli.COMMANDS)
+@pytest.mark.parametrize("command", commands.COMMANDS)
 def test_every_command_has_help(command: str, run: Run) -> None:
     status, out, _ = run(command, "--help")
     assert status == 0

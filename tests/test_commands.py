@@ -25,6 +25,7 @@ import torch
 from conftest import Run
 from documents import CLASSES, DOCUMENTS, ROOT, Command, commands, furnish
 from resnet_v2 import cli
+from resnet_v2.commands import COMMANDS
 from resnet_v2.files import sha256
 from test_published import save_timm
 
@@ -89,7 +90,7 @@ def perform_words(command: Command, run: Run, monkeypatch: pytest.MonkeyPatch) -
             assert status == (130 if "--follow" in words else 0), f"status {status}: {err}"
         case ["resnet-v2", *words]:
             with monkeypatch.context() as patch:
-                patch.setattr(cli, "COMMANDS", {name: (kind, lambda _: 0) for name, (kind, _) in cli.COMMANDS.items()})
+                patch.setattr(cli, "COMMANDS", {name: (kind, lambda _: 0) for name, (kind, _) in COMMANDS.items()})
                 status, _, err = run(*words)
             assert status == 0, f"the flags are wrong: {err}"
         case ["/usr/bin/time", "-v", "python", script, *words] | ["python", script, *words] if script.endswith(".py"):

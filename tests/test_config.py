@@ -14,7 +14,7 @@ import pytest
 
 import resnet_v2
 from conftest import Run
-from resnet_v2 import cli
+from resnet_v2 import commands
 from resnet_v2.config.fields import Count, Range, checked, hints, parse_numbers, settings
 from resnet_v2.config.packing import IndexConfig, ListConfig, PackConfig
 from resnet_v2.config.training import TrainConfig, arguments_of
@@ -55,7 +55,7 @@ def fields(kind: Any) -> dict[str, Any]:
 
 def numbers() -> list[tuple[str, str, Range]]:
     found = []
-    for command, (kind, _) in cli.COMMANDS.items():
+    for command, (kind, _) in commands.COMMANDS.items():
         for name, hint in fields(kind).items():
             marks = getattr(hint, "__metadata__", ())
             found += [(command, name, mark) for mark in marks if isinstance(mark, Range)]
@@ -64,7 +64,7 @@ def numbers() -> list[tuple[str, str, Range]]:
 
 def paths() -> list[tuple[str, str]]:
     found = []
-    for command, (kind, _) in cli.COMMANDS.items():
+    for command, (kind, _) in commands.COMMANDS.items():
         for name, hint in fields(kind).items():
             plain = typing.get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
             if plain is Path or Path in typing.get_args(plain):
@@ -74,7 +74,7 @@ def paths() -> list[tuple[str, str]]:
 
 def test_every_number_has_its_range() -> None:
     known = {(command, name) for command, name, _ in numbers()}
-    for command, (kind, _) in cli.COMMANDS.items():
+    for command, (kind, _) in commands.COMMANDS.items():
         for name, hint in fields(kind).items():
             plain = typing.get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
             assert (command, name) in known or plain not in (int, float), (command, name)
@@ -223,8 +223,10 @@ def test_flags_of_what_was_given() -> None:
 
 
 def test_only_the_command_line_knows_flags() -> None:
-    """Below it a setting is named by its Python name; `cli.with_flags` spells it."""
-    assert cli.with_flags("give `batch_size` 3, or run `resnet-v2 list`").startswith("give --batch-size 3, or run `res")
+    """Below it a setting is named by its Python name; `commands.with_flags` spells it."""
+    assert commands.with_flags("give `batch_size` 3, or run `resnet-v2 list`").startswith(
+        "give --batch-size 3, or run `res"
+    )
     assert str(ResnetError("`lr` 3")) == "`lr` 3"
     for path in SOURCE.rglob("*.py"):
         if path.name == "cli.py" or path.parent.name == "config":
