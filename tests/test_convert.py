@@ -83,6 +83,16 @@ def test_merged_files_have_the_same_bytes(rec: Path, tmp_path: Path, run: Run) -
     assert list(read(tmp_path / "b.rec")) == [*range(200, 205), *range(100, 105)]
 
 
+def test_an_ending_in_capitals(rec: Path, tmp_path: Path, run: Run) -> None:
+    assert run("convert", rec, tmp_path / "o" / "B.REC", "--val-per-class", 2)[0] == 0
+    assert {path.name for path in (tmp_path / "o").iterdir() if path.suffix.lower() == ".rec"} == {
+        "B_train.rec",
+        "B_val.rec",
+    }
+    assert run("convert", tmp_path / "o" / "B_train.rec", tmp_path / "C.REC")[0] == 0
+    assert (tmp_path / "C.REC").read_bytes() == (tmp_path / "o" / "B_train.rec").read_bytes()
+
+
 def test_ids_that_meet_are_numbered_anew(rec: Path, tmp_path: Path, run: Run) -> None:
     write(tmp_path / "in" / "b.rec", payloads(count=3))
     status, _, err = run("convert", rec, tmp_path / "in" / "b.rec", tmp_path / "c.rec", "--val-per-class", 1)

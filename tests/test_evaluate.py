@@ -335,7 +335,11 @@ def test_comparing_two_networks(trained: str, digits: Path, run: Run) -> None:
     assert len(lines) == 6
     assert "of top-1 error. Of 364 images" in lines[-1]
     assert "more than chance explains" in lines[-1]
+    assert lines[2].startswith(f"| ResNet-8 v2, {trained}-0001 | ")
+    assert lines[3].startswith(f"| ResNet-8 v2, {trained} | ")
+    assert lines[-1].startswith(f"ResNet-8 v2, {trained} against ResNet-8 v2, {trained}-0001, ")
     same = run("compare", trained, trained, "--rec", rec, "--gpus", "")[1]
+    assert same.splitlines()[2].startswith("| ResNet-8 v2 | ")
     assert "+0.00 points" in same
     assert "the first alone is right on 0, the second alone on 0, which chance explains" in same
     status, _, err = run("compare", f"{trained},{trained}", trained, "--rec", rec)

@@ -505,6 +505,8 @@ def test_the_card_tells_the_precision(networks: dict[str, str], run: Run) -> Non
     assert "Mean average precision " in out
     assert "3 classes, any number of them in an image" in out
     assert '| labels | "multi" |' in out
+    precision = weights.checkpoint_header(networks["multi"], 2).errors["mean_average_precision"]
+    assert f"      name: mean average precision\n      value: {precision / 100:.4f}\n" in out
 
 
 @pytest.mark.parametrize("kind", list(OF_DIGIT))

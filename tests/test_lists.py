@@ -161,6 +161,19 @@ def test_what_is_left_out_is_told(class_folder: Path, tmp_path: Path, capsys: py
     err = capsys.readouterr().err
     assert "3 files that are not taken for images (2 .heic, 1 without an ending)" in err
     assert f"{class_folder / 'none'} holds no images" in err
+    for name in ("d.heic", "e.heic"):
+        (class_folder / "ant" / name).unlink()
+    capsys.readouterr()
+    make_lists(ListConfig(class_folder, tmp_path / "a"))
+    assert (
+        f"{class_folder} holds a file that is not taken for an image (1 without an ending)" in capsys.readouterr().err
+    )
+
+
+def test_the_order_of_im2rec_is_told(class_folder: Path, tmp_path: Path, run: Run) -> None:
+    status, _, err = run("list", "--list", "--recursive", tmp_path / "a", class_folder)
+    assert (status, err.count("\n")) == (2, 1)
+    assert f"{tmp_path}/a is not there, and {class_folder} is a folder: give the folder first, then the prefix." in err
     assert f"1 images in {class_folder} itself are left out" in err
 
 

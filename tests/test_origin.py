@@ -44,6 +44,12 @@ def test_pack_notes_list_folder_and_settings(packed: Path, class_folder: Path, t
     assert said in json.loads(run("verify", packed, "--json")[1])[0]["notes"]
 
 
+def test_words_that_are_said_or_not() -> None:
+    flags = {"faces": True, "pass_through": False, "resize": 30}
+    text = json.dumps({"command": "convert", "files": ["a.rec"], "flags": flags, "version": "1"})
+    assert sentence(text) == "converted from a.rec, faces, no pass_through, resize 30, by resnet-v2 1"
+
+
 def test_the_same_command_gives_the_same_bytes(
     packed: Path, class_folder: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ import torch
 
 from conftest import Run
 from resnet_v2 import portable
+from resnet_v2.config.packing import VerifyConfig
 from resnet_v2.data.jpeg import encode
 from resnet_v2.data.lists import ListEntry, read_list, write_list, write_synset
 from resnet_v2.data.records import (
@@ -35,6 +36,7 @@ from resnet_v2.networks import weights
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.header import Header
 from resnet_v2.packing import walk
+from resnet_v2.packing.verify import verify_record
 
 COUNT, CLASSES = 40, 5
 MAGIC = struct.pack("<I", 0xCED7230A)
@@ -386,3 +388,23 @@ def test_a_line_too_many_in_the_index(tmp_path: Path, run: Run, line: str) -> No
     status, out, _ = run("verify", rec)
     assert (status, f"{COUNT} records, 1 finding" in out) == (1, True)
     assert f"line 2 of {tmp_path}/" in out
+
+
+@pytest.mark.parametrize(
+    ("labels", "note"),
+    [
+        ([[1.0], [2.0]], ""),
+        ([[1.0, 0.5], [2.0, 0.5]], "2 labels a record; `train` takes the first, or `labels`"),
+        ([[1.0], [2.0, 0.5, 1.0]], "1 to 3 labels a record; `train` takes the first, or `labels`"),
+        ([[2, 5, 0, 0.1, 0.1, 0.5, 0.5]] * 2, "the labels are boxes, of object detection; train, evaluate, convert by"),
+    ],
+)
+def test_several_labels_and_boxes_are_noted(tmp_path: Path, labels: list[list[float]], note: str) -> None:
+    rec = tmp_path / "a.rec"
+    with writing(rec) as writer:
+        for number, its in enumerate(labels):
+            label = np.array(its, np.float32)
+            writer.write(number, pack(IRHeader(0, label, number, 0), picture(number)))
+    notes = verify_record(rec, VerifyConfig(files=(str(rec),))).notes
+    about = [one for one in notes if "labels a record" in one or "boxes" in one]
+    assert [one[: len(note)] for one in about] == ([note] if note else [])

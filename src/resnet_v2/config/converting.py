@@ -59,7 +59,7 @@ class ConvertConfig:
         out = as_path(self.files[-1]) if self.files else Path()
         if isinstance(out, Address):
             raise SettingError(f"OUT.rec {out} is an address; give a path of this machine.")
-        if self.files and out.suffix != ".rec":
+        if self.files and out.suffix.lower() != ".rec":
             raise SettingError(f"OUT.rec {out} must end with .rec.")
         return out
 

@@ -123,7 +123,7 @@ def refuse_folder(name: str, path: Path | str) -> None:
 
 def _path_of(name: str, hint: Any) -> PrimitiveConstructorSpec[Path | None]:
     """How tyro reads a path: '' is a mistake, such as a variable of the shell that is not set, and no folder."""
-    shown = next((mark.metavar for mark in _marks(hint) if getattr(mark, "metavar", None)), f"`{name}`")
+    shown = _called(name, hint)
 
     def read(words: list[str]) -> Path:
         if not words[0]:
@@ -142,6 +142,12 @@ def _path_of(name: str, hint: Any) -> PrimitiveConstructorSpec[Path | None]:
 def hints(kind: type) -> dict[str, Any]:
     """The types of a class's fields, with what is known of them."""
     return typing.get_type_hints(kind, include_extras=True)
+
+
+def _called(name: str, hint: Any) -> str:
+    """What the help calls a setting: a word such as OUT.rec for one without a flag, else its name in backquotes."""
+    words = (getattr(mark, "metavar", None) for mark in _marks(hint))
+    return next((word for word in words if word and not word.startswith("{")), f"`{name}`")
 
 
 def _marks(hint: Any) -> tuple[Any, ...]:
@@ -168,7 +174,7 @@ def checked(name: str, hint: Any, value: Any) -> Any:
     """A value that a field or an argument of this type may have; SettingError where it is none."""
     limits, plain = _mark(hint, Range), _plain(hint)
     if isinstance(value, Address) and _mark(hint, Anywhere) is None:
-        raise SettingError(f"`{name}` {value} is an address; give a path of this machine.")
+        raise SettingError(f"{_called(name, hint)} {value} is an address; give a path of this machine.")
     union = typing.get_origin(plain) in (typing.Union, UnionType)
     choices = typing.get_args(plain) if union else (plain,)
     if not any(_fits(choice, value) for choice in choices):

@@ -139,6 +139,8 @@ def _front_matter(title: str, errors: dict[str, float], data: str, license_name:
         for number in (1, 5):
             accuracy = 1 - errors[f"top{number}_error"] / 100
             lines += ["    - type: accuracy", f"      name: top-{number} accuracy", f"      value: {accuracy:.4f}"]
+        if (precision := errors.get("mean_average_precision")) is not None:
+            lines += ["    - type: map", "      name: mean average precision", f"      value: {precision / 100:.4f}"]
     return "\n".join([*lines, "---"])
 
 

@@ -62,11 +62,12 @@ class Predictor:
     """A network that is ready to answer, with its preprocessing and its class names.
 
     Commands, the page and Python's `Classifier` all answer through it. A picture is a path, the bytes of an image file,
-    an array (H x W x 3, uint8, RGB) or a PIL image; a list of them, or an N x H x W x 3 array, is a batch.
+    an array (H x W x 3, uint8, RGB) or a PIL image; a list of them, or an N x H x W x 3 array, is a batch. `name` is
+    what its checkpoint was called when it was opened.
     """
 
-    def __init__(self, engine: Engine, header: Header) -> None:
-        self.engine, self._header = engine, header
+    def __init__(self, engine: Engine, header: Header, name: str = "") -> None:
+        self.engine, self._header, self.name = engine, header, name
 
     @property
     def header(self) -> Header:
@@ -94,13 +95,13 @@ class Predictor:
         if engine != "torch":
             model, header = onnx_of_checkpoint(prefix, epoch)
             kind = OnnxEngine if engine == "onnx" else OpenvinoEngine
-            return Predictor(kind(model, precision), header)
+            return Predictor(kind(model, precision), header, prefix)
         from resnet_v2.interchange.folding import folded
         from resnet_v2.networks import weights
         from resnet_v2.training.distributed import choose_device
 
         network, header = weights.load(prefix, epoch)
-        return Predictor(TorchEngine(folded(network), choose_device(gpus, device), precision), header)
+        return Predictor(TorchEngine(folded(network), choose_device(gpus, device), precision), header, prefix)
 
     def __repr__(self) -> str:
         """What the network is, what it sees and where it runs, on one line."""

@@ -1,5 +1,6 @@
 """Evaluations as people read them: Markdown tables, errors by class, the confusion matrix as a picture, comparisons."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ MOST_NAMES = 60
 
 # Probabilities below are told as such.
 SMALLEST_TOLD = 1e-16
+BAR = r"\|"  # in a cell of a table
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,16 @@ class ClassError:
 
 @dataclass(frozen=True)
 class Row:
-    """One evaluation: what was evaluated, how, and what came of it. `mxnet_batch` as `Verdicts.error` takes it."""
+    """One evaluation: what was evaluated, how, and what came of it. `mxnet_batch` as `Verdicts.error` takes it.
+
+    `name` is what the checkpoint is called, where that has to tell it from others of one architecture.
+    """
 
     header: Header
     view: View
     verdicts: Verdicts
     mxnet_batch: int = 0
+    name: str = ""
 
     def error(self, top: int) -> float:
         """The top-`top` error in percent."""
@@ -117,8 +123,19 @@ def evaluate_all(
         for crop, side in sizes:
             view = View.of(predictor.header, crop, side, ten_crop)
             verdicts = predictor.judge(reader, view, batch_size, workers, on_error)
-            rows.append(Row(predictor.header, view, verdicts, mxnet_batch))
+            rows.append(Row(predictor.header, view, verdicts, mxnet_batch, predictor.name))
     return rows
+
+
+def _names(rows: Sequence[Row]) -> list[str]:
+    """What the rows' networks are called: by their checkpoints too where several have one architecture."""
+    checkpoints = defaultdict(set)
+    for row in rows:
+        checkpoints[row.header.network].add(row.name)
+    return [
+        row.header.network if len(checkpoints[row.header.network]) == 1 else f"{row.header.network}, {row.name}"
+        for row in rows
+    ]
 
 
 def text(row: Row) -> str:
@@ -142,8 +159,8 @@ def table(rows: Sequence[Row]) -> str:
     precise = any(isinstance(row.verdicts, MultiVerdicts) for row in rows)
     lines = ["| network | crop-size | top-1 | top-5 |", "|---|---|---|---|"]
     lines = [line + end for line, end in zip(lines, (" mAP |", "---|"), strict=True)] if precise else lines
-    for row in rows:
-        line = f"| {row.header.network} | {row.view} | {row.error(1):.2f} | {row.error(5):.2f} |"
+    for row, name in zip(rows, _names(rows), strict=True):
+        line = f"| {printable(name).replace('|', BAR)} | {row.view} | {row.error(1):.2f} | {row.error(5):.2f} |"
         its = row.verdicts
         its_map = f"{its.mean_average_precision:.2f}" if isinstance(its, MultiVerdicts) else "-"
         lines.append(f"{line} {its_map} |" if precise else line)
@@ -161,7 +178,7 @@ def class_table(row: Row) -> str:
     seen = [(one, one.top1_error) for one in row.classes() if one.top1_error is not None]
     for one, error in sorted(seen, key=lambda pair: -pair[1]):
         instead = "" if one.taken_for is None else f"{one.taken_for} ({one.times})"
-        name, instead = (printable(word).replace("|", r"\|") for word in (one.name, instead))
+        name, instead = (printable(word).replace("|", BAR) for word in (one.name, instead))
         lines.append(f"| {name} | {one.images} | {error:.2f} | {instead} |")
     return "\n".join(lines)
 
@@ -170,7 +187,7 @@ def _precision_table(row: Row) -> str:
     lines = ["| class | images | average precision |", "|---|---|---|"]
     seen = [(one, one.average_precision) for one in row.classes() if one.average_precision is not None]
     for one, precision in sorted(seen, key=lambda pair: pair[1]):
-        name = printable(one.name).replace("|", r"\|")
+        name = printable(one.name).replace("|", BAR)
         lines.append(f"| {name} | {one.images} | {precision:.2f} % |")
     return "\n".join(lines)
 
@@ -240,10 +257,11 @@ def comparison(first: Row, second: Row) -> str:
     only_first, only_second = int((first_right & ~second_right).sum()), int((second_right & ~first_right).sum())
     chance = sign_test(only_first, only_second)
     difference = second.verdicts.error(1) - first.verdicts.error(1)
+    name, other = _names([second, first])
     verdict = "which chance explains" if chance > 0.05 else "more than chance explains"
     told = f"p = {chance:.2g}" if chance >= SMALLEST_TOLD else f"p < {SMALLEST_TOLD:g}"
     return (
-        f"{second.header.network} against {first.header.network}, {second.view}: {difference:+.2f} points of top-1 "
+        f"{name} against {other}, {second.view}: {difference:+.2f} points of top-1 "
         f"error. Of {len(first_right)} images the first alone is right on {only_first}, the second alone on "
         f"{only_second}, {verdict} (sign test, {told})."
     )

@@ -232,6 +232,8 @@ def make_lists(
     `check`, which sees the names of the classes before anything is written, stands in the place of that.
     """
     root, prefix, seed, chunks = settings.root, settings.prefix, settings.seed, settings.chunks
+    if not root.exists() and prefix.is_dir():
+        raise ResnetError(f"{root} is not there, and {prefix} is a folder: give the folder first, then the prefix.")
     classes = find_classes(root)
     folders = ready_split(root, classes)
     if folders is not None and (settings.val_per_class or settings.val_ratio):

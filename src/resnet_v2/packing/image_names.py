@@ -74,7 +74,10 @@ class LeftOut:
         if self._endings:
             told = [f"{count} {ending}" for ending, count in self._endings.most_common(MOST_TOLD)]
             more = ["others"] if len(self._endings) > MOST_TOLD else []
-            say(
-                f"warning: {root} holds {sum(self._endings.values())} files that are not taken for images "
-                f"({', '.join(told + more)}); images end in {', '.join(IMAGE_ENDINGS)}."
+            count = sum(self._endings.values())
+            files = (
+                "a file that is not taken for an image"
+                if count == 1
+                else f"{count} files that are not taken for images"
             )
+            say(f"warning: {root} holds {files} ({', '.join(told + more)}); images end in {', '.join(IMAGE_ENDINGS)}.")

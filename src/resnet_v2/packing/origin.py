@@ -76,6 +76,13 @@ def sentence(text: str) -> str:
     return printable("; before that ".join(_steps(_parsed(text))[:MOST_STEPS]))
 
 
+def _flag(name: object, value: object) -> str:
+    """`faces`, `no pack_label`, `resize 480`."""
+    if isinstance(value, bool):
+        return f"{'' if value else 'no '}{name}"
+    return f"{name} {value}"
+
+
 def _some(files: Sequence[object]) -> str:
     more = f" and {len(files) - FILES_TOLD} more" if len(files) > FILES_TOLD else ""
     return ", ".join(str(file)[:MOST_LETTERS] for file in files[:FILES_TOLD]) + more
@@ -93,7 +100,7 @@ def _steps(told: Mapping[str, Any], depth: int = 0) -> list[str]:
         case _:
             return []
     flags, before = told.get("flags"), told.get("from")
-    words = [f"{name} {value}"[:MOST_LETTERS] for name, value in flags.items()] if isinstance(flags, dict) else []
+    words = [_flag(name, value)[:MOST_LETTERS] for name, value in flags.items()] if isinstance(flags, dict) else []
     step = ", ".join([made, *words, f"by resnet-v2 {told.get('version')}"])
     earlier = before if isinstance(before, list) and depth < MOST_STEPS else []
     return [step, *(one for each in earlier if isinstance(each, dict) for one in _steps(each, depth + 1))]

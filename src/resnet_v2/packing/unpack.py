@@ -50,7 +50,7 @@ def unpack(settings: UnpackConfig) -> str:
     numbers = _with_class(records, skip if settings.on_error == "skip" else None)
     folders = folder_names(records, numbers, names)
     files = FileNames(records, numbers, folders)
-    writing = _writing_tar if out.suffix == ".tar" else _writing_folder
+    writing = _writing_tar if _is_tar(out) else _writing_folder
     with writing(out) as add, Progress(out.name, len(numbers)) as progress, replacing(lst) as temporary:
         written = _written(records, progress.over(numbers.tolist()), files, add, skip, settings.on_error)
         write_list(temporary, _with_own_index(written, records.ids[numbers]))
@@ -61,11 +61,15 @@ def unpack(settings: UnpackConfig) -> str:
 
 def list_path(out: Path) -> Path:
     """`flowers` and `flowers.tar` -> `flowers.lst`."""
-    return out.with_suffix(".lst") if out.suffix == ".tar" else out.with_name(f"{out.name}.lst")
+    return out.with_suffix(".lst") if _is_tar(out) else out.with_name(f"{out.name}.lst")
+
+
+def _is_tar(out: Path) -> bool:
+    return out.suffix.lower() == ".tar"
 
 
 def _refuse_taken(out: Path, lst: Path) -> None:
-    empty = out.suffix != ".tar" and out.is_dir() and not any(out.iterdir())
+    empty = not _is_tar(out) and out.is_dir() and not any(out.iterdir())
     for path in (lst, *([] if empty else [out])):
         if path.exists() or path.is_symlink():
             raise ResnetError(f"{path} is there already, it is not written; give another name, or remove it.")
@@ -102,7 +106,7 @@ def _written(
     on_error: str,
 ) -> Iterator[ListEntry]:
     """The lines of the list, after each image's file is written."""
-    others = 0
+    others = several = 0
     for number in numbers:
         try:
             header, image = _image(records, number)
@@ -114,8 +118,11 @@ def _written(
         path = files.path(number, ending_of(image))
         add(path, bytes(image))
         labels = (float(records.labels[number]), *np.ravel(header.label).tolist()[1:])
+        several += len(labels) > 1
         others += header.flag == 1 or header.id2 != (labels[0] if labels[0] >= EXACT_LABELS else 0)
         yield ListEntry(header.id, labels, path)
+    if several:
+        say(f"warning: {several} images have several labels: each lies in the folder of its first, the list has all")
     if others:
         say(f"{others} images are whole, but their headers have an id2, or one label as an array, which no list holds")
 

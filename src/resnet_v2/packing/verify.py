@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resnet_v2.config.packing import VerifyConfig
-from resnet_v2.data.exact import EXACT_LABELS, shown
 from resnet_v2.data.index import index_path, is_record, side_path
 from resnet_v2.data.lists import ListEntry, read_lines, read_synset
 from resnet_v2.data.record_names import record_paths
@@ -19,6 +18,7 @@ from resnet_v2.data.sidecar import Rows, sidecar_path
 from resnet_v2.errors import ResnetError, naming
 from resnet_v2.packing.findings import Finding, Report
 from resnet_v2.packing.identities import check_identities
+from resnet_v2.packing.label_checks import tell_of_labels, wrong_label
 from resnet_v2.packing.origin import sentence
 from resnet_v2.packing.walk import Piece, walk
 from resnet_v2.storage import Address, as_path, look
@@ -68,6 +68,7 @@ def verify_record(rec: Path, settings: VerifyConfig) -> Report:
     report.count = len(whole)
     if empty := sum(piece.empty for piece in whole):
         report.notes.append(f"{empty} of {len(whole)} records hold labels and no image")
+    report.notes += tell_of_labels(whole)
     known = set(sums)
     if sums and 2 * sum(piece.sum in known for piece in whole) < len(whole):
         words = f"{sidecar_path(rec)} belongs to another record; make it again with `resnet-v2 index {rec}`"
@@ -221,7 +222,7 @@ class _Judge:
         for piece in self._pieces:
             if piece.kind:
                 self._add(piece, piece.kind, piece.problem)
-            elif not piece.empty and (words := _wrong_label(piece, listed, classes)):
+            elif not piece.empty and (words := wrong_label(piece, listed, classes)):
                 self._add(piece, "mislabelled", words)
             elif known and piece.sum not in known:
                 self._add(piece, "damaged", changed)
@@ -315,24 +316,3 @@ class _Judge:
             if piece.whole and piece.start not in self._bad:
                 placed.append((place, piece.start, piece.key if line is None else line.key, piece.key))
         return [(key, identity, start) for _, start, key, identity in sorted(placed)]
-
-
-def _equal(listed: Sequence[float], packed: Sequence[float]) -> bool:
-    """Whether labels are the same to 6 decimals, which a list has, and as float32, which a record has; the first one,
-    which a record has exactly, to the last digit where it is large.
-    """
-    listed = listed[: len(packed)] if len(packed) == 1 else listed  # the first alone is packed unless more are wanted
-    pairs = [*zip(listed, packed, strict=False)]
-    near = all(abs(one - other) <= 1e-6 * max(1, abs(one)) for one, other in pairs)
-    return len(listed) == len(packed) and near and (listed[0] < EXACT_LABELS or listed[0] == packed[0])
-
-
-def _wrong_label(piece: Piece, listed: dict[int, tuple[float, ...]] | None, classes: int | None) -> str:
-    its = ", ".join(map(shown, piece.labels))
-    wanted = (listed or {}).get(piece.key)
-    if wanted is not None and not _equal(wanted, piece.labels):
-        return f"its label is {its}, the .lst says {', '.join(map(shown, wanted))}"
-    first = piece.labels[0] if piece.labels else -1.0
-    if classes is not None and not (first.is_integer() and 0 <= first < classes):
-        return f"its label is {its}, but the classes of synset.txt are 0 to {classes - 1}"
-    return ""
