@@ -33,6 +33,7 @@ def events(log: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in read_lines(RUNS / f"{log}.jsonl.gz")]
 
 
+@pytest.mark.slow
 def test_the_page_has_the_table_of_the_recipes(run: Run) -> None:
     status, printed, _ = run("recipes", "--markdown")
     assert status == 0

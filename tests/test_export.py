@@ -41,6 +41,10 @@ ARCHITECTURES = [
 ]
 
 
+MORE = [one for one in ARCHITECTURES if one.depth == 50 and (one.stem, one.version) != ("imagenet", "v2")]
+FEW = [one for one in ARCHITECTURES if one not in MORE]
+
+
 def name_of(architecture: Architecture) -> str:
     return f"{architecture.stem}-{architecture.depth}-{architecture.version}"
 
@@ -91,7 +95,9 @@ def test_folding_keeps_the_logits(architecture: Architecture) -> None:
 
 
 @needs_onnx
-@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=name_of)
+@pytest.mark.parametrize(
+    "architecture", [*FEW, *(pytest.param(one, marks=pytest.mark.slow) for one in MORE)], ids=name_of
+)
 def test_engines_agree(architecture: Architecture, tmp_path: Path) -> None:
     network = random_network(architecture)
     prefix = saved(network, tmp_path / "net")

@@ -550,7 +550,8 @@ def test_the_best_epoch_has_the_highest_precision(networks: dict[str, str], tmp_
     assert trained.errors["mean_average_precision"] == max(each)
 
 
-@pytest.mark.parametrize("kind", ["multi", pytest.param("tasks:10,2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["multi", "tasks:10,2"])
+@pytest.mark.slow
 def test_ranks_count_each_image_once(several: dict[str, Path], tmp_path: Path, run: Run, kind: str) -> None:
     prefix = tmp_path / "a"
     words = run_of(several, kind, prefix, epochs=1, device="cpu", nproc=2)

@@ -121,6 +121,7 @@ def test_unequal_shards_train_as_one_rank(few_digits: Path, alone: Path, tmp_pat
     assert abs(header.errors["top1_error"] - one_header.errors["top1_error"]) < 3  # an image of 40
 
 
+@pytest.mark.slow
 def test_a_rank_without_an_image_takes_part(few_digits: Path, tmp_path: Path) -> None:
     output = train(flags(few_digits, tmp_path / "m", nproc=2, accumulate=2), tmp_path)
     assert re.search(r"top-1 error [\d.]+ %.* on 40 images", output)
@@ -209,6 +210,7 @@ def test_dead_ranks_are_started_again_and_end_with_the_same_bits(few_digits: Pat
     assert all(torch.equal(killed[name], whole[name]) for name in whole)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_ranks(few_digits: Path, tmp_path: Path) -> None:
     run = long_run(few_digits, tmp_path, nproc=1)
     run.send_signal(signal.SIGTERM)

@@ -96,9 +96,9 @@ NETWORKS = [
     pytest.param(Architecture(50, 10, "imagenet"), 64, marks=pytest.mark.slow),
     (Architecture(18, 10, "imagenet"), 64),
     pytest.param(Architecture(50, 10, "imagenet", "v1"), 64, marks=pytest.mark.slow),
-    (Architecture(18, 10, "timm"), 64),
+    pytest.param(Architecture(18, 10, "timm"), 64, marks=pytest.mark.slow),
     pytest.param(Architecture(18, 10, "gluon"), 64, marks=pytest.mark.slow),
-    (Architecture(18, 10, "gluon", "v1"), 64),
+    pytest.param(Architecture(18, 10, "gluon", "v1"), 64, marks=pytest.mark.slow),
 ]
 
 

@@ -351,6 +351,7 @@ def test_an_upload_that_fails_leaves_no_object(
     assert not as_path("s3://bucket/broken/a.rec").exists()
 
 
+@pytest.mark.slow
 def test_train_and_evaluate(stored: Path, few_digits: Path, run: Run, tmp_path: Path) -> None:
     for path in few_digits.glob("*.*"):
         storage.send(path, Address(f"s3://bucket/digits/{path.name}"))

@@ -393,6 +393,7 @@ def test_the_environment_opens_nothing(trained: str, tmp_path: Path) -> None:
     assert output.splitlines() == [f"The page: {address} (Ctrl-C ends it)", "", "stopped"]
 
 
+@pytest.mark.slow
 def test_the_page_under_load(trained: str) -> None:
     script = Path(__file__).parents[1] / "benchmarks" / "page.py"
     words = [sys.executable, str(script), "--prefix", trained, "--uploads", "60", "--clients", "8"]
