@@ -253,6 +253,11 @@ def test_losses_are_torchs() -> None:
     )
     wanted = F.cross_entropy(logits[:, :10], tasks[:, 0]) + F.cross_entropy(logits[:, 10:], tasks[:, 1])
     assert loss_of(TASKS, logits, tasks) / 5 == pytest.approx(float(wanted))
+    smoothed = [
+        F.cross_entropy(logits[:, place], tasks[:, task], label_smoothing=0.1, reduction="sum")
+        for task, place in enumerate(TASKS.places)
+    ]
+    assert loss_of(TASKS, logits, tasks, 0.1) == sum(smoothed)
 
 
 def test_right_answers() -> None:
