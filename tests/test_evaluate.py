@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from statistics import NormalDist
@@ -18,7 +19,7 @@ from resnet_v2.data.jpeg import Encoded, encode
 from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
 from resnet_v2.data.rows import Box
 from resnet_v2.errors import ResnetError
-from resnet_v2.inference import report
+from resnet_v2.inference import comparisons, report
 from resnet_v2.inference.evaluate import judge
 from resnet_v2.inference.pictures import View
 from resnet_v2.inference.predict import Predictor
@@ -252,15 +253,26 @@ def test_answers_that_are_no_numbers_are_no_errors(rec: Path) -> None:
         judge(Damaged(), RecordReader(rec), View(32), 3, 2)
 
 
+def test_welchs_test_is_scipys() -> None:
+    stats = pytest.importorskip("scipy.stats", reason="missing scipy: pip install scikit-learn")
+    generator = np.random.default_rng(0)
+    for apart in (0, 0.3, 3, 30):
+        ones, others = generator.normal(apart, 1, 3).tolist(), generator.normal(0, 5, 7).tolist()
+        wanted = stats.ttest_ind(ones, others, equal_var=False).pvalue
+        assert comparisons.welch_test(ones, others) == pytest.approx(wanted, rel=1e-9)
+    assert comparisons.welch_test([1, 1], [1, 1]) == 1
+    assert comparisons.welch_test([1, 1], [2, 2]) == 0
+
+
 def test_the_sign_test() -> None:
-    assert report.sign_test(0, 0) == 1
-    assert report.sign_test(5, 5) == 1
-    assert report.sign_test(0, 10) == pytest.approx(2 / 2**10)
-    assert report.sign_test(10, 0) == report.sign_test(0, 10)
-    assert report.sign_test(1, 9) == pytest.approx(2 * 11 / 2**10)
+    assert comparisons.sign_test(0, 0) == 1
+    assert comparisons.sign_test(5, 5) == 1
+    assert comparisons.sign_test(0, 10) == pytest.approx(2 / 2**10)
+    assert comparisons.sign_test(10, 0) == comparisons.sign_test(0, 10)
+    assert comparisons.sign_test(1, 9) == pytest.approx(2 * 11 / 2**10)
     # As many as ImageNet has; the normal distribution comes near.
-    assert report.sign_test(2500, 2700) == pytest.approx(2 * NormalDist().cdf(-199 / 5200**0.5), rel=1e-3)
-    assert report.sign_test(0, 50_000) == 0
+    assert comparisons.sign_test(2500, 2700) == pytest.approx(2 * NormalDist().cdf(-199 / 5200**0.5), rel=1e-3)
+    assert comparisons.sign_test(0, 50_000) == 0
 
 
 @pytest.mark.parametrize(("only_second", "told"), [(6, "p = 0.031"), (5000, "p < 1e-16")])
@@ -270,7 +282,7 @@ def test_a_comparison_never_says_that_chance_is_0(only_second: int, told: str) -
     for rank in (1, 0):
         ranks = np.full(only_second, rank)
         rows.append(report.Row(header, view, Verdicts(ranks, ranks, ranks, 0.0, 10)))
-    assert report.comparison(*rows).endswith(f"more than chance explains (sign test, {told}).")
+    assert comparisons.comparison(*rows).endswith(f"more than chance explains (sign test, {told}).")
 
 
 def test_tables(trained: str, digits: Path, tmp_path: Path, run: Run) -> None:
@@ -335,11 +347,23 @@ def test_comparing_two_networks(trained: str, digits: Path, run: Run) -> None:
     assert len(lines) == 6
     assert "of top-1 error. Of 364 images" in lines[-1]
     assert "more than chance explains" in lines[-1]
-    assert lines[2].startswith(f"| ResNet-8 v2, {trained}-0001 | ")
-    assert lines[3].startswith(f"| ResNet-8 v2, {trained} | ")
-    assert lines[-1].startswith(f"ResNet-8 v2, {trained} against ResNet-8 v2, {trained}-0001, ")
+    assert lines[2].startswith(f"| ResNet-8-v2, {trained}-0001 | ")
+    assert lines[3].startswith(f"| ResNet-8-v2, {trained} | ")
+    assert lines[-1].startswith(f"ResNet-8-v2, {trained} against ResNet-8-v2, {trained}-0001, ")
+    firsts, seconds = f"{trained}-0001,{trained}-0002", f"{trained}-0003,{trained}"
+    seeds = run("compare", firsts, seconds, "--rec", rec, "--gpus", "")[1].splitlines()
+    errors = [float(line.split("|")[3]) for line in seeds[2:6]]
+    said = re.fullmatch(
+        r"Top-1 error of 2 networks each, 32x32, mean \+- standard deviation: the first (.*) \+- (.*) %, the second (.*) "
+        r"\+- (.*) %, .* \(Welch's t-test, p = 0.*\)\.",
+        seeds[-1],
+    )
+    assert said is not None, seeds[-1]
+    pairs = (errors[::2], errors[1::2])
+    wanted = [figure for one, other in pairs for figure in ((one + other) / 2, abs(one - other) / 2**0.5)]
+    assert [float(figure) for figure in said.groups()] == pytest.approx(wanted, abs=0.011)
     same = run("compare", trained, trained, "--rec", rec, "--gpus", "")[1]
-    assert same.splitlines()[2].startswith("| ResNet-8 v2 | ")
+    assert same.splitlines()[2].startswith("| ResNet-8-v2 | ")
     assert "+0.00 points" in same
     assert "the first alone is right on 0, the second alone on 0, which chance explains" in same
     status, _, err = run("compare", f"{trained},{trained}", trained, "--rec", rec)

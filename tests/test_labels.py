@@ -118,6 +118,12 @@ def test_batches_have_all_labels(
     assert np.array_equal(batch.labels, np.array(rows, np.float32)[order].astype(kind))
 
 
+def test_labels_of_a_batch_stay_when_others_come(tmp_path: Path) -> None:
+    reader = record(tmp_path / "a.rec", [[number % 2, 1, 0] for number in range(12)])
+    found = list(batches(reader, list(np.arange(12)[:, None]), Centred(12), (12, 12, 3), MULTI, Reading()))
+    assert [int(batch.labels[0, 0]) for batch in found] == [0, 1] * 6
+
+
 def test_one_label_without_an_array_is_one_label(tmp_path: Path) -> None:
     reader = record(tmp_path / "a.rec", [1.0, 0.0])
     (batch,) = batches(reader, [np.arange(2)], Centred(12), (12, 12, 3), Labels(1, "multi"), Reading())

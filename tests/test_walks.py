@@ -61,5 +61,5 @@ def test_a_veteran_comes_to_curves_evaluation_and_onnx(
     by_torch, by_onnx = (json.loads(run(*words, "--engine", engine)[1]) for engine in ("torch", "onnx"))
     assert len(by_torch) == len(RecordReader(Path("digits_val.rec"))) == 364
     firsts = [[one["top"][0]["probability"] for one in answers] for answers in (by_torch, by_onnx)]
-    np.testing.assert_allclose(*firsts, atol=1e-4)
+    np.testing.assert_allclose(firsts[0], firsts[1], atol=1e-4)
     assert by_onnx[0]["top"][0]["name"] in Path("synset.txt").read_text().split("\n")

@@ -156,16 +156,16 @@ def evaluate(settings: using.EvaluateConfig) -> None:
 
 
 def compare(settings: using.CompareConfig) -> None:
-    from resnet_v2.inference import report
+    from resnet_v2.inference import comparisons, report
     from resnet_v2.inference.predict import Predictor
 
-    pairs = report.pairs_of(settings.first, settings.second)
+    pairs = comparisons.pairs_of(settings.first, settings.second)
     names = [prefix for pair in pairs for prefix in pair]
     for name in names:
         find_checkpoint(name)  # before the first of them is evaluated
     predictors = (Predictor.open(prefix, device=settings.device, gpus=settings.gpus) for prefix in names)
     rows = report.evaluate_all(predictors, settings.rec, settings.sizes, batch_size=settings.batch_size)
-    print(report.compare(rows, len(pairs)))
+    print(comparisons.compare(rows, len(pairs)))
 
 
 def predict(settings: using.PredictConfig) -> int:

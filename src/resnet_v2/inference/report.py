@@ -11,7 +11,7 @@ import numpy as np
 from resnet_v2.config.fields import OnError
 from resnet_v2.console import say
 from resnet_v2.data.record_set import open_records
-from resnet_v2.errors import ResnetError, SettingError, printable
+from resnet_v2.errors import SettingError, printable
 from resnet_v2.inference.evaluate import tell_of_other_classes
 from resnet_v2.inference.pictures import View
 from resnet_v2.inference.predict import Predictor
@@ -22,8 +22,6 @@ from resnet_v2.networks.header import Header
 # Above this many classes their names would be too small to read.
 MOST_NAMES = 60
 
-# Probabilities below are told as such.
-SMALLEST_TOLD = 1e-16
 BAR = r"\|"  # in a cell of a table
 
 
@@ -127,7 +125,7 @@ def evaluate_all(
     return rows
 
 
-def _names(rows: Sequence[Row]) -> list[str]:
+def names_of(rows: Sequence[Row]) -> list[str]:
     """What the rows' networks are called: by their checkpoints too where several have one architecture."""
     checkpoints = defaultdict(set)
     for row in rows:
@@ -159,7 +157,7 @@ def table(rows: Sequence[Row]) -> str:
     precise = any(isinstance(row.verdicts, MultiVerdicts) for row in rows)
     lines = ["| network | crop-size | top-1 | top-5 |", "|---|---|---|---|"]
     lines = [line + end for line, end in zip(lines, (" mAP |", "---|"), strict=True)] if precise else lines
-    for row, name in zip(rows, _names(rows), strict=True):
+    for row, name in zip(rows, names_of(rows), strict=True):
         line = f"| {printable(name).replace('|', BAR)} | {row.view} | {row.error(1):.2f} | {row.error(5):.2f} |"
         its = row.verdicts
         its_map = f"{its.mean_average_precision:.2f}" if isinstance(its, MultiVerdicts) else "-"
@@ -220,57 +218,3 @@ def draw_confusion(row: Row, out: Path) -> None:
                     axes.text(taken, is_class, str(count), ha="center", va="center", color="white" if dark else "black")
         bar = axes.figure.colorbar(picture, ticks=np.sqrt([0, 0.01, 0.05, 0.2, 0.5, 1]), shrink=0.8)
         bar.ax.set_yticklabels(["0", "1 %", "5 %", "20 %", "50 %", "100 %"])
-
-
-def pairs_of(first: str, second: str) -> list[tuple[str, str]]:
-    """`"a,b"`, `"c,d"` -> `[(a, c), (b, d)]`."""
-    firsts, seconds = ([part.strip() for part in names.split(",") if part.strip()] for names in (first, second))
-    if not firsts or len(firsts) != len(seconds):
-        raise ResnetError(f"{len(firsts)} networks cannot be compared with {len(seconds)}; give as many of each.")
-    return list(zip(firsts, seconds, strict=True))
-
-
-def compare(rows: Sequence[Row], pairs: int) -> str:
-    """The table of `rows` (pair after pair, each network with all its crops), and a sentence on every pair."""
-    crops = len(rows) // (2 * pairs)
-    matched = [
-        (rows[2 * pair * crops + crop], rows[(2 * pair + 1) * crops + crop])
-        for pair in range(pairs)
-        for crop in range(crops)
-    ]
-    lines = [table([row for match in matched for row in match]), ""]
-    return "\n".join(lines + [comparison(first, second) for first, second in matched])
-
-
-def comparison(first: Row, second: Row) -> str:
-    """A sentence on whether two networks differ on the same images, by the images that only one of them gets right.
-
-    The sign test (McNemar's exact test): how probable so uneven a count is if neither network is better.
-    """
-    for row in (first, second):
-        if isinstance(row.verdicts, TasksVerdicts | MultiVerdicts):
-            raise ResnetError(
-                f"{row.header.network} was trained with `labels` {row.header.labels}, and the sign test is for one "
-                "answer about an image; evaluate both instead."
-            )
-    first_right, second_right = first.verdicts.ranks == 0, second.verdicts.ranks == 0
-    only_first, only_second = int((first_right & ~second_right).sum()), int((second_right & ~first_right).sum())
-    chance = sign_test(only_first, only_second)
-    difference = second.verdicts.error(1) - first.verdicts.error(1)
-    name, other = _names([second, first])
-    verdict = "which chance explains" if chance > 0.05 else "more than chance explains"
-    told = f"p = {chance:.2g}" if chance >= SMALLEST_TOLD else f"p < {SMALLEST_TOLD:g}"
-    return (
-        f"{name} against {other}, {second.view}: {difference:+.2f} points of top-1 "
-        f"error. Of {len(first_right)} images the first alone is right on {only_first}, the second alone on "
-        f"{only_second}, {verdict} (sign test, {told})."
-    )
-
-
-def sign_test(ones: int, others: int) -> float:
-    """The two-sided probability of a split at least as uneven when both sides are equally likely."""
-    total, ways, uneven = ones + others, 1, 0
-    for fewer in range(min(ones, others) + 1):  # whole numbers: no rounding, however many images
-        uneven += ways
-        ways = ways * (total - fewer) // (fewer + 1)
-    return min(1.0, 2 * uneven / (1 << total))
