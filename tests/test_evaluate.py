@@ -354,8 +354,8 @@ def test_comparing_two_networks(trained: str, digits: Path, run: Run) -> None:
     seeds = run("compare", firsts, seconds, "--rec", rec, "--gpus", "")[1].splitlines()
     errors = [float(line.split("|")[3]) for line in seeds[2:6]]
     said = re.fullmatch(
-        r"Top-1 error of 2 networks each, 32x32, mean \+- standard deviation: the first (.*) \+- (.*) %, the second (.*) "
-        r"\+- (.*) %, .* \(Welch's t-test, p = 0.*\)\.",
+        r"Top-1 error of 2 networks each, 32x32, mean \+- standard deviation: the first (.*) \+- (.*) %, the second "
+        r"(.*) \+- (.*) %, .* \(Welch's t-test, p = 0.*\)\.",
         seeds[-1],
     )
     assert said is not None, seeds[-1]

@@ -28,6 +28,8 @@ from resnet_v2.errors import ResnetError
 from resnet_v2.inference.classifier import load
 from resnet_v2.inference.demo import Explainer
 from resnet_v2.inference.predict import TaskAnswer
+from resnet_v2.inference.tally import tally_of
+from resnet_v2.inference.verdicts import MultiVerdicts
 from resnet_v2.networks import weights
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.header import Header
@@ -264,6 +266,14 @@ def test_losses_are_torchs() -> None:
         for task, place in enumerate(TASKS.places)
     ]
     assert loss_of(TASKS, logits, tasks, 0.1) == sum(smoothed)
+
+
+def test_probabilities_of_one_to_all_digits_still_have_an_order() -> None:
+    tally = tally_of(Labels(1, "multi"), 2)
+    tally.add(np.arange(2), [np.array([[40.0], [50.0]], np.float32)], np.array([[0], [1]]))
+    found = tally.verdicts()
+    assert isinstance(found, MultiVerdicts)
+    assert found.mean_average_precision == 100
 
 
 def test_right_answers() -> None:
