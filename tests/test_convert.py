@@ -170,6 +170,8 @@ def test_images_are_held_out_of_every_class(rec: Path, tmp_path: Path, run: Run)
     assert sorted(labels(tmp_path / "d_val.rec")) == sorted([*range(4)] * 3)
     status, _, err = run("convert", rec, tmp_path / "e.rec", "--val-per-class", 6)
     assert (status, "Class 0 (ant) has 6 images, too few to hold out 6" in err) == (2, True)
+    status, _, err = run("convert", rec, tmp_path / "e.rec", "--val-ratio", 0.05)
+    assert (status, "--val-ratio 0.05 holds out no image of any class; give a larger share." in err) == (2, True)
     assert not list(tmp_path.glob("e*"))
 
 
