@@ -254,6 +254,10 @@ def test_names_of_classes_never_mean_two_things(rec: Path, tmp_path: Path, run: 
     assert (status, "No record is of class 7; mend --classes" in err) == (2, True)
     status, _, err = run("convert", rec, rec.with_name("c.rec"), "--classes", "1,bee")
     assert (status, "--classes names class 1 twice" in err) == (2, True)
+    same = write(tmp_path / "same" / "a.rec", payloads(), names=("ant", "bee", "ant", "dog"))
+    status, _, err = run("convert", same, tmp_path / "d.rec", "--classes", "ant")
+    assert (status, "Several classes are called ant in synset.txt; give --classes by number." in err) == (2, True)
+    assert run("convert", same, tmp_path / "d.rec", "--classes", "2,bee")[0] == 0
 
 
 @pytest.mark.parametrize(
