@@ -109,6 +109,16 @@ def test_ids_that_meet_are_numbered_anew(rec: Path, tmp_path: Path, run: Run) ->
         )
 
 
+def test_an_id_that_no_index_holds(tmp_path: Path, run: Run) -> None:
+    image = encode(picture(0, 20, 24), ".jpg", 90)
+    one = write(
+        tmp_path / "a.rec", {3: pack(IRHeader(0, 1.0, 1 << 63, 0), image), 4: pack(IRHeader(0, 1.0, 4, 0), image)}
+    )
+    status, _, err = run("convert", one, tmp_path / "b.rec")
+    assert (status, f"a record has the id {1 << 63}, which is larger than an index holds: all are" in err) == (0, True)
+    assert list(read(tmp_path / "b.rec")) == [0, 1]
+
+
 def test_shuffled_by_the_seed(rec: Path, tmp_path: Path, run: Run) -> None:
     for name, seed in (("b", 1), ("c", 1), ("d", 2)):
         assert run("convert", rec, tmp_path / f"{name}.rec", "--shuffle", "--seed", seed)[0] == 0

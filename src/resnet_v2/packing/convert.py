@@ -154,11 +154,15 @@ def _write_all(
 
 
 def _meet(records: Inputs, choices: Sequence[Choice]) -> bool:
-    """Whether two records have one id, so that all are given new ones, which is said."""
+    """Whether two records have one id, or one has too large an id, so that all are given new ones, which is said."""
     ids = np.concatenate([records.ids[choice.numbers] for choice in choices])
-    if len(np.unique(ids)) == len(ids) and int(ids.max()) <= LARGEST_KEY:
+    if len(np.unique(ids)) < len(ids):
+        why = "some records have the same id"
+    elif int(ids.max()) > LARGEST_KEY:
+        why = f"a record has the id {int(ids.max())}, which is larger than an index holds"
+    else:
         return False
-    say("some records have the same id: all are numbered anew from 0, in their order")
+    say(f"{why}: all are numbered anew from 0, in their order")
     return True
 
 

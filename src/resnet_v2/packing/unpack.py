@@ -92,7 +92,10 @@ def _with_own_index(entries: Iterator[ListEntry], ids: NDArray[np.uint64]) -> It
     if len(np.unique(ids)) == len(ids) and int(ids.max(initial=0)) <= LARGEST_KEY:
         yield from entries
         return
-    say("some records have the same id: the list numbers all anew from 0, in their order")
+    say(
+        "some records have the same id, or a larger one than a list holds: the list numbers all anew from 0, in "
+        "their order"
+    )
     for index, entry in enumerate(entries):
         yield replace(entry, index=index)
 
