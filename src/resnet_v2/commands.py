@@ -223,9 +223,11 @@ def plan(settings: forecast.PlanConfig) -> None:
     from resnet_v2.networks.resnet import default_stem
     from resnet_v2.recompute import budget as budgets
     from resnet_v2.recompute import measured, speeds
+    from resnet_v2.recompute.whole_run import whole_runs
 
-    stem = settings.stem or default_stem(settings.depth)
-    architecture = Architecture(settings.depth, settings.num_classes, stem, settings.version, settings.width)
+    depth = settings.depth or 200
+    stem = settings.stem or default_stem(depth)
+    architecture = Architecture(depth, settings.num_classes, stem, settings.version, settings.width)
     device = measured.named(settings.gpu)
     taken = budgets.PROCESS_BYTES if device == speeds.CPU else budgets.CONTEXT_BYTES
     workload = budgets.Workload(
@@ -237,6 +239,10 @@ def plan(settings: forecast.PlanConfig) -> None:
         settings.batch_size,
         taken,
     )
+    if settings.whole_run:
+        runs = whole_runs(settings.depth, workload, settings.epochs, settings.euros_per_hour)
+        print(json.dumps(runs) if settings.json else memory.whole_run_table(runs))
+        return
     budget = settings.budget_bytes or None
     choices = budgets.choices(workload, budget, settings.batch_size)
     rows = [budgets.row(workload, choice, settings.batch_size, budget) for choice in choices]

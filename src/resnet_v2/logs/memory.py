@@ -19,6 +19,12 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     return aligned(lines)
 
 
+def whole_run_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows of `resnet-v2 plan --whole-run` as aligned text."""
+    head = ("depth", "GPUs", "images/s", "hours", "euros", "disk, GB", "read, MB/s", "CPU cores")
+    return aligned([head, *(tuple(map(str, row.values())) for row in rows)])
+
+
 def draw(
     curves: Mapping[str, Sequence[tuple[float, int]]], out: Path, batch_size: int, fixed_bytes: int, budget: int | None
 ) -> None:
