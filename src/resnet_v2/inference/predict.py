@@ -1,6 +1,6 @@
 """Pictures -> class names and probabilities, with the preprocessing of evaluation."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -121,7 +121,7 @@ class Predictor:
         return View(self.header.crop, self.header.resize)
 
     @overload
-    def classify(self, images: Several, top: int = 5) -> list[list[Answer]]: ...
+    def classify(self, images: Several, top: int = 5) -> Sequence[list[Answer]]: ...
     @overload
     def classify(self, images: NDArray[Any], top: int = 5) -> Any: ...
     @overload
