@@ -12,7 +12,7 @@ from typing import Any
 from resnet_v2 import console
 from resnet_v2.config import converting, forecast, packing, training, using
 from resnet_v2.errors import ResnetError
-from resnet_v2.networks.finding import find_checkpoint
+from resnet_v2.networks.finding import find_checkpoint, find_members
 
 
 def with_flags(sentence: object) -> str:
@@ -127,7 +127,7 @@ def evaluate(settings: using.EvaluateConfig) -> None:
     from resnet_v2.inference.predict import Predictor
 
     for prefix in settings.prefix:
-        find_checkpoint(prefix, settings.epoch)  # before the first of them is evaluated
+        find_members(prefix, settings.epoch)  # before the first of them is evaluated
     predictors = (
         Predictor.open(prefix, settings.epoch, settings.engine, settings.device, settings.gpus, settings.precision)
         for prefix in settings.prefix

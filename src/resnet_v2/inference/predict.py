@@ -18,12 +18,14 @@ from resnet_v2.data.loader import stored_side
 from resnet_v2.data.record_set import Records
 from resnet_v2.errors import ResnetError
 from resnet_v2.inference.engines import Engine, Images, OnnxEngine, OpenvinoEngine, TorchEngine, onnx_of_checkpoint
+from resnet_v2.inference.ensemble import Ensemble, agreed
 from resnet_v2.inference.evaluate import NO_NUMBER, judge
 from resnet_v2.inference.pictures import Picture, Several, View, prepare, several
 from resnet_v2.inference.places import STANDARD_INPUT, Named
 from resnet_v2.inference.tally import probabilities
 from resnet_v2.inference.verdicts import Verdicts
 from resnet_v2.machine import processors
+from resnet_v2.networks.finding import find_members
 from resnet_v2.networks.header import Header
 
 BATCH_SIZE = 32
@@ -90,8 +92,13 @@ class Predictor:
     ) -> "Predictor":
         """The predictor of a checkpoint, its BatchNorms folded; `device` and `gpus` say where PyTorch runs it.
 
-        ONNX Runtime and OpenVINO use the CPU. Raises ResnetError when the checkpoint or the engine is not there.
+        Of several, `a,b`, it answers with the mean of their probabilities. ONNX Runtime and OpenVINO use the CPU. Raises ResnetError when the checkpoint or the engine is not there.
         """
+        names = find_members(prefix, epoch)
+        if len(names) > 1:
+            members = [cls.open(name, epoch, engine, device, gpus, precision) for name in names]
+            header = agreed([member.header for member in members], names)
+            return Predictor(Ensemble([member.engine for member in members], header.labels), header)
         if engine != "torch":
             model, header = onnx_of_checkpoint(prefix, epoch)
             kind = OnnxEngine if engine == "onnx" else OpenvinoEngine
