@@ -7,10 +7,12 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from resnet_v2 import console
 from resnet_v2.config import converting, forecast, packing, training, using
+from resnet_v2.config import features as using_features
 from resnet_v2.errors import ResnetError
 from resnet_v2.networks.finding import find_checkpoint, find_members
 
@@ -186,6 +188,41 @@ def predict(settings: using.PredictConfig) -> int:
         return 1 if output.print_all(shown, form, bool(predictor.header.tasks)) else 0
 
 
+def features(settings: using_features.FeaturesConfig) -> int:
+    from resnet_v2.inference import similar
+    from resnet_v2.inference.classifier import open_once
+    from resnet_v2.inference.features import Places, write_features
+
+    load = open_once(settings.prefix, settings.epoch, settings.device, settings.gpus)
+    places = Places(settings.images, load, settings.batch_size, settings.threads)
+    unreadable = places.unreadable
+    if settings.out is not None:
+        print(write_features(places, settings.out))
+        return 1 if places.unreadable else 0
+    if settings.neighbours:
+        among = Places(settings.among, load, settings.batch_size, settings.threads)
+        found: list[Any] = list(similar.neighbours(places, among, settings.neighbours))
+        unreadable = among.unreadable
+    else:
+        found = list(similar.duplicates(places, settings.duplicates))
+        console.say(
+            f"{len(found)} of {places.count} are like an earlier one, by a cosine of {settings.duplicates} or more"
+        )
+    if settings.json:
+        print(json.dumps([asdict(one) for one in found]))
+    else:
+        print(*found, sep="\n", end="\n" if found else "")
+    return 1 if places.unreadable + unreadable else 0
+
+
+def head(settings: using_features.HeadConfig) -> None:
+    from resnet_v2.inference.classifier import open_once
+    from resnet_v2.inference.head import make_head
+
+    load = open_once(settings.prefix, settings.epoch, settings.device, settings.gpus)
+    print(make_head(settings, load))
+
+
 def export(settings: using.ExportConfig) -> None:
     from resnet_v2.interchange.export import export as write
 
@@ -263,6 +300,8 @@ COMMANDS = {
     "compare": (using.CompareConfig, compare),
     "predict": (using.PredictConfig, predict),
     "plot": (using.PlotConfig, plot),
+    "features": (using_features.FeaturesConfig, features),
+    "head": (using_features.HeadConfig, head),
     "export": (using.ExportConfig, export),
     "fetch": (using.FetchConfig, fetch),
     "card": (using.CardConfig, card),

@@ -1,6 +1,8 @@
 """The Python API: a trained network that takes pictures in any form."""
 
+import functools
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
@@ -13,7 +15,7 @@ from resnet_v2.config.fields import Count, checked
 from resnet_v2.config.using import Epoch
 from resnet_v2.console import say
 from resnet_v2.data.record_set import open_records
-from resnet_v2.inference.engines import TorchEngine
+from resnet_v2.inference.engines import Images, TorchEngine
 from resnet_v2.inference.evaluate import tell_of_other_classes
 from resnet_v2.inference.pictures import Picture, Several, View, several
 from resnet_v2.inference.predict import Answer, Predictor
@@ -99,8 +101,12 @@ class Classifier(Predictor):
         if not several(images):
             alone: NDArray[np.float32] = self.features([images])[0]
             return alone
-        rows = [self._torch.run(self.network.features, crops) for crops in self._crops(images)]
+        rows = [self.features_of_crops(crops) for crops in self._crops(images)]
         return np.concatenate(rows) if rows else np.empty((0, self.network.fc1.in_features), np.float32)
+
+    def features_of_crops(self, crops: Images) -> NDArray[np.float32]:
+        """The same for what is seen of n pictures, n x crop x crop x 3."""
+        return self._torch.run(self.network.features, crops)
 
     def evaluate(
         self, rec: str | Path, *, crop: int = 0, resize: int = 0, ten_crop: bool = False, batch_size: int = 128
@@ -126,3 +132,14 @@ def load(prefix_or_name: str | Path = "", epoch: Epoch | None = None, device: st
     """
     network, header = weights.load(prefix_or_name, epoch)
     return Classifier(network, header, choose_device("", device))
+
+
+def open_once(prefix: str, epoch: Epoch | None, device: str, gpus: str) -> Callable[[], Classifier]:
+    """What opens a checkpoint when it is first asked, and gives the same `Classifier` whenever it is asked again."""
+
+    @functools.cache
+    def opened() -> Classifier:
+        network, header = weights.load(prefix, epoch)
+        return Classifier(network, header, choose_device(gpus, device))
+
+    return opened

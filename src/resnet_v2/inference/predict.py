@@ -92,13 +92,14 @@ class Predictor:
     ) -> "Predictor":
         """The predictor of a checkpoint, its BatchNorms folded; `device` and `gpus` say where PyTorch runs it.
 
-        Of several, `a,b`, it answers with the mean of their probabilities. ONNX Runtime and OpenVINO use the CPU. Raises ResnetError when the checkpoint or the engine is not there.
+        Of several, `a,b`, it answers with the mean of their probabilities. ONNX Runtime and OpenVINO use the CPU.
+        Raises ResnetError when a checkpoint or the engine is not there, and where checkpoints cannot answer as one.
         """
         names = find_members(prefix, epoch)
         if len(names) > 1:
             members = [cls.open(name, epoch, engine, device, gpus, precision) for name in names]
-            header = agreed([member.header for member in members], names)
-            return Predictor(Ensemble([member.engine for member in members], header.labels), header)
+            alike = agreed([member.header for member in members], names)
+            return Predictor(Ensemble([member.engine for member in members], alike.labels), alike)
         if engine != "torch":
             model, header = onnx_of_checkpoint(prefix, epoch)
             kind = OnnxEngine if engine == "onnx" else OpenvinoEngine

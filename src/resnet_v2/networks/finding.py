@@ -106,6 +106,12 @@ def find_members(prefix: str, epoch: Epoch | None = None) -> list[str]:
     return names
 
 
+def refuse_taken(start: str) -> None:
+    """Raise ResnetError where START-0000.safetensors, which is no run's, would stand among the checkpoints of a run."""
+    if [number for number in saved_epochs(start) if number] or _unnumbered(start):
+        raise ResnetError(f"`out` {start} has the checkpoints of a run; give another name.")
+
+
 def _number(epoch: Epoch) -> int:
     try:
         number = operator.index(epoch)  # type: ignore[arg-type]  # what people pass in Python may be anything

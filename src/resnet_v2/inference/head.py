@@ -1,0 +1,150 @@
+"""A new last layer for a network that stays as it is: logistic regression on its features."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from resnet_v2.config.features import HeadConfig
+from resnet_v2.console import Progress, say
+from resnet_v2.data.labels import Labels
+from resnet_v2.data.lists import read_synset
+from resnet_v2.errors import ResnetError
+from resnet_v2.inference.classifier import Classifier
+from resnet_v2.inference.feature_files import Rows, refuse_other
+from resnet_v2.inference.features import Places, origin_of
+from resnet_v2.inference.tally import tally_of
+from resnet_v2.networks import weights
+from resnet_v2.networks.finding import checkpoint_path, refuse_taken
+from resnet_v2.training.evaluation import Evaluation
+
+STEPS = 300  # of LBFGS at most
+CHUNK = 4096  # rows that are worked on in double precision at once
+ONE_CLASS = Labels(1)  # of each image, whatever the network told before
+
+
+def make_head(settings: HeadConfig, load: Callable[[], Classifier]) -> str:
+    """Write OUT-0000.safetensors: the network with a last layer that is trained on a record's classes.
+
+    Returns a sentence with its errors. Raises ResnetError for images without a class or of one class alone, for
+    features of another network, and where OUT has checkpoints already that are no head's.
+    """
+    refuse_taken(settings.out)
+    classifier = load()
+    training = _rows(settings, settings.images, classifier)
+    validation = _rows(settings, settings.val, classifier) if settings.val else None
+    names = _class_names(settings)
+    labels = [rows.label for rows in (training, validation) if rows is not None]
+    classes = len(names) or 1 + max(int(one.max()) for one in labels)
+    _check(", ".join(settings.images), labels, classes, names)
+    header = classifier.header
+    architecture = replace(header.architecture, classes=classes)
+    weight, bias = logistic_regression(training.features, training.label, classes)
+    network = classifier.network
+    network.reset_classifier(classes)
+    with torch.no_grad():
+        network.fc1.weight.copy_(weight)
+        network.fc1.bias.copy_(bias)
+    result = _errors(validation or training, weight, bias)
+    errors = result.figures if validation is not None else {}
+    made = replace(
+        header,
+        architecture=architecture,
+        epoch=0,
+        class_names=names,
+        errors=errors,
+        training={},
+        label_kind="class",
+        tasks=(),
+    )
+    path = checkpoint_path(settings.out, 0)
+    weights.save(path, weights.network_tensors(network), made, check=True)
+    where = ", ".join(settings.val) or f"{', '.join(settings.images)}, the training images themselves (give `val`)"
+    return f"{path}: {result} of {where}; next: resnet-v2 predict --prefix {settings.out} --img PICTURE"
+
+
+def logistic_regression(
+    features: NDArray[np.float32], labels: NDArray[np.int64], classes: int
+) -> tuple[Tensor, Tensor]:
+    """Weight (classes x width) and bias of the most probable last layer, float32: features n x width, labels n.
+
+    Minimises the mean cross-entropy plus the squares of the weights over 2 n, as scikit-learn's LogisticRegression with
+    C=1 does, over features that have mean 0 and deviation 1. From zero, by LBFGS: no random number.
+    """
+    mean = features.mean(0, dtype=np.float64)
+    deviation = features.std(0, dtype=np.float64)
+    deviation[deviation == 0] = 1
+    rows, truth = torch.from_numpy(features), torch.from_numpy(labels)
+    shift, scale = torch.from_numpy(mean), torch.from_numpy(deviation)
+    weight = torch.zeros(classes, features.shape[1], dtype=torch.float64, requires_grad=True)
+    bias = torch.zeros(classes, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [weight, bias],
+        max_iter=STEPS,
+        tolerance_grad=1e-7,
+        tolerance_change=1e-10,
+        history_size=20,
+        line_search_fn="strong_wolfe",
+    )
+    with Progress("head", STEPS, unit="step") as progress:
+
+        def closure() -> float:
+            optimizer.zero_grad()
+            penalty = weight.square().sum() / (2 * len(rows))
+            penalty.backward()  # type: ignore[no-untyped-call]
+            total = penalty.item()
+            for start in range(0, len(rows), CHUNK):
+                some, its = rows[start : start + CHUNK], truth[start : start + CHUNK]
+                logits = F.linear((some.double() - shift) / scale, weight, bias)
+                loss = F.cross_entropy(logits, its, reduction="sum") / len(rows)
+                loss.backward()  # type: ignore[no-untyped-call]
+                total += loss.item()
+            progress.update(1)
+            return total
+
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        scaled = weight / scale
+        return scaled.float(), (bias - scaled @ shift).float()
+
+
+def _rows(settings: HeadConfig, images: tuple[str, ...], classifier: Classifier) -> Rows:
+    places = Places(images, lambda: classifier, settings.batch_size, settings.threads, ONE_CLASS)
+    refuse_other(origin_of(classifier), "the network", places.origin, places.name)
+    rows = places.whole()
+    if rows.label.ndim > 1:
+        raise ResnetError(f"{places.name} has several labels for each image, and a head is of one class; pack others.")
+    if len(without := np.flatnonzero(rows.label < 0)):
+        raise ResnetError(
+            f"{rows.name[without[0]]} has no class; a head is trained on records with a class for each image."
+        )
+    return rows
+
+
+def _class_names(settings: HeadConfig) -> tuple[str, ...]:
+    beside = Path(settings.images[0]).with_name("synset.txt")
+    if settings.synset is not None:
+        return read_synset(settings.synset)
+    return read_synset(beside) if beside.is_file() else ()
+
+
+def _check(place: str, labels: list[NDArray[np.int64]], classes: int, names: tuple[str, ...]) -> None:
+    if names and (largest := max(int(one.max()) for one in labels)) >= classes:
+        raise ResnetError(f"{place} has images of class {largest}, but its synset.txt names {classes}; give `synset`.")
+    seen = np.unique(labels[0])
+    if len(seen) < 2:
+        raise ResnetError(f"{place} has images of class {seen[0]} alone; a head needs two classes or more.")
+    if len(labels) > 1 and len(others := np.setdiff1d(labels[1], seen)):
+        say(f"warning: {len(others)} classes of the validation have no training image, class {others[0]} the first")
+
+
+def _errors(rows: Rows, weight: Tensor, bias: Tensor) -> Evaluation:
+    tally = tally_of(Labels(len(bias)), len(rows))
+    logits = F.linear(torch.from_numpy(rows.features), weight, bias).numpy()
+    tally.add(np.arange(len(rows)), [logits], rows.label)
+    return tally.verdicts().evaluation()
