@@ -205,9 +205,8 @@ def features(settings: using_features.FeaturesConfig) -> int:
         unreadable = among.unreadable
     else:
         found = list(similar.duplicates(places, settings.duplicates))
-        console.say(
-            f"{len(found)} of {places.count} are like an earlier one, by a cosine of {settings.duplicates} or more"
-        )
+        least = f"a cosine of {settings.duplicates:g} or more to an earlier one"
+        console.say(f"{len(found)} of {places.count} have {least}")
     if settings.json:
         print(json.dumps([asdict(one) for one in found]))
     else:

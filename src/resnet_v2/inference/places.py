@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from resnet_v2.console import say
 from resnet_v2.data.jpeg import Image, decode
 from resnet_v2.data.record_names import names_records
-from resnet_v2.data.record_set import RecordSet, open_records
+from resnet_v2.data.record_set import Records, not_empty, open_records
 from resnet_v2.data.records import RecordReader
 from resnet_v2.errors import ResnetError
 from resnet_v2.inference.pictures import Picture
@@ -54,7 +54,7 @@ def _at(place: str) -> Iterator[Named]:
         yield from _from_standard_input(sys.stdin.buffer.read())
         return
     if names_records(place):
-        yield from _of_records(open_records(place))
+        yield from _of_records(not_empty(open_records(place)))
         return
     path = as_path(place)
     if path.is_dir():
@@ -79,7 +79,7 @@ def _from_standard_input(data: bytes) -> Iterator[Named]:
         yield Named(STANDARD_INPUT, partial(bytes, data))
 
 
-def _of_records(records: RecordSet) -> Iterator[Named]:
+def _of_records(records: Records) -> Iterator[Named]:
     """The images of a set, each named by its file and the number of its record there."""
     for remark in records.remarks:
         say(remark)
