@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import resnet_v2
 from conftest import Run, picture
@@ -107,3 +108,75 @@ def test_one_without_names_takes_those_of_the_other(tmp_path: Path, run: Run) ->
     first, second, rec = save(tmp_path / "a", 1, class_names=()), save(tmp_path / "b", 2), record(tmp_path / "v.rec")
     out = run("evaluate", "--rec", rec, "--prefix", f"{first},{second}", "--per-class", "--device", "cpu")[1]
     assert all(f"| {name} | 4 |" in out for name in COLOURS)
+
+
+def tensors(prefix: Path) -> dict[str, torch.Tensor]:
+    return weights.read_checkpoint(prefix)[2]
+
+
+def test_an_average(tmp_path: Path, run: Run) -> None:
+    prefixes = [save(tmp_path / name, seed) for name, seed in (("a", 1), ("b", 2), ("c", 3))]
+    status, out, err = run("average", *prefixes, "--out", tmp_path / "m", "--device", "cpu")
+    assert (status, err) == (0, "")
+    assert out.startswith(f"{tmp_path}/m-0000.safetensors: the mean of 3 networks; BatchNorm's statistics are the mean")
+    all_of_them, found = [tensors(prefix) for prefix in prefixes], tensors(tmp_path / "m")
+    assert found.keys() == all_of_them[0].keys()
+    for name, tensor in found.items():
+        mean = torch.stack([one[name].double() for one in all_of_them]).mean(0).float()
+        assert torch.equal(tensor, mean), name
+    header = resnet_v2.load(tmp_path / "m").header
+    assert (header.class_names, header.errors, header.epoch) == (COLOURS, {}, 0)
+    assert run("average", *prefixes, "--out", tmp_path / "m", "--device", "cpu")[0] == 0, "it may be made anew"
+
+
+def test_statistics_are_those_of_the_images(tmp_path: Path, run: Run) -> None:
+    prefixes, rec = [save(tmp_path / "a", 1), save(tmp_path / "b", 2)], record(tmp_path / "t.rec", images=70)
+    words = ("--out", tmp_path / "m", "--rec", rec, "--batch-size", 35, "--device", "cpu")
+    status, out, err = run("average", *prefixes, *words)
+    assert (status, err) == (0, "") and f"statistics are those of 70 images of {rec}" in out
+    run("average", *prefixes, "--out", tmp_path / "plain", "--device", "cpu")
+    found, plain = tensors(tmp_path / "m"), tensors(tmp_path / "plain")
+    moved = {name for name in found if not torch.equal(found[name], plain[name])}
+    assert moved == {name for name in found if "running" in name}
+    pixels = torch.stack([torch.from_numpy(picture(key, 32, 32)) for key in range(70)]).double().flatten(0, 2)
+    assert torch.allclose(found["bn_data.running_mean"].double(), pixels.mean(0), rtol=1e-5)
+    assert torch.allclose(found["bn_data.running_var"].double(), pixels.var(0), rtol=0.05)
+    network = resnet_v2.load(tmp_path / "plain").network.train()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        network(torch.stack([torch.from_numpy(picture(key, 32, 32)) for key in range(70)]).permute(0, 3, 1, 2).float())
+    assert torch.allclose(found["bn1.running_mean"], network.get_buffer("bn1.running_mean"), atol=0.15)
+    before = Path(f"{tmp_path}/m-0000.safetensors").read_bytes()
+    run("average", *prefixes, *words)
+    assert Path(f"{tmp_path}/m-0000.safetensors").read_bytes() == before
+
+
+def test_what_has_no_average(tmp_path: Path, run: Run) -> None:
+    first = save(tmp_path / "a", 1)
+    save(tmp_path / "deep", 1, depth=14)
+    save(tmp_path / "names", 1, class_names=("red", "green", "grey"))
+    save(tmp_path / "nan", 1)
+    path, header, broken = weights.read_checkpoint(tmp_path / "nan")
+    broken["fc1.bias"][0] = np.nan
+    weights.save(path, broken, header)
+    words = ("--out", tmp_path / "m", "--device", "cpu")
+    for others, told in (
+        ((), "The average of one network is that network; give two or more."),
+        ((tmp_path / "deep",), "only networks of one architecture have an average."),
+        ((tmp_path / "names",), "give networks of the same classes."),
+        ((tmp_path / "nan",), "fc1.bias has what is no number; take another epoch."),
+        ((tmp_path / "none",), "or get a published one with `resnet-v2 fetch`."),
+        ((first, "--rec", record(tmp_path / "few.rec", 31)), "too few for statistics; give a training record."),
+        ((first, "--rec", tmp_path / "no.rec"), "make it with `resnet-v2 pack` or `resnet-v2 data`."),
+    ):
+        status, out, err = run("average", first, *others, *words)
+        assert (status, out, err.count("\n")) == (2, "", 1) and err.endswith(f"{told}\n"), err
+    status, _, err = run("average", first, first, "--out", first, "--device", "cpu")
+    assert status == 2 and "has the checkpoints of a run; give another name." in err
+    mine = Path(f"{tmp_path}/mine-0000.safetensors")
+    mine.write_bytes(Path(f"{first}-0001.safetensors").read_bytes())
+    status, _, err = run("average", first, mine, "--out", tmp_path / "mine", "--device", "cpu")
+    assert status == 2 and err == f"resnet-v2: {mine} is one of the networks that are averaged; give another --out.\n"
+    assert not list(tmp_path.glob("m-*"))

@@ -101,13 +101,15 @@ def test_one_form_becomes_the_other_and_two_become_one(tmp_path: Path, run: Run)
 @BOTH
 def test_labels_and_answers_of_several(tmp_path: Path, run: Run, ending: str) -> None:
     told: Any
+    labels: Any
     for told, labels, wanted in (
         ({"label_kind": "multi"}, [[1, 0, 1], [0, 0, 1]], 1),
         ({"label_kind": "tasks", "tasks": (1, 2), "class_names": ()}, [[0, 1], [0, 0]], 2),
     ):
         prefix, out = save(tmp_path / told["label_kind"], 1, **told), tmp_path / f"f{ending}"
         with writing(tmp_path / "v.rec") as writer:
-            for key, label in enumerate([*labels, [7.0]]):
+            stored: list[list[float]] = [*labels, [7.0]]
+            for key, label in enumerate(stored):
                 writer.write(key, pack(IRHeader(0, label, key, 0), encode(picture(key, 32, 32), ".png", 3)))
         status, _, err = run("features", tmp_path / "v.rec", "--prefix", prefix, "--out", out, *ON_CPU)
         assert status == 0
@@ -322,8 +324,8 @@ def test_the_head_is_that_of_scikit_learn() -> None:
 
     rng = np.random.default_rng(0)
     labels = np.arange(300) % 3
-    x = (rng.normal(size=(300, 6)) + labels[:, None] * rng.normal(size=6)).astype(np.float32) * [1, 9, 1, 0.1, 1, 0]
-    x = np.asarray(x + np.array([0, 100, 0, 5, 0, 2]), np.float32)
+    drawn = (rng.normal(size=(300, 6)) + labels[:, None] * rng.normal(size=6)).astype(np.float32) * [1, 9, 1, 0.1, 1, 0]
+    x: NDArray[np.float32] = np.asarray(drawn + np.array([0, 100, 0, 5, 0, 2]), np.float32)
     weight, bias = logistic_regression(x, labels, 3)
     scaled = (x - x.mean(0, dtype=np.float64)) / np.where(x.std(0) > 0, x.std(0, dtype=np.float64), 1)
     peer = LogisticRegression(C=1.0, tol=1e-8, max_iter=5000).fit(scaled, labels)

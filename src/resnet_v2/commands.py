@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from resnet_v2 import console
-from resnet_v2.config import converting, forecast, packing, training, using
+from resnet_v2.config import averaging, converting, forecast, packing, training, using
 from resnet_v2.config import features as using_features
 from resnet_v2.errors import ResnetError
 from resnet_v2.networks.finding import find_checkpoint, find_members
@@ -222,6 +222,12 @@ def head(settings: using_features.HeadConfig) -> None:
     print(make_head(settings, load))
 
 
+def average(settings: averaging.AverageConfig) -> None:
+    from resnet_v2.inference.averaging import average as write
+
+    print(write(settings))
+
+
 def export(settings: using.ExportConfig) -> None:
     from resnet_v2.interchange.export import export as write
 
@@ -301,6 +307,7 @@ COMMANDS = {
     "plot": (using.PlotConfig, plot),
     "features": (using_features.FeaturesConfig, features),
     "head": (using_features.HeadConfig, head),
+    "average": (averaging.AverageConfig, average),
     "export": (using.ExportConfig, export),
     "fetch": (using.FetchConfig, fetch),
     "card": (using.CardConfig, card),
