@@ -187,7 +187,7 @@ def test_unreadable_pictures_are_named_and_left_out(tmp_path: Path, run: Run) ->
     bad.write_text("none")
     status, told, err = run("features", tmp_path / "p", "--prefix", prefix, "--out", tmp_path / "f.npz", *ON_CPU)
     assert status == 1 and told.endswith("1 pictures, 64 numbers each, of ResNet-8-v2; 1 left out\n")
-    assert err.startswith(f"resnet-v2: {bad} is no readable image")
+    assert err.startswith(f"left out: {bad} is no readable image")
     status, told, err = run("features", bad, "--prefix", prefix, "--out", tmp_path / "g.npz", *ON_CPU)
     assert (status, told) == (2, "") and not (tmp_path / "g.npz").exists()
     assert err.endswith(f"resnet-v2: {bad} holds no picture that can be read; give others.\n")

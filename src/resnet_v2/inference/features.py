@@ -94,7 +94,7 @@ class Places:
             for named, seen in batch:
                 if isinstance(seen, str):
                     self.unreadable += 1
-                    say(f"resnet-v2: {seen}")
+                    say(f"left out: {seen}")
                 else:
                     good.append((named, seen))
             if good:
