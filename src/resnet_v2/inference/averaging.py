@@ -65,7 +65,9 @@ def _mean(prefixes: Sequence[str]) -> tuple[Header, dict[str, Tensor]]:
                 raise ResnetError(f"{path}: {name} has what is no number; take another epoch.")
             sums[name] = sums[name] + tensor.double() if name in sums else tensor.double()
     means = {name: (one / len(prefixes)).float() for name, one in sums.items()}
-    return replace(cast(Header, kept), epoch=0, errors={}, training={}), means
+    its = cast(Header, kept)
+    names, kind = its.class_names, its.label_kind
+    return Header(its.architecture, 0, its.resize, its.crop, names, label_kind=kind, tasks=its.tasks), means
 
 
 def _refuse_other(first: Header, other: Header, first_name: str, name: str) -> Header:

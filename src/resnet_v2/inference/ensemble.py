@@ -1,7 +1,7 @@
 """Several networks that answer as one: the mean of their probabilities."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import zip_longest
 
 from resnet_v2.data.labels import Labels
@@ -39,10 +39,16 @@ def agreed(headers: Sequence[Header], names: Sequence[str]) -> EnsembleHeader:
     first = headers[0]
     for header, name in zip(headers[1:], names[1:], strict=True):
         _refuse_other(first, header, names[0], name)
-    class_names = next((header.class_names for header in headers if header.class_names), ())
-    its = {field.name: getattr(first, field.name) for field in fields(Header)}
-    its |= {"class_names": class_names, "errors": {}, "training": {}}
-    return EnsembleHeader(**its, members=tuple(header.network for header in headers))
+    return EnsembleHeader(
+        first.architecture,
+        first.epoch,
+        first.resize,
+        first.crop,
+        next((header.class_names for header in headers if header.class_names), ()),
+        label_kind=first.label_kind,
+        tasks=first.tasks,
+        members=tuple(header.network for header in headers),
+    )
 
 
 def refuse_other_classes(first: Header, other: Header, first_name: str, name: str) -> None:

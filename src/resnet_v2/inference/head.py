@@ -21,6 +21,7 @@ from resnet_v2.inference.features import Places, origin_of
 from resnet_v2.inference.tally import tally_of
 from resnet_v2.networks import weights
 from resnet_v2.networks.finding import checkpoint_path, refuse_taken
+from resnet_v2.networks.header import Header
 from resnet_v2.training.evaluation import Evaluation
 
 STEPS = 300  # of LBFGS at most
@@ -52,16 +53,7 @@ def make_head(settings: HeadConfig, load: Callable[[], Classifier]) -> str:
         network.fc1.bias.copy_(bias)
     result = _errors(validation or training, weight, bias)
     errors = result.figures if validation is not None else {}
-    made = replace(
-        header,
-        architecture=architecture,
-        epoch=0,
-        class_names=names,
-        errors=errors,
-        training={},
-        label_kind="class",
-        tasks=(),
-    )
+    made = Header(architecture, 0, header.resize, header.crop, names, errors)
     path = checkpoint_path(settings.out, 0)
     weights.save(path, weights.network_tensors(network), made, check=True)
     where = ", ".join(settings.val) or f"{', '.join(settings.images)}, the training images themselves (give `val`)"
