@@ -1,7 +1,9 @@
 """Answers in Python: tables, notebooks, pickles, threads."""
 
+import ast
 import base64
 import copy
+import json
 import pickle
 import re
 from collections.abc import Callable
@@ -135,3 +137,30 @@ def test_fifty_threads_get_the_answers_of_one(classifier: resnet_v2.Classifier, 
     assert found == wanted
     assert all(module.training == training for module in classifier.network.modules())
     assert all(torch.equal(tensor, state[name]) for name, tensor in classifier.network.state_dict().items())
+
+
+def last_values(cells: list[str]) -> list[Any]:
+    """What each cell of a notebook shows: the value of its last line, where that is an expression."""
+    names: dict[str, Any] = {}
+    shown = []
+    for cell in cells:
+        *before, last = ast.parse(cell).body
+        assert isinstance(last, ast.Expr)
+        exec(compile(ast.Module(list(before), []), "cell", "exec"), names)
+        shown.append(eval(compile(ast.Expression(last.value), "cell", "eval"), names))
+    return shown
+
+
+def test_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pandas", reason="missing pandas: pip install 'resnet-v2[features]'")
+    notebook = json.loads((Path(__file__).parents[1] / "examples" / "answers.ipynb").read_text())
+    assert notebook["nbformat"] == 4
+    (tmp_path / "photos").mkdir()
+    for number in range(2):
+        assert cv2.imwrite(str(tmp_path / "photos" / f"{number}.jpg"), picture(number, 60, 50))
+    monkeypatch.chdir(tmp_path)
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    network, answers, frame, shape, module = last_values(cells)
+    assert repr(network).startswith("Classifier(ResNet-14-v2") and isinstance(module, torch.nn.Module)
+    assert answers._repr_html_().count("<img") == 2 and frame._repr_html_().count("photos/") == 6
+    assert shape == network.features(np.zeros((2, 32, 32, 3), np.uint8)).shape
