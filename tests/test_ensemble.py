@@ -1,6 +1,7 @@
 """Several networks that answer as one, and networks whose weights are averaged."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,21 @@ def save(prefix: Path, seed: int, depth: int = 8, **told: Any) -> Path:
     header = replace(Header.of_epoch(network.architecture, 1, COLOURS), **told)
     weights.save(Path(f"{prefix}-0001.safetensors"), weights.network_tensors(network), header)
     return prefix
+
+
+def quiet(run: Run) -> Run:
+    """The same without the lines that tell on a slow machine how far it is."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        status, out, err = run(*words)
+        return status, out, re.sub(r"^\w+: \d+ of \d+ \w+, .*\n", "", err, flags=re.MULTILINE)
+
+    return call
+
+
+@pytest.fixture(name="run")
+def _run(run: Run) -> Run:
+    return quiet(run)
 
 
 def record(path: Path, images: int = 12, side: int = 32) -> Path:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 import resnet_v2
@@ -15,16 +16,21 @@ from conftest import Run, picture
 from resnet_v2.data.jpeg import encode
 from resnet_v2.data.records import IRHeader, pack, writing
 from resnet_v2.errors import ResnetError
-from resnet_v2.inference import feature_files, features, similar
+from resnet_v2.inference import feature_files, features, head, similar
 from resnet_v2.inference.feature_files import FeatureFile, Origin, Rows, writing_features
 from resnet_v2.inference.features import Places
 from resnet_v2.inference.head import logistic_regression
 from resnet_v2.networks import weights
-from test_ensemble import COLOURS, record, save
+from test_ensemble import COLOURS, quiet, record, save
 
 pyarrow = pytest.importorskip("pyarrow", reason="missing pyarrow: pip install 'resnet-v2[features]'")
 BOTH = pytest.mark.parametrize("ending", [".parquet", ".npz"])
 ON_CPU = ("--device", "cpu")
+
+
+@pytest.fixture(name="run")
+def _run(run: Run) -> Run:
+    return quiet(run)
 
 
 def image(path: Path, seed: int, side: int = 32) -> Path:
@@ -319,19 +325,32 @@ def test_features_that_do_not_fit_into_memory(tmp_path: Path, run: Run, monkeypa
 
 
 @pytest.mark.slow
-def test_the_head_is_that_of_scikit_learn() -> None:
+@pytest.mark.parametrize("strength", [0.01, 1.0])
+def test_the_head_is_that_of_scikit_learn(strength: float) -> None:
     from sklearn.linear_model import LogisticRegression
 
     rng = np.random.default_rng(0)
     labels = np.arange(300) % 3
     drawn = (rng.normal(size=(300, 6)) + labels[:, None] * rng.normal(size=6)).astype(np.float32) * [1, 9, 1, 0.1, 1, 0]
     x: NDArray[np.float32] = np.asarray(drawn + np.array([0, 100, 0, 5, 0, 2]), np.float32)
-    weight, bias = logistic_regression(x, labels, 3)
+    weight, bias = logistic_regression(x, labels, 3, strength)
     scaled = (x - x.mean(0, dtype=np.float64)) / np.where(x.std(0) > 0, x.std(0, dtype=np.float64), 1)
-    peer = LogisticRegression(C=1.0, tol=1e-8, max_iter=5000).fit(scaled, labels)
+    peer = LogisticRegression(C=strength, tol=1e-8, max_iter=5000).fit(scaled, labels)
     logits = x.astype(np.float64) @ weight.numpy().T.astype(np.float64) + bias.numpy()
     shares = np.exp(logits - logits.max(1, keepdims=True))
     assert np.allclose(shares / shares.sum(1, keepdims=True), peer.predict_proba(scaled), atol=2e-4)
+
+
+def test_images_that_are_held_out_choose_how_large_weights_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noise alone: the smallest weights are best. Classes far apart: the largest."""
+    rng, labels = np.random.default_rng(0), np.arange(200) % 2
+    noise = rng.normal(size=(200, 20)).astype(np.float32)
+    apart: NDArray[np.float32] = noise + np.float32(20) * (labels[:, None] * 2 - 1).astype(np.float32)
+    for x, wanted in ((noise, min(head.STRENGTHS)), (apart, max(head.STRENGTHS))):
+        ours, theirs = (logistic_regression(x, labels, 2, strength)[0] for strength in (0, wanted))
+        assert torch.equal(ours, theirs)
+    few = logistic_regression(apart[:8], labels[:8], 2)[0]  # four of each class: none can be held out
+    assert torch.equal(few, logistic_regression(apart[:8], labels[:8], 2, head.STRENGTHS[3])[0])
 
 
 def coloured(path: Path, images: int, first: int, colours: int = 3) -> Path:
