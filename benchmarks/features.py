@@ -1,7 +1,8 @@
 """What `features` and `head` take: images per second and memory by the number of pictures, and which doubles are found.
 
 The pictures are the test images of CIFAR-10 as class folders (test/CLASS/*.jpg). Each count runs in a process of its
-own, whose largest memory is told. A double is a picture that was encoded anew at JPEG quality 50 (the folder's are at 75).
+own, whose largest memory is told. A double is a picture that was encoded anew at JPEG quality 50 (the folder's are at
+75).
 
     OMP_NUM_THREADS=1 python benchmarks/features.py --root cifar10/test --images 4000
 """
