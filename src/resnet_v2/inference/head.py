@@ -73,11 +73,12 @@ def logistic_regression(
     """
     mean, deviation = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64)
     deviation[deviation == 0] = 1
-    data = _Data(*map(torch.from_numpy, (features, labels, mean, deviation)), classes)
+    shift, scale = torch.from_numpy(mean), torch.from_numpy(deviation)
+    data = _Data(torch.from_numpy(features), torch.from_numpy(labels), shift, scale, classes)
     with Progress("head", STEPS * (len(STRENGTHS) + 1), unit="step") as progress:
         weight, bias = data.fitted(strength or _chosen(data, progress), progress)
-    scaled = weight / data.deviation
-    return scaled.float(), (bias - scaled @ data.mean).float()
+    scaled = weight / scale
+    return scaled.float(), (bias - scaled @ shift).float()
 
 
 @dataclass(frozen=True)
@@ -130,9 +131,11 @@ class _Data:
 
 def _chosen(data: _Data, progress: Progress) -> float:
     """The strength that is best on every fifth image of each class; of fewer images the middle one."""
-    held = torch.zeros(len(data.labels), dtype=torch.bool)
-    for label in data.labels.unique():
-        held[torch.nonzero(data.labels == label).flatten()[HELD - 1 :: HELD]] = True
+    order = np.argsort(data.labels.numpy(), kind="stable")
+    counts = np.unique(data.labels.numpy(), return_counts=True)[1]
+    place_in_class = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    held = torch.zeros(len(order), dtype=torch.bool)
+    held[torch.from_numpy(order)] = torch.from_numpy(place_in_class % HELD == HELD - 1)
     if not held.any():
         return STRENGTHS[len(STRENGTHS) // 2]
     training, others = data.part(~held), data.part(held)
