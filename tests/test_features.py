@@ -125,6 +125,16 @@ def test_labels_and_answers_of_several(tmp_path: Path, run: Run, ending: str) ->
         assert found.top.shape == found.top_name.shape == found.probability.shape == ((3,) if wanted == 1 else (3, 2))
 
 
+def test_labels_that_are_no_classes(tmp_path: Path, run: Run) -> None:
+    prefix = save(tmp_path / "m", 1)
+    with writing(tmp_path / "v.rec") as writer:
+        for key, label in enumerate((7.0, 0.5, -1.0, float("nan"))):
+            writer.write(key, pack(IRHeader(0, label, key, 0), encode(picture(key, 32, 32), ".png", 3)))
+    status, _, err = run("features", tmp_path / "v.rec", "--prefix", prefix, "--out", tmp_path / "f.npz", *ON_CPU)
+    assert (status, err.count("the labels of 3 images are not what the network tells")) == (0, 1)
+    assert feature_files.joined(list(FeatureFile(tmp_path / "f.npz").blocks())).label.tolist() == [7, -1, -1, -1]
+
+
 def test_blocks_are_small_whatever_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feature_files, "BLOCK", 3)
     many = rows(np.arange(40).reshape(10, 4))

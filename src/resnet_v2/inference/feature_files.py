@@ -21,7 +21,6 @@ from resnet_v2.interchange.optional import package
 
 BLOCK = 1024  # rows that are written, and read, at once
 KEY = "resnet_v2_features"  # of the header in a parquet file's metadata; the entry of an npz is called `header`
-ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # so that the same features are the same bytes
 UNREADABLE = (ValueError, KeyError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
 Format = Any  # numpy.lib.format has no types for what is needed of it
 
@@ -165,7 +164,8 @@ def _npz(path: Path, origin: Origin) -> Iterator[Callable[[Rows], None]]:
 
 
 def _entry(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
-    return archive.open(zipfile.ZipInfo(f"{name}.npy", ZIP_DATE), "w", force_zip64=True)
+    # By ZipInfo, whose date is always the same, so that the same features are the same bytes.
+    return archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True)
 
 
 class FeatureFile:
