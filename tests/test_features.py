@@ -359,6 +359,10 @@ def test_images_that_are_held_out_choose_how_large_weights_are(monkeypatch: pyte
     for x, wanted in ((noise, min(head.STRENGTHS)), (apart, max(head.STRENGTHS))):
         ours, theirs = (logistic_regression(x, labels, 2, strength)[0] for strength in (0, wanted))
         assert torch.equal(ours, theirs)
+    # At the minimum the mean probability of a class is its share of the images, wherever the features lie.
+    weight, bias = logistic_regression(noise + np.float32(9), labels, 2, 1.0)
+    shares = torch.softmax(torch.from_numpy(noise + np.float32(9)) @ weight.T + bias, 1).mean(0)
+    assert shares.tolist() == pytest.approx([0.5, 0.5], abs=1e-3)
     few = logistic_regression(apart[:8], labels[:8], 2)[0]  # four of each class: none can be held out
     assert torch.equal(few, logistic_regression(apart[:8], labels[:8], 2, head.STRENGTHS[3])[0])
 
