@@ -145,6 +145,17 @@ def clothes(folder: Path) -> None:
     labelled(folder, [[9, 4], [0, 0], [3, 1], [5, 2]])
 
 
+def leaves(folder: Path) -> None:
+    """Records of two classes, of so many images that statistics can be estimated on them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    synset(folder / "synset.txt")
+    for part, count in (("train", 40), ("val", 6)):
+        with writing(folder / f"leaves_{part}.rec") as writer:
+            for key in range(count):
+                data = encode(picture(key + len(part), 32, 32), ".png", 3)
+                writer.write(key, pack(IRHeader(0, float(key % 2), key, 0), data))
+
+
 def jpeg_copy(folder: Path) -> None:
     """Records for `train --data-type cifar10`, under the folder's own name."""
     source = Path("stand-ins") / folder.name
@@ -259,6 +270,8 @@ STAND_INS: dict[str, Callable[[Path], None]] = {
     "data/clothes": clothes,
     "data/tags/tags_val.rec": lambda path: tags(path.parent),
     "model/resnet-tags-20": multi_network,
+    **dict.fromkeys(("data/leaves/leaves_train.rec", "data/leaves/leaves_val.rec"), lambda path: leaves(path.parent)),
+    **dict.fromkeys(("model/leaves-a", "model/leaves-b"), small_network),
     "cifar-10-binary.tar.gz": cifar10_archive,
     "data/digits/digits_val.rec": lambda path: data_set(path.parent),
     **dict.fromkeys(("cifar10_val.rec", "more.rec"), small_record),

@@ -29,7 +29,8 @@ from resnet_v2.training.evaluate import evaluate
 
 
 def test_the_public_names() -> None:
-    assert resnet_v2.__all__ == ["Answer", "Classifier", "ResnetError", "__version__", "load", "resnet"]
+    names = ["Answer", "Answers", "Classifier", "ResnetError", "Results", "__version__", "fit", "load", "resnet"]
+    assert resnet_v2.__all__ == names
     assert all(hasattr(resnet_v2, name) for name in resnet_v2.__all__)
     assert dir(resnet_v2) == sorted(resnet_v2.__all__)
     with pytest.raises(AttributeError, match="no attribute 'train'"):

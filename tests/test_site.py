@@ -13,7 +13,7 @@ import pytest
 from processes import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("index", "formats", "records", "training", "gpu", "memory", "using", "results")
+PAGES = ("index", "formats", "records", "training", "gpu", "memory", "using", "features", "results")
 LATER_PAGES = ("security", "loader", "reliability", "differences", "api", "architecture")
 # Whatever a browser asks for without a click: scripts, pictures and frames, and the links of the head that are not just
 # addresses to tell (canonical, next, prev).
@@ -82,6 +82,8 @@ def test_the_python_api(site: Path) -> None:
         "inference.classifier.load",
         "inference.classifier.Classifier.classify",
         "inference.predict.Answer",
+        "inference.results.Results.to_frame",
+        "inference.fitting.fit",
         "errors.ResnetError",
         "networks.resnet.resnet",
         "networks.architecture.Architecture",

@@ -12,17 +12,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from resnet_v2.errors import ResnetError
     from resnet_v2.inference.classifier import Classifier, load
+    from resnet_v2.inference.fitting import fit
     from resnet_v2.inference.predict import Answer
+    from resnet_v2.inference.results import Answers, Results
     from resnet_v2.networks.resnet import resnet
 
 __version__ = "0.1.0"
-__all__ = ["Answer", "Classifier", "ResnetError", "__version__", "load", "resnet"]
+__all__ = ["Answer", "Answers", "Classifier", "ResnetError", "Results", "__version__", "fit", "load", "resnet"]
 
 # Where the names are; they are imported when they are first used, because PyTorch takes a second to import.
 _HOMES = {
     "Answer": "resnet_v2.inference.predict",
+    "Answers": "resnet_v2.inference.results",
     "Classifier": "resnet_v2.inference.classifier",
     "ResnetError": "resnet_v2.errors",
+    "Results": "resnet_v2.inference.results",
+    "fit": "resnet_v2.inference.fitting",
     "load": "resnet_v2.inference.classifier",
     "resnet": "resnet_v2.networks.resnet",
 }

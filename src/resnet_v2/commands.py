@@ -7,12 +7,14 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from resnet_v2 import console
-from resnet_v2.config import converting, forecast, packing, training, using
+from resnet_v2.config import averaging, converting, forecast, packing, training, using
+from resnet_v2.config import features as using_features
 from resnet_v2.errors import ResnetError
-from resnet_v2.networks.finding import find_checkpoint
+from resnet_v2.networks.finding import find_checkpoint, find_members
 
 
 def with_flags(sentence: object) -> str:
@@ -127,7 +129,7 @@ def evaluate(settings: using.EvaluateConfig) -> None:
     from resnet_v2.inference.predict import Predictor
 
     for prefix in settings.prefix:
-        find_checkpoint(prefix, settings.epoch)  # before the first of them is evaluated
+        find_members(prefix, settings.epoch)  # before the first of them is evaluated
     predictors = (
         Predictor.open(prefix, settings.epoch, settings.engine, settings.device, settings.gpus, settings.precision)
         for prefix in settings.prefix
@@ -184,6 +186,46 @@ def predict(settings: using.PredictConfig) -> int:
         shown = progress.over(predictions)
         form = "list" if settings.json else settings.format
         return 1 if output.print_all(shown, form, bool(predictor.header.tasks)) else 0
+
+
+def features(settings: using_features.FeaturesConfig) -> int:
+    from resnet_v2.inference import similar
+    from resnet_v2.inference.classifier import open_once
+    from resnet_v2.inference.features import Places, write_features
+
+    load = open_once(settings.prefix, settings.epoch, settings.device, settings.gpus)
+    places = Places(settings.images, load, settings.batch_size, settings.threads)
+    unreadable = places.unreadable
+    if settings.out is not None:
+        print(write_features(places, settings.out))
+        return 1 if places.unreadable else 0
+    if settings.neighbours:
+        among = Places(settings.among, load, settings.batch_size, settings.threads)
+        found: list[Any] = list(similar.neighbours(places, among, settings.neighbours))
+        unreadable = among.unreadable
+    else:
+        found = list(similar.duplicates(places, settings.duplicates))
+        least = f"a cosine of {settings.duplicates:g} or more to an earlier one"
+        console.say(f"{len(found)} of {places.count} have {least}")
+    if settings.json:
+        print(json.dumps([asdict(one) for one in found]))
+    else:
+        print(*found, sep="\n", end="\n" if found else "")
+    return 1 if places.unreadable + unreadable else 0
+
+
+def head(settings: using_features.HeadConfig) -> None:
+    from resnet_v2.inference.classifier import open_once
+    from resnet_v2.inference.head import make_head
+
+    load = open_once(settings.prefix, settings.epoch, settings.device, settings.gpus)
+    print(make_head(settings, load))
+
+
+def average(settings: averaging.AverageConfig) -> None:
+    from resnet_v2.inference.averaging import average as write
+
+    print(write(settings))
 
 
 def export(settings: using.ExportConfig) -> None:
@@ -269,6 +311,9 @@ COMMANDS = {
     "compare": (using.CompareConfig, compare),
     "predict": (using.PredictConfig, predict),
     "plot": (using.PlotConfig, plot),
+    "features": (using_features.FeaturesConfig, features),
+    "head": (using_features.HeadConfig, head),
+    "average": (averaging.AverageConfig, average),
     "export": (using.ExportConfig, export),
     "fetch": (using.FetchConfig, fetch),
     "card": (using.CardConfig, card),

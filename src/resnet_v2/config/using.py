@@ -75,7 +75,7 @@ class EvaluateConfig(_Sized):
     rec: Place
     """the .rec to evaluate on, several as a.rec,b.rec or 'val_*.rec', or its address such as s3://bucket/val.rec"""
     prefix: tuple[str, ...] = ("",)
-    """start of the checkpoint's name, such as model/resnet-cifar10-20; several give a table"""
+    """start of the checkpoint's name (model/resnet-cifar10-20); several: a table; a,b: their mean answer"""
     epoch: Epoch = None
     crop: Crop = ""
     resize: Resize = ""
@@ -126,7 +126,7 @@ class PredictConfig(OnGpus):
     img: tuple[str, ...]
     """image files, folders of them, .rec files or 'val_*.rec', or - for standard input: an image, or paths by line"""
     prefix: str = ""
-    """start of the checkpoint's name, such as model/resnet-cifar10-20 (default: the network that ships)"""
+    """start of the checkpoint's name (default: the network that ships); a,b: the mean answer of several"""
     epoch: Epoch = None
     gpus: Annotated[Gpu, arg(aliases=["--gpu"])] = "0"
     device: Device = ""

@@ -1,6 +1,7 @@
 """What runs a network: PyTorch, ONNX Runtime or OpenVINO. Each is imported only when it is asked for."""
 
 import os
+import threading
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -48,11 +49,22 @@ def onnx_of_checkpoint(prefix: str, epoch: Epoch | None) -> tuple[bytes, Header]
 
 
 class TorchEngine:
-    """PyTorch, on the CPU or a GPU; the network is left in the mode, training or evaluation, in which it was."""
+    """PyTorch, on the CPU or a GPU; the network is left in the mode, training or evaluation, in which it was.
+
+    Threads that ask at once wait for each other: the mode is the network's, so that one would change it under another.
+    """
 
     def __init__(self, network: "ResNet", device: "torch.device", precision: Precision = "float32") -> None:
         self.network, self.device = network.to(device), device
         self.where, self._autocast = f"torch on {device}", precision == "bfloat16"
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the lock, which no pickle can hold."""
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.Lock())
 
     def logits(self, images: Images) -> Logits:
         return self.run(self.network, images)
@@ -64,7 +76,8 @@ class TorchEngine:
         from resnet_v2.training.evaluate import evaluating
         from resnet_v2.training.feed import array_to_input
 
-        with evaluating(self.network), torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
+        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast)
+        with self._lock, evaluating(self.network), autocast:
             result: Logits = forward(array_to_input(images, self.device)).float().cpu().numpy()
         return result
 

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from resnet_v2.console import say
 from resnet_v2.data.jpeg import Image, decode
 from resnet_v2.data.record_names import names_records
-from resnet_v2.data.record_set import RecordSet, open_records
+from resnet_v2.data.record_set import Records, not_empty, open_records
 from resnet_v2.data.records import RecordReader
 from resnet_v2.errors import ResnetError
 from resnet_v2.inference.pictures import Picture
@@ -22,10 +25,15 @@ GIVE = "give image files, folders of them, .rec files, or -."
 
 @dataclass(frozen=True)
 class Named:
-    """A picture that has a name, read when it is needed."""
+    """A picture that has a name, read when it is needed; `record` says where its labels are, if it is in a record."""
 
     name: str
     read: Callable[[], Picture]
+    record: tuple[RecordReader, int] | None = None
+
+    def labelled(self) -> tuple[Picture, NDArray[np.float32] | None]:
+        """The picture, and the numbers that a record labels it with; None where it is in no record."""
+        return (self.read(), None) if self.record is None else _of_record(*self.record)
 
 
 def find_pictures(places: Sequence[str]) -> list[Named]:
@@ -46,7 +54,7 @@ def _at(place: str) -> Iterator[Named]:
         yield from _from_standard_input(sys.stdin.buffer.read())
         return
     if names_records(place):
-        yield from _of_records(open_records(place))
+        yield from _of_records(not_empty(open_records(place)))
         return
     path = as_path(place)
     if path.is_dir():
@@ -71,18 +79,23 @@ def _from_standard_input(data: bytes) -> Iterator[Named]:
         yield Named(STANDARD_INPUT, partial(bytes, data))
 
 
-def _of_records(records: RecordSet) -> Iterator[Named]:
+def _of_records(records: Records) -> Iterator[Named]:
     """The images of a set, each named by its file and the number of its record there."""
     for remark in records.remarks:
         say(remark)
     for ordinal in range(len(records)):
         reader, number = records.place(ordinal)
-        yield Named(f"{reader.path}#{number}", partial(_image_of, reader, number))
+        yield Named(f"{reader.path}#{number}", partial(_image_of, reader, number), (reader, number))
 
 
 def _image_of(reader: RecordReader, number: int) -> Image:
-    """The pixels as training and evaluation see them: an EXIF orientation does not turn a record's image."""
+    return _of_record(reader, number)[0]
+
+
+def _of_record(reader: RecordReader, number: int) -> tuple[Image, NDArray[np.float32]]:
+    """The pixels as training and evaluation see them, which no EXIF orientation turns, and the labels."""
     try:
-        return decode(reader.image(number)[1])
+        header, data = reader.image(number)
+        return decode(data), np.ravel(np.asarray(header.label, np.float32))
     except ValueError as error:
         raise ResnetError(f"{reader.path}#{number} is no readable image: {error}; pack the record again.") from None

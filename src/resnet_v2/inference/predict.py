@@ -1,10 +1,10 @@
 """Pictures -> class names and probabilities, with the preprocessing of evaluation."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypeVar, overload
 
 import cv2
 import numpy as np
@@ -18,15 +18,18 @@ from resnet_v2.data.loader import stored_side
 from resnet_v2.data.record_set import Records
 from resnet_v2.errors import ResnetError
 from resnet_v2.inference.engines import Engine, Images, OnnxEngine, OpenvinoEngine, TorchEngine, onnx_of_checkpoint
+from resnet_v2.inference.ensemble import Ensemble, agreed
 from resnet_v2.inference.evaluate import NO_NUMBER, judge
 from resnet_v2.inference.pictures import Picture, Several, View, prepare, several
 from resnet_v2.inference.places import STANDARD_INPUT, Named
 from resnet_v2.inference.tally import probabilities
 from resnet_v2.inference.verdicts import Verdicts
 from resnet_v2.machine import processors
+from resnet_v2.networks.finding import find_members
 from resnet_v2.networks.header import Header
 
 BATCH_SIZE = 32
+Loaded = TypeVar("Loaded")
 YES = 0.5  # the probability from which on a class of multi labels is named
 
 
@@ -90,8 +93,14 @@ class Predictor:
     ) -> "Predictor":
         """The predictor of a checkpoint, its BatchNorms folded; `device` and `gpus` say where PyTorch runs it.
 
-        ONNX Runtime and OpenVINO use the CPU. Raises ResnetError when the checkpoint or the engine is not there.
+        Of several, `a,b`, it answers with the mean of their probabilities. ONNX Runtime and OpenVINO use the CPU.
+        Raises ResnetError when a checkpoint or the engine is not there, and where checkpoints cannot answer as one.
         """
+        names = find_members(prefix, epoch)
+        if len(names) > 1:
+            members = [cls.open(name, epoch, engine, device, gpus, precision) for name in names]
+            alike = agreed([member.header for member in members], names)
+            return Predictor(Ensemble([member.engine for member in members], alike.labels), alike)
         if engine != "torch":
             model, header = onnx_of_checkpoint(prefix, epoch)
             kind = OnnxEngine if engine == "onnx" else OpenvinoEngine
@@ -121,7 +130,7 @@ class Predictor:
         return View(self.header.crop, self.header.resize)
 
     @overload
-    def classify(self, images: Several, top: int = 5) -> list[list[Answer]]: ...
+    def classify(self, images: Several, top: int = 5) -> Sequence[list[Answer]]: ...
     @overload
     def classify(self, images: NDArray[Any], top: int = 5) -> Any: ...
     @overload
@@ -155,23 +164,14 @@ class Predictor:
         )
 
     def _predictions(self, left: Iterator[Named], top: int, batch_size: int, threads: int) -> Iterator[Prediction]:
-        cv2.setNumThreads(0)  # the threads are ours; OpenCV's own would only fight with them
-        with ThreadPoolExecutor(threads, thread_name_prefix="pictures") as pool:
-
-            def begun() -> list[tuple[str, Future[Image | str]]]:
-                return [(named.name, pool.submit(self._load, named)) for named in islice(left, batch_size)]
-
-            now, ahead = begun(), begun()
-            while now:
-                loaded = [(name, future.result()) for name, future in now]
-                crops = [crop for _, crop in loaded if not isinstance(crop, str)]
-                found = iter(self._answers(np.stack(crops), top) if crops else ())
-                for name, crop in loaded:
-                    if isinstance(crop, str):
-                        yield Prediction(name, (), problem=crop)
-                    else:
-                        yield Prediction(name, next(found))
-                now, ahead = ahead, begun()
+        for loaded in loaded_batches(left, self._load, batch_size, threads):
+            crops = [crop for _, crop in loaded if not isinstance(crop, str)]
+            found = iter(self._answers(np.stack(crops), top) if crops else ())
+            for named, crop in loaded:
+                if isinstance(crop, str):
+                    yield Prediction(named.name, (), problem=crop)
+                else:
+                    yield Prediction(named.name, next(found))
 
     def judge(
         self,
@@ -224,6 +224,22 @@ class Predictor:
         for one in _best(row, len(row) if every else top):
             if labels.kind != "multi" or row[one] >= least:
                 yield Answer(one, self.header.name(one), float(row[one]))
+
+
+def loaded_batches(
+    left: Iterator[Named], load: Callable[[Named], Loaded], batch_size: int, threads: int
+) -> Iterator[list[tuple[Named, Loaded]]]:
+    """Pictures in batches, each with what `load` makes of it; threads make a batch ahead while the last one is used."""
+    cv2.setNumThreads(0)  # the threads are ours; OpenCV's own would only fight with them
+    with ThreadPoolExecutor(threads, thread_name_prefix="pictures") as pool:
+
+        def begun() -> list[tuple[Named, Future[Loaded]]]:
+            return [(named, pool.submit(load, named)) for named in islice(left, batch_size)]
+
+        now, ahead = begun(), begun()
+        while now:
+            yield [(named, future.result()) for named, future in now]
+            now, ahead = ahead, begun()
 
 
 def _best(shares: NDArray[np.float64], top: int) -> list[int]:

@@ -96,8 +96,7 @@ class _Multi(_Choice):
         self._scores = np.empty((images, labels.classes), np.float32)
 
     def add(self, places: Places, crops: Sequence[Logits], truth: NDArray[Any]) -> None:
-        exact = [crop.astype(np.float64) for crop in crops]
-        yes, no = (_mean([-np.logaddexp(0, sign * crop) for crop in exact]) for sign in (-1, 1))
+        yes, no = _yes_and_no(crops)
         self.loss -= float(np.where(truth > 0, yes, no).sum()) / self.classes
         odds = yes - no  # of one crop its logits: where probabilities are 1 to all digits, they still tell the order
         self._truth[places], self._scores[places] = truth > 0, odds
@@ -117,6 +116,23 @@ def _mean(logs: Sequence[Shares]) -> Shares:
     """Logarithms of the mean of several crops' probabilities."""
     with np.errstate(invalid="ignore"):
         return cast(Shares, np.logaddexp.reduce(logs, axis=0) - np.log(len(logs)))
+
+
+def _yes_and_no(crops: Sequence[Logits]) -> tuple[Shares, Shares]:
+    """Logarithms of the mean probabilities, of multi labels, that an image is of a class and that it is not."""
+    exact = [crop.astype(np.float64) for crop in crops]
+    yes, no = (_mean([-np.logaddexp(0, sign * crop) for crop in exact]) for sign in (-1, 1))
+    return yes, no
+
+
+def logits_of_mean(several: Sequence[Logits], labels: Labels) -> Logits:
+    """Logits of several networks (each n x classes) -> those whose `probabilities` are the mean of theirs."""
+    if labels.kind == "multi":
+        yes, no = _yes_and_no(several)
+        return (yes - no).astype(np.float32)
+    places = labels.places or (slice(None),)
+    means = [_mean([log_probabilities(one[:, place]) for one in several]) for place in places]
+    return np.concatenate(means, 1).astype(np.float32)
 
 
 def _before(shares: Shares, truth: Places) -> Places:

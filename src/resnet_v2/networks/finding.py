@@ -3,6 +3,7 @@
 No torch.
 """
 
+import contextlib
 import functools
 import operator
 import os
@@ -87,6 +88,28 @@ def find_checkpoint(prefix: str | Path, epoch: Epoch | None = None) -> Path:
     there = f"saved epochs are {', '.join(map(str, epochs))}" if epochs else f"there is {others}" if others else ""
     there = there or f"no checkpoint starts with {prefix}-"
     raise ResnetError(f"{candidates[0]} is missing: {there}; check the prefix and the epoch.")
+
+
+def find_members(prefix: str, epoch: Epoch | None = None) -> list[str]:
+    """`"a,b"`, several checkpoints that answer as one -> `["a", "b"]`; of a single one, whatever its name, itself.
+
+    Raises ResnetError as `find_checkpoint` does where one of them is not there.
+    """
+    names = [name.strip() for name in prefix.split(",") if name.strip()]
+    if len(names) > 1:
+        with contextlib.suppress(ResnetError):
+            find_checkpoint(prefix, epoch)  # its own name has a comma
+            return [prefix]
+    names = names if len(names) > 1 else [prefix]
+    for name in names:
+        find_checkpoint(name, epoch)
+    return names
+
+
+def refuse_taken(start: str) -> None:
+    """Raise ResnetError where START-0000.safetensors, which is no run's, would stand among the checkpoints of a run."""
+    if [number for number in saved_epochs(start) if number] or _unnumbered(start):
+        raise ResnetError(f"`out` {start} has the checkpoints of a run; give another name.")
 
 
 def _number(epoch: Epoch) -> int:
