@@ -1,0 +1,91 @@
+"""Labels that are most likely wrong: what a classifier thinks of pictures that it was not trained on."""
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_v2.console import Progress
+from resnet_v2.interchange.optional import package
+
+FOLDS = 5
+# A label is wrong where the classifier gives it less than the first and another class more than the second.
+LEAST_GIVEN, LEAST_SUGGESTED = 0.02, 0.4
+LEAST_C, C_PICTURES = (
+    0.01,
+    80,
+)  # how far the logistic regression may go: C is the second over the pictures, or the first
+MOST_STEPS = 500
+Shares = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class WrongLabel:
+    """A picture by its place, the class it is said to have, the one it most likely has, and the shares of both."""
+
+    index: int
+    given: int
+    suggested: int
+    given_probability: float
+    probability: float
+
+
+@dataclass(frozen=True)
+class Suspicions:
+    """What was found; `problem` says why nothing could be looked for, `left_out` which classes have too few pictures.
+
+    `accuracy` is the share of pictures of which the classifier, which had not seen them, says what their label says.
+    """
+
+    found: tuple[WrongLabel, ...] = ()
+    accuracy: float = 0.0
+    left_out: tuple[int, ...] = ()
+    problem: str = ""
+
+
+def find_wrong_labels(features: NDArray[np.float32], labels: NDArray[np.int64]) -> Suspicions:
+    """The labels (n) that are most likely wrong, the most certain first, by a network's features (n x filters).
+
+    Northcutt et al., "Confident Learning", arXiv 1911.00068: out-of-fold probabilities, here of a logistic regression
+    in 5 folds, and cleanlab's order by self-confidence, the probability of the given label.
+    """
+    classes, counts = np.unique(labels, return_counts=True)
+    enough, few = classes[counts >= FOLDS], tuple(classes[counts < FOLDS].tolist())
+    if len(enough) < 2:
+        return Suspicions(left_out=few, problem=f"it takes two classes of {FOLDS} pictures or more")
+    kept = np.flatnonzero(np.isin(labels, enough))
+    places = np.searchsorted(enough, labels[kept])
+    shares = out_of_fold(features[kept], places, len(enough))
+    accuracy = float((shares.argmax(1) == places).mean())
+    issues = package("cleanlab.filter", "inspect").find_label_issues(
+        places, shares, filter_by="predicted_neq_given", return_indices_ranked_by="self_confidence", n_jobs=1
+    )
+    found = [_wrong(int(kept[one]), enough, int(places[one]), shares[one]) for one in issues]
+    certain = [one for one in found if one.given_probability < LEAST_GIVEN and one.probability >= LEAST_SUGGESTED]
+    return Suspicions(tuple(certain), accuracy, few)
+
+
+def _wrong(index: int, classes: NDArray[np.int64], given: int, shares: Shares) -> WrongLabel:
+    suggested = int(shares.argmax())
+    return WrongLabel(
+        index, int(classes[given]), int(classes[suggested]), float(shares[given]), float(shares[suggested])
+    )
+
+
+def out_of_fold(features: NDArray[np.float32], labels: NDArray[np.int64], classes: int) -> Shares:
+    """n x classes probabilities, each picture's by a logistic regression that was trained on the other folds."""
+    linear, folding = package("sklearn.linear_model", "inspect"), package("sklearn.model_selection", "inspect")
+    # Threads of a matrix product this small wait for each other most of the time, on a busy machine ten times as long.
+    limit = package("threadpoolctl", "inspect").threadpool_limits
+    shares = np.zeros((len(labels), classes))
+    with limit(1), warnings.catch_warnings(), Progress("wrong labels", FOLDS, "fold") as told:
+        warnings.filterwarnings("ignore", message="lbfgs failed to converge")  # near enough, for an order
+        for train, held_out in folding.StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(features, labels):
+            mean, deviation = features[train].mean(0), features[train].std(0)
+            deviation = np.where(deviation > 0, deviation, 1)
+            its = linear.LogisticRegression(C=max(LEAST_C, C_PICTURES / len(train)), max_iter=MOST_STEPS)
+            its.fit((features[train] - mean) / deviation, labels[train])
+            shares[held_out] = its.predict_proba((features[held_out] - mean) / deviation)
+            told.update(1)
+    return shares
