@@ -1,6 +1,5 @@
 """The Python API: a trained network that takes pictures in any form."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np

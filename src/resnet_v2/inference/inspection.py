@@ -33,7 +33,8 @@ class Confusion:
 class Inspection:
     """All that was found. `counts` (sets x classes) are pictures.
 
-    Answers are those about the set `answered`, the last one; `silence` says why there are none.
+    Answers are those about the set `answered`, the last one; `silence` says why there are none. `trained`: the network
+    was trained on these very pictures, and is more often right about them than about others.
     """
 
     network: Header
@@ -49,6 +50,7 @@ class Inspection:
     confusions: tuple[Confusion, ...] = ()
     calibration: Calibration | None = None
     uncalibrated: str = ""
+    trained: bool = False
 
     def name(self, label: int) -> str:
         """What a class is called; its number where it has no name."""
@@ -129,11 +131,13 @@ def _with_answers(found: Inspection) -> Inspection:
     shares = probabilities(logits / np.float32(found.network.temperature))
     confusions = tuple(_confusions(its, shares, labels))
     error = 100 * float((shares.argmax(1) != labels).mean())
+    trained = looked.sets[found.answered].was_trained_on(found.network.training.get("data", {}))
+    found = replace(found, error=error, confusions=confusions, trained=trained)
     try:
         measured = calibration.calibrate(logits, labels, found.network.temperature)
     except ResnetError as problem:
-        return replace(found, error=error, confusions=confusions, uncalibrated=str(problem))
-    return replace(found, error=error, confusions=confusions, calibration=measured)
+        return replace(found, uncalibrated=str(problem))
+    return replace(found, calibration=measured)
 
 
 def _confusions(

@@ -17,6 +17,7 @@ MARK = '<meta name="generator" content="resnet-v2 inspect">'
 THUMBNAIL_SIDE, QUALITY = 120, 85  # pixels of the shorter side, at most
 SMALL_SIDE = 100  # pixels below which the page shows each of them
 WRONG_SHOWN, GROUPS_SHOWN, MEMBERS_SHOWN, ODD_SHOWN, PAIRS_SHOWN, CONFUSED_SHOWN, BAD_SHOWN = 60, 20, 6, 12, 8, 6, 50
+TRAINED = "The network was trained on these pictures: about others it is less often right. Give --val."
 ODD_KINDS = {
     "blurred": "Blurred: less sharp than the others",
     "flat": "Flat: less contrast than the others",
@@ -145,6 +146,7 @@ def _odd(found: Inspection) -> Section:
     body = _paragraph(
         "Pictures more than 3.5 deviations from the middle of their set, by what can be measured of them."
     )
+    body += _more(len(found.odd), len(found.odd))
     for kind, title in ODD_KINDS.items():
         if its := by_kind.get(kind):
             shown = [(one.index, found.name(int(found.looked.labels[one.index])), "") for one in its[:ODD_SHOWN]]
@@ -165,6 +167,8 @@ def _calibration(found: Inspection) -> Section:
     )
     if its.error_after >= its.error_before:
         words += " Here it does not help: leave the network as it is."
+    if found.trained:
+        words += f" {TRAINED}"
     diagrams = _diagram(its.bins_before, "As it answers now") + _diagram(its.bins_after, "With the temperature")
     body = _paragraph(words) + f'<div class="diagrams">{diagrams}</div>' + _bins(its.bins_before, its.bins_after)
     return "calibration", "Calibration", f"{100 * its.error_before:.1f}", body
@@ -217,6 +221,8 @@ def _confusions(found: Inspection) -> Section:
         return "confusions", "Confusions", "-", _paragraph(f"They are not counted: {found.silence}")
     wrong = sum(len(one.pictures) for one in found.confusions)
     words = f"What the network takes for another class: {wrong} pictures, a top-1 error of {found.error:.2f} %."
+    if found.trained:
+        words += f" {TRAINED}"
     body = _paragraph(words) + _more(len(found.confusions), PAIRS_SHOWN)
     for one in found.confusions[:PAIRS_SHOWN]:
         title = f"{found.name(one.given)} taken for {found.name(one.taken)}: {len(one.pictures)}"
@@ -295,6 +301,8 @@ def _table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> 
 
 
 def _more(count: int, shown: int) -> str:
+    if not count:
+        return _paragraph("None was found.")
     return _paragraph(f"The first {shown} of {count}; --json prints them all.") if count > shown else ""
 
 

@@ -37,6 +37,7 @@ def as_json(found: Inspection) -> dict[str, Any]:
             for label in range(found.counts.shape[1])
         ],
         "findings": findings,
+        "trained_on": found.trained,
         "top1_error": found.error,
         "confusions": [
             {"label": one.given, "taken_for": one.taken, "pictures": len(one.pictures)} for one in found.confusions
@@ -62,7 +63,8 @@ def text(found: Inspection, settings: InspectConfig) -> str:
         f"odd pictures  {len({one.index for one in found.odd})}",
     ]
     if found.error is not None:
-        lines.append(f"top-1 error   {found.error:.2f} %")
+        seen = " on pictures that it was trained on" if found.trained else ""
+        lines.append(f"top-1 error   {found.error:.2f} %{seen}")
     if its is not None:
         lines.append(
             f"calibration   off by {100 * its.error_before:.2f} points, "
@@ -72,6 +74,6 @@ def text(found: Inspection, settings: InspectConfig) -> str:
     lines.append(f"page          {printable(str(settings.out))}")
     if settings.calibrate is not None:
         lines.append(f"network       {printable(str(settings.calibrate))}, with its temperature")
-    elif its is not None and its.error_after < its.error_before:
+    elif its is not None and its.error_after < its.error_before and not found.trained:
         lines.append("next          --calibrate OUT.safetensors writes the network with this temperature")
     return "\n".join(lines)

@@ -1,5 +1,6 @@
 """Pictures that have one class each: those of records, and those of class folders."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -17,6 +18,7 @@ from resnet_v2.errors import ResnetError
 from resnet_v2.files import read_bytes
 from resnet_v2.packing.class_folders import find_classes
 from resnet_v2.packing.photos import read_upright
+from resnet_v2.training.ownership import fingerprint, is_another
 
 
 class At(NamedTuple):
@@ -41,6 +43,9 @@ class Labelled(Protocol):
 
     def at(self, number: int) -> At:
         """Where a picture is."""
+
+    def was_trained_on(self, data: Mapping[str, str]) -> bool:
+        """Whether these are the pictures of a run's first record, that of its training; `data` as its header has it."""
 
     def read(self, number: int) -> tuple[int, Image]:
         """The class and the pixels (H x W x 3, uint8, RGB) of a picture; ResnetError when it cannot be read."""
@@ -73,6 +78,11 @@ class OfRecords:
         except ValueError as error:
             raise ResnetError(f"{at} is no readable image: {error}; pack the record again.") from None
 
+    def was_trained_on(self, data: Mapping[str, str]) -> bool:
+        """See `Labelled.was_trained_on`."""
+        (mine,) = fingerprint([self._records]).values()
+        return bool(data) and not is_another(next(iter(data.values())), mine)
+
     def _refuse_several_labels(self) -> None:
         try:
             header, _ = self._records.image(0)
@@ -102,6 +112,10 @@ class OfFolders:
 
     def at(self, number: int) -> At:
         return At(self._root / self._path(int(self._images[number])), None)
+
+    def was_trained_on(self, data: Mapping[str, str]) -> bool:
+        """See `Labelled.was_trained_on`; a run trains on records."""
+        return False
 
     def read(self, number: int) -> tuple[int, Image]:
         file = self.at(number).file

@@ -1,6 +1,7 @@
 """Pictures that are not like the others of their set: blurred, dark, narrow, grey, or of other things."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,4 +75,4 @@ def distances(features: NDArray[np.float32]) -> Values:
     )
     apart, _ = nearest.fit(scaled[drawn]).kneighbors(scaled)
     # A picture that was drawn finds itself at a distance of 0; the farthest of those found is a neighbour in any case.
-    return np.log1p(apart[:, 1:].mean(1, dtype=np.float64))
+    return cast(Values, np.log1p(apart[:, 1:].mean(1, dtype=np.float64)))
