@@ -1,4 +1,4 @@
-"""How many labels, made wrong on purpose, `resnet-v2 inspect` finds, and what a temperature does to a network's answers.
+"""How many labels, made wrong on purpose, `resnet-v2 inspect` finds, and what a temperature does to the answers.
 
     python benchmarks/inspection.py cifar10_val.rec
 
@@ -40,13 +40,14 @@ def main() -> None:
         found = {one.index for one in find_wrong_labels(looked.features, given).found}
         right = len(found & set(changed.tolist()))
         print(
-            f"seed {seed}: {len(changed)} made wrong, {len(found)} found: {100 * right / len(changed):.1f} % of them at "
-            f"{100 * right / max(1, len(found)):.1f} % precision, {time.perf_counter() - begun:.0f} s"
+            f"seed {seed}: {len(changed)} made wrong, {len(found)} found: {100 * right / len(changed):.1f} % of them "
+            f"at {100 * right / max(1, len(found)):.1f} % precision, {time.perf_counter() - begun:.0f} s"
         )
     its = calibrate(looked.logits, labels, 1.0)
     print(
         f"temperature {its.temperature:.3f}: calibration error {100 * its.error_before:.2f} -> "
-        f"{100 * its.error_after:.2f} points, loss {its.loss_before:.4f} -> {its.loss_after:.4f}, {its.pictures} pictures"
+        f"{100 * its.error_after:.2f} points, loss {its.loss_before:.4f} -> {its.loss_after:.4f}, "
+        f"{its.pictures} pictures"
     )
 
 

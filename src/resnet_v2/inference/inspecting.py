@@ -39,8 +39,8 @@ def _temperature(found: Inspection) -> float:
         raise ResnetError(f"No temperature is written: {found.silence or found.uncalibrated}")
     if found.trained:
         raise ResnetError(
-            "No temperature is written: the network was trained on these pictures, about which it is too certain by "
-            "right; give others as `val`."
+            "No temperature is written: the network was trained on these pictures, and is surer of them than of "
+            "others; give others as `val`."
         )
     if its.error_after >= its.error_before:
         before, after = (f"{100 * error:.2f}" for error in (its.error_before, its.error_after))
