@@ -17,7 +17,6 @@ import resnet_v2
 from conftest import Run, picture
 from processes import PATIENCE_SECONDS
 from resnet_v2.data.jpeg import decode, encode
-from resnet_v2.data.labels import Labels
 from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
 from resnet_v2.errors import ResnetError
 from resnet_v2.inference import calibration, inspection_page
@@ -30,7 +29,7 @@ from resnet_v2.interchange.mxnet import read_checkpoint as read_params
 from resnet_v2.networks import weights
 from resnet_v2.networks.header import Header, read_header
 
-WRONG = range(0, 100, 20)
+WRONG = range(0, 100, 21)  # of all four classes
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
@@ -62,7 +61,7 @@ def noisy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images = [
         (float((number + 2 * (number in WRONG)) % 4), encode(one, ".png", 3)) for number, one in enumerate(pixels)
     ]
-    images += [images[7], (images[7][0], encode(pixels[7], ".jpg", 90)), (0.0, encode(pixels[8] // 40, ".png", 3))]
+    images += [images[7], (images[7][0], encode(pixels[7], ".jpg", 90)), (0.0, encode(pixels[8] // 60, ".png", 3))]
     images += [(1.0, encode(np.zeros((1, 1, 3), np.uint8), ".png", 3)), (2.0, b"no picture")]
     return write_record(tmp_path_factory.mktemp("noisy") / "noisy.rec", images)
 
@@ -96,7 +95,7 @@ def test_labels_that_are_wrong(findings: tuple[dict[str, Any], str], noisy: Path
         assert one["file"] == str(noisy)
         assert one["label"] == reader.image(one["record"])[0].label
         assert one["suggested"] == (one["label"] + 2) % 4
-        assert one["given_probability"] < 0.02 < 0.4 <= one["probability"]
+        assert one["given_probability"] < 0.1 < 0.4 <= one["probability"]
 
 
 def test_doubles_odd_pictures_and_unreadable_ones(findings: tuple[dict[str, Any], str]) -> None:
@@ -105,7 +104,7 @@ def test_doubles_odd_pictures_and_unreadable_ones(findings: tuple[dict[str, Any]
     (group,) = (one for one in of_kind(found, "double") if 7 in [its["record"] for its in one["pictures"]])
     assert [its["record"] for its in group["pictures"]] == [7, 300, 301]
     assert (group["exact"], group["across"]) == (False, False)
-    assert 302 in [one["record"] for one in of_kind(found, "dark")]
+    assert 302 in [one["record"] for one in of_kind(found, "flat")]
     assert [one["record"] for one in of_kind(found, "small")] == [303]
     (broken,) = of_kind(found, "unreadable")
     assert (broken["record"], "is no readable image" in broken["problem"]) == (304, True)
@@ -236,8 +235,7 @@ def test_without_cleanlab_the_extra_is_named(
 
 def test_a_network_of_several_labels_is_refused(trained: str, noisy: Path, tmp_path: Path, run: Run) -> None:
     path, header, tensors = weights.read_checkpoint(trained)
-    labels = Labels(10, "multi")
-    weights.save(tmp_path / path.name, tensors, replace(header, label_kind=labels.kind))
+    weights.save(tmp_path / path.name, tensors, replace(header, label_kind="multi"))
     status, _, err = run("inspect", noisy, "--prefix", tmp_path / path.stem, "--out", tmp_path / "p.html")
     assert (status, "was trained with --labels multi" in err) == (2, True)
 
@@ -309,7 +307,7 @@ def test_the_temperature_is_the_same_for_everybody(
     powers = np.array([one.probability for one in before]) ** (1 / 2.5)  # softmax(z / T) of softmax(z)
     assert np.allclose([one.probability for one in after], powers / powers.sum(), rtol=1e-4)
     for engine in ("torch", "onnx", "openvino"):
-        answers = Predictor.open(calibrated, engine=engine).classify(image, 10)  # type: ignore[arg-type]
+        answers = Predictor.open(calibrated, engine=engine).classify(image, 10)
         assert np.allclose([one.probability for one in answers], [one.probability for one in after], atol=1e-5), engine
     status, out, _ = run("predict", "--prefix", calibrated, "--img", image, "--gpus", "", "--json")
     assert (status, json.loads(out)[0]["top"][0]["probability"]) == (0, pytest.approx(after[0].probability))
@@ -351,7 +349,7 @@ def test_an_export_of_before_is_not_used(trained: str, tmp_path: Path, digits: P
     shutil.copy(f"{trained}-0004.safetensors", path)
     assert run("export", "--prefix", tmp_path / "m", "--to", "onnx")[0] == 0
     calibration.write_temperature(str(tmp_path / "m"), None, 2.5, path)
-    ours, theirs = (Predictor.open(str(tmp_path / "m"), engine=one).classify(image)[0] for one in ("torch", "onnx"))  # type: ignore[arg-type]
+    ours, theirs = (Predictor.open(str(tmp_path / "m"), engine=one).classify(image)[0] for one in ("torch", "onnx"))
     assert theirs.probability == pytest.approx(ours.probability, abs=1e-5)
 
 
@@ -472,6 +470,18 @@ def test_wrong_labels_with_a_class_of_few_pictures() -> None:
     assert [(one.index, one.given, one.suggested) for one in its.found] == [(5, 1, 0)]
     assert its.left_out == (7,)
     assert its.accuracy == pytest.approx(79 / 80)
+
+
+def test_many_labels_of_one_class_that_are_wrong_in_the_same_way() -> None:
+    """A tenth of a class is called another one, which the classifier learns; some are found all the same."""
+    rng = np.random.default_rng(0)
+    truth = np.repeat([0, 1, 2], 100)
+    features = (rng.normal(0, 0.5, (300, 4)) + 3 * np.eye(4)[truth]).astype(np.float32)
+    labels = truth.copy()
+    labels[:10] = 1
+    found = {one.index for one in find_wrong_labels(features, labels).found}
+    assert len(found & set(range(10))) >= 3
+    assert len(found - set(range(10))) <= 1
 
 
 def test_a_strip_has_a_thumbnail() -> None:

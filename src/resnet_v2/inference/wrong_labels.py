@@ -10,7 +10,9 @@ from resnet_v2.console import Progress
 from resnet_v2.interchange.optional import package
 
 FOLDS = 5
-# A label is wrong where the classifier gives it less than the first and another class more than the second.
+# A label is wrong where the classifier gives it less than the first and another class more than the second. Where many
+# pictures of that other class have the same wrong label, the classifier learns it: there, no more than half of its
+# pictures get is little too.
 LEAST_GIVEN, LEAST_SUGGESTED = 0.02, 0.4
 LEAST_C, C_PICTURES = (
     0.01,
@@ -61,9 +63,21 @@ def find_wrong_labels(features: NDArray[np.float32], labels: NDArray[np.int64]) 
     issues = package("cleanlab.filter", "inspect").find_label_issues(
         places, shares, filter_by="predicted_neq_given", return_indices_ranked_by="self_confidence", n_jobs=1
     )
-    found = [_wrong(int(kept[one]), enough, int(places[one]), shares[one]) for one in issues]
-    certain = [one for one in found if one.given_probability < LEAST_GIVEN and one.probability >= LEAST_SUGGESTED]
+    little = np.maximum(LEAST_GIVEN, typical(shares, places))
+    certain = [
+        _wrong(int(kept[one]), enough, int(places[one]), shares[one])
+        for one in issues
+        if shares[one, places[one]] <= little[shares[one].argmax(), places[one]]
+        and shares[one].max() >= LEAST_SUGGESTED
+    ]
     return Suspicions(tuple(certain), accuracy, few)
+
+
+def typical(shares: Shares, labels: NDArray[np.int64]) -> Shares:
+    """classes x classes: what the pictures of a class (row), rightly told, get for another (column), in the median."""
+    right = shares.argmax(1) == labels
+    rows = [shares[right & (labels == label)] for label in range(shares.shape[1])]
+    return np.stack([np.median(row, axis=0) if len(row) else np.zeros(shares.shape[1]) for row in rows])
 
 
 def _wrong(index: int, classes: NDArray[np.int64], given: int, shares: Shares) -> WrongLabel:
