@@ -35,6 +35,7 @@ NEEDED: dict[str, list[str]] = {
     "plan": ["plan"],
     "evaluate": ["evaluate", "--rec", "REC", "--device", "cpu"],
     "compare": ["compare", "a", "b", "--rec", "REC", "--device", "cpu"],
+    "inspect": ["inspect", "REC", "--device", "cpu"],
     "predict": ["predict", "--img", "PIC", "--device", "cpu"],
     "plot": ["plot", "--logs", "LOG"],
     "features": ["features", "IMG", "--device", "cpu"],

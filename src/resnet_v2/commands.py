@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from resnet_v2 import console
-from resnet_v2.config import averaging, converting, forecast, packing, training, using
+from resnet_v2.config import averaging, converting, forecast, inspecting, packing, training, using
 from resnet_v2.config import features as using_features
 from resnet_v2.errors import ResnetError
 from resnet_v2.networks.finding import find_checkpoint, find_members
@@ -170,6 +170,14 @@ def compare(settings: using.CompareConfig) -> None:
     print(comparisons.compare(rows, len(pairs)))
 
 
+def inspect(settings: inspecting.InspectConfig) -> None:
+    from resnet_v2.inference import inspection_words
+    from resnet_v2.inference.inspecting import inspect as find
+
+    found = find(settings)
+    print(json.dumps(inspection_words.as_json(found)) if settings.json else inspection_words.text(found, settings))
+
+
 def predict(settings: using.PredictConfig) -> int:
     from resnet_v2.inference import output
     from resnet_v2.inference.places import find_pictures
@@ -309,6 +317,7 @@ COMMANDS = {
     "recipes": (forecast.RecipesConfig, list_recipes),
     "evaluate": (using.EvaluateConfig, evaluate),
     "compare": (using.CompareConfig, compare),
+    "inspect": (inspecting.InspectConfig, inspect),
     "predict": (using.PredictConfig, predict),
     "plot": (using.PlotConfig, plot),
     "features": (using_features.FeaturesConfig, features),

@@ -152,8 +152,14 @@ def _summary(header: Header, network: ResNet) -> str:
         f"A residual network of {architecture.depth} layers{width} ({PAPERS[architecture.version]}), "
         f"{STEMS[architecture.stem]}, {parameters / 1e6:.2f} million parameters, {architecture.classes} classes"
         f"{ANSWERS[header.label_kind]}, epoch {header.epoch}. It takes raw RGB from 0 to 255: the shorter side "
-        f"{header.resize} pixels, the centre {header.crop} x {header.crop}."
+        f"{header.resize} pixels, the centre {header.crop} x {header.crop}.{_calibrated(header)}"
     )
+
+
+def _calibrated(header: Header) -> str:
+    if header.temperature == 1:
+        return ""
+    return f" It is calibrated: probabilities are the softmax of its logits divided by {header.temperature:g}."
 
 
 def _results(errors: dict[str, float], data: str) -> str:
@@ -216,6 +222,7 @@ def _config(header: Header) -> dict[str, object]:
         "num_classes": header.architecture.classes,
         **({} if header.label_kind == "class" else {"labels": str(header.labels)}),
         "input": {"channels": "RGB", "range": [0, 255], "resize": header.resize, "crop": header.crop},
+        **({} if header.temperature == 1 else {"temperature": header.temperature}),
         "errors": dict(header.errors),
         "id2label": names,
     }

@@ -3,7 +3,6 @@
 import functools
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -49,7 +48,8 @@ class Classifier(Predictor):
         if self.network.fc1 is self._described:
             return self._header
         its = self.network.architecture
-        return replace(self._header, architecture=its, class_names=(), errors={}, label_kind="class", tasks=())
+        told = self._header
+        return Header(its, told.epoch, told.resize, told.crop, training=told.training)
 
     @header.setter
     def header(self, header: Header) -> None:

@@ -48,6 +48,16 @@ def onnx_of_checkpoint(prefix: str, epoch: Epoch | None) -> tuple[bytes, Header]
     return onnx_of(network, header, path), header
 
 
+class Calibrated:
+    """An engine whose logits are divided by the temperature of a network's header; by 1 they stay as they are."""
+
+    def __init__(self, engine: Engine, temperature: float) -> None:
+        self.where, self._engine, self._temperature = engine.where, engine, np.float32(temperature)
+
+    def logits(self, images: Images) -> Logits:
+        return self._engine.logits(images) / self._temperature
+
+
 class TorchEngine:
     """PyTorch, on the CPU or a GPU; the network is left in the mode, training or evaluation, in which it was.
 

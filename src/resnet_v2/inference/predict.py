@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal, TypeVar, overload
 
@@ -17,7 +17,15 @@ from resnet_v2.data.jpeg import Image
 from resnet_v2.data.loader import stored_side
 from resnet_v2.data.record_set import Records
 from resnet_v2.errors import ResnetError
-from resnet_v2.inference.engines import Engine, Images, OnnxEngine, OpenvinoEngine, TorchEngine, onnx_of_checkpoint
+from resnet_v2.inference.engines import (
+    Calibrated,
+    Engine,
+    Images,
+    OnnxEngine,
+    OpenvinoEngine,
+    TorchEngine,
+    onnx_of_checkpoint,
+)
 from resnet_v2.inference.ensemble import Ensemble, agreed
 from resnet_v2.inference.evaluate import NO_NUMBER, judge
 from resnet_v2.inference.pictures import Picture, Several, View, prepare, several
@@ -100,11 +108,12 @@ class Predictor:
         if len(names) > 1:
             members = [cls.open(name, epoch, engine, device, gpus, precision) for name in names]
             alike = agreed([member.header for member in members], names)
-            return Predictor(Ensemble([member.engine for member in members], alike.labels), alike)
+            return Predictor(Ensemble([member.calibrated for member in members], alike.labels), alike)
         if engine != "torch":
             model, header = onnx_of_checkpoint(prefix, epoch)
             kind = OnnxEngine if engine == "onnx" else OpenvinoEngine
-            return Predictor(kind(model, precision), header, prefix)
+            # An export divides its logits by the temperature itself.
+            return Predictor(kind(model, precision), replace(header, temperature=1.0), prefix)
         from resnet_v2.interchange.folding import folded
         from resnet_v2.networks import weights
         from resnet_v2.training.distributed import choose_device
@@ -123,6 +132,11 @@ class Predictor:
     def class_names(self) -> tuple[str, ...]:
         """One name per class, or none."""
         return self.header.class_names
+
+    @property
+    def calibrated(self) -> Engine:
+        """What answers with logits whose softmax are the probabilities: the engine, its logits over the temperature."""
+        return Calibrated(self.engine, self.header.temperature)
 
     @property
     def view(self) -> View:
@@ -190,7 +204,7 @@ class Predictor:
             if side >= 2 * self.header.resize:
                 raise ResnetError(f"{reader.path} {found}; give `resize` {self.header.resize}, or pack it so.")
             say(f"warning: {reader.path} {found}; a resize to {self.header.resize} sees the same.")
-        return judge(self.engine, reader, view, self.header.labels, batch_size, workers, on_error)
+        return judge(self.calibrated, reader, view, self.header.labels, batch_size, workers, on_error)
 
     def _crops(self, images: Several | NDArray[Any]) -> Iterator[Images]:
         for start in range(0, len(images), BATCH_SIZE):
@@ -207,7 +221,7 @@ class Predictor:
         """What `classify` says of every crop; among equals the lower class comes first. `least`: of multi labels the
         probability from which on a class is named.
         """
-        shares = probabilities(self.engine.logits(crops), self.header.labels)
+        shares = probabilities(self.calibrated.logits(crops), self.header.labels)
         if not np.isfinite(shares).all():
             raise ResnetError(NO_NUMBER)
         return [tuple(self._of_row(row, top, least)) for row in shares]

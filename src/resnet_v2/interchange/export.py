@@ -14,7 +14,7 @@ from resnet_v2.config.using import Epoch
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import replacing, sha256
 from resnet_v2.interchange import mxnet
-from resnet_v2.interchange.folding import folded
+from resnet_v2.interchange.folding import folded, with_temperature
 from resnet_v2.interchange.optional import package
 from resnet_v2.networks import weights
 from resnet_v2.networks.finding import SHIPPED, exported_path, split_path
@@ -47,11 +47,14 @@ def export(prefix: str, epoch: Epoch | None, to: Format, out: str = "") -> str:
     - gluon: the same two as the network of Gluon's model zoo, by Gluon's names, for images normalised as there
     - safetensors: OUT-NNNN.safetensors without the optimiser's momentum
 
-    ONNX and torch have their BatchNorms folded, and their logits are compared with the network's before the file
-    appears; ResnetError when they differ by more than 1e-4 of the largest.
+    Logits of all but safetensors are divided by the temperature of the checkpoint's header. ONNX and torch have their
+    BatchNorms folded, and their logits are compared with the network's before the file appears; ResnetError when they
+    differ by more than 1e-4 of the largest.
     """
     path, header, tensors = weights.read_checkpoint(prefix, epoch)
     network, header = weights.build(path, header, tensors), replace(header, training={})
+    if to != "safetensors":
+        network, header = with_temperature(network, header)
     start, number = split_path(path)
     start = out or (Path(start).name if path.parent == SHIPPED else start)
     if not Path(start).name or start.endswith(("/", "\\")):
@@ -81,7 +84,8 @@ def export(prefix: str, epoch: Epoch | None, to: Format, out: str = "") -> str:
 
 
 def onnx_of(network: ResNet, header: Header, path: Path) -> bytes:
-    """The network of a checkpoint as an ONNX model, its BatchNorms folded; it names the checkpoint's SHA-256.
+    """The network of a checkpoint as an ONNX model, its BatchNorms and its temperature folded; it names the
+    checkpoint's SHA-256.
 
     A ResnetError says so when onnx is not installed, and when the network is too large for the format.
     """
@@ -90,6 +94,7 @@ def onnx_of(network: ResNet, header: Header, path: Path) -> bytes:
         raise ResnetError(f"{path} has {size} bytes of weights; an ONNX file holds no more than {LARGEST_ONNX_BYTES}.")
     from resnet_v2.interchange.onnx_graph import onnx_model
 
+    network, header = with_temperature(network, header)
     return onnx_model(folded(network), header, sha256(path))
 
 

@@ -1,11 +1,13 @@
-"""BatchNorms behind a convolution become part of it: the same numbers with fewer operations."""
+"""What becomes part of a layer: BatchNorms of the convolution before them, the temperature of the last layer."""
 
 import copy
+from dataclasses import replace
 
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from resnet_v2.networks.header import Header
 from resnet_v2.networks.resnet import ResNet
 
 
@@ -23,3 +25,17 @@ def folded(network: ResNet) -> ResNet:
             setattr(owner, convolution, fuse_conv_bn_eval(getattr(owner, convolution), getattr(owner, norm)))
             setattr(owner, norm, nn.Identity())
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+@torch.no_grad()
+def with_temperature(network: ResNet, header: Header) -> tuple[ResNet, Header]:
+    """A network whose own logits are divided by the header's temperature, for systems that know none, and its header.
+
+    The same network where the temperature is 1, else a copy.
+    """
+    if header.temperature == 1:
+        return network, header
+    network = copy.deepcopy(network)
+    for parameter in network.fc1.parameters():
+        parameter.div_(header.temperature)
+    return network, replace(header, temperature=1.0)

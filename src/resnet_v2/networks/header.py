@@ -29,7 +29,8 @@ class Header:
     `resize` and `crop` are the evaluation preprocessing in pixels: shorter side, then the centre. `class_names` has one
     line per class, or is empty. `errors` holds measured figures in percent, such as `top1_error`. `training` is what
     the trainer needs to go on: settings and position. `label_kind` and `tasks` are those of `Labels`: the logits are
-    one choice, a yes or no for every class, or a choice for each task, one task behind the other.
+    one choice, a yes or no for every class, or a choice for each task, one task behind the other. Logits are divided by
+    `temperature` before they become probabilities; 1: the network is not calibrated.
     """
 
     architecture: Architecture
@@ -41,6 +42,7 @@ class Header:
     training: Mapping[str, Any] = field(default_factory=dict, repr=False)
     label_kind: LabelKind = "class"
     tasks: tuple[int, ...] = ()
+    temperature: float = 1.0
 
     @classmethod
     def of_epoch(
@@ -58,9 +60,10 @@ class Header:
         )
 
     def to_json(self) -> str:
-        """The header as one line of JSON; of one class for each image as older programs know it."""
+        """The header as one line of JSON; of one class for each image, not calibrated, as older programs know it."""
         fields = asdict(self)
-        for name in (name for name, usual in (("label_kind", "class"), ("tasks", ())) if fields[name] == usual):
+        newer = (("label_kind", "class"), ("tasks", ()), ("temperature", 1.0))
+        for name in (name for name, usual in newer if fields[name] == usual):
             del fields[name]
         return json.dumps(fields)
 
@@ -97,6 +100,8 @@ class Header:
             raise ValueError("tasks that have no classes")
         if self.tasks and sum(self.tasks) != self.architecture.classes:
             raise ValueError(f"tasks of {sum(self.tasks)} classes for {self.architecture.classes}")
+        if type(self.temperature) not in (int, float) or not 0 < self.temperature < float("inf"):
+            raise ValueError(f"temperature {self.temperature!r}")
         check_training(self.training)
 
     @property
