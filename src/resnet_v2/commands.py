@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from resnet_v2 import console
-from resnet_v2.config import converting, forecast, packing, training, using
+from resnet_v2.config import converting, forecast, packing, quantizing, training, using
 from resnet_v2.errors import ResnetError
 from resnet_v2.networks.finding import find_checkpoint
 
@@ -192,6 +192,12 @@ def export(settings: using.ExportConfig) -> None:
     print(write(settings.prefix, settings.epoch, settings.to, settings.out))
 
 
+def quantize(settings: quantizing.QuantizeConfig) -> None:
+    from resnet_v2.inference.quantize import quantize as write
+
+    print(write(settings))
+
+
 def fetch(settings: using.FetchConfig) -> None:
     from resnet_v2.interchange.published import fetch as get
 
@@ -264,6 +270,7 @@ COMMANDS = {
     "predict": (using.PredictConfig, predict),
     "plot": (using.PlotConfig, plot),
     "export": (using.ExportConfig, export),
+    "quantize": (quantizing.QuantizeConfig, quantize),
     "fetch": (using.FetchConfig, fetch),
     "card": (using.CardConfig, card),
     "demo": (using.DemoConfig, demo),

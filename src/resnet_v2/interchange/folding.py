@@ -1,4 +1,4 @@
-"""BatchNorms behind a convolution become part of it: the same numbers with fewer operations."""
+"""BatchNorms become part of the convolution before them, or a convolution: the same numbers, other operations."""
 
 import copy
 
@@ -23,3 +23,19 @@ def folded(network: ResNet) -> ResNet:
             setattr(owner, convolution, fuse_conv_bn_eval(getattr(owner, convolution), getattr(owner, norm)))
             setattr(owner, norm, nn.Identity())
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+@torch.no_grad()
+def norms_as_convolutions(network: ResNet) -> ResNet:
+    """A folded network whose BatchNorms behind a sum are convolutions, 1x1 with a group for each channel.
+
+    ONNX Runtime has no BatchNorm of whole numbers. `bn_data` stays, before the zeros around the image.
+    """
+    for _, owner in network.links():
+        for name, norm in list(owner.named_children()):
+            if isinstance(norm, nn.BatchNorm2d) and name != "bn_data":
+                channels = norm.num_features
+                alone = nn.Conv2d(channels, channels, 1, groups=channels, bias=False)
+                nn.init.ones_(alone.weight)
+                setattr(owner, name, fuse_conv_bn_eval(alone.eval(), norm))
+    return network
