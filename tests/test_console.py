@@ -30,7 +30,7 @@ def test_lines_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch, capsy
             now += 2
             progress.update(2)
             hidden.update(1)
-    assert capsys.readouterr() == ("", "epoch 1/3: 14 of 40 img, 1.0 img/s\n")
+    assert capsys.readouterr() == ("", "epoch 1/3: 14 of 40 img, 1.0 img/s, 00:26 left\n")
 
 
 def test_no_silence_is_long_and_no_log_is_full_of_lines(
