@@ -30,7 +30,7 @@ def test_lines_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch, capsy
             now += 2
             progress.update(2)
             hidden.update(1)
-    assert capsys.readouterr() == ("", "epoch 1/3: 14 of 40 img, 1.0 img/s\n")
+    assert capsys.readouterr() == ("", "epoch 1/3: 14 of 40 img, 1.0 img/s, 00:26 left\n")
 
 
 def test_no_silence_is_long_and_no_log_is_full_of_lines(
@@ -48,6 +48,31 @@ def test_no_silence_is_long_and_no_log_is_full_of_lines(
     assert told[:5] == [3, 6, 9, 12, 16]
     assert len([second for second in told if second <= 40]) == 8
     assert {after - before for before, after in zip(told[-100:], told[-99:], strict=False)} == {20}
+
+
+def test_bytes_are_told_in_megabytes_and_what_has_no_end_without_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    with console.Progress("a.rec", 9_000_000, "B") as progress, console.Progress("a.lst", 0, "lines") as endless:
+        now = 4
+        progress.update(3_000_000)
+        endless.update(8)
+    assert capsys.readouterr().err == "a.rec: 3.0 of 9.0 MB, 0.8 MB/s, 00:08 left\na.lst: 8 lines, 2.0 lines/s\n"
+
+
+def test_what_is_next_can_be_pasted(capsys: pytest.CaptureFixture[str]) -> None:
+    console.suggest("resnet-v2", "verify", "my data/a.rec")
+    assert capsys.readouterr() == ("", "next: resnet-v2 verify 'my data/a.rec'\n")
+
+
+def test_units_one_by_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    for _ in console.following(range(3), "a.lst", 3):
+        now += 2
+    assert capsys.readouterr().err == "a.lst: 2 of 3 img, 0.5 img/s, 00:02 left\n"
 
 
 def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

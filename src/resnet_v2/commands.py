@@ -11,10 +11,11 @@ from dataclasses import asdict
 from typing import Any
 
 from resnet_v2 import console
-from resnet_v2.config import averaging, converting, forecast, inspecting, packing, training, using
+from resnet_v2.config import averaging, converting, forecast, inspecting, packing, quantizing, training, using
 from resnet_v2.config import features as using_features
 from resnet_v2.errors import ResnetError
 from resnet_v2.networks.finding import find_checkpoint, find_members
+from resnet_v2.storage import Address
 
 
 def with_flags(sentence: object) -> str:
@@ -37,6 +38,7 @@ def make_list(settings: packing.ListConfig) -> None:
     if settings.val_labels is not None:
         images = make_validation_list(settings.root, settings.prefix, settings.val_labels, settings.synset)
         print(f"{settings.prefix}_val.lst: {images} images")
+        console.suggest("resnet-v2", "pack", f"{settings.prefix}_val.lst", settings.root, f"{settings.prefix}_val.rec")
         return
     classes, train, validation = make_lists(settings)
     chunk = "" if settings.chunks == 1 else f"_0 to _{settings.chunks - 1}"
@@ -45,6 +47,8 @@ def make_list(settings: packing.ListConfig) -> None:
         print(f"{settings.prefix}{chunk}_val.lst: {validation} images")
     else:
         print("nothing is held out for validation; --val-per-class or --val-ratio would")
+    part = f"{settings.prefix}{'' if settings.chunks == 1 else '_0'}_train"
+    console.suggest("resnet-v2", "pack", f"{part}.lst", settings.root, f"{part}.rec")
 
 
 def pack(settings: packing.PackConfig) -> None:
@@ -52,6 +56,8 @@ def pack(settings: packing.PackConfig) -> None:
 
     done = pack_list(settings)
     print(f"{settings.written}: {done.images} images packed, {len(done.skipped)} skipped")
+    if not isinstance(settings.written, Address):
+        console.suggest("resnet-v2", "verify", settings.written)
 
 
 def index(settings: packing.IndexConfig) -> None:
@@ -61,6 +67,8 @@ def index(settings: packing.IndexConfig) -> None:
     count, lost = write_index(settings.rec, settings.out)
     damage = f"; {lost} bytes are damaged and left out" if lost else ""
     print(f"{settings.out or index_path(settings.rec)}: {count} records{damage}")
+    if lost:
+        console.suggest("resnet-v2", "verify", settings.rec)
 
 
 def verify(settings: packing.VerifyConfig) -> int:
@@ -79,6 +87,9 @@ def verify(settings: packing.VerifyConfig) -> int:
             print(report)
     if settings.repair is not None:
         print(repair(report, settings.repair), file=sys.stderr if settings.json else sys.stdout)
+    elif found and len(paths) == 1 and not is_checkpoint:
+        sound = paths[0].with_name(f"{paths[0].stem}-sound.rec")
+        console.suggest("resnet-v2", "verify", paths[0], "--repair", sound)
     if settings.json:
         print(json.dumps(listed))
     return 1 if found else 0
@@ -88,6 +99,8 @@ def convert(settings: converting.ConvertConfig) -> None:
     from resnet_v2.packing.convert import convert as write
 
     print("\n".join(write(settings)))
+    if not isinstance(settings.out, Address) and settings.out.is_file():
+        console.suggest("resnet-v2", "verify", settings.out)
 
 
 def unpack(settings: converting.UnpackConfig) -> None:
@@ -242,10 +255,18 @@ def export(settings: using.ExportConfig) -> None:
     print(write(settings.prefix, settings.epoch, settings.to, settings.out))
 
 
+def quantize(settings: quantizing.QuantizeConfig) -> None:
+    from resnet_v2.inference.quantize import quantize as write
+
+    print(write(settings))
+
+
 def fetch(settings: using.FetchConfig) -> None:
     from resnet_v2.interchange.published import fetch as get
 
-    print(get(settings.name, settings.file, settings.out, settings.synset))
+    path = get(settings.name, settings.file, settings.out, settings.synset)
+    print(path)
+    console.suggest("resnet-v2", "card", "--prefix", path)
 
 
 def card(settings: using.CardConfig) -> None:
@@ -324,6 +345,7 @@ COMMANDS = {
     "head": (using_features.HeadConfig, head),
     "average": (averaging.AverageConfig, average),
     "export": (using.ExportConfig, export),
+    "quantize": (quantizing.QuantizeConfig, quantize),
     "fetch": (using.FetchConfig, fetch),
     "card": (using.CardConfig, card),
     "demo": (using.DemoConfig, demo),

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -11,6 +12,7 @@ from tqdm import tqdm
 
 # How long a file or a pipe is silent: at first the less, then a quarter of the time so far, never more than the other.
 SHORTEST_SILENCE, LONGEST_SILENCE = 3.0, 20.0
+REDRAWN = 0.1  # seconds between two looks at a bar
 Unit = TypeVar("Unit")
 
 
@@ -41,6 +43,11 @@ def echo(line: str) -> None:
         tqdm.write(line, file=stream)
 
 
+def suggest(*words: object) -> None:
+    """What to do next: a command to paste, on the standard error."""
+    say(f"next: {shlex.join(map(str, words))}")
+
+
 def lead_nowhere(stream: IO[str]) -> None:
     """Nobody reads this stream any more: what Python still holds back, and all that comes, goes nowhere."""
     with contextlib.suppress(OSError, ValueError):  # it may be no file at all
@@ -59,15 +66,26 @@ def _whoever_reads(stream: IO[str]) -> Iterator[IO[str]]:
 
 
 class Progress:
-    """How far something of `total` units is: a bar on a terminal, elsewhere lines, seconds apart."""
+    """How far something of `total` units is (0: unknown): a bar on a terminal, elsewhere lines, seconds apart.
+
+    Both tell the time that is left. The unit `B` is told in MB.
+    """
 
     def __init__(self, what: str, total: int, unit: str = "img", done: int = 0, shown: bool = True) -> None:
         self._what, self._total, self._unit = what, total, unit
         self._done = self._before = done
         self._begun = self._told = time.monotonic()
         self._lines = shown and not sys.stderr.isatty()
-        hidden = self._lines or not shown
-        self._bar = tqdm(total=total, initial=done, desc=what, unit=unit, leave=False, mininterval=0.5, disable=hidden)
+        self._bar = tqdm(
+            total=total or None,
+            initial=done,
+            desc=what,
+            unit=unit,
+            unit_scale=unit == "B",
+            leave=False,
+            mininterval=0.5,
+            disable=self._lines or not shown,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -79,19 +97,40 @@ class Progress:
     def update(self, count: int, note: str = "") -> None:
         """So many more are done; `note` stands behind them from now on."""
         self._done += count
-        with _whoever_reads(sys.stderr):
-            if note:
-                self._bar.set_postfix_str(note, refresh=False)
-            self._bar.update(count)
         now = time.monotonic()
-        silence = min(LONGEST_SILENCE, max(SHORTEST_SILENCE, (now - self._begun) / 4))
-        if self._lines and now - self._told >= silence:
+        silence = min(LONGEST_SILENCE, max(SHORTEST_SILENCE, (now - self._begun) / 4)) if self._lines else REDRAWN
+        if not note and now - self._told < silence:
+            return  # millions of units are no reason to write millions of times
+        if not self._lines:
             self._told = now
-            speed = (self._done - self._before) / (now - self._begun)
-            say(f"{self._what}: {self._done} of {self._total} {self._unit}, {speed:.1f} {self._unit}/s")
+            self._draw(note)
+        elif now - self._told >= silence:
+            self._told = now
+            say(self._line(now))
 
     def over(self, units: Iterable[Unit]) -> Iterator[Unit]:
         """The units one by one; each is done when the next one is asked for."""
         for unit in units:
             yield unit
             self.update(1)
+
+    def _draw(self, note: str) -> None:
+        with _whoever_reads(sys.stderr):
+            if note:
+                self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(self._done - self._bar.n)
+
+    def _line(self, now: float) -> str:
+        size, unit, digits = (1e6, "MB", ".1f") if self._unit == "B" else (1, self._unit, "d")
+        done, speed = self._done / size, (self._done - self._before) / (now - self._begun) / size
+        of = f" of {self._total / size if size > 1 else self._total:{digits}}" if self._total else ""
+        told = f"{self._what}: {done if size > 1 else self._done:{digits}}{of} {unit}, {speed:.1f} {unit}/s"
+        if not self._total or not speed or self._done >= self._total:
+            return told
+        return f"{told}, {tqdm.format_interval((self._total - self._done) / size / speed)} left"
+
+
+def following(units: Iterable[Unit], what: str, total: int, unit: str = "img", done: int = 0) -> Iterator[Unit]:
+    """The units one by one, with progress."""
+    with Progress(what, total, unit, done) as progress:
+        yield from progress.over(units)

@@ -17,8 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from tqdm import tqdm
-
+from resnet_v2.console import Progress
 from resnet_v2.errors import ResnetError, naming
 from resnet_v2.portable import being_written, remove_abandoned
 
@@ -174,7 +173,7 @@ def download(
     try:
         with _HTTP.open(url, timeout=60) as answer, replacing(path) as temporary:
             length = int(answer.headers.get("Content-Length") or 0)
-            bar = tqdm(total=length or None, desc=path.name, unit="B", unit_scale=True, mininterval=1, delay=1)
+            bar = Progress(path.name, length, "B")
             with temporary.open("wb") as file, bar as progress:
                 while chunk := _received(answer, url, instead):
                     file.write(chunk)

@@ -13,8 +13,8 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from resnet_v2.console import following
 from resnet_v2.data.index import side_path
 from resnet_v2.data.records import RecordReader, unpack
 from resnet_v2.data.remote import local_copy
@@ -41,7 +41,7 @@ def write_rows(rec: Path, origin: str = "") -> int:
     Returns the number of images that can be sliced.
     """
     reader = RecordReader(rec)
-    ordinals = tqdm(range(len(reader)), sidecar_path(rec).name, unit="img", mininterval=1, delay=1)
+    ordinals = following(range(len(reader)), sidecar_path(rec).name, len(reader))
     rows = (rows_of_record(reader[ordinal]) for ordinal in ordinals)
     return write_known_rows(rec, len(reader), reader.file_bytes, rows, origin)
 

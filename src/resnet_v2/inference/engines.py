@@ -2,6 +2,7 @@
 
 import os
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -11,8 +12,8 @@ from resnet_v2.config.using import Epoch, Precision
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import read_bytes, sha256
 from resnet_v2.interchange.optional import package
-from resnet_v2.interchange.seal import is_sealed
-from resnet_v2.networks.finding import exported_path, find_checkpoint
+from resnet_v2.interchange.seal import INT8, is_sealed
+from resnet_v2.networks.finding import exported_path, find_checkpoint, int8_path
 from resnet_v2.networks.header import Header, read_header
 
 if TYPE_CHECKING:
@@ -33,13 +34,19 @@ class Engine(Protocol):
         """n x H x W x 3 images (uint8, RGB) -> n x classes logits."""
 
 
-def onnx_of_checkpoint(prefix: str, epoch: Epoch | None) -> tuple[bytes, Header]:
-    """The checkpoint's own export beside it, and PyTorch is then not even imported, or else one made in memory."""
+def onnx_of_checkpoint(prefix: str, epoch: Epoch | None, precision: Precision = "float32") -> tuple[bytes, Header]:
+    """The checkpoint's own export beside it, and PyTorch is then not even imported, or else one made in memory.
+
+    For int8 it is what `resnet-v2 quantize` wrote; a ResnetError says so where that is missing or another's.
+    """
     path = find_checkpoint(prefix, epoch)
+    if precision == "int8":
+        return _int8_of_checkpoint(path), _header(path, prefix, epoch)
     exported = exported_path(path, ".onnx")
     if exported.is_file() and path.suffix == ".safetensors":
         model = read_bytes(exported)
-        if is_sealed(model) and sha256(path).encode() in model:  # else it is another's, or this one's of before
+        checksum = sha256(path)  # else it is another's, or this one's of before
+        if is_sealed(model) and checksum.encode() in model and (INT8 + checksum).encode() not in model:
             return model, read_header(path)
     from resnet_v2.interchange.export import onnx_of
     from resnet_v2.networks import weights
@@ -58,6 +65,26 @@ class Calibrated:
         return self._engine.logits(images) / self._temperature
 
 
+def _int8_of_checkpoint(path: Path) -> bytes:
+    made, again = int8_path(path), "make it with `resnet-v2 quantize`"
+    if not made.is_file():
+        raise ResnetError(f"{made} is missing, the int8 form of {path}; {again}.")
+    model = read_bytes(made)
+    if not is_sealed(model):
+        raise ResnetError(f"{made} is damaged or was not written by resnet-v2; {again}.")
+    if (INT8 + sha256(path)).encode() not in model:
+        raise ResnetError(f"{made} is no int8 form of {path} as it is now, but of another network; {again}.")
+    return model
+
+
+def _header(path: Path, prefix: str, epoch: Epoch | None) -> Header:
+    if path.suffix == ".safetensors":
+        return read_header(path)
+    from resnet_v2.networks import weights
+
+    return weights.checkpoint_header(prefix, epoch)
+
+
 class TorchEngine:
     """PyTorch, on the CPU or a GPU; the network is left in the mode, training or evaluation, in which it was.
 
@@ -65,6 +92,8 @@ class TorchEngine:
     """
 
     def __init__(self, network: "ResNet", device: "torch.device", precision: Precision = "float32") -> None:
+        if precision == "int8":
+            raise ResnetError("PyTorch does not compute in int8 here; take engine onnx or openvino.")
         self.network, self.device = network.to(device), device
         self.where, self._autocast = f"torch on {device}", precision == "bfloat16"
         self._lock = threading.Lock()
@@ -98,7 +127,7 @@ class OnnxEngine:
     where = "ONNX Runtime on cpu"
 
     def __init__(self, model: bytes, precision: Precision = "float32") -> None:
-        if precision != "float32":
+        if precision == "bfloat16":
             raise ResnetError(f"ONNX Runtime does not compute in {precision} on a CPU; take engine openvino or torch.")
         runtime = package("onnxruntime", "onnx")
         options = runtime.SessionOptions()
@@ -106,7 +135,7 @@ class OnnxEngine:
         self._session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def logits(self, images: Images) -> Logits:
-        return np.asarray(self._session.run(None, {"images": _planes(images)})[0], np.float32)
+        return np.asarray(self._session.run(None, {"images": planes_of(images)})[0], np.float32)
 
 
 class OpenvinoEngine:
@@ -115,14 +144,14 @@ class OpenvinoEngine:
     where = "OpenVINO on cpu"
 
     def __init__(self, model: bytes, precision: Precision = "float32") -> None:
-        self._precision = {"float32": "f32", "bfloat16": "bf16"}[precision]
+        self._precision = "bf16" if precision == "bfloat16" else "f32"  # where it is not int8
         self._core = package("openvino", "onnx").Core()
         self._model = self._core.read_model(model)
         # One program for each shape: it is faster than one for all of them.
         self._requests: dict[tuple[int, ...], Any] = {}
 
     def logits(self, images: Images) -> Logits:
-        planes = _planes(images)
+        planes = planes_of(images)
         if planes.shape not in self._requests:
             self._requests[planes.shape] = self._compile(planes.shape)
         request = self._requests[planes.shape]
@@ -144,6 +173,6 @@ def _threads() -> int:
     return int(first) if first.isdecimal() else 0
 
 
-def _planes(images: Images) -> Logits:
+def planes_of(images: Images) -> Logits:
     """n x H x W x 3 uint8 -> n x 3 x H x W float32."""
     return images.transpose(0, 3, 1, 2).astype(np.float32, order="C")

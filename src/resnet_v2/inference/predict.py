@@ -110,7 +110,7 @@ class Predictor:
             alike = agreed([member.header for member in members], names)
             return Predictor(Ensemble([member.calibrated for member in members], alike.labels), alike)
         if engine != "torch":
-            model, header = onnx_of_checkpoint(prefix, epoch)
+            model, header = onnx_of_checkpoint(prefix, epoch, precision)
             kind = OnnxEngine if engine == "onnx" else OpenvinoEngine
             # An export divides its logits by the temperature itself.
             return Predictor(kind(model, precision), replace(header, temperature=1.0), prefix)
@@ -199,12 +199,17 @@ class Predictor:
 
         Raises ResnetError where images are stored so large that the view would see another thing than `classify` does.
         """
-        side = stored_side(reader) if len(reader) and (view.crop, view.resize) == (self.header.crop, 0) else 0
-        if found := self.header.stored_otherwise(side):
-            if side >= 2 * self.header.resize:
-                raise ResnetError(f"{reader.path} {found}; give `resize` {self.header.resize}, or pack it so.")
-            say(f"warning: {reader.path} {found}; a resize to {self.header.resize} sees the same.")
+        self.refuse_other_sizes(reader, view, self.header)
         return judge(self.calibrated, reader, view, self.header.labels, batch_size, workers, on_error)
+
+    @staticmethod
+    def refuse_other_sizes(reader: Records, view: View, header: Header) -> None:
+        """Raise ResnetError where images are stored so large that a view sees another thing than `classify` does."""
+        side = stored_side(reader) if len(reader) and (view.crop, view.resize) == (header.crop, 0) else 0
+        if found := header.stored_otherwise(side):
+            if side >= 2 * header.resize:
+                raise ResnetError(f"{reader.path} {found}; give `resize` {header.resize}, or pack it so.")
+            say(f"warning: {reader.path} {found}; a resize to {header.resize} sees the same.")
 
     def _crops(self, images: Several | NDArray[Any]) -> Iterator[Images]:
         for start in range(0, len(images), BATCH_SIZE):

@@ -89,13 +89,18 @@ def onnx_of(network: ResNet, header: Header, path: Path) -> bytes:
 
     A ResnetError says so when onnx is not installed, and when the network is too large for the format.
     """
-    package("onnx", "onnx")
-    if (size := sum(tensor.nbytes for tensor in weights.network_tensors(network).values())) > LARGEST_ONNX_BYTES:
-        raise ResnetError(f"{path} has {size} bytes of weights; an ONNX file holds no more than {LARGEST_ONNX_BYTES}.")
+    refuse_too_large(network, path)
     from resnet_v2.interchange.onnx_graph import onnx_model
 
     network, header = with_temperature(network, header)
     return onnx_model(folded(network), header, sha256(path))
+
+
+def refuse_too_large(network: ResNet, path: Path) -> None:
+    """Raise ResnetError where onnx is not installed, and for a network that does not go into the format."""
+    package("onnx", "onnx")
+    if (size := sum(tensor.nbytes for tensor in weights.network_tensors(network).values())) > LARGEST_ONNX_BYTES:
+        raise ResnetError(f"{path} has {size} bytes of weights; an ONNX file holds no more than {LARGEST_ONNX_BYTES}.")
 
 
 def _onnx(network: ResNet, header: Header, path: Path) -> tuple[bytes, Forward]:

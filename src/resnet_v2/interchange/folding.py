@@ -1,4 +1,4 @@
-"""What becomes part of a layer: BatchNorms of the convolution before them, the temperature of the last layer."""
+"""What becomes part of a layer: BatchNorms of a convolution, the temperature of the last layer."""
 
 import copy
 from dataclasses import replace
@@ -39,3 +39,18 @@ def with_temperature(network: ResNet, header: Header) -> tuple[ResNet, Header]:
     for parameter in network.fc1.parameters():
         parameter.div_(header.temperature)
     return network, replace(header, temperature=1.0)
+
+
+def norms_as_convolutions(network: ResNet) -> ResNet:
+    """A folded network whose BatchNorms behind a sum are convolutions, 1x1 with a group for each channel.
+
+    ONNX Runtime has no BatchNorm of whole numbers. `bn_data` stays, before the zeros around the image.
+    """
+    for _, owner in network.links():
+        for name, norm in list(owner.named_children()):
+            if isinstance(norm, nn.BatchNorm2d) and name != "bn_data":
+                channels = norm.num_features
+                alone = nn.Conv2d(channels, channels, 1, groups=channels, bias=False)
+                nn.init.ones_(alone.weight)
+                setattr(owner, name, fuse_conv_bn_eval(alone.eval(), norm))
+    return network

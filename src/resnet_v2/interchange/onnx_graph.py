@@ -62,8 +62,10 @@ class _Graph:
             return self._batch_norm(name, inputs[0], layer)
         if isinstance(layer, nn.Identity):
             return inputs[0]  # a BatchNorm that was folded
+        if kind == "norm":
+            window["group"] = layer.groups  # a convolution in its place
         inputs += [self._parameter(f"{name}_{each}", values) for each, values in layer.named_parameters()]
-        if kind == "convolution":
+        if kind in ("convolution", "norm"):
             return self._node("Conv", name, inputs, **window)
         inputs[0] = self._node("Flatten", f"{name}_flatten", inputs[:1])
         return self._node("Gemm", LOGITS, inputs, transB=1)
@@ -84,6 +86,6 @@ class _Graph:
         return name
 
 
-def _window(operation: Operation) -> dict[str, list[int]]:
+def _window(operation: Operation) -> dict[str, Any]:
     kernel, stride, pad = operation.kernel, operation.stride, operation.kernel // 2
     return {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [pad] * 4}

@@ -2,6 +2,7 @@
 
 import hashlib
 
+INT8 = "int8 of "  # before the checkpoint's SHA-256 in the int8 form of a network
 _KEY = b"sha256"
 # One more entry of ModelProto's metadata_props (field 14): protobuf reads what is appended as if it had stood there.
 _ENTRY = b"\x0a" + bytes([len(_KEY)]) + _KEY + b"\x12\x40"

@@ -46,6 +46,12 @@ def exported_path(checkpoint: Path, ending: str, start: str = "") -> Path:
     return Path(f"{start or own}-{epoch:04d}{ending}")
 
 
+def int8_path(checkpoint: Path) -> Path:
+    """What a checkpoint's int8 form is called: `model/a-0030.int8.onnx`; of one that ships, in the current folder."""
+    beside = exported_path(checkpoint, ".int8.onnx")
+    return Path(beside.name) if checkpoint.parent == SHIPPED else beside
+
+
 def run_prefix(checkpoint: Path) -> str:
     """The prefix of the run that a checkpoint is of, and so of its logs, also of PREFIX-best and PREFIX-latest."""
     return re.sub("-(best|latest)$", "", split_path(checkpoint)[0])

@@ -5,8 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
+from resnet_v2.console import following
 from resnet_v2.errors import naming
 from resnet_v2.files import fingerprint, parse_json
 from resnet_v2.networks.header import METADATA_KEY, read_header
@@ -62,7 +61,7 @@ def verify_checkpoint(path: Path) -> Report:
             return report
         if sums.pop(OF_HEADER, "") != _of_text(header["__metadata__"][METADATA_KEY]):
             report.findings.append(Finding("header", "what it says of the network is not what was written"))
-        for name, entry in tqdm(tensors.items(), path.name, unit="tensor", mininterval=1, delay=1):
+        for name, entry in following(tensors.items(), path.name, len(tensors), "tensors"):
             start, end = entry["data_offsets"]
             file.seek(8 + size + start)
             if name not in sums:

@@ -15,9 +15,8 @@ from typing import IO, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from resnet_v2.console import say
+from resnet_v2.console import Progress, say
 from resnet_v2.errors import ResnetError, printable
 from resnet_v2.files import OF_THE_MACHINE, open_regular, read_bytes
 from resnet_v2.packing.image_names import is_image
@@ -152,7 +151,8 @@ class Tar:
 
     def _index(self) -> None:
         size, left_out = os.fstat(self._descriptor).st_size, list[str]()
-        with tqdm(total=size, desc=self.path.name, unit="B", unit_scale=True, mininterval=1, delay=1) as progress:
+        done = 0
+        with Progress(self.path.name, size, "B") as progress:
             for name, offset, length in _members(_Window(self._descriptor, 0, size), str(self.path), left_out):
                 if name.endswith((".tar", ".tar.gz", ".tgz")):
                     inner = _Window(self._descriptor, offset, length)
@@ -161,7 +161,8 @@ class Tar:
                 else:
                     folder, _, base = name.rpartition("/")
                     self._add(folder, base, offset, length)
-                progress.update(offset + length - progress.n)
+                progress.update(offset + length - done)
+                done = offset + length
         if left_out:
             say(
                 f"warning: {self.path} holds {len(left_out)} images that are links or sparse files, such as "

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_v2.config.packing import ListConfig
-from resnet_v2.console import say
+from resnet_v2.console import following, say
 from resnet_v2.data.lists import ListEntry, as_class_name, write_synset
 from resnet_v2.errors import ResnetError, printable
 from resnet_v2.packing.archives import Names, Tar
@@ -94,7 +94,7 @@ def _classes_of_folder(root: Path, left_out: LeftOut) -> ClassFolders:
     # Folders come in the order of the labels, so paths are added class after class.
     paths = Names()
     images: dict[str, NDArray[np.uint32]] = {}
-    for name, files in walk(root):
+    for name, files in following(walk(root), f"look into {root}", 0, "folders"):
         if name == ".":
             _tell_strays(root, files)
             continue

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from resnet_v2.console import say
+from resnet_v2.console import following, say
 from resnet_v2.data.records import RecordReader, unpack
 from resnet_v2.files import fingerprint
 
@@ -30,7 +29,7 @@ def tell_of_doubles(folder: Path, train: Path, validation: Path) -> None:
 def _images(rec: Path) -> NDArray[np.void]:
     reader = RecordReader(rec)
     found = np.zeros(len(reader), IMAGE)
-    for ordinal in tqdm(range(len(reader)), f"{rec.name}, doubles", unit="img", mininterval=1, delay=1):
+    for ordinal in following(range(len(reader)), f"{rec.name}, doubles", len(reader)):
         header, image = unpack(reader[ordinal])
         found[ordinal] = fingerprint(image), np.ravel(header.label)[0]
     return found

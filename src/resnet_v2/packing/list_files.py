@@ -5,9 +5,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice, zip_longest
 from pathlib import Path
 
-from tqdm import tqdm
-
-from resnet_v2.console import say
+from resnet_v2.console import following, say
 from resnet_v2.data.index import is_record
 from resnet_v2.data.lists import ListEntry, read_lines, read_synset, write_list
 from resnet_v2.errors import ResnetError
@@ -26,7 +24,7 @@ def write_lists(paths: Sequence[Path], entries: Iterable[ListEntry], total: int)
     left = iter(entries)
     for number, path in enumerate(paths):
         count = total * (number + 1) // len(paths) - total * number // len(paths)
-        write_list(path, tqdm(islice(left, count), path.name, count, unit="img", mininterval=1, delay=1))
+        write_list(path, following(islice(left, count), path.name, count))
 
 
 def tell_of_older_lists(prefix: Path, written: Collection[Path]) -> None:

@@ -14,11 +14,10 @@ import cv2
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from resnet_v2 import __version__
+from resnet_v2 import __version__, console
 from resnet_v2.config.packing import PackConfig
-from resnet_v2.console import say
+from resnet_v2.console import following, say
 from resnet_v2.data.faces import ranges_of
 from resnet_v2.data.index import index_path
 from resnet_v2.data.lists import ListEntry, is_sorted_by_class, read_lines
@@ -82,7 +81,7 @@ def _look_at_lines(settings: PackConfig) -> int:
     """
     lst, indices, labels = settings.lst, array("q"), array("f")
     count, several, bad = 0, 0, None
-    for line in tqdm(_all_lines(settings), lst.name, unit="line", mininterval=1, delay=1):
+    for line in following(_all_lines(settings), lst.name, 0, "lines"):
         count += 1
         if isinstance(line, ListEntry):
             indices.append(line.index)
@@ -185,7 +184,7 @@ def pack_entries(
         progress = writer.progress
         left = islice(entries, progress.entries, None)
         records = _in_order(partial(_made, work), left, threads or processors())
-        for key, record, rows in tqdm(records, out.name, total, initial=progress.entries, unit="img", mininterval=1):
+        for key, record, rows in following(records, out.name, total, done=progress.entries):
             if not isinstance(record, ResnetError):
                 # The one place where records go into the file, in the order of the list.
                 writer.write(key, record, rows)
@@ -244,7 +243,7 @@ def write_index(rec: Path, out: Path | None = None) -> tuple[int, int]:
     count, last_end, whole_bytes = 0, 0, 0
     size = rec.stat().st_size
     with replacing(idx) as temporary, temporary.open("w", encoding="ascii", newline="\n") as file:
-        with tqdm(total=size, desc=rec.name, unit="B", unit_scale=True, mininterval=1) as progress:
+        with console.Progress(rec.name, size, "B") as progress:
             for key, start, end in _keyed(rec):
                 file.write(f"{key}\t{start}\n")
                 count, whole_bytes = count + 1, whole_bytes + min(end, size) - start

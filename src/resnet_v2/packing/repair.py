@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from tqdm import tqdm
-
+from resnet_v2.console import following
 from resnet_v2.data.index import side_path
 from resnet_v2.data.lists import ListEntry, read_lines, write_list
 from resnet_v2.data.records import read_record, writing
@@ -33,7 +32,7 @@ def repair(report: Report, out: Path) -> str:
     source = open_source(rec)
     try:
         with writing(out) as writer:
-            for key, _, start in tqdm(report.sound, out.name, unit="img", mininterval=1, delay=1):
+            for key, _, start in following(report.sound, out.name, len(report.sound)):
                 writer.write(key, read_record(source, start)[0])
     finally:
         close(source)

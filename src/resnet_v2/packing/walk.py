@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from resnet_v2.console import Progress
 from resnet_v2.data.claims import check_claim
 from resnet_v2.data.exact import EXACT_LABELS, first_label
 from resnet_v2.data.jpeg import decode
@@ -73,7 +73,7 @@ def walk(rec: Path, known: Collection[int], decode_all: bool, threads: int) -> I
     """Every piece of a file, in its order. Images are decoded whose fingerprint is not `known`, or all of them."""
     threads = threads or processors()
     waiting: deque[tuple[int, Future[list[Piece]]]] = deque()
-    bar = tqdm(total=rec.stat().st_size, desc=rec.name, unit="B", unit_scale=True, mininterval=1, delay=1)
+    bar = Progress(rec.name, rec.stat().st_size, "B")
     with ThreadPoolExecutor(threads, thread_name_prefix="verify") as pool, bar as progress:
         for block in _blocks(rec):
             waiting.append((len(block.data), pool.submit(_look_at, block, known, decode_all)))

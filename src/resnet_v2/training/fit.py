@@ -1,6 +1,7 @@
 """fit(): records in, checkpoints and two log files out, by one process or by many, stopped and resumed at will."""
 
 import contextlib
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -114,7 +115,10 @@ def _fit(run: Run, say: Callable[[str], object]) -> Evaluation | None:
         if ranks.main and _begins(plan, start):
             ownership.make_room(plan.prefix, plan.first_epoch, run.saved(), say)
             state.best = None if start is None else ownership.best_so_far(plan.prefix, start)
-        return _train(run, state, training, validation)
+        result = _train(run, state, training, validation)
+        words = ["resnet-v2", "evaluate", "--prefix", plan.prefix, "--rec", str(validation.path)]
+        say(f"next: {shlex.join(words)}")
+        return result
 
 
 def _end_again(run: Run, start: Start) -> None:

@@ -1,0 +1,182 @@
+"""The int8 form of a network: what it loses is measured, and it is used for its own checkpoint alone."""
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from conftest import Run, picture
+from resnet_v2.data.jpeg import encode
+from resnet_v2.data.labels import Labels
+from resnet_v2.data.records import IRHeader, pack, writing
+from resnet_v2.inference import quantize as quantizing
+from resnet_v2.inference.engines import OnnxEngine, OpenvinoEngine, planes_of
+from resnet_v2.interchange.folding import folded, norms_as_convolutions
+from resnet_v2.interchange.int8 import int8_of
+from resnet_v2.networks import weights
+from resnet_v2.networks.architecture import Architecture
+from resnet_v2.networks.finding import SHIPPED, checkpoint_path, int8_path
+from resnet_v2.networks.header import Header
+from test_export import difference, images_of, random_network, saved
+
+pytestmark = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxruntime", "openvino")),
+    reason="missing onnx, onnxruntime or openvino: pip install 'resnet-v2[onnx]'",
+)
+
+
+@pytest.fixture
+def own(trained: str, tmp_path: Path) -> Path:
+    """The start of a trained checkpoint's name in a folder of its own."""
+    for path in Path(trained).parent.glob(f"{Path(trained).name}-000*.safetensors"):
+        shutil.copy(path, tmp_path)
+    return tmp_path / Path(trained).name
+
+
+def record(path: Path, images: int, side: int = 32, labels: tuple[float, ...] = (0.0,)) -> Path:
+    with writing(path) as writer:
+        for number in range(images):
+            header = IRHeader(0, labels[0] if len(labels) == 1 else np.array(labels, np.float32), number, 0)
+            writer.write(number, pack(header, encode(picture(number, side, side), ".jpg", 95)))
+    return path
+
+
+def test_a_network_is_quantised_measured_and_used(own: Path, digits: Path, few_digits: Path, run: Run) -> None:
+    train, val = digits / "digits_val.rec", few_digits / "digits_val.rec"
+    words = ("quantize", "--prefix", own, "--epoch", 4, "--calibrate", train, "--rec", val, "--max-loss", 20)
+    status, out, err = run(*words)
+    assert status == 0, err
+    made = Path(f"{own}-0004.int8.onnx")
+    assert made.is_file()
+    for where in ("ONNX Runtime", "OpenVINO"):
+        assert f"{where}: top-1 error " in out
+    assert f"{made} is written" in out
+    again = made.read_bytes()
+    assert run(*words)[0] == 0
+    assert made.read_bytes() == again  # the same command writes the same bytes
+    command = out.rpartition("use it: ")[2].split()[1:]
+    assert run(*command, "--json")[0] == 0
+    for engine in ("onnx", "openvino"):
+        image = digits / "examples" / "7.png"
+        how = ("predict", "--img", image, "--prefix", own, "--epoch", 4, "--engine", engine)
+        assert run(*how, "--precision", "int8")[1] != run(*how)[1]  # whole numbers are rounder
+    # Not taken for float32 under the name of a plain export, nor for another checkpoint.
+    plain = run(*how)[1]
+    shutil.copy(made, f"{own}-0004.onnx")
+    assert run(*how)[1] == plain
+    shutil.copy(made, f"{own}-0001.int8.onnx")
+    status, _, err = run(
+        "predict", "--img", image, "--prefix", own, "--epoch", 1, "--engine", "onnx", "--precision", "int8"
+    )
+    assert status == 2
+    assert "is no int8 form of" in err
+    made.write_bytes(again[:-9] + b"x" + again[-8:])
+    status, _, err = run(*how, "--precision", "int8")
+    assert status == 2
+    assert "is damaged or was not written by resnet-v2" in err
+
+
+def test_what_loses_too_much_is_not_written(
+    own: Path, digits: Path, few_digits: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = int8_path(Path(f"{own}-0004.safetensors"))
+
+    def spoilt(network: nn.Module, header: Header, path: Path, batches: object) -> bytes:
+        nn.init.zeros_(network.fc1.weight)  # type: ignore[arg-type, union-attr]
+        return int8_of(network, header, path, batches)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(quantizing, "int8_of", spoilt)
+    records = ("--calibrate", digits / "digits_val.rec", "--rec", few_digits / "digits_val.rec")
+    status, _, err = run("quantize", "--prefix", own, "--epoch", 4, *records)
+    assert status == 2
+    assert f"{made} is not written: ONNX Runtime: top-1 error " in err
+    assert "more than --max-loss 0.3" in err
+    assert not made.exists()
+
+
+@pytest.mark.parametrize("engine", ["torch", "onnx", "openvino"])
+def test_int8_is_made_first(own: Path, digits: Path, run: Run, engine: str) -> None:
+    image = digits / "examples" / "7.png"
+    words = ("predict", "--img", image, "--prefix", own, "--epoch", 4, "--engine", engine, "--precision", "int8")
+    status, out, err = run(*words)
+    assert (status, out) == (2, "")
+    assert ("does not compute in int8" if engine == "torch" else "is missing, the int8 form of") in err
+
+
+def test_bad_input_is_refused(own: Path, digits: Path, few_digits: Path, run: Run, tmp_path: Path) -> None:
+    val = few_digits / "digits_val.rec"
+    damaged = tmp_path / "damaged.rec"
+    shutil.copy(val, damaged)
+    shutil.copy(val.with_suffix(".idx"), damaged.with_suffix(".idx"))
+    damaged.write_bytes(bytes(byte ^ 85 for byte in damaged.read_bytes()))
+    (tmp_path / "empty.rec").touch()
+    (tmp_path / "empty.idx").touch()
+    for rec, words in (
+        (tmp_path / "none.rec", "none.rec"),
+        (tmp_path / "empty.rec", "empty.rec"),
+        (damaged, "damaged.rec"),
+        (record(tmp_path / "large.rec", 3, 200), "give --resize"),
+        (record(tmp_path / "classes.rec", 3, 8, labels=(77.0,)), "77"),
+    ):
+        for places in (("--calibrate", rec, "--rec", val), ("--calibrate", val, "--rec", rec)):
+            status, out, err = run("quantize", "--prefix", own, "--epoch", 4, "--max-loss", 100, *places)
+            assert (status, out) == (2, ""), err
+            assert words in err.splitlines()[-1]
+    status, _, err = run("quantize", "--prefix", own, "--calibrate", val, "--rec", val, "--max-loss", -1)
+    assert status == 2
+    assert "--max-loss must be 0 to 100" in err
+    header, tensors = weights.read(Path(f"{own}-0004.safetensors"))
+    tensors["fc1.weight"][0, 0] = torch.nan
+    weights.save(Path(f"{own}-0004.safetensors"), tensors, header)
+    status, _, err = run("quantize", "--prefix", own, "--epoch", 4, "--calibrate", val, "--rec", val)
+    assert status == 2
+    assert "fc1.weight has what is no number" in err
+    assert not list(tmp_path.glob("*.int8.onnx"))
+
+
+@pytest.mark.parametrize("labels", [Labels(4, "multi"), Labels(4, "tasks", (3, 1))], ids=str)
+def test_other_labels(labels: Labels, tmp_path: Path, run: Run) -> None:
+    network = random_network(Architecture(8, 4, "cifar"))
+    header = Header.of_epoch(network.architecture, 1, labels=labels)
+    weights.save(checkpoint_path(f"{tmp_path}/net", 1), weights.network_tensors(network), header)
+    rec = record(tmp_path / "a.rec", 20, labels=(1.0, 0.0, 0.0, 1.0) if labels.kind == "multi" else (2.0, 0.0))
+    words = ("--calibrate", rec, "--rec", rec, "--max-loss", 100)
+    status, out, err = run("quantize", "--prefix", tmp_path / "net", *words)
+    assert status == 0, err
+    assert ("less the mean average precision" if labels.kind == "multi" else "top-1 error") in out
+    assert "calibrates and measures at once" in err
+    assert "has 20 images" in err
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_whole_numbers_are_near(version: str, tmp_path: Path) -> None:
+    architecture = Architecture(20, 10, "cifar", version)  # type: ignore[arg-type]
+    network = random_network(architecture)
+    norm = network.get_submodule("stage2.unit1.bn1")
+    nn.init.zeros_(norm.weight[:1])  # type: ignore[index]
+    nn.init.constant_(norm.weight[1:2], 1e-9)  # type: ignore[index]
+    saved(network, tmp_path / "net")
+    path, images = checkpoint_path(f"{tmp_path}/net", 1), images_of(architecture, 16)
+    model = int8_of(network, Header.of_epoch(architecture, 1), path, [planes_of(images)] * 2)
+    with torch.inference_mode():
+        wanted = network(torch.from_numpy(planes_of(images))).numpy()
+    for engine in (OnnxEngine(model, "int8"), OpenvinoEngine(model, "int8")):
+        assert 1e-4 < difference(engine.logits(images), wanted) < 0.2, engine.where
+
+
+def test_norms_are_convolutions_of_one_channel_each() -> None:
+    network = random_network(Architecture(29, 10, "cifar"))
+    images = torch.from_numpy(planes_of(images_of(network.architecture)))
+    alone = norms_as_convolutions(folded(network))
+    assert [name for name, one in alone.named_modules() if isinstance(one, nn.BatchNorm2d)] == ["bn_data"]
+    with torch.inference_mode():
+        assert difference(alone(images).numpy(), network(images).numpy()) < 1e-4
+
+
+def test_the_int8_form_of_a_network_that_ships_is_in_the_current_folder() -> None:
+    assert int8_path(SHIPPED / "a.safetensors") == Path("a-0000.int8.onnx")
+    assert int8_path(Path("model/a-best.safetensors")) == Path("model/a-best-0000.int8.onnx")
