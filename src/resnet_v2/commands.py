@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from resnet_v2 import console
-from resnet_v2.config import converting, forecast, packing, training, using
+from resnet_v2.config import converting, forecast, packing, serving, training, using
 from resnet_v2.errors import ResnetError
 from resnet_v2.networks.finding import find_checkpoint
 
@@ -211,6 +211,12 @@ def demo(settings: using.DemoConfig) -> None:
     serve(settings)
 
 
+def serve(settings: serving.ServeConfig) -> None:
+    from resnet_v2.inference.serve import serve as answer
+
+    answer(settings)
+
+
 def plot(settings: using.PlotConfig) -> None:
     from resnet_v2.logs.report import show
 
@@ -267,4 +273,5 @@ COMMANDS = {
     "fetch": (using.FetchConfig, fetch),
     "card": (using.CardConfig, card),
     "demo": (using.DemoConfig, demo),
+    "serve": (serving.ServeConfig, serve),
 }

@@ -4,7 +4,6 @@ import base64
 import functools
 import html
 import os
-import socket
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from resnet_v2.data.jpeg import Image, encode
 from resnet_v2.errors import ResnetError, printable
 from resnet_v2.inference.classifier import Classifier
 from resnet_v2.inference.gradcam import heat_map, overlay
+from resnet_v2.inference.listening import address, listen
 from resnet_v2.inference.pictures import Picture, prepare
 from resnet_v2.inference.predict import Answer
 from resnet_v2.inference.uploads import Uploads
@@ -31,7 +31,6 @@ from resnet_v2.training.distributed import choose_device
 
 Made = TypeVar("Made")
 TOP = 5
-BACKLOG = 100
 SESSIONS = 100  # of which gradio remembers what they see
 # A path would be that of gradio's copy, which says nothing to the person who dropped the picture.
 NAME = "The picture"
@@ -57,7 +56,7 @@ class Explainer(Classifier):
         """The answers for a picture and the heat map of the first; ResnetError when it is no picture."""
         started = time.perf_counter()
         crop = prepare(picture, self.view, NAME)
-        (answers,) = self._answers(crop[None], TOP, least=0.0)
+        answers = self.answers(self.shares(crop[None])[0], TOP, least=0.0)
         answered = time.perf_counter()
         heat = overlay(crop, heat_map(self.network, crop, answers[0].class_index))
         done = time.perf_counter()
@@ -74,7 +73,7 @@ def serve(settings: DemoConfig) -> None:
 
     Raises ResnetError when gradio or the network is missing, and for an address that cannot be listened at.
     """
-    listening = _listen(settings.host, settings.port)  # before anything is loaded
+    listening = listen(settings.host, settings.port)  # before anything is loaded
     path, header, tensors = weights.read_checkpoint(settings.prefix, settings.epoch)
     if header.tasks:
         listening.close()
@@ -90,13 +89,12 @@ def serve(settings: DemoConfig) -> None:
         os.environ["GRADIO_TEMP_DIR"] = folder
         blocks = page(explainer, path, uploads, settings.queue)
         app = _application(blocks)
-    from resnet_v2.inference import serving  # needs what gradio brings
+    from resnet_v2.inference import connections, guard  # need what gradio brings
 
     questions = {index: len(function.inputs) for index, function in blocks.fns.items()}
-    guard = serving.Guard(app, uploads, settings, questions, blocks._queue)
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    say(f"The page: http://{host}:{settings.port} (Ctrl-C ends it)")
-    serving.run(guard, listening)
+    guarded = guard.Guard(app, uploads, settings, questions, blocks._queue)
+    say(f"The page: {address(settings.host, settings.port)} (Ctrl-C ends it)")
+    connections.run(guarded, listening)
 
 
 def _application(blocks: Any) -> Any:
@@ -105,22 +103,6 @@ def _application(blocks: Any) -> Any:
     app = package("fastapi", "demo").FastAPI(openapi_url=None)
     shown = {"show_error": False, "footer_links": []}
     return package("gradio", "demo").mount_gradio_app(app, blocks, path="", **shown, **unused)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    try:
-        if not host:  # which is every address
-            raise OSError("there is no host")
-        if os.name == "posix":  # a page that has just been closed does not block its port
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((host, port))
-        listening.listen(BACKLOG)
-    except (OSError, UnicodeError) as error:
-        listening.close()
-        why = getattr(error, "strerror", None) or error
-        raise ResnetError(f"Nothing can listen at {host}, port {port}: {why}; give another.") from None
-    return listening
 
 
 def page(explainer: Explainer, checkpoint: Path, uploads: Uploads | None = None, queue: int = 200) -> Any:

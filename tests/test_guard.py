@@ -36,8 +36,8 @@ pytest.importorskip("gradio", reason="missing gradio: pip install 'resnet-v2[dev
 import httpx
 from starlette.types import Message, Receive, Scope, Send
 
-from resnet_v2.inference import serving
-from resnet_v2.inference.serving import CLOSED
+from resnet_v2.inference import guard as guards
+from resnet_v2.inference.guard import CLOSED
 
 UPLOAD = {"files": ("a.png", b"some bytes", "image/png")}
 QUESTION = {"data": [{"path": "abc"}], "fn_index": 0, "session_hash": "s1"}
@@ -81,7 +81,7 @@ def visit(visit: Visit, limits: DemoConfig, kind: str = "text/plain", answering:
         behind = Behind(kind)
         if answering:
             behind.may.set()
-        guard = serving.Guard(behind, uploads, limits, {0: 1, 1: 3}, behind)
+        guard = guards.Guard(behind, uploads, limits, {0: 1, 1: 3}, behind)
 
         async def leaving(scope: Scope, receive: Receive, send: Send) -> None:
             async def receive_or_leave() -> Message:
@@ -179,7 +179,7 @@ def test_who_is_too_fast_waits_and_nobody_else() -> None:
 
 def test_haste_is_forgotten_within_a_minute() -> None:
     now = 0.0
-    haste = serving.Haste(60, lambda: now)
+    haste = guards.Haste(60, lambda: now)
     assert [haste.wait("a") for _ in range(61)] == [0.0] * 60 + [1.0]
     now = 2.0
     assert [haste.wait("a") > 0 for _ in range(3)] == [False, False, True]
