@@ -68,14 +68,16 @@ async def files_of_form(request: Request, limit: Limit) -> list[UploadFile]:
 async def file_of_body(request: Request, limit: Limit) -> BinaryIO:
     """A picture that is the whole of a request; Refused beyond the limit."""
     refuse_announced(request, limit.most_bytes, limit)
-    # It is closed when the last reference to it goes, and has no name then.
-    file = cast(BinaryIO, tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES))  # noqa: SIM115
+    file = cast(BinaryIO, tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES))  # noqa: SIM115 (whoever asks closes it)
     try:
         async for chunk in at_most(request, limit.most_bytes, limit.refuse_size()):
             file.write(chunk)
-    except OSError:
-        raise Refused(507, DISK_FULL) from None
-    file.seek(0)
+        file.seek(0)
+    except BaseException as error:
+        file.close()
+        if isinstance(error, OSError):
+            raise Refused(507, DISK_FULL) from None
+        raise
     return file
 
 

@@ -120,7 +120,11 @@ def application(predictor: Predictor, settings: ServeConfig) -> tuple[Measured, 
     async def predict(request: Request, top: Top = 5) -> Response:
         answering.make_room(1)  # before anything is read
         files = await _files(request, settings)
-        listed = await answering.answers(files, top)
+        try:
+            listed = await answering.answers(files, top)
+        finally:
+            for _, file in files:
+                file.close()
         return Response(json.dumps(listed), media_type="application/json", headers=HEADERS)
 
     @api.get("/healthz", summary="Whether the server answers")
