@@ -10,7 +10,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 FORM_BYTES = 16384  # of a form beside the pictures in it
-IN_MEMORY_BYTES = 65536  # of an upload; the rest is in a temporary file that has no name
+IN_MEMORY_BYTES = 65536  # of an upload; a larger one is in a temporary file that has no name
 FIELDS = 4  # of a form, that are no pictures
 DISK_FULL = "The temporary folder takes nothing more; a smaller picture may do."
 
@@ -25,10 +25,11 @@ class Refused(Exception):  # noqa: N818 (nothing is wrong)
 
 @dataclass(frozen=True)
 class Limit:
-    """How many megabytes and pictures a request may bring."""
+    """How many megabytes and pictures a request may bring, and from which size on a picture waits in a file."""
 
     megabytes: int
     pictures: int = 1
+    in_memory_bytes: int = IN_MEMORY_BYTES
 
     @property
     def most_bytes(self) -> int:
@@ -48,7 +49,7 @@ async def files_of_form(request: Request, limit: Limit) -> list[UploadFile]:
     refuse_announced(request, most, limit)
     body = at_most(request, most, limit.refuse_size())
     parser = MultiPartParser(request.headers, body, max_files=limit.pictures, max_fields=FIELDS)
-    parser.spool_max_size = IN_MEMORY_BYTES
+    parser.spool_max_size = limit.in_memory_bytes
     try:
         form = await parser.parse()
     except MultiPartException as error:
@@ -68,7 +69,7 @@ async def files_of_form(request: Request, limit: Limit) -> list[UploadFile]:
 async def file_of_body(request: Request, limit: Limit) -> BinaryIO:
     """A picture that is the whole of a request; Refused beyond the limit."""
     refuse_announced(request, limit.most_bytes, limit)
-    file = cast(BinaryIO, tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES))  # noqa: SIM115 (whoever asks closes it)
+    file = cast(BinaryIO, tempfile.SpooledTemporaryFile(limit.in_memory_bytes))  # noqa: SIM115 (whoever asks closes it)
     try:
         async for chunk in at_most(request, limit.most_bytes, limit.refuse_size()):
             file.write(chunk)

@@ -31,6 +31,7 @@ Files: TypeAlias = Sequence[tuple[str, BinaryIO]]
 Top: TypeAlias = Annotated[int, Query(ge=1, le=10**6, description=api_page.TOP)]
 RAW_TYPES = ("", "application/octet-stream")  # beside image/...
 HEADERS = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
+IN_MEMORY_BYTES = 2**20  # of an upload: each write to a file waits for a thread, and most pictures are smaller
 AGAIN_SECONDS = 1  # after which who was told to come again may do so
 BUSY = "Too many pictures wait; send this again in a second."
 NOT_HERE = "There is nothing here; POST a picture to /predict, or look at /docs."
@@ -155,10 +156,10 @@ async def _files(request: Request, settings: ServeConfig) -> Files:
     try:
         async with asyncio.timeout(settings.seconds):
             if kind == "multipart/form-data":
-                files = await files_of_form(request, Limit(settings.upload_mb, settings.queue))
+                files = await files_of_form(request, Limit(settings.upload_mb, settings.queue, IN_MEMORY_BYTES))
                 return [(file.filename or STANDARD_INPUT, file.file) for file in files]
             if kind in RAW_TYPES or kind.startswith("image/"):
-                return [(STANDARD_INPUT, await file_of_body(request, Limit(settings.upload_mb)))]
+                return [(STANDARD_INPUT, await file_of_body(request, Limit(settings.upload_mb, 1, IN_MEMORY_BYTES)))]
     except TimeoutError:
         raise Refused(408, f"This upload took longer than {settings.seconds} seconds; send a smaller one.") from None
     raise Refused(415, WRONG_TYPE)
