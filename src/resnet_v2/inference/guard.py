@@ -11,9 +11,10 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Mapping
-from typing import Any, BinaryIO
+from typing import Any
 
 from anyio.to_thread import run_sync
+from starlette.datastructures import UploadFile
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -22,7 +23,7 @@ from resnet_v2.config.using import DemoConfig
 from resnet_v2.errors import ResnetError
 from resnet_v2.inference.forms import IN_MEMORY_BYTES, Limit, Refused, at_most, files_of_form
 from resnet_v2.inference.sessions import CLOSE, Sessions
-from resnet_v2.inference.uploads import Uploads
+from resnet_v2.inference.uploads import PICTURES, Uploads
 
 API = "/gradio_api"
 # What the browser asks gradio for. The page's own pictures are part of its answers and have no address.
@@ -32,6 +33,7 @@ PAGE = re.compile(
 SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 QUESTION_BYTES = 16384
 KEPT_SECONDS = 600
+NAME_LETTERS = 200
 CLIENTS = 10000  # whose haste is remembered
 CLOSED = b"data: {" + CLOSE + b"}\n\n"
 STREAM_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
@@ -121,11 +123,11 @@ class Guard:
     async def _upload(self, request: Request) -> Response:
         """Take the pictures of a form; the answer is the list of their tokens."""
         self._hurry(request)
-        files = await files_of_form(request, Limit(self._limits.upload_mb))
-        return JSONResponse([self._keep(file.file, _client(request)) for file in files])
+        files = await files_of_form(request, Limit(self._limits.upload_mb, PICTURES))
+        return JSONResponse([self._keep(file, _client(request)) for file in files])
 
-    def _keep(self, file: BinaryIO, owner: str) -> str:
-        token = self._uploads.add(file, owner)
+    def _keep(self, file: UploadFile, owner: str) -> str:
+        token = self._uploads.add(file.file, owner, (file.filename or "")[:NAME_LETTERS])
         asyncio.get_running_loop().call_later(KEPT_SECONDS, self._uploads.remove, token)
         return token
 
@@ -223,14 +225,22 @@ def _whole(body: bytes) -> Receive:
     return receive
 
 
-def _value(value: object) -> str | int | None:
-    """What a function is given for a part of a question: the token of a picture, the index of a class, nothing."""
+def _value(value: object) -> str | int | list[str] | None:
+    """What a function is given for a part of a question: the token of a picture or of several, the index of a class,
+    nothing.
+    """
     if isinstance(value, dict):
-        value = value.get("path")
-        return value if isinstance(value, str) else ""
+        return _token(value)
+    if isinstance(value, list) and len(value) <= PICTURES and all(isinstance(one, dict) for one in value):
+        return [_token(one) for one in value]
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value
     raise ValueError
+
+
+def _token(picture: Mapping[object, object]) -> str:
+    token = picture.get("path")
+    return token if isinstance(token, str) else ""
 
 
 def _client(request: Request) -> str:
