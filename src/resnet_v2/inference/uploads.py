@@ -37,7 +37,10 @@ class Uploads:
         return len(self._uploads)
 
     def add(self, file: BinaryIO, owner: str, name: str = "") -> str:
-        """The token of a new file, which its visitor calls by a `name`. Where too many wait, whoever has the most of them loses the oldest of these."""
+        """The token of a new file, which its visitor calls by a `name`.
+
+        Where too many wait, whoever has the most of them loses the oldest of these.
+        """
         token = secrets.token_hex(16)
         with self._lock:
             waiting = [(known, upload.owner) for known, upload in self._uploads.items() if not upload.read]
