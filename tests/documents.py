@@ -36,8 +36,9 @@ BLOCK = re.compile(r"^```[^\n]*\n(?P<fenced>.*?)^```$|(?<=\n\n)(?P<indented>(?: 
 MARK = re.compile(r"\bneeds? (?:a GPU|(?:two |four |several )?GPUs|ImageNet)\b")
 COMMENT = re.compile(r"\s# .*$")
 PYTHON_STARTS = ("import ", "from ")
-# Blocks that are neither commands nor Python: the table that `plan` prints, a line of a log, changes of the program.
-OTHER_STARTS = ("plan      ", "+++ ", "Data: ")
+# Blocks that are neither commands nor Python: the table that `plan` prints, a line of a log, changes of the program;
+# and what asks a server, which tests/test_serve.py does.
+OTHER_STARTS = ("plan      ", "+++ ", "Data: ", "# A client", "curl ")
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ NEEDED: dict[str, list[str]] = {
     "fetch": ["fetch", "timm/resnetv2_50.a1h_in1k", "--from", "FILE"],
     "card": ["card"],
     "demo": ["demo"],
+    "serve": ["serve", "--device", "cpu"],
     "recipes": ["recipes"],
 }
 

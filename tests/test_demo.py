@@ -1,9 +1,11 @@
 """Grad-CAM, and the page in a real browser (Chromium, headless)."""
 
+import base64
 import importlib.util
 import shutil
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +14,26 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import read_image
+from conftest import picture, read_image
 from processes import PATIENCE_SECONDS, Command
 from resnet_v2.config.using import DemoConfig
+from resnet_v2.data.jpeg import encode
 from resnet_v2.errors import ResnetError
+from resnet_v2.inference.card import about
 from resnet_v2.inference.demo import Explainer, _shown, serve, training_curve
 from resnet_v2.inference.gradcam import heat_map, overlay
+from resnet_v2.inference.output import CSV_HEADER, csv_rows
+from resnet_v2.inference.predict import Predictor
+from resnet_v2.inference.several import name_all, table
 from resnet_v2.networks import weights
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.header import Header
 from resnet_v2.networks.resnet import resnet
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+NAMELESS = """[...document.querySelectorAll('button, input, a, textarea')].filter(one => one.offsetParent && !(
+    one.ariaLabel || one.innerText.trim() || one.title || (one.labels && one.labels.length)))
+    .map(one => one.outerHTML)"""
 PATIENCE_MS = 1000 * PATIENCE_SECONDS
 
 
@@ -56,6 +66,29 @@ def test_what_the_page_shows(trained: str, digits: Path) -> None:
     found = Explainer(network, header, torch.device("cpu")).explain(digits / "examples" / "7.png")
     assert len(found.answers) == 5
     assert found.crop.shape == found.heat.shape == (32, 32, 3)
+
+
+def test_several_pictures() -> None:
+    predictor = Predictor.open("", device="cpu")
+    good, strange = encode(picture(0, 50, 60), ".png", 3), '<b>"ü, \x1b.png'
+    given = [("a.png", lambda: good), ("b.png", lambda: b"nothing"), (strange, lambda: good)]
+    found = list(name_all(predictor, given, 3))
+    assert [len(one.answers) for one in found] == [3, 0, 3]
+    (first, *_) = predictor.classify(good)
+    assert found[0].answers[0] == first
+    shown = table(found)
+    assert "b.png is no readable image" in shown and f"{100 * first.probability:.2f} %" in shown
+    assert "&lt;b&gt;&quot;ü, \\x1b.png" in shown and '<b>"' not in shown
+    rows = base64.b64decode(shown.partition("base64,")[2].partition('"')[0]).decode()
+    assert rows == "\n".join([CSV_HEADER, csv_rows(found[0]), csv_rows(found[2]), ""])
+
+
+def test_what_everybody_may_know_of_a_network(trained: str) -> None:
+    network, header = weights.load(trained, 4)
+    said = about(replace(header, class_names=("a[b](c)", *header.class_names[1:])), network)
+    assert said.startswith("## The network\n\nA residual network of 8 layers")
+    assert "| top-1 error |" in said and "a\\[b\\]" in said
+    assert str(Path(trained).parent) not in said
 
 
 def test_the_curve_tells_no_folder(trained: str, tmp_path: Path) -> None:
@@ -170,9 +203,43 @@ def test_the_page_in_a_browser(address: str, browser_page: Any, digits: Path, tm
     page.get_by_label("Remove Image").click()
     page.set_input_files("input[type=file]", str(digits / "examples" / "8.png"))
     page.get_by_text("heat map").wait_for()
-    page.get_by_role("tab", name="Training curve").click()
+    # Each picture of ours says what it shows; gradio's own preview has the label beside it.
+    alts = page.locator("img[src^='data:image/png']").evaluate_all("all => all.map(one => one.alt)")
+    assert [alt.split()[0] for alt in alts[:3]] == ["What", "The", "The"]
+    page.get_by_role("tab", name="Several").click()
+    names = ["7.png", "8.png"]
+    both = [*(str(digits / "examples" / name) for name in names), str(tmp_path / "text.png")]
+    page.locator("input[type=file]").last.set_input_files(both)
+    link = page.get_by_role("link", name="Answers as CSV")
+    link.wait_for()
+    assert page.get_by_role("rowheader").all_inner_texts() == [*names, "text.png"]
+    page.get_by_role("cell", name="text.png is no readable image").wait_for()
+    with page.expect_download() as download:
+        link.click()
+    rows = [line.split(",") for line in Path(download.value.path()).read_text().splitlines()]
+    assert download.value.suggested_filename == "answers.csv"
+    assert rows[0] == ["image", "rank", "class", "name", "probability"]
+    assert [row[0] for row in rows[1:]] == [name for name in names for _ in range(5)]
+    page.get_by_role("tab", name="Network").click()
+    page.get_by_text("A residual network of 8 layers").wait_for()
+    page.get_by_role("tab", name="Curve").click()
     page.get_by_text("best epoch").wait_for()
     page.screenshot(path=str(tmp_path / "curve.png"))
+    # At a telephone's width nothing stands beside the screen, and all that the keyboard reaches has a name.
+    page.set_viewport_size({"width": 390, "height": 844})
+    for tab in ("Network", "Several", "Picture"):
+        page.get_by_role("tab", name=tab).click()
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+        assert page.evaluate(NAMELESS) == []
+    page.reload()
+    page.get_by_role("tab", name="Curve").wait_for()
+    reached: list[str] = []
+    while "rather than for" not in reached and len(reached) < 30:
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.ariaLabel || document.activeElement.innerText"))
+    wanted = ["Picture", "Several", "Network", "Curve", "Upload file", "Capture from camera", "Paste from clipboard"]
+    assert [name for name in reached if name in wanted] == wanted
+    assert reached[-2:] == ["What speaks for", "rather than for"]
     outside = [url for url in asked if not url.startswith((address, "data:", "blob:"))]
     assert not outside
     assert not complaints

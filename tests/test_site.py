@@ -13,7 +13,20 @@ import pytest
 from processes import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("index", "formats", "records", "training", "gpu", "memory", "using", "features", "inspect", "results")
+PAGES = (
+    "index",
+    "formats",
+    "records",
+    "training",
+    "gpu",
+    "memory",
+    "using",
+    "features",
+    "inspect",
+    "int8",
+    "serving",
+    "results",
+)
 LATER_PAGES = ("security", "loader", "reliability", "differences", "api", "architecture")
 # Whatever a browser asks for without a click: scripts, pictures and frames, and the links of the head that are not just
 # addresses to tell (canonical, next, prev).

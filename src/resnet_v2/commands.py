@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from resnet_v2 import console
-from resnet_v2.config import averaging, converting, forecast, inspecting, packing, quantizing, training, using
+from resnet_v2.config import averaging, converting, forecast, inspecting, packing, quantizing, serving, training, using
 from resnet_v2.config import features as using_features
 from resnet_v2.errors import ResnetError
 from resnet_v2.networks.finding import find_checkpoint, find_members
@@ -282,6 +282,12 @@ def demo(settings: using.DemoConfig) -> None:
     serve(settings)
 
 
+def serve(settings: serving.ServeConfig) -> None:
+    from resnet_v2.inference.serve import serve as answer
+
+    answer(settings)
+
+
 def plot(settings: using.PlotConfig) -> None:
     from resnet_v2.logs.report import show
 
@@ -349,4 +355,5 @@ COMMANDS = {
     "fetch": (using.FetchConfig, fetch),
     "card": (using.CardConfig, card),
     "demo": (using.DemoConfig, demo),
+    "serve": (serving.ServeConfig, serve),
 }

@@ -193,7 +193,7 @@ class DemoConfig:
     port: Annotated[int, Range(1, 65535)] = 7860
     """port to listen on"""
     upload_mb: Annotated[int, Range(1, 1024)] = 20
-    """largest picture that is taken, in MB"""
+    """largest upload that is taken, in MB: a picture, or several that are dropped at a time"""
     requests_per_minute: Annotated[int, Range(1, 10**6)] = 3000
     """uploads and questions of one address; each picture takes two"""
     seconds: Annotated[int, Range(1, 3600)] = 60

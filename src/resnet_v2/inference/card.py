@@ -108,6 +108,18 @@ def make_card(asked: CardConfig) -> Card:
     return Card("\n\n".join([front, *parts]) + "\n", replace(header, errors=errors), network, asked.half)
 
 
+def about(header: Header, network: ResNet) -> str:
+    """What a checkpoint is, in Markdown, as far as everybody may know it: no name of a file or folder is in it."""
+    parts = ["## The network", _summary(header, network)]
+    if {"top1_error", "top5_error"} <= header.errors.keys():
+        parts.append(_results(dict(header.errors), ""))
+    if header.class_names:
+        names = header.class_names
+        more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+        parts.append(f"## Classes\n\n{', '.join(map(_plain, names[:NAMES_SHOWN]))}{more}")
+    return "\n\n".join(parts)
+
+
 def write_folder(card: Card, folder: Path) -> str:
     """Write README.md, config.json and model.safetensors, the layout of model hubs; `resnet_v2.load(folder)` reads it.
 

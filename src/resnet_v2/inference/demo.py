@@ -4,7 +4,6 @@ import base64
 import functools
 import html
 import os
-import socket
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,13 +16,16 @@ from resnet_v2.config.using import DemoConfig
 from resnet_v2.console import say
 from resnet_v2.data.jpeg import Image, encode
 from resnet_v2.errors import ResnetError, printable
+from resnet_v2.inference.card import about
 from resnet_v2.inference.classifier import Classifier
 from resnet_v2.inference.gradcam import heat_map, overlay
+from resnet_v2.inference.listening import address, listen
 from resnet_v2.inference.pictures import Picture, prepare
 from resnet_v2.inference.predict import Answer
-from resnet_v2.inference.uploads import Uploads
+from resnet_v2.inference.several import name_all, table
+from resnet_v2.inference.uploads import PICTURES, Uploads
 from resnet_v2.interchange.optional import package
-from resnet_v2.logs.plot import draw, read_curves, table
+from resnet_v2.logs import plot
 from resnet_v2.networks import weights
 from resnet_v2.networks.finding import run_prefix
 from resnet_v2.networks.header import Header
@@ -31,7 +33,6 @@ from resnet_v2.training.distributed import choose_device
 
 Made = TypeVar("Made")
 TOP = 5
-BACKLOG = 100
 SESSIONS = 100  # of which gradio remembers what they see
 # A path would be that of gradio's copy, which says nothing to the person who dropped the picture.
 NAME = "The picture"
@@ -57,7 +58,7 @@ class Explainer(Classifier):
         """The answers for a picture and the heat map of the first; ResnetError when it is no picture."""
         started = time.perf_counter()
         crop = prepare(picture, self.view, NAME)
-        (answers,) = self._answers(crop[None], TOP, least=0.0)
+        answers = self.answers(self.shares(crop[None])[0], TOP, least=0.0)
         answered = time.perf_counter()
         heat = overlay(crop, heat_map(self.network, crop, answers[0].class_index))
         done = time.perf_counter()
@@ -74,7 +75,7 @@ def serve(settings: DemoConfig) -> None:
 
     Raises ResnetError when gradio or the network is missing, and for an address that cannot be listened at.
     """
-    listening = _listen(settings.host, settings.port)  # before anything is loaded
+    listening = listen(settings.host, settings.port)  # before anything is loaded
     path, header, tensors = weights.read_checkpoint(settings.prefix, settings.epoch)
     if header.tasks:
         listening.close()
@@ -90,13 +91,12 @@ def serve(settings: DemoConfig) -> None:
         os.environ["GRADIO_TEMP_DIR"] = folder
         blocks = page(explainer, path, uploads, settings.queue)
         app = _application(blocks)
-    from resnet_v2.inference import serving  # needs what gradio brings
+    from resnet_v2.inference import connections, guard  # need what gradio brings
 
     questions = {index: len(function.inputs) for index, function in blocks.fns.items()}
-    guard = serving.Guard(app, uploads, settings, questions, blocks._queue)
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    say(f"The page: http://{host}:{settings.port} (Ctrl-C ends it)")
-    serving.run(guard, listening)
+    guarded = guard.Guard(app, uploads, settings, questions, blocks._queue)
+    say(f"The page: {address(settings.host, settings.port)} (Ctrl-C ends it)")
+    connections.run(guarded, listening)
 
 
 def _application(blocks: Any) -> Any:
@@ -107,24 +107,8 @@ def _application(blocks: Any) -> Any:
     return package("gradio", "demo").mount_gradio_app(app, blocks, path="", **shown, **unused)
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    try:
-        if not host:  # which is every address
-            raise OSError("there is no host")
-        if os.name == "posix":  # a page that has just been closed does not block its port
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((host, port))
-        listening.listen(BACKLOG)
-    except (OSError, UnicodeError) as error:
-        listening.close()
-        why = getattr(error, "strerror", None) or error
-        raise ResnetError(f"Nothing can listen at {host}, port {port}: {why}; give another.") from None
-    return listening
-
-
 def page(explainer: Explainer, checkpoint: Path, uploads: Uploads | None = None, queue: int = 200) -> Any:
-    """The gradio page of a network; `checkpoint` is its file, whose run's log the second tab shows.
+    """The gradio page of a network; `checkpoint` is its file, whose run's log the last tab shows.
 
     Pictures are read from `uploads`, by their tokens; `queue` of them may wait.
     """
@@ -134,7 +118,7 @@ def page(explainer: Explainer, checkpoint: Path, uploads: Uploads | None = None,
     choices = [(name, index) for index, name in enumerate(names)]
     with gradio.Blocks(title="resnet-v2", analytics_enabled=False) as blocks:
         title = f"{header.network}, {len(names)} classes, {checkpoint.name}"
-        gradio.HTML(f"<h2>resnet-v2</h2>{html.escape(printable(title))}")
+        gradio.HTML(f"<h1>resnet-v2</h1>{html.escape(printable(title))}")
         with gradio.Tab("Picture"), gradio.Row():
             with gradio.Column():
                 sources = ["upload", "webcam", "clipboard"]
@@ -149,15 +133,23 @@ def page(explainer: Explainer, checkpoint: Path, uploads: Uploads | None = None,
                     this = gradio.Dropdown(choices, label="What speaks for", type="value")
                     other = gradio.Dropdown(choices, label="rather than for", type="value")
                 between = _output("one class against another", gradio)
-        with gradio.Tab("Training curve"):
+        with gradio.Tab("Several"):
+            many = gradio.File(
+                file_count="multiple", file_types=["image"], label=f"Pictures, up to {PICTURES}", height=200
+            )
+            answers = gradio.HTML()
+        with gradio.Tab("Network"):
+            gradio.Markdown(about(header, explainer.network))
+        with gradio.Tab("Curve"):
             again = gradio.Button("Read the log again", size="sm")
             curve = gradio.HTML()
         # gradio would look for a file, open it and tell its path; and it would check the class by itself, aloud.
         store = Uploads(queue) if uploads is None else uploads
         picture.data_model, picture.api_info = None, dict
         picture.preprocess = lambda token: None if token is None else _shown(gradio, lambda: store.read(token))
-        for choice in (this, other):
-            choice.preprocess = lambda index: index
+        for plain in (this, other, many):
+            plain.preprocess = lambda value: value
+        many.data_model, many.api_info = None, dict
 
         # gradio has 40 threads, and each that decodes keeps memory for the largest image that it has met.
         worker = ThreadPoolExecutor(1)
@@ -169,16 +161,22 @@ def page(explainer: Explainer, checkpoint: Path, uploads: Uploads | None = None,
             first, second = found.answers[0].class_index, found.answers[min(1, len(found.answers) - 1)].class_index
             bars = {names[answer.class_index]: answer.probability for answer in found.answers}
             words = f"answer {found.answer_ms:.0f} ms, heat map {found.heat_ms:.0f} ms"
-            return bars, words, shown(found.crop), shown(found.heat), first, second, contrast(given, first, second)
+            seen = shown(found.crop, "What the network is given")
+            heat = shown(found.heat, f"The same, red where the network saw {names[first]}")
+            return bars, words, seen, heat, first, second, contrast(given, first, second)
 
         def contrast(given: str | bytes | None, one: object, another: object) -> str:
             if given is None or one not in range(len(names)) or another not in range(len(names)):
                 return ""
-            return shown(
-                _shown(
-                    gradio, lambda: worker.submit(explainer.compare, given, cast(int, one), cast(int, another)).result()
-                )
-            )
+            this, other = cast(int, one), cast(int, another)
+            image = _shown(gradio, lambda: worker.submit(explainer.compare, given, this, other).result())
+            return shown(image, f"The same, red where {names[this]} is more likely than {names[other]}")
+
+        def name_several(tokens: list[str] | None) -> str:
+            pictures = [(store.name(token) or NAME, functools.partial(store.read, token)) for token in tokens or ()]
+            if not pictures:
+                return ""
+            return table(worker.submit(lambda: list(name_all(explainer, pictures, TOP))).result())
 
         one_at_a_time = {"api_visibility": "private", "concurrency_id": "network", "concurrency_limit": 1}
         # The browser would else leave out a question that comes while it waits for the answer to the one before.
@@ -186,6 +184,7 @@ def page(explainer: Explainer, checkpoint: Path, uploads: Uploads | None = None,
         picture.change(explain, picture, [label, taken, crop, heat, this, other, between], **one_at_a_time)
         for choice in (this, other):
             choice.input(contrast, [picture, this, other], between, **one_at_a_time)
+        many.change(name_several, many, answers, **one_at_a_time)
         for event in (blocks.load, again.click):
             event(lambda: training_curve(checkpoint), None, curve, api_visibility="private", concurrency_id="curve")
     blocks.queue(max_size=queue, default_concurrency_limit=1)
@@ -220,15 +219,15 @@ def _shown(gradio: Any, work: Callable[[], Made]) -> Made:
         raise gradio.Error(str(error), print_exception=False) from error
 
 
-def shown(image: Image) -> str:
-    """An image as a part of the page, so that no file is written and none is asked for."""
+def shown(image: Image, words: str) -> str:
+    """An image as a part of the page, so that no file is written and none is asked for; `words` say what it shows."""
     if image.shape[0] < SHOWN_PIXELS:
-        return _embedded(encode(enlarged(image), ".png", 3), "png")
-    return _embedded(encode(image, ".jpg", 92), "jpeg")
+        return _embedded(encode(enlarged(image), ".png", 3), "png", words)
+    return _embedded(encode(image, ".jpg", 92), "jpeg", words)
 
 
-def _embedded(data: bytes, kind: str) -> str:
-    return f'<img alt="" src="data:image/{kind};base64,{base64.b64encode(data).decode()}">'
+def _embedded(data: bytes, kind: str, words: str) -> str:
+    return f'<img alt="{html.escape(words)}" src="data:image/{kind};base64,{base64.b64encode(data).decode()}">'
 
 
 def enlarged(image: Image) -> Image:
@@ -256,8 +255,9 @@ def training_curve(checkpoint: Path) -> str:
 @functools.lru_cache(1)
 def _drawn(log: Path, size: int, changed: int) -> str:
     """The curve of a log of this size and time; each visitor asks for it."""
-    curves = read_curves(str(log))
+    curves = plot.read_curves(str(log))
     with tempfile.TemporaryDirectory() as folder:
-        draw(curves, Path(folder) / "curve.png", "top1")
+        plot.draw(curves, Path(folder) / "curve.png", "top1")
         png = (Path(folder) / "curve.png").read_bytes()
-    return f"{_embedded(png, 'png')}<pre>{html.escape(table(curves))}</pre>"
+    words = "Error over the epochs; the table below has the figures"
+    return f"{_embedded(png, 'png', words)}<pre>{html.escape(plot.table(curves))}</pre>"

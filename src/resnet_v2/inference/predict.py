@@ -222,14 +222,22 @@ class Predictor:
         except ResnetError as error:
             return str(error)
 
-    def _answers(self, crops: Images, top: int, least: float = YES) -> list[tuple[Answer, ...]]:
-        """What `classify` says of every crop; among equals the lower class comes first. `least`: of multi labels the
-        probability from which on a class is named.
-        """
+    def shares(self, crops: Images) -> NDArray[np.float64]:
+        """The probabilities of all classes, n x classes; ResnetError where the network answers with no numbers."""
         shares = probabilities(self.calibrated.logits(crops), self.header.labels)
         if not np.isfinite(shares).all():
             raise ResnetError(NO_NUMBER)
-        return [tuple(self._of_row(row, top, least)) for row in shares]
+        return shares
+
+    def answers(self, shares: NDArray[np.float64], top: int, least: float = YES) -> tuple[Answer, ...]:
+        """The `top` classes of one picture's probabilities; among equals the lower class comes first.
+
+        `least`: of multi labels the probability from which on a class is named.
+        """
+        return tuple(self._of_row(shares, top, least))
+
+    def _answers(self, crops: Images, top: int) -> list[tuple[Answer, ...]]:
+        return [self.answers(row, top) for row in self.shares(crops)]
 
     def _of_row(self, row: NDArray[np.float64], top: int, least: float) -> Iterator[Answer]:
         labels = self.header.labels

@@ -8,6 +8,7 @@ from typing import BinaryIO
 
 from resnet_v2.errors import ResnetError
 
+PICTURES = 20  # that one form, and one question, may bring
 # So many of those that have been looked at are kept, because their visitor may ask about other classes.
 ANSWERED = 50
 
@@ -16,6 +17,7 @@ ANSWERED = 50
 class _Upload:
     file: BinaryIO
     owner: str
+    name: str = ""
     read: bool = False
 
 
@@ -34,15 +36,18 @@ class Uploads:
     def __len__(self) -> int:
         return len(self._uploads)
 
-    def add(self, file: BinaryIO, owner: str) -> str:
-        """The token of a new file. Where too many wait, whoever has the most of them loses the oldest of these."""
+    def add(self, file: BinaryIO, owner: str, name: str = "") -> str:
+        """The token of a new file, which its visitor calls by a `name`.
+
+        Where too many wait, whoever has the most of them loses the oldest of these.
+        """
         token = secrets.token_hex(16)
         with self._lock:
             waiting = [(known, upload.owner) for known, upload in self._uploads.items() if not upload.read]
             if len(waiting) >= self._waiting:
                 ((greedy, _),) = collections.Counter(whose for _, whose in waiting).most_common(1)
                 self._close(next(known for known, whose in waiting if whose == greedy))
-            self._uploads[token] = _Upload(file, owner)
+            self._uploads[token] = _Upload(file, owner, name)
         return token
 
     def look(self, token: object, start: int = 0, count: int = -1) -> bytes:
@@ -53,6 +58,12 @@ class Uploads:
                 raise ResnetError("The picture is no longer here; drop it again.")
             upload.file.seek(start)
             return upload.file.read(count)
+
+    def name(self, token: object) -> str:
+        """What its visitor calls a file; nothing where it is not there."""
+        with self._lock:
+            upload = self._uploads.get(token) if isinstance(token, str) else None
+            return upload.name if upload is not None else ""
 
     def read(self, token: object) -> bytes:
         """The same for an answer: from now on the file may leave before others that still wait."""

@@ -26,7 +26,7 @@ from resnet_v2.config.using import DemoConfig
 from resnet_v2.errors import ResnetError
 from resnet_v2.inference.demo import Explainer, page, unique_names
 from resnet_v2.inference.sessions import SETTLING_SECONDS
-from resnet_v2.inference.uploads import ANSWERED, Uploads
+from resnet_v2.inference.uploads import ANSWERED, PICTURES, Uploads
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.header import Header
 from resnet_v2.networks.resnet import resnet
@@ -36,8 +36,8 @@ pytest.importorskip("gradio", reason="missing gradio: pip install 'resnet-v2[dev
 import httpx
 from starlette.types import Message, Receive, Scope, Send
 
-from resnet_v2.inference import serving
-from resnet_v2.inference.serving import CLOSED
+from resnet_v2.inference import guard as guards
+from resnet_v2.inference.guard import CLOSED
 
 UPLOAD = {"files": ("a.png", b"some bytes", "image/png")}
 QUESTION = {"data": [{"path": "abc"}], "fn_index": 0, "session_hash": "s1"}
@@ -81,7 +81,7 @@ def visit(visit: Visit, limits: DemoConfig, kind: str = "text/plain", answering:
         behind = Behind(kind)
         if answering:
             behind.may.set()
-        guard = serving.Guard(behind, uploads, limits, {0: 1, 1: 3}, behind)
+        guard = guards.Guard(behind, uploads, limits, {0: 1, 1: 3}, behind)
 
         async def leaving(scope: Scope, receive: Receive, send: Send) -> None:
             async def receive_or_leave() -> Message:
@@ -150,9 +150,13 @@ def test_questions_are_written_anew() -> None:
         picture = {"path": {"x": 1}, "url": "http://a/", "meta": {"_type": "gradio.FileData"}}
         await client().post("/gradio_api/queue/join", json=other | {"data": [picture, 5, None], "fn_index": 1})
         assert json.loads(behind.asked.pop()[1])["data"] == ["", 5, None]
+        several = [{"path": "a" * 32, "orig_name": "x"}, {"url": "http://a/"}]
+        await client().post("/gradio_api/queue/join", json=other | {"data": [several]})
+        assert json.loads(behind.asked.pop()[1])["data"] == [["a" * 32, ""]]
         wrongs: tuple[dict[str, Any], ...] = (
             *({"fn_index": 2}, {"fn_index": True}, {"fn_index": "0"}, {"session_hash": "../a"}, {"session_hash": None}),
             *({"data": []}, {"data": ["abc"]}, {"data": [[1]]}, {"data": [True]}, {"data": {"0": 1}}, {"data": [1.5]}),
+            {"data": [[{"path": "a"}] * (PICTURES + 1)]},
         )
         for wrong in wrongs:
             answer = await client().post("/gradio_api/queue/join", json=QUESTION | wrong)
@@ -179,7 +183,7 @@ def test_who_is_too_fast_waits_and_nobody_else() -> None:
 
 def test_haste_is_forgotten_within_a_minute() -> None:
     now = 0.0
-    haste = serving.Haste(60, lambda: now)
+    haste = guards.Haste(60, lambda: now)
     assert [haste.wait("a") for _ in range(61)] == [0.0] * 60 + [1.0]
     now = 2.0
     assert [haste.wait("a") > 0 for _ in range(3)] == [False, False, True]
@@ -201,6 +205,10 @@ def test_uploads_have_a_size_and_no_path() -> None:
                 "application/octet-stream",
                 "attachment",
             )
+        three = [("files", (f"{number}.png", b"some", "image/png")) for number in range(3)]
+        assert len((await client().post("/gradio_api/upload", files=three)).json()) == 3
+        many = await client().post("/gradio_api/upload", files=three * 7)
+        assert (many.status_code, many.text) == (413, "A form may hold 20 pictures; send fewer at a time.")
         large = {"files": ("a.png", bytes(2**20 + 20000), "image/png")}
         assert (await client().post("/gradio_api/upload", files=large)).status_code == 413
 
@@ -211,7 +219,10 @@ def test_uploads_have_a_size_and_no_path() -> None:
 
         form = {"content-type": "multipart/form-data; boundary=x"}
         answer = await client().post("/gradio_api/upload", content=unannounced(), headers=form)
-        assert (answer.status_code, answer.text) == (413, "A picture may have 1 MB.")
+        assert (answer.status_code, answer.text) == (
+            413,
+            "The pictures of one request may have 1 MB together; send fewer at a time.",
+        )
         for body in (
             b"",
             b"--x--",

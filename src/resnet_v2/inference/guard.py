@@ -7,27 +7,23 @@ of this machine is part of any request or answer.
 import asyncio
 import contextlib
 import json
-import logging
 import re
-import socket
 import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Mapping
-from typing import Any, BinaryIO
+from typing import Any
 
-import uvicorn
 from anyio.to_thread import run_sync
 from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from resnet_v2.config.using import DemoConfig
 from resnet_v2.errors import ResnetError
+from resnet_v2.inference.forms import IN_MEMORY_BYTES, Limit, Refused, at_most, files_of_form
 from resnet_v2.inference.sessions import CLOSE, Sessions
-from resnet_v2.inference.uploads import Uploads
+from resnet_v2.inference.uploads import PICTURES, Uploads
 
 API = "/gradio_api"
 # What the browser asks gradio for. The page's own pictures are part of its answers and have no address.
@@ -36,11 +32,8 @@ PAGE = re.compile(
 )
 SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 QUESTION_BYTES = 16384
-FORM_BYTES = 16384  # of a form beside the picture in it
-IN_MEMORY_BYTES = 65536  # of an upload; the rest is in a temporary file that has no name
 KEPT_SECONDS = 600
-SILENT_SECONDS = 5  # of a connection on which no whole request arrives
-CONNECTIONS = 500
+NAME_LETTERS = 200
 CLIENTS = 10000  # whose haste is remembered
 CLOSED = b"data: {" + CLOSE + b"}\n\n"
 STREAM_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
@@ -50,63 +43,6 @@ HEADERS = [
 ]
 # A dropped file is shown as an image and never as a page of ours, whatever it holds.
 AS_A_FILE = {"content-disposition": "attachment", "content-security-policy": "sandbox; default-src 'none'"}
-
-
-class Refused(Exception):  # noqa: N818 (nothing is wrong)
-    """A request that gets no answer but a sentence."""
-
-    def __init__(self, status: int, sentence: str) -> None:
-        super().__init__(sentence)
-        self.status = status
-
-
-def run(page: ASGIApp, listening: socket.socket) -> None:
-    """Serve until a signal ends the process; nothing has to be removed then."""
-    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # a line for each damaged form
-    config = uvicorn.Config(
-        page,
-        http=Connection,
-        ws="none",
-        lifespan="on",
-        log_level="error",
-        access_log=False,
-        server_header=False,
-        limit_concurrency=CONNECTIONS,
-        timeout_graceful_shutdown=1,
-    )
-    uvicorn.Server(config).run(sockets=[listening])
-
-
-class Connection(H11Protocol):
-    """A connection that is cut when it brings something, or nothing yet, but no whole head of a request in time.
-
-    uvicorn itself waits for ever. The time of a request's body and of its answer is the Guard's matter.
-    """
-
-    _deadline: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._watch()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        self._watch()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._forget()
-        super().connection_lost(exc)
-
-    def _watch(self) -> None:
-        if self.cycle is not None and not self.cycle.response_complete:
-            self._forget()
-        elif self._deadline is None:
-            self._deadline = self.loop.call_later(SILENT_SECONDS, self.transport.abort)
-
-    def _forget(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
 
 
 class Guard:
@@ -187,26 +123,11 @@ class Guard:
     async def _upload(self, request: Request) -> Response:
         """Take the pictures of a form; the answer is the list of their tokens."""
         self._hurry(request)
-        most = self._limits.upload_mb * 2**20
-        if int(_digits(request.headers.get("content-length", "0"))) > most + FORM_BYTES:
-            raise Refused(413, f"A picture may have {self._limits.upload_mb} MB.")
-        parser = MultiPartParser(
-            request.headers, _at_most(request, most + FORM_BYTES, self._limits), max_files=4, max_fields=4
-        )
-        parser.spool_max_size = IN_MEMORY_BYTES
-        try:
-            form = await parser.parse()
-        except (MultiPartException, ValueError, KeyError, AssertionError, LookupError):
-            raise Refused(400, "This is no form with a picture.") from None
-        except OSError:
-            raise Refused(507, "The temporary folder takes nothing more; a smaller picture may do.") from None
-        files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
-        if not files:
-            raise Refused(400, "This is no form with a picture.")
-        return JSONResponse([self._keep(file.file, _client(request)) for file in files])
+        files = await files_of_form(request, Limit(self._limits.upload_mb, PICTURES))
+        return JSONResponse([self._keep(file, _client(request)) for file in files])
 
-    def _keep(self, file: BinaryIO, owner: str) -> str:
-        token = self._uploads.add(file, owner)
+    def _keep(self, file: UploadFile, owner: str) -> str:
+        token = self._uploads.add(file.file, owner, (file.filename or "")[:NAME_LETTERS])
         asyncio.get_running_loop().call_later(KEPT_SECONDS, self._uploads.remove, token)
         return token
 
@@ -237,7 +158,9 @@ class Guard:
 
     async def _question(self, request: Request) -> tuple[str, bytes]:
         """A session and its question to gradio, written anew from those of its parts that the page uses."""
-        body = b"".join([chunk async for chunk in _at_most(request, QUESTION_BYTES, None)])
+        body = b"".join(
+            [chunk async for chunk in at_most(request, QUESTION_BYTES, Refused(413, "This question is too long."))]
+        )
         try:
             asked = json.loads(body)
             index, session, data = asked["fn_index"], asked["session_hash"], asked["data"]
@@ -292,15 +215,6 @@ class Haste:
         return 0.0 if left >= 1 else max(1.0, (1 - left) * 60 / self._most)
 
 
-async def _at_most(request: Request, most: int, limits: DemoConfig | None) -> AsyncGenerator[bytes]:
-    taken = 0
-    async for chunk in request.stream():
-        taken += len(chunk)
-        if taken > most:
-            raise Refused(413, f"A picture may have {limits.upload_mb} MB." if limits else "This question is too long.")
-        yield chunk
-
-
 def _whole(body: bytes) -> Receive:
     """What an application receives when the body of its request has come already."""
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
@@ -311,22 +225,26 @@ def _whole(body: bytes) -> Receive:
     return receive
 
 
-def _value(value: object) -> str | int | None:
-    """What a function is given for a part of a question: the token of a picture, the index of a class, nothing."""
+def _value(value: object) -> str | int | list[str] | None:
+    """What a function is given for a part of a question: the token of a picture or of several, the index of a class,
+    nothing.
+    """
     if isinstance(value, dict):
-        value = value.get("path")
-        return value if isinstance(value, str) else ""
+        return _token(value)
+    if isinstance(value, list) and len(value) <= PICTURES and all(isinstance(one, dict) for one in value):
+        return [_token(one) for one in value]
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value
     raise ValueError
 
 
+def _token(picture: Mapping[object, object]) -> str:
+    token = picture.get("path")
+    return token if isinstance(token, str) else ""
+
+
 def _client(request: Request) -> str:
     return request.client.host if request.client else ""
-
-
-def _digits(text: str) -> str:
-    return text if text.isdecimal() and text.isascii() and len(text) < 19 else "0"
 
 
 def _say(request: Request, status: int, sentence: str) -> Response:
