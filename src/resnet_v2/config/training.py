@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
+from resnet_v2.config.augmenting import Augmentation
 from resnet_v2.config.fields import (
-    MOST,
     Amount,
     Count,
     CountOrNone,
@@ -20,7 +20,6 @@ from resnet_v2.config.fields import (
     Seed,
     Share,
     ShareBelowOne,
-    Side,
     Stem,
     Usual,
     Version,
@@ -30,13 +29,10 @@ from resnet_v2.config.fields import (
     nested,
     parse_labels,
     parse_numbers,
-    parse_steps,
     refuse_folder,
     settings,
 )
 from resnet_v2.machine import parse_bytes
-
-EpochValues = tuple[tuple[int, int], ...]  # pairs of an epoch and the value from there on
 
 
 @settings
@@ -147,40 +143,6 @@ class Optimisation:
     """BatchNorm over the images of all ranks"""
     seed: Seed = 0
     """seed of weights, order and augmentation"""
-
-
-@settings
-class Augmentation:
-    """How training images are varied."""
-
-    aug_level: Annotated[Literal[1, 2, 3], Usual("2, CIFAR stem 1")] = 2
-    """1: crop and mirror; 2: and scale, aspect, colour; 3: and rotation, shear"""
-    aug_schedule: str = ""
-    """augmentation level from an epoch on, as 0:2,95:1; comes before --aug-level"""
-    size_schedule: str = ""
-    """side of the training images from an epoch on, as 0:24,6:32: small images first make the first epochs faster"""
-    augment: Literal["levels", "rrc"] = "levels"
-    """levels: what --aug-level says; rrc: random resized crop of 8 to 100 % of the area, and mirror"""
-    pad: Annotated[Side, Usual("0, CIFAR stem 4")] = 0
-    """pixels of grey around an image before it is cropped at random"""
-    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "area"] = "bilinear"
-    """how images are resized and warped; area averages where rrc shrinks and is bilinear elsewhere"""
-    mirror: bool = True
-    """mirror every second image; --no-mirror for digits, letters and signs, which mean something else then"""
-
-    def __post_init__(self) -> None:
-        """Refuse a schedule that is none."""
-        self.sizes(MOST)
-
-    @property
-    def levels(self) -> EpochValues:
-        """The level from an epoch on."""
-        return parse_steps(self.aug_schedule, "aug_schedule", self.aug_level, Range(1, 3), "0:2,95:1")
-
-    def sizes(self, largest: int) -> EpochValues:
-        """The side of the training images from an epoch on, for a network of `largest` pixels."""
-        example = f"0:{largest * 3 // 4},6:{largest}" if largest < MOST else "0:24,6:32"
-        return parse_steps(self.size_schedule, "size_schedule", largest, Range(8, largest), example)
 
 
 @settings

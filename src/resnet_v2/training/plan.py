@@ -86,6 +86,7 @@ class RunPlan:
         else:
             found = augmentation(_at(its.levels, epoch), image_size, self.architecture.large_images)
             found = replace(found, pad=its.pad).scaled(size)
+        found = replace(found, trivial=its.trivial_augment, erasing=its.random_erasing)
         return replace(found, interpolation=its.interpolation, mirror=its.mirror)
 
     def records_of(self, epoch: int) -> Path:
