@@ -131,6 +131,8 @@ class Optimisation:
     """weight decay, on weights and gammas only"""
     label_smoothing: Share = 0.0
     """share of the target spread over all classes"""
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced: in the loss of training each class counts the same, however few images it has"""
     amp: Literal["off", "bf16", "fp16", "auto"] = "off"
     """compute in bfloat16, or in float16 with a scaled loss; auto: the faster one here; weights stay float32"""
     accumulate: Annotated[int, Range(1, 10**6)] = 1

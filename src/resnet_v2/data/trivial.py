@@ -81,7 +81,7 @@ def _solarized(pixels: Image, strength: float) -> Table:
 
 def _stretched(pixels: Image, strength: float) -> Table:
     """Each channel from 0 to 255; one of a single value stays."""
-    least, most = pixels.min((0, 1)).astype(np.float32), pixels.max((0, 1)).astype(np.float32)
+    least, most = np.array([cv2.minMaxLoc(channel)[:2] for channel in cv2.split(pixels)], np.float32).T
     wide = most > least
     scale = np.where(wide, 255 / np.maximum(most - least, 1), 1)
     return _clipped((VALUES[:, None] - np.where(wide, least, 0)) * scale)
@@ -89,7 +89,8 @@ def _stretched(pixels: Image, strength: float) -> Table:
 
 def _equalized(pixels: Image, strength: float) -> Table:
     """Each channel so that its values come about equally often."""
-    return np.stack([_equal(np.bincount(pixels[..., channel].ravel(), minlength=256)) for channel in range(3)], 1)
+    counts = [cv2.calcHist([pixels], [channel], None, [256], [0, 256]) for channel in range(3)]
+    return np.stack([_equal(each.ravel().astype(np.int64)) for each in counts], 1)
 
 
 def _equal(counts: NDArray[np.int64]) -> Table:

@@ -42,6 +42,20 @@ def check_together(config: TrainConfig, architecture: Architecture, ranks: Ranks
             "`label_smoothing` does not go with `labels` multi, where a class is a yes or no; leave one of them out.",
         ),
         (
+            config.augmentation.mixes and config.data.label_kind == "tasks",
+            "`mixup` and `cutmix` do not go with `labels` tasks, where an image has several classes; leave one of them "
+            "out.",
+        ),
+        (
+            config.augmentation.mixes and optimisation.batch_size < 2,
+            "`mixup` and `cutmix` mix two images of a step, but `batch_size` is 1; give more.",
+        ),
+        (
+            optimisation.class_weights != "none" and config.data.label_kind == "multi",
+            "`class_weights` does not go with `labels` multi, where an image has any number of classes; leave one of "
+            "them out.",
+        ),
+        (
             optimisation.sync_bn and several and memory.planned,
             "`sync_bn` and an activation plan do not go together; leave one of them out.",
         ),

@@ -23,6 +23,7 @@ from resnet_v2.recompute.plan import Plan
 from resnet_v2.recompute.tape import follow
 from resnet_v2.training import gpu, ownership, preflight
 from resnet_v2.training.checkpoint import Start, tidy
+from resnet_v2.training.class_weights import balanced, count_classes
 from resnet_v2.training.distributed import choose_device, joined, launch, launched
 from resnet_v2.training.epoch import Run, end_epoch, train_epoch, training_loader, validate
 from resnet_v2.training.evaluation import Evaluation, restored
@@ -99,6 +100,10 @@ def _fit(run: Run, say: Callable[[str], object]) -> Evaluation | None:
     work = gpu.workload(plan.architecture, images, config, device)
     with gpu.own_stream(device), gpu.failures_told(work, device, config, ranks.local_world_size * accumulate):
         trainer, sentences = _trainer(run, work)
+        if config.optimisation.class_weights == "balanced":
+            # Of the records that are read last, so that a run that goes on finds them too.
+            counts = count_classes(training[plan.records_of(plan.epochs - 1)], plan.labels, ranks.main)
+            trainer = replace(trainer, class_weights=balanced(counts, plan.labels).to(device))
         state = TrainState(trainer, plan.first_epoch)
         if start is not None:
             state = TrainState.from_tensors(start, trainer, plan.first_epoch, ranks)
