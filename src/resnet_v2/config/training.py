@@ -110,6 +110,8 @@ class Schedule:
     """epochs of drops to a tenth"""
     warmup_epochs: Annotated[float, Range(0, 10**6)] = 0.0
     """epochs over which the rate grows linearly from 0"""
+    patience: Annotated[int, Range(0, 10**6)] = 0
+    """end the run when so many epochs have brought no better validation error, 0: never"""
 
     @property
     def drops(self) -> tuple[int, ...]:
@@ -227,10 +229,17 @@ class Output:
     """write a torch profiler trace of ten steps, PREFIX-trace.json"""
     profile_data: bool = False
     """log after each epoch where the time of loading went: reading, preparing, decoding, warping, colours"""
+    find_lr: bool = False
+    """try growing learning rates, name one that suits, draw their losses as PREFIX-find-lr.png, and end"""
     dry_run: bool = False
     """check data, settings and disk, time three steps, and end"""
     explain: bool = False
     """print every setting with where it comes from, and end"""
+
+    @property
+    def trial(self) -> bool:
+        """Whether no run is made, and no checkpoint written."""
+        return self.dry_run or self.find_lr
 
     def __post_init__(self) -> None:
         """Refuse a folder where the start of a name belongs."""

@@ -24,6 +24,11 @@ def check_together(config: TrainConfig, architecture: Architecture, ranks: Ranks
             f"`model_load_epoch` {output.model_load_epoch} does nothing without `retrain`; add it.",
         ),
         (
+            output.find_lr and (output.dry_run or output.retrain or output.resume != "no"),
+            "`find_lr` tries the rates of a new run, and does not go with `dry_run`, `resume` or `retrain`; leave one "
+            "of them out.",
+        ),
+        (
             config.network.finetune and config.network.zero_init_residual,
             "`zero_init_residual` is for new weights, `finetune` takes a checkpoint's; give one of them.",
         ),

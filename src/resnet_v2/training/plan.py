@@ -289,6 +289,8 @@ def _folder_of_data(asked: Values) -> Path:
 
 def _find_start(prefix: str, asked: Values) -> Start | None:
     """The checkpoint to go on from, if any; a ResnetError says why there is none or what would be lost."""
+    if asked.get("find_lr"):
+        return None
     resume = "auto" if restarted() else asked.get("resume", "no")
     retrain, load_epoch = asked.get("retrain", False), asked.get("model_load_epoch", 0)
     if retrain and not load_epoch:
