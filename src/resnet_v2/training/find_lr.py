@@ -23,8 +23,9 @@ from resnet_v2.training.state import TrainState
 STEPS = 200
 LOWEST, HIGHEST = 1e-5, 10.0
 KEPT = 0.95  # of the average of the losses before, from step to step
-TOO_MUCH = 3.0  # times the lowest loss so far: the run diverges
-LEAST_STEPS = 20  # that tell anything
+TOO_MUCH = 2.0  # times the lowest loss so far: the run diverges
+FIRST_STEPS = 20  # at rates that change nothing yet
+FALLEN = 0.98  # times the loss at the beginning, or more: it has not fallen
 SHARE = 0.1  # of the rate at which the loss is lowest
 
 
@@ -56,7 +57,7 @@ def _try(run: Run, state: TrainState, reader: Records) -> list[Tried]:
     """The steps at growing rates, until the loss is far above its lowest, or no number."""
     state.trainer.model.train()
     average, lowest, tried = 0.0, math.inf, list[Tried]()
-    with Progress("find a learning rate", STEPS, shown=run.ranks.main) as progress:
+    with Progress("find a learning rate", STEPS, "steps", shown=run.ranks.main) as progress:
         for number, loss in enumerate(_losses(run, state, reader)):
             if not math.isfinite(loss):
                 break
@@ -94,14 +95,18 @@ def _losses(run: Run, state: TrainState, reader: Records) -> Iterator[float]:
 
 
 def suggested(tried: list[Tried]) -> float:
-    """A tenth of the rate at which the loss is lowest; a ResnetError where it never falls."""
-    lowest = min(range(len(tried)), key=lambda place: tried[place].loss, default=0)
-    if lowest < LEAST_STEPS:
+    """A tenth of the rate at which the loss is lowest; a ResnetError where it never falls.
+
+    The first steps only tell where it begins.
+    """
+    begin, later = tried[:FIRST_STEPS], tried[FIRST_STEPS:]
+    lowest = min(later, key=lambda one: one.loss, default=None)
+    if lowest is None or lowest.loss > FALLEN * begin[-1].loss:
         raise ResnetError(
             f"The loss falls at no learning rate from {LOWEST:g} up; look at the labels and at the settings, such as "
             "`amp` and `labels`."
         )
-    return SHARE * tried[lowest].learning_rate
+    return SHARE * lowest.learning_rate
 
 
 def draw(tried: list[Tried], best: float, out: Path) -> None:
