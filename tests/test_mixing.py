@@ -89,7 +89,7 @@ def test_the_same_pairs_on_any_number_of_ranks(digits: Path) -> None:
 @pytest.mark.parametrize(("count", "world_size", "together"), [(17, 3, 2), (1, 4, 2), (8, 5, 2), (9, 2, 4), (7, 5, 1)])
 def test_groups_stay_on_one_rank(count: int, world_size: int, together: int) -> None:
     order = np.arange(100, 100 + count)
-    parts = [list(split(order, count, rank, world_size, together=together))[0] for rank in range(world_size)]
+    parts = [next(split(order, count, rank, world_size, together=together)) for rank in range(world_size)]
     assert np.array_equal(np.concatenate(parts), order)
     assert all((part[0] - 100) % together == 0 for part in parts if len(part))
     groups = [-(-len(part) // together) for part in parts]
