@@ -99,7 +99,7 @@ def _equal(counts: NDArray[np.int64]) -> Table:
     if not step:
         return VALUES.astype(np.uint8)
     before = np.cumsum(counts) - counts
-    return _clipped(np.where(before > 0, (before + step // 2) // step, 0))
+    return _clipped((before + step // 2) // step)
 
 
 def _clipped(values: NDArray[np.floating | np.integer]) -> Table:
