@@ -22,6 +22,7 @@ from resnet_v2.data.augment import (
 )
 from resnet_v2.data.philox import Streams
 from resnet_v2.data.rows import Box
+from resnet_v2.data.trivial import Change
 from resnet_v2.data.warp import apply, centre_box, centre_crop
 from resnet_v2.errors import ResnetError
 
@@ -388,3 +389,42 @@ def test_a_resized_crop_is_opencvs_resize() -> None:
         apply(pixels, drawn, out, name)
         expected = cv2.resize(pixels[20:280, 30:390], (224, 224), interpolation=method)
         assert np.abs(out.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("level", [1, 2, "rrc"])
+def test_what_happens_to_a_crop_moves_no_other_draw(level: int | str) -> None:
+    plan = random_resized_crop(64) if level == "rrc" else augmentation(int(level), 64, imagenet=True)
+    erased = 0
+    for ordinal in range(200):
+        before = draw(plan, 100, 120, generator(5, 6, ordinal))
+        after = draw(replace(plan, trivial=True, erasing=0.5), 100, 120, generator(5, 6, ordinal))
+        assert after.change is not None
+        assert after._replace(change=None, erased=None) == before
+        alone = draw(replace(plan, erasing=0.5), 100, 120, generator(5, 6, ordinal))
+        assert (alone.erased, alone.change) == (after.erased, None)
+        erased += after.erased is not None
+    assert 70 < erased < 130
+
+
+def test_erased_boxes_fill_their_ranges() -> None:
+    plan = replace(augmentation(1, 224, imagenet=True), erasing=1.0)
+    drawn = augment.draw(plan, np.full(3000, 256), np.full(3000, 256), Streams(1, 2, np.arange(3000)))
+    boxes = [one.erased for one in drawn if one.erased is not None]
+    assert len(boxes) == 3000
+    areas = np.array([box.area for box in boxes]) / 224**2
+    aspects = np.array([(box.right - box.left) / (box.bottom - box.top) for box in boxes])
+    assert (areas.min(), areas.max(), areas.mean()) == pytest.approx((0.02, 0.33, 0.175), abs=0.01)
+    assert (aspects.min(), aspects.max()) == pytest.approx((0.3, 3.3), rel=0.05)
+    edges = np.array(boxes)
+    assert (edges.min(), edges.max()) == (0, 224)
+
+
+def test_a_change_comes_after_the_mirror_and_the_box_last() -> None:
+    pixels = picture(1, 60, 60)
+    plain = Draw((60, 60), None, 5, 6, (0, 0, 0), True, Box(5, 45, 6, 46))
+    crop = result(pixels, plain, 40)
+    drawn = plain._replace(change=Change("translate-x", 8.0), erased=Box(10, 20, 3, 12))
+    wanted = np.full_like(crop, FILL)
+    wanted[:, 8:] = crop[:, :-8]
+    wanted[10:20, 3:12] = FILL
+    assert np.array_equal(result(pixels, drawn, 40), wanted)

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
+from resnet_v2.config.augmenting import Augmentation
 from resnet_v2.config.fields import (
-    MOST,
     Amount,
     Count,
     CountOrNone,
@@ -20,7 +20,6 @@ from resnet_v2.config.fields import (
     Seed,
     Share,
     ShareBelowOne,
-    Side,
     Stem,
     Usual,
     Version,
@@ -30,13 +29,10 @@ from resnet_v2.config.fields import (
     nested,
     parse_labels,
     parse_numbers,
-    parse_steps,
     refuse_folder,
     settings,
 )
 from resnet_v2.machine import parse_bytes
-
-EpochValues = tuple[tuple[int, int], ...]  # pairs of an epoch and the value from there on
 
 
 @settings
@@ -114,6 +110,8 @@ class Schedule:
     """epochs of drops to a tenth"""
     warmup_epochs: Annotated[float, Range(0, 10**6)] = 0.0
     """epochs over which the rate grows linearly from 0"""
+    patience: Annotated[int, Range(0, 10**6)] = 0
+    """end the run when so many epochs have brought no better validation error, 0: never"""
 
     @property
     def drops(self) -> tuple[int, ...]:
@@ -135,6 +133,8 @@ class Optimisation:
     """weight decay, on weights and gammas only"""
     label_smoothing: Share = 0.0
     """share of the target spread over all classes"""
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced: in the loss of training each class counts the same, however few images it has"""
     amp: Literal["off", "bf16", "fp16", "auto"] = "off"
     """compute in bfloat16, or in float16 with a scaled loss; auto: the faster one here; weights stay float32"""
     accumulate: Annotated[int, Range(1, 10**6)] = 1
@@ -147,40 +147,6 @@ class Optimisation:
     """BatchNorm over the images of all ranks"""
     seed: Seed = 0
     """seed of weights, order and augmentation"""
-
-
-@settings
-class Augmentation:
-    """How training images are varied."""
-
-    aug_level: Annotated[Literal[1, 2, 3], Usual("2, CIFAR stem 1")] = 2
-    """1: crop and mirror; 2: and scale, aspect, colour; 3: and rotation, shear"""
-    aug_schedule: str = ""
-    """augmentation level from an epoch on, as 0:2,95:1; comes before --aug-level"""
-    size_schedule: str = ""
-    """side of the training images from an epoch on, as 0:24,6:32: small images first make the first epochs faster"""
-    augment: Literal["levels", "rrc"] = "levels"
-    """levels: what --aug-level says; rrc: random resized crop of 8 to 100 % of the area, and mirror"""
-    pad: Annotated[Side, Usual("0, CIFAR stem 4")] = 0
-    """pixels of grey around an image before it is cropped at random"""
-    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "area"] = "bilinear"
-    """how images are resized and warped; area averages where rrc shrinks and is bilinear elsewhere"""
-    mirror: bool = True
-    """mirror every second image; --no-mirror for digits, letters and signs, which mean something else then"""
-
-    def __post_init__(self) -> None:
-        """Refuse a schedule that is none."""
-        self.sizes(MOST)
-
-    @property
-    def levels(self) -> EpochValues:
-        """The level from an epoch on."""
-        return parse_steps(self.aug_schedule, "aug_schedule", self.aug_level, Range(1, 3), "0:2,95:1")
-
-    def sizes(self, largest: int) -> EpochValues:
-        """The side of the training images from an epoch on, for a network of `largest` pixels."""
-        example = f"0:{largest * 3 // 4},6:{largest}" if largest < MOST else "0:24,6:32"
-        return parse_steps(self.size_schedule, "size_schedule", largest, Range(8, largest), example)
 
 
 @settings
@@ -263,10 +229,17 @@ class Output:
     """write a torch profiler trace of ten steps, PREFIX-trace.json"""
     profile_data: bool = False
     """log after each epoch where the time of loading went: reading, preparing, decoding, warping, colours"""
+    find_lr: bool = False
+    """try growing learning rates, name one that suits, draw their losses as PREFIX-find-lr.png, and end"""
     dry_run: bool = False
     """check data, settings and disk, time three steps, and end"""
     explain: bool = False
     """print every setting with where it comes from, and end"""
+
+    @property
+    def trial(self) -> bool:
+        """Whether no run is made, and no checkpoint written."""
+        return self.dry_run or self.find_lr
 
     def __post_init__(self) -> None:
         """Refuse a folder where the start of a name belongs."""

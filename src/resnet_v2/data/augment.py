@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from resnet_v2.data.philox import Streams
 from resnet_v2.data.rows import Box
+from resnet_v2.data.trivial import CHANCES as TRIVIAL_CHANCES
+from resnet_v2.data.trivial import Change, draw_changes
 from resnet_v2.errors import ResnetError
 
 Matrix = tuple[tuple[float, float, float], tuple[float, float, float]]
@@ -31,13 +33,19 @@ RESIZED_ASPECT = (3 / 4, 4 / 3)
 RESIZED_TRIES = 10
 FIRST_TRIES = 2  # most images need no more
 
+AFTERWARDS = 64  # the number of an image's stream from which on is drawn what happens to the crop
+ERASED_AREA = (0.02, 0.33)  # shares of the crop
+ERASED_ASPECT = (0.3, 3.3)
+ERASED_TRIES = 10
+
 
 @dataclass(frozen=True)
 class Augmentation:
     """The ranges of one level. Sides and `pad` in pixels, angles in degrees, colours in steps of OpenCV's 8-bit HLS.
 
     With `resized` it is a random resized crop and mirror, and the other ranges have no meaning. `interpolation` is one
-    of INTERPOLATIONS. `mirror`: every second image is mirrored.
+    of INTERPOLATIONS. `mirror`: every second image is mirrored. `trivial`: one operation of TrivialAugment is done to
+    the crop. `erasing` is the share of crops of which a random box is made grey (Zhong et al., arXiv 1708.04896).
     """
 
     size: int
@@ -52,6 +60,8 @@ class Augmentation:
     resized: bool = False
     interpolation: str = "bilinear"
     mirror: bool = True
+    trivial: bool = False
+    erasing: float = 0.0
 
     def warps(self) -> bool:
         """Whether more happens to the geometry than crop and mirror."""
@@ -70,7 +80,8 @@ class Draw(NamedTuple):
     The image goes through `matrix` (2 x 3, source to canvas; None: it is its own canvas) onto a canvas of
     `canvas` = (height, width) pixels. The crop's upper left corner is at row `top`, column `left` of the canvas and may
     lie outside of it. `hls` are offsets for hue, lightness, saturation. With `source` none of this happens before the
-    colours: the box `source` of the image is resized to the crop. The crop reads the pixels of `box` alone.
+    colours: the box `source` of the image is resized to the crop. The crop reads the pixels of `box` alone. At last
+    comes `change`, and the box `erased` of the crop is made grey.
     """
 
     canvas: tuple[int, int]
@@ -81,6 +92,8 @@ class Draw(NamedTuple):
     mirror: bool
     box: Box
     source: Box | None = None
+    change: Change | None = None
+    erased: Box | None = None
 
     def within_box(self) -> "Draw":
         """The same for an image of which only the pixels of `box` are there."""
@@ -117,7 +130,10 @@ def random_resized_crop(size: int) -> Augmentation:
 def crops_alone(plan: Augmentation, height: int, width: int) -> bool:
     """Whether images of this size in pixels are cropped and mirrored, and nothing else."""
     coloured = plan.hue or plan.saturation or plan.lightness
-    return not (plan.resized or plan.warps() or coloured) and min(height, width) >= plan.size - 2 * plan.pad
+    afterwards = plan.trivial or plan.erasing
+    return (
+        not (plan.resized or plan.warps() or coloured or afterwards) and min(height, width) >= plan.size - 2 * plan.pad
+    )
 
 
 def draw_crops(
@@ -140,7 +156,23 @@ def _mirrored(plan: Augmentation, chances: Numbers) -> NDArray[np.bool_]:
 
 def draw(plan: Augmentation, heights: Whole, widths: Whole, streams: Streams) -> list[Draw]:
     """Draw the parameters for n images of `heights` x `widths` pixels (n each, int64)."""
-    return _draw_boxes(plan, heights, widths, streams) if plan.resized else _draw_warps(plan, heights, widths, streams)
+    drawing = _draw_boxes if plan.resized else _draw_warps
+    drawn = drawing(plan, heights, widths, streams)
+    if plan.trivial:
+        changes = draw_changes(streams.uniform(TRIVIAL_CHANCES, AFTERWARDS))
+        drawn = [one._replace(change=change) for one, change in zip(drawn, changes, strict=True)]
+    if plan.erasing:
+        boxes = _draw_erased(plan, streams)
+        drawn = [one._replace(erased=box) for one, box in zip(drawn, boxes, strict=True)]
+    return drawn
+
+
+def _draw_erased(plan: Augmentation, streams: Streams) -> list[Box | None]:
+    """A box of random area and aspect somewhere in the crop, or none."""
+    chances = streams.uniform(4 + 4 * ERASED_TRIES, AFTERWARDS)[:, TRIVIAL_CHANCES:]
+    sides = np.full(len(streams), plan.size)
+    boxes = _first_fitting(sides, sides, chances[:, 1:], ERASED_AREA, ERASED_ASPECT)
+    return [box if one else None for box, one in zip(boxes, (chances[:, 0] < plan.erasing).tolist(), strict=True)]
 
 
 def _draw_warps(plan: Augmentation, heights: Whole, widths: Whole, streams: Streams) -> list[Draw]:
@@ -240,21 +272,24 @@ def _draw_boxes(plan: Augmentation, heights: Whole, widths: Whole, streams: Stre
     """A box of random area and aspect that fits, after some tries the largest in the middle; and whether to mirror."""
     chances = streams.uniform(1 + 4 * FIRST_TRIES)
     mirror = (chances[:, 0] < 0.5) & plan.mirror
-    boxes = _first_fitting(heights, widths, chances[:, 1:])
+    boxes = _first_fitting(heights, widths, chances[:, 1:], RESIZED_AREA, RESIZED_ASPECT)
     left_over = np.array([place for place, box in enumerate(boxes) if box is None], np.intp)
     if left_over.size:
         sizes = heights[left_over], widths[left_over]
         more = streams.of(left_over).uniform(1 + 4 * RESIZED_TRIES)[:, 1 + 4 * FIRST_TRIES :]
-        for place, box in zip(left_over.tolist(), _first_fitting(*sizes, more), strict=True):
+        later = _first_fitting(*sizes, more, RESIZED_AREA, RESIZED_ASPECT)
+        for place, box in zip(left_over.tolist(), later, strict=True):
             boxes[place] = box or _middle(int(heights[place]), int(widths[place]))
     size = (plan.size, plan.size)
     drawn = zip(cast(list[Box], boxes), mirror.tolist(), strict=True)
     return [Draw(size, None, 0, 0, (0, 0, 0), turned, box, box) for box, turned in drawn]
 
 
-def _first_fitting(heights: Whole, widths: Whole, chances: Numbers) -> list[Box | None]:
+def _first_fitting(
+    heights: Whole, widths: Whole, chances: Numbers, areas: tuple[float, float], aspects: tuple[float, float]
+) -> list[Box | None]:
     """The first box of each image that fits it, of as many as there are four numbers for; None where none does."""
-    (least, most), (narrow, wide) = RESIZED_AREA, RESIZED_ASPECT
+    (least, most), (narrow, wide) = areas, aspects
     area_chance, aspect_chance, top_chance, left_chance = (chances[:, part::4] for part in range(4))
     height, width = heights[:, None], widths[:, None]
     area = height * width * (least + (most - least) * area_chance)

@@ -16,9 +16,19 @@ def epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
 
 
 def split(
-    order: NDArray[np.int64], batch_size: int, rank: int = 0, world_size: int = 1, first_step: int = 0
+    order: NDArray[np.int64],
+    batch_size: int,
+    rank: int = 0,
+    world_size: int = 1,
+    first_step: int = 0,
+    together: int = 1,
 ) -> Iterator[NDArray[np.int64]]:
-    """A rank's part of every step of `batch_size` ordinals, from a step on; parts differ by one ordinal at most."""
+    """A rank's part of every step of `batch_size` ordinals, from a step on; parts differ by one ordinal at most.
+
+    So many ordinals as are `together`, from the beginning of the step, stay on one rank; parts differ by as many.
+    """
     for start in range(first_step * batch_size, len(order), batch_size):
         step = order[start : start + batch_size]
-        yield step[len(step) * rank // world_size : len(step) * (rank + 1) // world_size]
+        groups = -(-len(step) // together)
+        first, last = (together * (groups * one // world_size) for one in (rank, rank + 1))
+        yield step[first:last]

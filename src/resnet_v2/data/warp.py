@@ -9,6 +9,7 @@ from resnet_v2.data import stages
 from resnet_v2.data.augment import FILL, Draw
 from resnet_v2.data.jpeg import Image, scratch
 from resnet_v2.data.rows import Box
+from resnet_v2.data.trivial import vary
 
 METHODS = {
     "nearest": cv2.INTER_NEAREST,
@@ -21,8 +22,8 @@ HIGHEST_HUE = 180  # OpenCV's 8-bit HLS: hue 0-180, lightness and saturation 0-2
 
 
 def apply(pixels: Image, drawn: Draw, out: Image, interpolation: str = "bilinear") -> None:
-    """Warp, crop, colour and mirror an image (3 or 4 channels, RGB first) straight into `out` (size x size x 3, a view
-    into the batch).
+    """Warp, crop, colour, mirror, change and erase an image (3 or 4 channels, RGB first) straight into `out` (size x
+    size x 3, a view into the batch).
     """
     started = time.perf_counter()
     height, width = out.shape[:2]
@@ -43,6 +44,10 @@ def apply(pixels: Image, drawn: Draw, out: Image, interpolation: str = "bilinear
         _shift_colours(crop if whole else out, drawn.hls, out)
     if drawn.mirror:
         cv2.flip(out, 1, dst=out)
+    if drawn.change is not None:
+        vary(out, drawn.change, METHODS[interpolation], FILL)
+    if drawn.erased is not None:
+        drawn.erased.of(out)[:] = FILL
     stages.lap(stages.COLOUR, warped)
 
 

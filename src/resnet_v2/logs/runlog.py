@@ -174,10 +174,10 @@ class RunLog:
         lines = [f"Epoch[{epoch}] Train-accuracy={accuracy:f}", f"Epoch[{epoch}] Time cost={seconds:.3f}"]
         self._write(lines, "train", {"epoch": epoch, "train_accuracy": accuracy, "seconds": seconds} | values)
 
-    def finished(self, seconds: float, data_wait: float) -> None:
-        """The end of a run: its time, and the share of the training spent waiting for data."""
+    def finished(self, seconds: float, data_wait: float, said: str = "") -> None:
+        """The end of a run: what is said of it, its time, and the share of that spent waiting for data."""
         line = f"Finished after {seconds:.0f} s of training, of which {data_wait:.1%} were spent waiting for data"
-        self._write([line], "finished", {"seconds": seconds, "data_wait": data_wait})
+        self._write([said, line] if said else [line], "finished", {"seconds": seconds, "data_wait": data_wait})
 
     def skipped(self, sentence: str) -> None:
         """A record could not be used."""

@@ -20,6 +20,7 @@ from resnet_v2.files import remove, replacing
 from resnet_v2.networks import weights
 from resnet_v2.networks.finding import checkpoint_path, saved_epochs
 from resnet_v2.networks.header import Header, read_header
+from resnet_v2.training.early_stop import was_over
 
 VERSION = 2  # of the header's part on training
 
@@ -147,6 +148,6 @@ def unfinished(prefix: str) -> str | None:
         except DamagedError:
             return "damaged, but its newest sound epoch may be there"
         position, wanted = training["position"], training["epochs"]
-        if position["epoch"] < wanted:
+        if position["epoch"] < wanted and not was_over(training):
             return f"epoch {position['epoch']} of {wanted}"
     return None

@@ -24,6 +24,11 @@ def check_together(config: TrainConfig, architecture: Architecture, ranks: Ranks
             f"`model_load_epoch` {output.model_load_epoch} does nothing without `retrain`; add it.",
         ),
         (
+            output.find_lr and (output.dry_run or output.retrain or output.resume != "no"),
+            "`find_lr` tries the rates of a new run, and does not go with `dry_run`, `resume` or `retrain`; leave one "
+            "of them out.",
+        ),
+        (
             config.network.finetune and config.network.zero_init_residual,
             "`zero_init_residual` is for new weights, `finetune` takes a checkpoint's; give one of them.",
         ),
@@ -40,6 +45,20 @@ def check_together(config: TrainConfig, architecture: Architecture, ranks: Ranks
         (
             optimisation.label_smoothing and config.data.label_kind == "multi",
             "`label_smoothing` does not go with `labels` multi, where a class is a yes or no; leave one of them out.",
+        ),
+        (
+            config.augmentation.mixes and config.data.label_kind == "tasks",
+            "`mixup` and `cutmix` do not go with `labels` tasks, where an image has several classes; leave one of them "
+            "out.",
+        ),
+        (
+            config.augmentation.mixes and optimisation.batch_size < 2,
+            "`mixup` and `cutmix` mix two images of a step, but `batch_size` is 1; give more.",
+        ),
+        (
+            optimisation.class_weights != "none" and config.data.label_kind == "multi",
+            "`class_weights` does not go with `labels` multi, where an image has any number of classes; leave one of "
+            "them out.",
         ),
         (
             optimisation.sync_bn and several and memory.planned,

@@ -26,6 +26,7 @@ from resnet_v2.training.evaluation import Evaluation, saved
 from resnet_v2.training.feed import Fed, IdleClock, feed, pin_for
 from resnet_v2.training.interruption import Interruption, Stopped
 from resnet_v2.training.meter import Meter, Watch
+from resnet_v2.training.mixing import kept_together, mixed
 from resnet_v2.training.plan import RunPlan
 from resnet_v2.training.state import TrainState
 
@@ -82,6 +83,7 @@ def training_loader(run: Run, state: TrainState, reader: Records) -> Loader:
         reading=Reading(
             plan.workers, data.max_pixels, data.fast_decode, skip, pin_for(run.device), ranks.local_world_size
         ),
+        together=kept_together(plan.config),
     )
     if state.loader:
         loader.load_state_dict(state.loader)
@@ -133,7 +135,8 @@ def _train_batch(run: Run, state: TrainState, fed: Fed, loader: Loader, clock: I
     """One step; returns its learning rate, that of the middle of the step."""
     learning_rate = run.plan.schedule.learning_rate(state.epoch + (state.step - 0.5) / loader.steps)
     clock.step_begins()
-    result = state.trainer.step(fed.images, fed.labels, loader.images_of(state.step - 1), learning_rate)
+    images, labels = mixed(run.plan.config, run.plan.labels, state.epoch, fed)
+    result = state.trainer.step(images, labels, loader.images_of(state.step - 1), learning_rate)
     clock.step_ends()
     run.watch.add(state.step, fed.ordinals, result)
     for meter in (state.whole, state.recent):

@@ -22,11 +22,13 @@ from resnet_v2.recompute.budget import Workload, plan_for_training
 from resnet_v2.recompute.malloc import keep_freed_memory
 from resnet_v2.recompute.plan import Plan
 from resnet_v2.recompute.tape import follow
-from resnet_v2.training import gpu, ownership, preflight
+from resnet_v2.training import early_stop, gpu, ownership, preflight
 from resnet_v2.training.checkpoint import Start, tidy
+from resnet_v2.training.class_weights import balanced, count_classes
 from resnet_v2.training.distributed import choose_device, joined, launch, launched
 from resnet_v2.training.epoch import Run, end_epoch, train_epoch, training_loader, validate
 from resnet_v2.training.evaluation import Evaluation, restored
+from resnet_v2.training.find_lr import find_learning_rate
 from resnet_v2.training.interruption import Interruption
 from resnet_v2.training.meter import Watch
 from resnet_v2.training.optim import muon, nesterov_sgd
@@ -60,7 +62,7 @@ def fit(given: Mapping[str, Any], say: Callable[[str], object] = console.say) ->
         joined(device) as ranks,
         Interruption() as interruption,
         contextlib.closing(RunLog.nowhere()) as log,
-        ownership.owned(plan.prefix) if ranks.main and not plan.config.output.dry_run else contextlib.nullcontext(),
+        ownership.owned(plan.prefix) if ranks.main and not plan.config.output.trial else contextlib.nullcontext(),
     ):
         trace = profiler(plan.prefix) if plan.config.output.profile and ranks.main else None
         run = Run(plan, start, ranks, device, interruption, log, Watch(plan.prefix, ranks), trace)
@@ -68,7 +70,7 @@ def fit(given: Mapping[str, Any], say: Callable[[str], object] = console.say) ->
 
 
 def _writes(plan: RunPlan) -> bool:
-    return not plan.config.output.dry_run and plan.first_epoch < plan.epochs
+    return not plan.config.output.trial and plan.first_epoch < plan.epochs
 
 
 def _begins(plan: RunPlan, start: Start | None) -> bool:
@@ -80,15 +82,18 @@ def _fit(run: Run, say: Callable[[str], object]) -> Evaluation | None:
     plan, start, ranks, device, config = run.plan, run.start, run.ranks, run.device, run.plan.config
     if start is not None and start.remark:
         say(start.remark)
-    if start is not None and plan.first_epoch >= plan.epochs:
+    over_early = start is not None and start.resumed and _over_early(plan, start)
+    if start is not None and (over_early or plan.first_epoch >= plan.epochs):
         evaluation = start.header.training["evaluation"]
         if evaluation is None:
             raise ResnetError(
                 f"{start.path} is amid epoch {plan.first_epoch}, behind `epochs` {plan.epochs}; give more."
             )
-        if ranks.main and not config.output.dry_run:
+        if ranks.main and not config.output.trial:
             _end_again(run, start)
-        say(f"{plan.prefix} is at its end, epoch {plan.epochs}.")
+        said = early_stop.sentence(config, plan.first_epoch, start.header.training["best"])
+        end = plan.first_epoch if over_early else plan.epochs
+        say(f"{plan.prefix} is at its end, epoch {end}." + (f" {said}" if said else ""))
         return restored(evaluation)
     training, validation = _open_records(plan)
     readers = [*training.values(), validation]
@@ -100,6 +105,10 @@ def _fit(run: Run, say: Callable[[str], object]) -> Evaluation | None:
     work = gpu.workload(plan.architecture, images, config, device)
     with gpu.own_stream(device), gpu.failures_told(work, device, config, ranks.local_world_size * accumulate):
         trainer, sentences = _trainer(run, work)
+        if config.optimisation.class_weights == "balanced":
+            # Of the records that are read last, so that a run that goes on finds them too.
+            counts = count_classes(training[plan.records_of(plan.epochs - 1)], plan.labels, ranks.main)
+            trainer = replace(trainer, class_weights=balanced(counts, plan.labels).to(device))
         state = TrainState(trainer, plan.first_epoch)
         if start is not None:
             state = TrainState.from_tensors(start, trainer, plan.first_epoch, ranks)
@@ -110,7 +119,9 @@ def _fit(run: Run, say: Callable[[str], object]) -> Evaluation | None:
             findings += preflight.timed(trainer, loader, plan.schedule.learning_rate(position))
         for sentence in (*departures(plan), *sentences, *findings):
             say(sentence)
-        if config.output.dry_run:
+        if config.output.find_lr:
+            find_learning_rate(run, state, training[plan.records_of(state.epoch)], say)
+        if config.output.trial:
             return None
         if ranks.main and _begins(plan, start):
             ownership.make_room(plan.prefix, plan.first_epoch, run.saved(), say)
@@ -121,13 +132,19 @@ def _fit(run: Run, say: Callable[[str], object]) -> Evaluation | None:
         return result
 
 
+def _over_early(plan: RunPlan, start: Start) -> bool:
+    """Whether the run had come to an early end, and has with the settings of now."""
+    return early_stop.was_over({**start.header.training, "settings": plan.settings()})
+
+
 def _end_again(run: Run, start: Start) -> None:
     """What a run that was killed at its very end did not come to: old epochs go, and its log says that it finished."""
     tidy(run.plan.prefix, run.plan.first_epoch, run.plan.config.output.keep)
     if not has_ended(run.plan.prefix):
         with contextlib.closing(RunLog(run.plan.prefix, append=True, echo=console.echo)) as log:
             if clock := log.go_back(start.header.training["position"]):
-                log.finished(round(clock["seconds"], 3), round(clock["waited"] / (clock["seconds"] or 1), 4))
+                said = early_stop.sentence(run.plan.config, start.epoch, start.header.training["best"])
+                log.finished(round(clock["seconds"], 3), round(clock["waited"] / (clock["seconds"] or 1), 4), said)
 
 
 def _data_of(run: Run, readers: list[RecordSet]) -> dict[str, str]:
@@ -210,10 +227,11 @@ def _train(run: Run, state: TrainState, training: Mapping[Path, RecordSet], vali
                     train_epoch(run, state, training[run.plan.records_of(state.epoch)])
                 result = validate(run, state, validation)
                 end_epoch(run, state, result)
-                if state.epoch == run.plan.epochs:
+                if state.epoch == run.plan.epochs or early_stop.is_over(run.plan.config, state.epoch, state.best):
                     # A rank that keeps no log, and a run whose log was lost, may know of no time.
                     share = state.waited / state.seconds if state.seconds else 0.0
-                    run.log.finished(round(state.seconds, 3), round(share, 4))
+                    said = early_stop.sentence(run.plan.config, state.epoch, state.best)
+                    run.log.finished(round(state.seconds, 3), round(share, 4), said)
                     return result
     finally:
         run.log.close()

@@ -86,6 +86,7 @@ class RunPlan:
         else:
             found = augmentation(_at(its.levels, epoch), image_size, self.architecture.large_images)
             found = replace(found, pad=its.pad).scaled(size)
+        found = replace(found, trivial=its.trivial_augment, erasing=its.random_erasing)
         return replace(found, interpolation=its.interpolation, mirror=its.mirror)
 
     def records_of(self, epoch: int) -> Path:
@@ -288,6 +289,8 @@ def _folder_of_data(asked: Values) -> Path:
 
 def _find_start(prefix: str, asked: Values) -> Start | None:
     """The checkpoint to go on from, if any; a ResnetError says why there is none or what would be lost."""
+    if asked.get("find_lr"):
+        return None
     resume = "auto" if restarted() else asked.get("resume", "no")
     retrain, load_epoch = asked.get("retrain", False), asked.get("model_load_epoch", 0)
     if retrain and not load_epoch:

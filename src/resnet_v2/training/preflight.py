@@ -21,6 +21,7 @@ from resnet_v2.data.sidecar import sidecar_path
 from resnet_v2.errors import ResnetError
 from resnet_v2.machine import processors
 from resnet_v2.networks.header import Header
+from resnet_v2.training import class_weights
 from resnet_v2.training.feed import feed
 from resnet_v2.training.plan import RunPlan
 from resnet_v2.training.step import Trainer
@@ -38,6 +39,11 @@ def check(plan: RunPlan, trainer: Trainer, readers: Sequence[RecordSet]) -> list
     header = Header.of_epoch(plan.architecture, 0)
     if found := header.stored_otherwise(stored_side(readers[-1])):
         findings.append(f"warning: {readers[-1].path} {found}; pack it with `resize` {header.resize}.")
+    if plan.config.optimisation.class_weights == "none":
+        for reader in readers[:-1]:
+            findings += class_weights.offer(reader, plan.labels, plan.class_names)
+    if plan.config.augmentation.mixes:
+        findings.append("images are mixed: of each the class with the larger share counts for Train-accuracy")
     findings += _check_disk(plan, trainer)
     findings += _tell_of_memory(plan, readers[0])
     cores, workers = processors(), plan.workers

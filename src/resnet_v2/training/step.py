@@ -32,7 +32,8 @@ class Trainer:
     `model` is the network as it is called: compiled, and with gradients shared among the ranks. `averaged` is the
     moving average of the weights, which is then what is evaluated and used. `precision`: what is computed in, None for
     float32. `labels`: what the labels of its images are. `graph` records steps of the full batch as a CUDA graph and
-    plays them, if there is one.
+    plays them, if there is one. `class_weights`: how much each class counts in the loss (float32, on the device), None:
+    all the same.
     """
 
     config: TrainConfig
@@ -46,6 +47,7 @@ class Trainer:
     precision: torch.dtype | None
     labels: Labels
     graph: Graph | None = None
+    class_weights: Tensor | None = None
 
     @classmethod
     def of(
@@ -88,7 +90,8 @@ class Trainer:
         return self.network if self.averaged is None else cast(ResNet, self.averaged.module)
 
     def step(self, images: Tensor, labels: Tensor, images_of_step: int, learning_rate: float) -> Tensor:
-        """One update with this rank's images of a step: n x H x W x 3 (uint8), and their labels, on the device.
+        """One update with this rank's images of a step and their labels, on the device: n x H x W x 3, uint8, or
+        float32 where they are mixed.
 
         Returns the sum of their losses and the count of right answers (float32 [2], on the device). The gradient is
         that of the mean loss over the images of all ranks.
@@ -125,7 +128,7 @@ class Trainer:
         logits = self._logits(pixels, round(self.ranks.world_size / share))
         with torch.autocast(self.device.type, enabled=False):
             logits, smoothing = logits.float(), self.config.optimisation.label_smoothing
-            loss = loss_of(self.labels, logits, labels, smoothing)
+            loss = loss_of(self.labels, logits, labels, smoothing, self.class_weights)
             self.scaler.scale(loss * share).backward()  # type: ignore[no-untyped-call]
             correct = right_answers(self.labels, logits.detach(), labels)
         return torch.stack([loss.detach(), correct.float()])
