@@ -90,6 +90,8 @@ class Network:
     """multiplies the channels of every layer"""
     version: Version = "v2"
     """v2: pre-activation units; v1: the units of the first ResNet paper"""
+    image_size: Annotated[int, Range(8, 2048), Usual("224, CIFAR stem 32")] = 224
+    """side in pixels of the square images that it is trained and evaluated on"""
     bn_mom: Share = 0.9
     """BatchNorm momentum as MXNet counts it: the share of the old moving statistics that is kept"""
     zero_init_residual: bool = False

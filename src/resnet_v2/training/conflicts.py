@@ -10,7 +10,7 @@ def check_together(config: TrainConfig, architecture: Architecture, ranks: Ranks
     """Raise SettingError for the first of them, naming what to leave out."""
     memory, devices, output, optimisation = config.memory, config.devices, config.output, config.optimisation
     epochs, pad, gpus = config.schedule.epochs, config.augmentation.pad, len(devices.gpu_numbers)
-    largest_pad = architecture.image_size // 2 - 1
+    largest_pad = config.network.image_size // 2 - 1
     several = max(ranks.world_size, devices.nproc, gpus) > 1
     not_alone = several or optimisation.accumulate > 1 or optimisation.clip_norm > 0
     not_nag = optimisation.amp == "fp16" or optimisation.optimizer != "nag"
@@ -57,4 +57,4 @@ def check_together(config: TrainConfig, architecture: Architecture, ranks: Ranks
     for holds, sentence in refusals:
         if holds:
             raise SettingError(sentence)
-    _ = config.augmentation.sizes(architecture.image_size)
+    _ = config.augmentation.sizes(config.network.image_size)

@@ -68,6 +68,11 @@ class RunPlan:
         return Labels(self.architecture.classes, data.label_kind, data.task_classes)
 
     @property
+    def image_size(self) -> int:
+        """The side in pixels of the images that the network sees."""
+        return self.config.network.image_size
+
+    @property
     def workers(self) -> int:
         """The worker processes of each rank."""
         return int(self.config.devices.workers)
@@ -79,7 +84,7 @@ class RunPlan:
 
     def augmentation(self, epoch: int) -> Augmentation:
         """The augmentation of an epoch, counted from 0."""
-        its, image_size = self.config.augmentation, self.architecture.image_size
+        its, image_size = self.config.augmentation, self.image_size
         size = _at(its.sizes(image_size), epoch)
         if its.augment == "rrc":
             found = random_resized_crop(size)
@@ -253,7 +258,8 @@ def _usual(asked: Values, classes_needed: bool = True) -> tuple[tuple[str, ...],
     shares = IMAGENET_DROPS if imagenet else CIFAR_DROPS
     found["milestones"] = ",".join(str(max(1, round(share * merged["epochs"]))) for share in shares)
     small = merged["stem"] in ("cifar", "pooled") and merged.get("augment", "levels") == "levels"
-    found["pad"] = 4 if small else 0
+    found["image_size"] = 32 if merged["stem"] in ("cifar", "pooled") else 224
+    found["pad"] = asked.get("image_size", 32) // 8 if small else 0
     synset = as_path(merged["list_dir"]) / "synset.txt"
     names = read_synset(synset) if synset.is_file() else ()
     _, tasks = parse_labels(asked.get("labels", "class"))
