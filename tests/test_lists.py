@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from conftest import Run
+from resnet_v2.data import heif
 from resnet_v2.config.packing import ListConfig
 from resnet_v2.data import lists
 from resnet_v2.data.lists import ListEntry, is_sorted_by_class, read_list, read_synset, write_list, write_synset
@@ -152,7 +153,10 @@ def test_hidden_folders_are_no_classes(class_folder: Path, tmp_path: Path) -> No
     assert (tmp_path / "a_train.lst").read_bytes() == (tmp_path / "b_train.lst").read_bytes()
 
 
-def test_what_is_left_out_is_told(class_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_left_out_is_told(
+    class_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heif, "available", lambda: False)
     for name in ("a.JFIF", "b.Tiff", "c.GIF", "d.heic", "e.heic", "f"):
         (class_folder / "ant" / name).touch()
     (class_folder / "none").mkdir()
@@ -161,6 +165,9 @@ def test_what_is_left_out_is_told(class_folder: Path, tmp_path: Path, capsys: py
     err = capsys.readouterr().err
     assert "3 files that are not taken for images (2 .heic, 1 without an ending)" in err
     assert f"{class_folder / 'none'} holds no images" in err
+    assert "install it with pip install 'resnet-v2[photos]'" in err
+    monkeypatch.setattr(heif, "available", lambda: True)
+    assert make_lists(ListConfig(class_folder, tmp_path / "b")) == (3, 29, 0)
     assert f"1 images in {class_folder} itself are left out" in err
 
 
