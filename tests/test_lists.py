@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 from conftest import Run
-from resnet_v2.data import heif
 from resnet_v2.config.packing import ListConfig
-from resnet_v2.data import lists
+from resnet_v2.data import heif, lists
 from resnet_v2.data.lists import ListEntry, is_sorted_by_class, read_list, read_synset, write_list, write_synset
 from resnet_v2.errors import ResnetError
 from resnet_v2.packing.class_folders import make_lists

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from tyro.conf import arg
+from tyro.conf import Positional, arg
 
 from resnet_v2.config.fields import (
     MOST,
@@ -43,6 +43,8 @@ EpochValues = tuple[tuple[int, int], ...]  # pairs of an epoch and the value fro
 class Data:
     """What is read."""
 
+    folder: Annotated[Positional[str], arg(metavar="[FOLDER]")] = ""
+    """photos in a folder for each class, or train and val of such; other settings then suit them (docs/photos.md)"""
     data_dir: Place = Path("data/imagenet")
     """folder of the records, or an address such as s3://bucket/imagenet"""
     data_type: str = "imagenet"
@@ -313,8 +315,10 @@ TRAIN_DEFAULTS: Mapping[str, Any] = TrainConfig().flat()
 
 def arguments_of(given: Mapping[str, Any]) -> list[str]:
     """The command line flags that give these settings."""
-    arguments = []
+    arguments = [str(given["folder"])] if given.get("folder") else []
     for name, value in given.items():
+        if name == "folder":
+            continue
         flag = name.replace("_", "-")
         arguments.append(f"--{flag}" if value is True else f"--no-{flag}" if value is False else f"--{flag}={value}")
     return arguments

@@ -1,5 +1,7 @@
 """Settings that are right each for itself and do not go together."""
 
+from typing import Any
+
 from resnet_v2.config.training import TrainConfig
 from resnet_v2.errors import SettingError
 from resnet_v2.networks.architecture import Architecture
@@ -58,3 +60,8 @@ def check_together(config: TrainConfig, architecture: Architecture, ranks: Ranks
         if holds:
             raise SettingError(sentence)
     _ = config.augmentation.sizes(config.network.image_size)
+
+
+def told(value: Any) -> Any:
+    """A setting's value as a sentence says it."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value

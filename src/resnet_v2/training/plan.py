@@ -25,9 +25,10 @@ from resnet_v2.networks.architecture import Architecture
 from resnet_v2.storage import Address, as_path
 from resnet_v2.training import checkpoint, ownership, recipes
 from resnet_v2.training.checkpoint import Start
-from resnet_v2.training.conflicts import check_together
+from resnet_v2.training.conflicts import check_together, told
 from resnet_v2.training.distributed import ranks_of_environment, restarted
 from resnet_v2.training.optim import Schedule
+from resnet_v2.training.photos import Photos, find_photos
 
 # Of the whole run: 30, 60, 90 of 120 epochs on ImageNet, 120 and 160 of 200 on CIFAR.
 IMAGENET_DROPS, CIFAR_DROPS = (0.25, 0.5, 0.75), (0.6, 0.8)
@@ -44,7 +45,8 @@ class RunPlan:
     """A run, with every setting decided; `sources` says by name where each comes from.
 
     `batch_size` counts the images of a step on all machines, `first_epoch` (from 0) is where it begins or goes on,
-    `schedule` gives the learning rate, `processes` is the number of ranks on this machine.
+    `schedule` gives the learning rate, `processes` is the number of ranks on this machine, `photos` the folder that the
+    records are made of, if it is one.
     """
 
     config: TrainConfig
@@ -55,6 +57,7 @@ class RunPlan:
     first_epoch: int
     batch_size: int
     processes: int
+    photos: Photos | None = None
 
     @property
     def prefix(self) -> str:
@@ -123,7 +126,9 @@ class RunPlan:
         gave, and the base of the learning rate.
         """
         kept = {name: value for name, value in self.settings().items() if name not in NEUTRAL}
-        given = sorted(name for name in kept if self.sources[name].split()[0] in ("given", "recipe", "checkpoint"))
+        given = sorted(
+            name for name in kept if self.sources[name].split()[0] in ("given", "recipe", "checkpoint", "photos")
+        )
         return {
             "settings": kept,
             "given": given,
@@ -154,17 +159,20 @@ def decide(given: Values) -> tuple[RunPlan, Start | None]:
     """
     ranks = ranks_of_environment()
     config = TrainConfig.of(**given)  # says what cannot be before anything is looked for
-    recipe = _of_recipe(given)
+    recipe = recipes.settings_of(given)
     asked = recipe | dict(given)
-    prefix = asked.get("model_prefix") or _prefix_of(asked)
+    photos = find_photos(asked)
+    suited = dict(photos.choices) if photos is not None else {}
+    prefix = asked.get("model_prefix") or _prefix_of(suited | asked)
     start = _find_start(prefix, asked)
     earlier = start.given() if start is not None else {}
-    tuned = _tuned(asked) if start is None else {}
-    names, usual = _usual(tuned | earlier | asked)
+    tuned = _tuned(suited | asked) if start is None else {}
+    names, usual = _usual(suited | tuned | earlier | asked, photos)
     layers = (
         ("default", TRAIN_DEFAULTS),
         ("the data", usual),
-        (f"checkpoint {asked.get('finetune')}", tuned),
+        (f"photos {asked.get('folder')}", suited),
+        (f"checkpoint {(suited | asked).get('finetune')}", tuned),
         (f"checkpoint {start.path if start is not None else ''}", earlier),
         (f"recipe {config.output.recipe}", recipe),
         ("given", given),
@@ -190,6 +198,7 @@ def decide(given: Values) -> tuple[RunPlan, Start | None]:
         first_epoch=start.epoch if start is not None and resumed else config.output.model_load_epoch,
         batch_size=config.optimisation.batch_size * ranks.machines,
         processes=max(config.devices.nproc, _gpus(config)),
+        photos=photos,
     )
     if start is not None and resumed and not config.output.force:
         _check_unchanged(start, plan, asked)
@@ -211,14 +220,6 @@ def departures(plan: RunPlan) -> list[str]:
         for name, value in recipe.settings.items()
         if plan.sources[name] == "given" and values[name] != value and name not in PLACES
     ]
-
-
-def _of_recipe(given: Values) -> dict[str, Any]:
-    """What the recipe says; with `retrain` but for rate and decay, which are the checkpoint's."""
-    if not given.get("recipe"):
-        return {}
-    settings = recipes.find(given["recipe"]).settings
-    return {name: value for name, value in settings.items() if not (given.get("retrain") and name in ("lr", "wd"))}
 
 
 def _prefix_of(asked: Values) -> str:
@@ -243,7 +244,9 @@ def _tuned(asked: Values) -> dict[str, Any]:
     return found
 
 
-def _usual(asked: Values, classes_needed: bool = True) -> tuple[tuple[str, ...], dict[str, Any]]:
+def _usual(
+    asked: Values, photos: Photos | None = None, classes_needed: bool = True
+) -> tuple[tuple[str, ...], dict[str, Any]]:
     """The class names, and the settings that follow from the kind of data and its files."""
     imagenet = asked.get("data_type", "imagenet") == "imagenet"
     found: dict[str, Any] = {
@@ -262,6 +265,7 @@ def _usual(asked: Values, classes_needed: bool = True) -> tuple[tuple[str, ...],
     found["pad"] = asked.get("image_size", 32) // 8 if small else 0
     synset = as_path(merged["list_dir"]) / "synset.txt"
     names = read_synset(synset) if synset.is_file() else ()
+    names = names if photos is None else photos.facts.class_names
     _, tasks = parse_labels(asked.get("labels", "class"))
     wanted = asked.get("num_classes", 0)
     if tasks and wanted not in (0, sum(tasks)):
@@ -323,7 +327,7 @@ def _check_unchanged(start: Start, plan: RunPlan, asked: Values) -> None:
     # Where a checkpoint tells its records, these are looked at, wherever they lie.
     passed = NEUTRAL | (set(ownership.FOLDERS) if "data" in start.header.training else set())
     changed = [
-        f"`{name}` {_told(now[name])}, was {_told(saved[name])}"
+        f"`{name}` {told(now[name])}, was {told(saved[name])}"
         for name in asked
         if name not in passed and name in saved and saved[name] not in (now[name], None)
     ]
@@ -332,10 +336,6 @@ def _check_unchanged(start: Start, plan: RunPlan, asked: Values) -> None:
             f"{start.path} was made with other settings ({'; '.join(changed)}); mend them, or give `force` to go on "
             "with the new ones."
         )
-
-
-def _told(value: Any) -> Any:
-    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
 def _schedule(config: TrainConfig, asked: Values, start: Start | None) -> Schedule:
