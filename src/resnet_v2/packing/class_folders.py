@@ -41,8 +41,8 @@ def find_classes(root: Path) -> ClassFolders:
     )
     if not classes.images_of:
         raise ResnetError(
-            f"{root} has no class folders with images ({', '.join(IMAGE_ENDINGS)}); images that are not in folders "
-            "need `val_labels`."
+            f"{root} has no class folders with images ({', '.join(IMAGE_ENDINGS)}); put those of each class into a "
+            "folder of its own, or list a validation set without folders by `resnet-v2 list --val-labels`."
         )
     for name in classes.images_of:
         as_class_name(name)

@@ -48,7 +48,7 @@ def fit(given: Mapping[str, Any], say: Callable[[str], object] = console.say) ->
     plan, start = decide(given)
     if plan.photos is not None and not launched():
         for name, reason in plan.photos.reasons.items():
-            if plan.sources[name] == f"photos {plan.photos.folder}":
+            if plan.sources[name].startswith("photos"):
                 say(reason)
         plan.photos.make(Header.of_epoch(plan.architecture, 0, image_size=plan.image_size).resize)
     if plan.processes > 1 and not launched():

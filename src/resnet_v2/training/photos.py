@@ -30,10 +30,10 @@ NETWORK = "cifar10-resnet-14"  # that ships
 NOTES, NOTES_VERSION, MOST_NOTES_BYTES = "photos.json", 1, 1 << 27
 SPLIT_SEED = 0  # the same split whatever `seed` trains
 SHARE, ENOUGH = 5, 50  # a fifth of a class is held out, of large classes a tenth, but no fewer than 50
-IMAGES_SEEN, FEWEST_EPOCHS, MOST_EPOCHS = 12_000, 5, 30
+IMAGES_SEEN, FEWEST_EPOCHS, MOST_EPOCHS = 6_000, 5, 15
 MINUTES = 8
 SMALLEST_BATCH, LARGEST_BATCH, STEPS = 16, 64, 20  # images, and steps of an epoch
-RATE = 0.03  # for a batch of 16; for larger ones as the root of their size
+RATE = 0.01  # for a batch of 16; for larger ones as the root of their size
 MEMORY_SHARE = 0.5  # of what is free
 PLACES = ("data_dir", "data_type", "data_train", "data_val", "list_dir", "num_classes", "labels")
 MADE = ("finetune", "recipe", "depth", "stem", "width", "version")  # whoever gives one of them chooses the network
@@ -161,7 +161,9 @@ def _read_notes(records: Path) -> dict[str, Any]:
 def _refuse_strangers(records: Path) -> None:
     """A folder that is not of an earlier run on photos is left as it is."""
     if (records.is_dir() and any(records.glob("*.rec")) and not (records / NOTES).is_file()) or records.is_file():
-        raise ResnetError(f"{records} is there and was not made by `train` of photos; give another `model_prefix`.")
+        raise ResnetError(
+            f"{records} holds records that were not made of a folder of photos; give another `model_prefix`."
+        )
 
 
 def _refuse_too_few(folder: Path, facts: Facts) -> None:
