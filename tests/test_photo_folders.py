@@ -78,6 +78,23 @@ def test_a_dry_run_says_what_is_chosen(here: Path, run: Run) -> None:
     assert Path("model/images-records/images_train.rec").stat().st_mtime_ns != made
 
 
+def test_records_that_were_not_finished_are_made_again(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = decide({"folder": "images"})[0]
+    assert plan.photos is not None
+    plan.photos.make(32)
+    with monkeypatch.context() as patch:
+        patch.setattr(photos, "write", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            plan.photos.make(40)
+    before = Path("model/images-records/images_train.rec").stat().st_mtime_ns
+    again = decide({"folder": "images"})[0].photos
+    assert again is not None
+    assert again.found is not None
+    again.make(32)
+    assert Path("model/images-records/images_train.rec").stat().st_mtime_ns != before
+    assert decide({"folder": "images"})[0].photos.found is None  # type: ignore[union-attr]
+
+
 def test_what_is_typed_wins(here: Path) -> None:
     plan = decide({"folder": "images", "image_size": 48, "batch_size": 4, "lr": 0.5, "epochs": 7})[0]
     assert (plan.image_size, plan.batch_size, plan.schedule.base, plan.epochs) == (48, 4, 0.5, 7)

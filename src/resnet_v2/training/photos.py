@@ -72,6 +72,8 @@ class Photos:
         if _read_notes(self.records) == notes and all(map(Path.is_file, self._files())):
             return
         found = self.found or look_at(self.folder, held_out, SPLIT_SEED)
+        # Killed before the end, the next run knows the folder for its own, and makes the records again.
+        write_text(self.records / NOTES, json.dumps(notes | {"listing": ""}))
         origin = of_data(DataConfig(str(self.folder), resize=side))
         write(found, self.records, self.name, side, origin=origin)
         write_text(self.records / NOTES, json.dumps(notes))
