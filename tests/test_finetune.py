@@ -57,6 +57,19 @@ def test_finetuning_trains_every_layer(packed: Path, trained: str, tmp_path: Pat
     assert not torch.equal(after.get_parameter(name), before.get_parameter(name))
 
 
+def test_a_network_sees_larger_pictures_than_it_was_made_for(
+    class_folder: Path, trained: str, tmp_path: Path, run: Run
+) -> None:
+    pets = class_folder.parent / "pets"
+    assert run("data", class_folder, "--out", pets, "--val-ratio", 0.2, "--resize", 48)[0] == 0
+    status, _, err = train(class_folder, tmp_path / "tuned", run, "--finetune", trained, "--image-size", 48)
+    assert (status, "shorter side" in err) == (0, False), err
+    header = weights.load(str(tmp_path / "tuned"), 1)[1]
+    assert (header.crop, header.resize) == (48, 48)
+    found = resnet_v2.load(str(tmp_path / "tuned"), 1).evaluate(pets / "pets_val.rec")
+    assert found.top1_error == pytest.approx(header.errors["top1_error"])
+
+
 def test_what_does_not_fit(packed: Path, trained: str, tmp_path: Path, run: Run) -> None:
     for flags, words in (
         (["--finetune", trained, "--depth", 20], "has --depth 8, not 20"),

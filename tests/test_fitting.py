@@ -56,7 +56,7 @@ def test_which_records_are_meant(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "settings", "told"),
     [
-        (".", {}, r"\. holds no NAME_train\.rec with its NAME_val\.rec; make them with `resnet-v2 data"),
+        (".", {}, r"\. has no class folders with images"),
         ("none", {}, "none is no folder; give one that holds NAME_train.rec"),
         (".", {"dry_run": True}, "`dry_run` trains no network; leave it out"),
         (".", {"data_type": "x", "learning_rate": 1}, "There is no setting `learning_rate`"),

@@ -56,6 +56,15 @@ def test_padding(tmp_path: Path) -> None:
             cifar(tmp_path, **wrong)
 
 
+def test_images_of_another_size(tmp_path: Path) -> None:
+    assert (plan(list_dir=tmp_path).image_size, cifar(tmp_path).image_size) == (224, 32)
+    larger = cifar(tmp_path, image_size=64)
+    assert (larger.augmentation(0).size, larger.augmentation(0).pad) == (64, 8)
+    assert cifar(tmp_path, image_size=64, pad=31).augmentation(0).pad == 31
+    with pytest.raises(SettingError, match="give 0 to 31 pixels"):
+        cifar(tmp_path, image_size=64, pad=32)
+
+
 def test_letters_are_not_mirrored(tmp_path: Path) -> None:
     for augment in ("levels", "rrc"):
         plain, letters = cifar(tmp_path, augment=augment), cifar(tmp_path, augment=augment, mirror=False)

@@ -67,12 +67,14 @@ def _run(words: list[str]) -> Any:
 def _typed(settings: training.TrainConfig, words: Sequence[str]) -> dict[str, Any]:
     """The settings whose flags were typed: a default that is typed out counts as much as any other value."""
     names = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words if word.startswith("--")}
-    return {name: value for name, value in settings.flat().items() if name in names or f"no_{name}" in names}
+    flat = settings.flat()
+    names |= {"folder"} if flat["folder"] else set()  # it stands there without a flag
+    return {name: value for name, value in flat.items() if name in names or f"no_{name}" in names}
 
 
 def _whole_flag(word: str, after: str) -> tuple[str, ...]:
-    """`--resume` alone says yes."""
-    return (word, "yes") if word == "--resume" and after.startswith("-") else (word,)
+    """`--resume` alone says yes, before a flag or a folder."""
+    return (word, "yes") if word == "--resume" and after not in ("no", "yes", "auto") else (word,)
 
 
 def _fail(sentence: str) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from tyro.conf import arg
+from tyro.conf import Positional, arg
 
 from resnet_v2.config.augmenting import Augmentation
 from resnet_v2.config.fields import (
@@ -39,6 +39,8 @@ from resnet_v2.machine import parse_bytes
 class Data:
     """What is read."""
 
+    folder: Annotated[Positional[str], arg(metavar="[FOLDER]")] = ""
+    """photos in a folder for each class, or train and val of such; other settings then suit them (docs/photos.md)"""
     data_dir: Place = Path("data/imagenet")
     """folder of the records, or an address such as s3://bucket/imagenet"""
     data_type: str = "imagenet"
@@ -86,6 +88,8 @@ class Network:
     """multiplies the channels of every layer"""
     version: Version = "v2"
     """v2: pre-activation units; v1: the units of the first ResNet paper"""
+    image_size: Annotated[int, Range(8, 2048), Usual("224, CIFAR stem 32")] = 224
+    """side in pixels of the square images that it is trained and evaluated on"""
     bn_mom: Share = 0.9
     """BatchNorm momentum as MXNet counts it: the share of the old moving statistics that is kept"""
     zero_init_residual: bool = False
@@ -284,8 +288,10 @@ TRAIN_DEFAULTS: Mapping[str, Any] = TrainConfig().flat()
 
 def arguments_of(given: Mapping[str, Any]) -> list[str]:
     """The command line flags that give these settings."""
-    arguments = []
+    arguments = [str(given["folder"])] if given.get("folder") else []
     for name, value in given.items():
+        if name == "folder":
+            continue
         flag = name.replace("_", "-")
         arguments.append(f"--{flag}" if value is True else f"--no-{flag}" if value is False else f"--{flag}={value}")
     return arguments

@@ -7,6 +7,7 @@ import struct
 
 import simplejpeg
 
+from resnet_v2.data.heif import is_heif, open_heif
 from resnet_v2.data.rows import Data, read_header
 
 Size = tuple[int, int]
@@ -63,7 +64,7 @@ def claimed_size(data: Data) -> Size | None:
         width, height = struct.unpack_from(">II", start, 16)
         return height, width
     if _opaque(start):
-        return _by_pillow(data) or _of_radiance(data)
+        return _by_pillow(data) or _of_heif(data) or _of_radiance(data)
     try:
         return _of_others(start)
     except struct.error:
@@ -135,6 +136,14 @@ def _by_pillow(data: Data) -> Size | None:
             return max((image.height, image.width), (tile[1], tile[0]), key=lambda size: size[0] * size[1])
     except Exception:  # whatever Pillow raises for a damaged header
         return None
+
+
+def _of_heif(data: Data) -> Size | None:
+    """Of HEIC; ValueError where nothing reads it here."""
+    if not is_heif(bytes(data[:16])):
+        return None
+    with open_heif(bytes(data)) as image:
+        return image.height, image.width
 
 
 def _of_radiance(data: Data) -> Size | None:

@@ -28,6 +28,7 @@ from resnet_v2.data.claims import (
     size_for_decoder,
 )
 from resnet_v2.data.cuts import Part, Sliceable, cut, shorten
+from resnet_v2.data.heif import is_heif, open_heif
 from resnet_v2.data.rows import END, Box, Data, JpegHeader, Offsets, read_header
 from resnet_v2.data.stored import InMemory
 
@@ -50,8 +51,6 @@ LIMIT = "max_pixels"  # the setting
 # Of a BMP: offset of the pixels, size of the rest of the header, width, height, planes, bits, compression.
 BITMAP_HEADER = struct.Struct("<10xIIiiHHI")
 KEPT_BYTES = 3 << 24  # the largest image that a thread keeps memory for
-
-
 _kept = threading.local()
 
 
@@ -111,12 +110,17 @@ def _decode_jpeg(data: Data, strict: bool) -> Image:
 
 
 def _decode_with_opencv(data: Data, turn: bool) -> Image:
+    if turn and bytes(data[4:8]) == b"ftyp":
+        with contextlib.suppress(ValueError):  # OpenCV does not turn AVIF
+            return _decode_with_pillow(data)
     buffer = np.frombuffer(data, np.uint8)
     try:
         flags = cv2.IMREAD_COLOR | (0 if turn else cv2.IMREAD_IGNORE_ORIENTATION)
         pixels = cv2.imdecode(buffer, flags) if buffer.size else None
     except cv2.error:
         pixels = None
+    if pixels is None and is_heif(bytes(data[:16])):
+        return _decode_with_pillow(data)
     if pixels is None:
         raise ValueError("this is no image that can be decoded")
     if bytes(data[:4]) in TIFF_STARTS and _channels_as_stored(buffer) == 4:
@@ -135,6 +139,8 @@ def _decode_with_pillow(data: Data) -> Image:
     try:
         return of_pillow(PIL.Image.open(io.BytesIO(data)))
     except OSError as error:
+        if is_heif(bytes(data[:16])):
+            return of_pillow(open_heif(bytes(data)))
         raise ValueError(str(error)) from None
 
 
@@ -155,8 +161,8 @@ def of_pillow(image: "PIL.Image.Image") -> Image:
             black = inks[:, :, 3:]
             return (black - ((255 - inks[:, :, :3]) * black >> 8)).astype(np.uint8)
         return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError) as error:  # both mean a damaged file
-        raise ValueError(str(error)) from None
+    except (OSError, SyntaxError, ValueError) as error:  # they mean a damaged file
+        raise ValueError(str(error).strip()) from None
 
 
 def three_channels(pixels: Image) -> Image:

@@ -149,7 +149,7 @@ def _rows(classifier: Classifier, seen: Sequence[tuple[Named, Seen]], kind: Labe
     with torch.inference_mode():
         last = classifier.network.fc1
         logits = torch.nn.functional.linear(torch.from_numpy(features).to(classifier.device), last.weight, last.bias)
-        found = logits.cpu().numpy()
+        found = (logits / classifier.header.temperature).cpu().numpy()
     if not (np.isfinite(features).all() and np.isfinite(found).all()):
         raise ResnetError(NO_NUMBER)
     header = classifier.header

@@ -20,12 +20,13 @@ TRAIN, VAL = "_train.rec", "_val.rec"
 
 
 def fit(data: str | Path, **settings: Any) -> Classifier:
-    """Train on a folder of records and give the best epoch's network, on the device that it was trained on.
+    """Train on a folder and give the best epoch's network, on the device that it was trained on.
 
-    `data` holds NAME_train.rec and NAME_val.rec, as `resnet-v2 data` writes them, or ImageNet's records. Settings are
-    those of `resnet-v2 train` by their names in Python: `depth=20, epochs=30`. Checkpoints and logs are written as by
-    the command, with `model_prefix` as the start of their names. Raises ResnetError for whatever the user can mend, and
-    KeyboardInterrupt when Ctrl-C stopped the run, which has saved where it is: `resume="yes"` goes on.
+    `data` holds photos in a folder for each class, or train and val of such, for which `resnet-v2 train FOLDER` chooses
+    what is not given; or NAME_train.rec and NAME_val.rec, as `resnet-v2 data` writes them; or ImageNet's records.
+    Settings are those of `resnet-v2 train` by their names in Python: `depth=20, epochs=30`. Checkpoints and logs are
+    written as by the command, with `model_prefix` as the start of their names. Raises ResnetError for whatever the user
+    can mend, and KeyboardInterrupt when Ctrl-C stopped the run, which has saved where it is: `resume="yes"` goes on.
 
     >>> network = resnet_v2.fit("data/digits", depth=14, epochs=20)
     >>> network.header.errors["top1_error"] < 5
@@ -49,7 +50,7 @@ def fit(data: str | Path, **settings: Any) -> Classifier:
 
 
 def _data(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that name the data: a folder of records, or what is made of a folder of pictures."""
+    """The settings that name the data: a folder of records, or one of photos."""
     if {"data_type", "data_train"} & settings.keys() or isinstance(folder, Address):
         return {"data_dir": folder}
     if not folder.is_dir():
@@ -60,11 +61,4 @@ def _data(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     names = [name for name in names if (folder / f"{name}{VAL}").exists()]
     if len(names) > 1:
         raise ResnetError(f"{folder} holds the records of {', '.join(names)}; give one of them as `data_type`.")
-    return {"data_dir": folder, "data_type": names[0]} if names else _data_of_pictures(folder)
-
-
-def _data_of_pictures(folder: Path) -> dict[str, Any]:
-    """The settings for a folder that has no records."""
-    raise ResnetError(
-        f"{folder} holds no NAME{TRAIN} with its NAME{VAL}; make them with `resnet-v2 data {folder} --out data/NAME`."
-    )
+    return {"data_dir": folder, "data_type": names[0]} if names else {"folder": str(folder)}

@@ -51,10 +51,13 @@ class Header:
         epoch: int,
         class_names: tuple[str, ...] = (),
         labels: Labels | None = None,
+        image_size: int = 0,
     ) -> "Header":
-        """A header with the preprocessing that the architecture's stem is trained for; `labels` None: one class."""
-        size, labels = architecture.image_size, labels or Labels(architecture.classes)
-        resize = 256 if architecture.large_images else size
+        """A header with the preprocessing of images of `image_size` pixels, 0: those that the architecture's stem is
+        made for; `labels` None: one class.
+        """
+        size, labels = image_size or architecture.image_size, labels or Labels(architecture.classes)
+        resize = round(size * 256 / 224) if architecture.large_images else size
         return cls(
             architecture, epoch, resize, size, class_names, label_kind=cast(LabelKind, labels.kind), tasks=labels.tasks
         )

@@ -6,9 +6,7 @@ ImageNet, take less than 1 GiB.
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -16,42 +14,17 @@ from numpy.typing import NDArray
 
 from resnet_v2.config.packing import ListConfig
 from resnet_v2.console import following, say
-from resnet_v2.data.lists import ListEntry, as_class_name, write_synset
+from resnet_v2.data.lists import as_class_name, write_synset
 from resnet_v2.errors import ResnetError, printable
 from resnet_v2.packing.archives import Names, Tar
 from resnet_v2.packing.image_names import IMAGE_ENDINGS, LeftOut, is_hidden, is_image, walk
 from resnet_v2.packing.list_files import list_paths, refuse_other_classes, tell_of_older_lists, write_lists
+from resnet_v2.packing.splitting import ClassFolders, Lines, shuffled_lines, split
 
 # By preference, in any case; where one for validation is there, a folder of tests is left out.
 TRAIN_FOLDERS = ("train", "training")
 TRAIN_PART = re.compile(r"train(ing|set)?(?![a-z])", re.IGNORECASE)  # and not trains or trainers
-AT_ONCE = 1 << 20  # images whose labels are looked up together
 VALIDATION_FOLDERS = ("val", "valid", "validation", "test", "testing")
-
-
-@dataclass(frozen=True)
-class ClassFolders:
-    """By class name, in label order, the numbers of the class's images in the order of their paths, and what turns a
-    number into its path below the root."""
-
-    images_of: Mapping[str, NDArray[np.uint32]]
-    path: Callable[[int], str]
-
-
-@dataclass(frozen=True)
-class Lines:
-    """The lines of a list to be: labels (int32) and the numbers of the images (uint32), both N."""
-
-    labels: NDArray[np.int32]
-    images: NDArray[np.uint32]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def entries(self, path: Callable[[int], str]) -> Iterator[ListEntry]:
-        """The list's entries one by one, indexed from 0."""
-        for index, (label, image) in enumerate(zip(self.labels, self.images, strict=True)):
-            yield ListEntry(index, (float(label),), path(int(image)))
 
 
 def find_classes(root: Path) -> ClassFolders:
@@ -68,8 +41,8 @@ def find_classes(root: Path) -> ClassFolders:
     )
     if not classes.images_of:
         raise ResnetError(
-            f"{root} has no class folders with images ({', '.join(IMAGE_ENDINGS)}); images that are not in folders "
-            "need `val_labels`."
+            f"{root} has no class folders with images ({', '.join(IMAGE_ENDINGS)}); put those of each class into a "
+            "folder of its own, or list a validation set without folders by `resnet-v2 list --val-labels`."
         )
     for name in classes.images_of:
         as_class_name(name)
@@ -189,47 +162,13 @@ def large_enough(classes: ClassFolders, min_images: int) -> ClassFolders:
     return ClassFolders(kept, classes.path)
 
 
-def split(classes: ClassFolders, val_per_class: int, val_ratio: float, seed: int) -> tuple[Lines, Lines]:
-    """Shuffled lines for training and validation; from every class `val_per_class` images, or the share `val_ratio`,
-    are held out. The same seed gives the same lists. Raises ResnetError when a class would have no image to train on.
-    """
-    generator = np.random.default_rng(seed)
-    train: list[tuple[int, NDArray[np.uint32]]] = []
-    validation: list[tuple[int, NDArray[np.uint32]]] = []
-    for label, (name, images) in enumerate(classes.images_of.items()):
-        held_out = val_per_class or round(val_ratio * len(images))
-        if held_out >= len(images):
-            raise ResnetError(
-                f"Class {name} has {len(images)} images, too few to hold out {held_out} for validation; "
-                f"give a smaller share or `min_images` {held_out + 1}."
-            )
-        order = generator.permutation(len(images))
-        validation.append((label, images[order[:held_out]]))
-        train.append((label, images[order[held_out:]]))
-    return _shuffled_lines(train, generator), _shuffled_lines(validation, generator)
-
-
-def _shuffled_lines(classes: list[tuple[int, NDArray[np.uint32]]], generator: np.random.Generator) -> Lines:
-    all_images = np.concatenate([images for _, images in classes])
-    order = generator.permutation(len(all_images))
-    ends, its_label = np.cumsum([len(images) for _, images in classes]), np.array([label for label, _ in classes])
-    labels = np.empty(len(order), np.int32)
-    for start in range(0, len(order), AT_ONCE):  # all at once would take 16 bytes more of each image
-        some = slice(start, start + AT_ONCE)
-        labels[some] = its_label[np.searchsorted(ends, order[some], side="right")]
-    return Lines(labels, all_images[order])
-
-
-def make_lists(
-    settings: ListConfig, unless_split: float = 0.0, check: Callable[[Sequence[str]], object] | None = None
-) -> tuple[int, int, int]:
+def make_lists(settings: ListConfig, unless_split: float = 0.0) -> tuple[int, int, int]:
     """Write PREFIX_train.lst, PREFIX_val.lst (when anything is held out) and synset.txt beside them.
 
     The root is a folder, a tar, or a tar of tars. One with folders train and val (or test) keeps that split; else
     images are held out from every class, without a word of the settings the share `unless_split`. With `chunks` each
     list is cut into so many. Returns the counts of classes, training and validation images. Raises ResnetError where
-    there are fewer images than chunks, and where the classes are not those of a synset.txt by which other files go;
-    `check`, which sees the names of the classes before anything is written, stands in the place of that.
+    there are fewer images than chunks, and where the classes are not those of a synset.txt by which other files go.
     """
     root, prefix, seed, chunks = settings.root, settings.prefix, settings.seed, settings.chunks
     if not root.exists() and prefix.is_dir():
@@ -244,18 +183,17 @@ def make_lists(
     if folders is None:
         check_no_split(root, classes)
         classes = large_enough(classes, settings.min_images)
-        train, validation = split(classes, settings.val_per_class, settings.val_ratio or unless_split, seed)
+        share = settings.val_ratio or unless_split
+        train, validation = split(classes, lambda count: settings.val_per_class or round(share * count), seed)
     else:
-        classes, train, validation = _lines_of_ready_split(root, classes, folders, settings.min_images, seed)
-    _tell_of_classes_without_validation(tuple(classes.images_of), validation)
+        classes, train, validation = lines_of_ready_split(root, classes, folders, settings.min_images, seed)
+    tell_of_classes_without_validation(tuple(classes.images_of), validation)
     parts = {part: lines for part, lines in (("train", train), ("val", validation)) if len(lines)}
     paths = {part: list_paths(prefix, part, chunks) for part in parts}
     written = [path for some in paths.values() for path in some]
     if few := [len(lines) for lines in parts.values() if len(lines) < chunks]:
         raise ResnetError(f"`chunks` is {chunks}, more than the {few[0]} images of a list; lower it.")
-    if check is None:
-        check = partial(refuse_other_classes, prefix.parent, [path.name for path in written])
-    check(tuple(classes.images_of))
+    refuse_other_classes(prefix.parent, [path.name for path in written], tuple(classes.images_of))
     for part, lines in parts.items():
         write_lists(paths[part], lines.entries(classes.path), len(lines))
     write_synset(prefix.parent / "synset.txt", classes.images_of)
@@ -263,7 +201,8 @@ def make_lists(
     return len(classes.images_of), len(train), len(validation)
 
 
-def _tell_of_classes_without_validation(names: Sequence[str], validation: Lines) -> None:
+def tell_of_classes_without_validation(names: Sequence[str], validation: Lines) -> None:
+    """Say on standard error how many classes have no image that is held out."""
     without = np.setdiff1d(np.arange(len(names)), validation.labels)
     if len(validation) and len(without):
         say(
@@ -272,9 +211,10 @@ def _tell_of_classes_without_validation(names: Sequence[str], validation: Lines)
         )
 
 
-def _lines_of_ready_split(
+def lines_of_ready_split(
     root: Path, classes: ClassFolders, folders: tuple[str, str], min_images: int, seed: int
 ) -> tuple[ClassFolders, Lines, Lines]:
+    """The classes by their names within the folders of a split, and the lines of its two sides."""
     train, validation = (_within(classes, root, folder) for folder in folders)
     if unknown := sorted(validation.images_of.keys() - train.images_of.keys()):
         raise ResnetError(
@@ -286,8 +226,8 @@ def _lines_of_ready_split(
     if not held_out:
         raise ResnetError(f"{root / folders[1]} has no class with {min_images} training images; lower `min_images`.")
     generator = np.random.default_rng(seed)
-    lines = _shuffled_lines(list(enumerate(train.images_of.values())), generator)
-    return train, lines, _shuffled_lines(held_out, generator)
+    lines = shuffled_lines(list(enumerate(train.images_of.values())), generator)
+    return train, lines, shuffled_lines(held_out, generator)
 
 
 def _within(classes: ClassFolders, root: Path, folder: str) -> ClassFolders:

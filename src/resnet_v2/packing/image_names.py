@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from resnet_v2.console import say
+from resnet_v2.data import heif
 from resnet_v2.data.lists import as_line
 from resnet_v2.errors import ResnetError, printable
 
@@ -19,7 +20,8 @@ MOST_TOLD = 6
 
 def is_image(name: str) -> bool:
     """Whether a file's name says that it is an image, and neither it nor a folder above it is hidden."""
-    return name.lower().endswith(IMAGE_ENDINGS) and not any(map(is_hidden, name.split("/")))
+    endings = (*IMAGE_ENDINGS, *heif.ENDINGS) if heif.available() else IMAGE_ENDINGS
+    return name.lower().endswith(endings) and not any(map(is_hidden, name.split("/")))
 
 
 def is_hidden(name: str) -> bool:
@@ -74,6 +76,8 @@ class LeftOut:
         if self._endings:
             told = [f"{count} {ending}" for ending, count in self._endings.most_common(MOST_TOLD)]
             more = ["others"] if len(self._endings) > MOST_TOLD else []
+            if any(self._endings[ending] for ending in heif.ENDINGS):
+                say(f"{heif.MISSING}.")
             count = sum(self._endings.values())
             files = (
                 "a file that is not taken for an image"

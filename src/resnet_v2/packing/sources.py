@@ -7,9 +7,8 @@ import lzma
 import os
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,20 +16,18 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_v2.config.packing import DataConfig, ListConfig, PackConfig
+from resnet_v2.config.packing import DataConfig
 from resnet_v2.console import say
 from resnet_v2.data.jpeg import encode
 from resnet_v2.data.lists import ListEntry, write_list, write_synset
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import download, gunzip, open_regular, read_bytes, replacing
 from resnet_v2.packing.archives import Members
-from resnet_v2.packing.class_folders import make_lists
-from resnet_v2.packing.doubles import tell_of_doubles
-from resnet_v2.packing.list_files import refuse_other_classes
 from resnet_v2.packing.making import Record, record_of
 from resnet_v2.packing.origin import of_data
-from resnet_v2.packing.pack import pack_entries, pack_list
-from resnet_v2.packing.staging import PARTS, RECORD_ENDINGS, begun, staged
+from resnet_v2.packing.pack import pack_entries
+from resnet_v2.packing.photo_folder import look_at, refuse_others, write
+from resnet_v2.packing.staging import begun, staged
 
 PNG_COMPRESSION = 6
 SIDE = 32
@@ -110,36 +107,20 @@ def make_data(settings: DataConfig) -> Path:
 
 
 def _pack_folder(root: Path, folder: Path, settings: DataConfig) -> None:
-    name = folder.resolve().name
-    with staged(folder, name) as staging:
-        lists = ListConfig(root, staging / name, seed=settings.seed)
-        check = partial(_refuse_other_classes, folder, name, begun(staging))
-        _, _, held_out = make_lists(lists, settings.val_ratio, check)
-        if not held_out:
-            raise ResnetError(
-                f"{root} has too few images in every class to hold out the share {settings.val_ratio:g} for "
-                "validation; give a larger `val_ratio`."
-            )
-        for part in PARTS:
-            lst = staging / f"{name}_{part}.lst"
-            rec = lst.with_suffix(".rec")
-            config = PackConfig(lst, root, rec, settings.resize, store="auto", quality=95, threads=settings.threads)
-            done = pack_list(config, of_data(settings))
-            say(f"{folder / rec.name}: {done.images} images, {len(done.skipped)} skipped")
-        tell_of_doubles(folder, *(staging / f"{name}_{part}.rec" for part in PARTS))
-
-
-def _refuse_other_classes(folder: Path, name: str, unfinished: bool, classes: Sequence[str]) -> None:
-    """Raise ResnetError where other records than those of the data set `name` go by other classes."""
-    own = [f"{name}_{part}{ending}" for part in PARTS for ending in RECORD_ENDINGS]
-    refuse_other_classes(folder, own, classes, unfinished)
+    found = look_at(root, lambda count: round(settings.val_ratio * count), settings.seed, settings.threads)
+    if not len(found.validation):
+        raise ResnetError(
+            f"{root} has too few images in every class to hold out the share {settings.val_ratio:g} for "
+            "validation; give a larger `val_ratio`."
+        )
+    write(found, folder, folder.resolve().name, settings.resize, settings.threads, of_data(settings))
 
 
 def _pack_source(source: Source, folder: Path, settings: DataConfig) -> None:
     shuffled = np.random.default_rng(settings.seed).permutation(len(source.train.labels))
     in_order = np.arange(len(source.val.labels))
     with staged(folder, source.name) as staging:
-        _refuse_other_classes(folder, source.name, begun(staging), source.class_names)
+        refuse_others(folder, source.name, begun(staging), source.class_names)
         for name, part, order in (("train", source.train, shuffled), ("val", source.val, in_order)):
             images = _pack_part(name, part, order, staging / f"{source.name}_{name}.rec", settings)
             say(f"{folder / source.name}_{name}.rec: {images} images")

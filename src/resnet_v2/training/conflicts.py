@@ -1,5 +1,7 @@
 """Settings that are right each for itself and do not go together."""
 
+from typing import Any
+
 from resnet_v2.config.training import TrainConfig
 from resnet_v2.errors import SettingError
 from resnet_v2.networks.architecture import Architecture
@@ -10,7 +12,7 @@ def check_together(config: TrainConfig, architecture: Architecture, ranks: Ranks
     """Raise SettingError for the first of them, naming what to leave out."""
     memory, devices, output, optimisation = config.memory, config.devices, config.output, config.optimisation
     epochs, pad, gpus = config.schedule.epochs, config.augmentation.pad, len(devices.gpu_numbers)
-    largest_pad = architecture.image_size // 2 - 1
+    largest_pad = config.network.image_size // 2 - 1
     several = max(ranks.world_size, devices.nproc, gpus) > 1
     not_alone = several or optimisation.accumulate > 1 or optimisation.clip_norm > 0
     not_nag = optimisation.amp == "fp16" or optimisation.optimizer != "nag"
@@ -76,4 +78,9 @@ def check_together(config: TrainConfig, architecture: Architecture, ranks: Ranks
     for holds, sentence in refusals:
         if holds:
             raise SettingError(sentence)
-    _ = config.augmentation.sizes(architecture.image_size)
+    _ = config.augmentation.sizes(config.network.image_size)
+
+
+def told(value: Any) -> Any:
+    """A setting's value as a sentence says it."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value

@@ -198,7 +198,7 @@ def validate(run: Run, state: TrainState, reader: Records) -> Evaluation:
         result = evaluate(
             network,
             reader,
-            size=run.plan.architecture.image_size,
+            size=run.plan.image_size,
             batch_size=run.plan.batch_size,
             device=run.device,
             labels=run.plan.labels,
@@ -254,6 +254,8 @@ def save(run: Run, state: TrainState, path: Path, result: Evaluation | None) -> 
     if not run.ranks.main:
         return
     run.log.mark(training["position"], state.clock(), None if result is None else path)
-    header = Header.of_epoch(run.plan.architecture, state.epoch, run.plan.class_names, run.plan.labels)
+    header = Header.of_epoch(
+        run.plan.architecture, state.epoch, run.plan.class_names, run.plan.labels, run.plan.image_size
+    )
     errors = result.figures if result is not None else {}
     weights.save(path, state.to_tensors(), replace(header, errors=errors, training=training), check=True)

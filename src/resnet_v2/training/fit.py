@@ -16,6 +16,7 @@ from resnet_v2.errors import ResnetError
 from resnet_v2.logs.runlog import RunLog, has_ended
 from resnet_v2.logs.tensorboard import open_writer
 from resnet_v2.networks import weights
+from resnet_v2.networks.header import Header
 from resnet_v2.networks.resnet import ResNet, initialize
 from resnet_v2.packing.origin import origin_of, sentence
 from resnet_v2.recompute.budget import Workload, plan_for_training
@@ -48,6 +49,11 @@ def fit(given: Mapping[str, Any], say: Callable[[str], object] = console.say) ->
     Stopped when the run was told to stop and has saved where it is.
     """
     plan, start = decide(given)
+    if plan.photos is not None and not launched():
+        for name, reason in plan.photos.reasons.items():
+            if plan.sources[name].startswith("photos"):
+                say(reason)
+        plan.photos.make(Header.of_epoch(plan.architecture, 0, image_size=plan.image_size).resize)
     if plan.processes > 1 and not launched():
         if _begins(plan, start):  # else a rank that is started again would take an earlier run for its own
             with ownership.owned(plan.prefix):
@@ -66,7 +72,10 @@ def fit(given: Mapping[str, Any], say: Callable[[str], object] = console.say) ->
     ):
         trace = profiler(plan.prefix) if plan.config.output.profile and ranks.main else None
         run = Run(plan, start, ranks, device, interruption, log, Watch(plan.prefix, ranks), trace)
-        return _fit(run, say if ranks.main else lambda sentence: None)
+        result = _fit(run, say if ranks.main else lambda sentence: None)
+    if plan.photos is not None and result is not None and ranks.main:
+        say(plan.photos.next_steps(plan.prefix))
+    return result
 
 
 def _writes(plan: RunPlan) -> bool:

@@ -66,6 +66,7 @@ def workload(architecture: Architecture, images: int, config: TrainConfig, devic
         ) from None
     return Workload(
         architecture,
+        config.network.image_size,
         bf16=config.optimisation.amp != "off",
         fused=config.memory.fused_backward,
         device=measured,
@@ -136,7 +137,7 @@ def _seconds_per_step(network: ResNet, images: int, config: TrainConfig, device:
     twin = copy.deepcopy(network)
     trainer = Trainer.of(twin, nesterov_sgd(twin, 0.1, 0.9, 0.0), alone, Ranks(), device, amp)
     trainer.model.train()
-    size = network.architecture.image_size
+    size = config.network.image_size
     pixels = torch.full((images, size, size, 3), 128, dtype=torch.uint8, device=device)
     labels = torch.zeros(images, dtype=torch.int64, device=device)
     seconds = []

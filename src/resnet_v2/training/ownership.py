@@ -20,7 +20,7 @@ from resnet_v2.training.checkpoint import Start, best_path, forget_run, latest_p
 
 # What tells one run from another; the same data may lie in another folder.
 TOLD_BY = ("learning_rate", "weight_decay", "epochs", "data")
-FOLDERS = ("data_dir", "list_dir")
+FOLDERS = ("data_dir", "list_dir", "folder")
 READ_WHOLE = 256  # records, spread over a file, whose bytes count too: at most seconds of reading
 
 

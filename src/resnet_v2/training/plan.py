@@ -25,9 +25,10 @@ from resnet_v2.networks.architecture import Architecture
 from resnet_v2.storage import Address, as_path
 from resnet_v2.training import checkpoint, ownership, recipes
 from resnet_v2.training.checkpoint import Start
-from resnet_v2.training.conflicts import check_together
+from resnet_v2.training.conflicts import check_together, told
 from resnet_v2.training.distributed import ranks_of_environment, restarted
 from resnet_v2.training.optim import Schedule
+from resnet_v2.training.photos import Photos, find_photos
 
 # Of the whole run: 30, 60, 90 of 120 epochs on ImageNet, 120 and 160 of 200 on CIFAR.
 IMAGENET_DROPS, CIFAR_DROPS = (0.25, 0.5, 0.75), (0.6, 0.8)
@@ -44,7 +45,8 @@ class RunPlan:
     """A run, with every setting decided; `sources` says by name where each comes from.
 
     `batch_size` counts the images of a step on all machines, `first_epoch` (from 0) is where it begins or goes on,
-    `schedule` gives the learning rate, `processes` is the number of ranks on this machine.
+    `schedule` gives the learning rate, `processes` is the number of ranks on this machine, `photos` the folder that the
+    records are made of, if it is one.
     """
 
     config: TrainConfig
@@ -55,6 +57,7 @@ class RunPlan:
     first_epoch: int
     batch_size: int
     processes: int
+    photos: Photos | None = None
 
     @property
     def prefix(self) -> str:
@@ -68,6 +71,11 @@ class RunPlan:
         return Labels(self.architecture.classes, data.label_kind, data.task_classes)
 
     @property
+    def image_size(self) -> int:
+        """The side in pixels of the images that the network sees."""
+        return self.config.network.image_size
+
+    @property
     def workers(self) -> int:
         """The worker processes of each rank."""
         return int(self.config.devices.workers)
@@ -79,7 +87,7 @@ class RunPlan:
 
     def augmentation(self, epoch: int) -> Augmentation:
         """The augmentation of an epoch, counted from 0."""
-        its, image_size = self.config.augmentation, self.architecture.image_size
+        its, image_size = self.config.augmentation, self.image_size
         size = _at(its.sizes(image_size), epoch)
         if its.augment == "rrc":
             found = random_resized_crop(size)
@@ -112,14 +120,17 @@ class RunPlan:
 
     def settings(self) -> dict[str, Any]:
         """All settings by name, as JSON holds them."""
-        return {name: _plain(value) for name, value in self.config.flat().items()}
+        flat = self.config.flat()
+        return {name: str(value) if isinstance(value, Path) else value for name, value in flat.items()}
 
     def saved(self) -> dict[str, Any]:
         """What a checkpoint tells of the plan: the settings that its numbers depend on, those among them that somebody
         gave, and the base of the learning rate.
         """
         kept = {name: value for name, value in self.settings().items() if name not in NEUTRAL}
-        given = sorted(name for name in kept if self.sources[name].split()[0] in ("given", "recipe", "checkpoint"))
+        given = sorted(
+            name for name in kept if self.sources[name].split()[0] in ("given", "recipe", "checkpoint", "photos")
+        )
         return {
             "settings": kept,
             "given": given,
@@ -138,10 +149,6 @@ def _at(steps: tuple[tuple[int, int], ...], epoch: int) -> int:
     return [value for start, value in steps if start <= epoch][-1]
 
 
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value
-
-
 def decide(given: Values) -> tuple[RunPlan, Start | None]:
     """The plan of a run from the settings that were given, by name, and the checkpoint that it goes on from, if any.
 
@@ -150,17 +157,20 @@ def decide(given: Values) -> tuple[RunPlan, Start | None]:
     """
     ranks = ranks_of_environment()
     config = TrainConfig.of(**given)  # says what cannot be before anything is looked for
-    recipe = _of_recipe(given)
+    recipe = recipes.settings_of(given)
     asked = recipe | dict(given)
-    prefix = asked.get("model_prefix") or _prefix_of(asked)
+    photos = find_photos(asked)
+    suited = dict(photos.choices) if photos is not None else {}
+    prefix = asked.get("model_prefix") or _prefix_of(suited | asked)
     start = _find_start(prefix, asked)
     earlier = start.given() if start is not None else {}
-    tuned = _tuned(asked) if start is None else {}
-    names, usual = _usual(tuned | earlier | asked)
+    tuned = _tuned(suited | asked) if start is None else {}
+    names, usual = _usual(suited | tuned | earlier | asked, photos)
     layers = (
         ("default", TRAIN_DEFAULTS),
         ("the data", usual),
-        (f"checkpoint {asked.get('finetune')}", tuned),
+        (f"photos {asked.get('folder')}", suited),
+        (f"checkpoint {(suited | asked).get('finetune')}", tuned),
         (f"checkpoint {start.path if start is not None else ''}", earlier),
         (f"recipe {config.output.recipe}", recipe),
         ("given", given),
@@ -173,8 +183,8 @@ def decide(given: Values) -> tuple[RunPlan, Start | None]:
         on_cpu = values["device"] == "cpu" or not torch.cuda.is_available()
         values["workers"] = usual_workers(ranks.local_world_size, on_cpu)
     config = TrainConfig.of(**(values | {"model_prefix": prefix}))
-    network = config.network
-    architecture = Architecture(network.depth, config.data.num_classes, network.stem, network.version, network.width)
+    its = config.network
+    architecture = Architecture(its.depth, config.data.num_classes, its.stem, its.version, its.width)
     check_together(config, architecture, ranks)
     resumed = start is not None and start.resumed
     plan = RunPlan(
@@ -186,6 +196,7 @@ def decide(given: Values) -> tuple[RunPlan, Start | None]:
         first_epoch=start.epoch if start is not None and resumed else config.output.model_load_epoch,
         batch_size=config.optimisation.batch_size * ranks.machines,
         processes=max(config.devices.nproc, _gpus(config)),
+        photos=photos,
     )
     if start is not None and resumed and not config.output.force:
         _check_unchanged(start, plan, asked)
@@ -207,14 +218,6 @@ def departures(plan: RunPlan) -> list[str]:
         for name, value in recipe.settings.items()
         if plan.sources[name] == "given" and values[name] != value and name not in PLACES
     ]
-
-
-def _of_recipe(given: Values) -> dict[str, Any]:
-    """What the recipe says; with `retrain` but for rate and decay, which are the checkpoint's."""
-    if not given.get("recipe"):
-        return {}
-    settings = recipes.find(given["recipe"]).settings
-    return {name: value for name, value in settings.items() if not (given.get("retrain") and name in ("lr", "wd"))}
 
 
 def _prefix_of(asked: Values) -> str:
@@ -239,7 +242,9 @@ def _tuned(asked: Values) -> dict[str, Any]:
     return found
 
 
-def _usual(asked: Values, classes_needed: bool = True) -> tuple[tuple[str, ...], dict[str, Any]]:
+def _usual(
+    asked: Values, photos: Photos | None = None, classes_needed: bool = True
+) -> tuple[tuple[str, ...], dict[str, Any]]:
     """The class names, and the settings that follow from the kind of data and its files."""
     imagenet = asked.get("data_type", "imagenet") == "imagenet"
     found: dict[str, Any] = {
@@ -254,9 +259,11 @@ def _usual(asked: Values, classes_needed: bool = True) -> tuple[tuple[str, ...],
     shares = IMAGENET_DROPS if imagenet else CIFAR_DROPS
     found["milestones"] = ",".join(str(max(1, round(share * merged["epochs"]))) for share in shares)
     small = merged["stem"] in ("cifar", "pooled") and merged.get("augment", "levels") == "levels"
-    found["pad"] = 4 if small else 0
+    found["image_size"] = 32 if merged["stem"] in ("cifar", "pooled") else 224
+    found["pad"] = asked.get("image_size", 32) // 8 if small else 0
     synset = as_path(merged["list_dir"]) / "synset.txt"
     names = read_synset(synset) if synset.is_file() else ()
+    names = names if photos is None else photos.facts.class_names
     _, tasks = parse_labels(asked.get("labels", "class"))
     wanted = asked.get("num_classes", 0)
     if tasks and wanted not in (0, sum(tasks)):
@@ -320,7 +327,7 @@ def _check_unchanged(start: Start, plan: RunPlan, asked: Values) -> None:
     # Where a checkpoint tells its records, these are looked at, wherever they lie.
     passed = NEUTRAL | (set(ownership.FOLDERS) if "data" in start.header.training else set())
     changed = [
-        f"`{name}` {_told(now[name])}, was {_told(saved[name])}"
+        f"`{name}` {told(now[name])}, was {told(saved[name])}"
         for name in asked
         if name not in passed and name in saved and saved[name] not in (now[name], None)
     ]
@@ -329,10 +336,6 @@ def _check_unchanged(start: Start, plan: RunPlan, asked: Values) -> None:
             f"{start.path} was made with other settings ({'; '.join(changed)}); mend them, or give `force` to go on "
             "with the new ones."
         )
-
-
-def _told(value: Any) -> Any:
-    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
 def _schedule(config: TrainConfig, asked: Values, start: Start | None) -> Schedule:

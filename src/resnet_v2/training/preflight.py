@@ -36,7 +36,7 @@ def check(plan: RunPlan, trainer: Trainer, readers: Sequence[RecordSet]) -> list
     findings = []
     for reader in readers:
         findings += reader.remarks + _check_record(reader, plan.labels)
-    header = Header.of_epoch(plan.architecture, 0)
+    header = Header.of_epoch(plan.architecture, 0, image_size=plan.image_size)
     if found := header.stored_otherwise(stored_side(readers[-1])):
         findings.append(f"warning: {readers[-1].path} {found}; pack it with `resize` {header.resize}.")
     if plan.config.optimisation.class_weights == "none":
@@ -85,7 +85,7 @@ def _tell_of_memory(plan: RunPlan, reader: RecordSet) -> list[str]:
         count, height, width, _ = images.pixels.shape
         mebibytes = images.pixels.nbytes / 2**20
         return [f"{count} images of {width}x{height} are decoded once and kept: {mebibytes:.0f} MiB for each rank"]
-    rows, size = -(-plan.batch_size // max(1, sharers)), plan.architecture.image_size
+    rows, size = -(-plan.batch_size // max(1, sharers)), plan.image_size
     shape = (size, size, 3)
     slots = Reading(sharers=sharers).slots(rows, shape)
     if slots > BATCHES_AHEAD:

@@ -73,3 +73,11 @@ def find(name: str) -> Recipe:
         if recipe.name == name:
             return recipe
     raise SettingError(f"There is no recipe {name!r}; recipes are {', '.join(recipe.name for recipe in ALL)}.")
+
+
+def settings_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the recipe that is given says; with `retrain` but for rate and decay, which are the checkpoint's."""
+    if not given.get("recipe"):
+        return {}
+    settings = find(given["recipe"]).settings
+    return {name: value for name, value in settings.items() if not (given.get("retrain") and name in ("lr", "wd"))}

@@ -1,0 +1,114 @@
+"""A folder of class folders -> the records NAME_train and NAME_val: its pictures are looked at, split, and packed."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from resnet_v2.config.packing import PackConfig
+from resnet_v2.console import say
+from resnet_v2.data.lists import write_list, write_synset
+from resnet_v2.errors import ResnetError
+from resnet_v2.packing.archives import open_images
+from resnet_v2.packing.class_folders import (
+    check_no_split,
+    find_classes,
+    lines_of_ready_split,
+    ready_split,
+    tell_of_classes_without_validation,
+)
+from resnet_v2.packing.doubles import tell_of_doubles
+from resnet_v2.packing.list_files import refuse_other_classes
+from resnet_v2.packing.pack import pack_list
+from resnet_v2.packing.splitting import ClassFolders, Lines, split
+from resnet_v2.packing.staging import PARTS, RECORD_ENDINGS, begun, staged
+from resnet_v2.packing.survey import Survey, survey, tell_of_left_out
+
+QUALITY = 95  # of JPEG: small pictures have little to lose
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a folder holds: its classes, the two sides of its split, and the pictures' middle shorter side in pixels."""
+
+    root: Path
+    classes: ClassFolders
+    train: Lines
+    validation: Lines
+    middle_side: int
+
+
+def look_at(root: Path, held_out: Callable[[int], int], seed: int, threads: int = 0, leave_out: bool = False) -> Found:
+    """Look at every picture of a folder, and split it unless it has folders for training and validation.
+
+    Of a class of n pictures `held_out(n)` are held out, less where pictures look alike: these stay on one side. Those
+    that cannot be read are left out and counted. Raises ResnetError for a folder without pictures in class folders.
+    """
+    classes = find_classes(root)
+    folders = ready_split(root, classes)
+    if folders is None:
+        check_no_split(root, classes)
+    found = survey(open_images(root), classes, threads)
+    tell_of_left_out(root, classes, found)
+    classes = _readable(root, classes, found)
+    if folders is None:
+        train, validation = split(classes, held_out, seed, found.groups)
+    else:
+        classes, train, validation = lines_of_ready_split(root, classes, folders, 0, seed)
+    _tell_of_likeness(root, found, train, validation)
+    if len(validation):
+        tell_of_classes_without_validation(tuple(classes.images_of), validation)
+    return Found(root, classes, train, validation, int(np.median(found.sides[train.images])))
+
+
+def _readable(root: Path, classes: ClassFolders, found: Survey) -> ClassFolders:
+    kept = found.readable(classes)
+    if not kept.images_of:
+        raise ResnetError(f"{root} has no picture that can be read; give a folder that holds one folder per class.")
+    lost = [name for name in classes.images_of if name not in kept.images_of]
+    if lost:
+        say(f"warning: {len(lost)} classes have no picture left and are none any more, such as {lost[0]}")
+    return kept
+
+
+def _tell_of_likeness(root: Path, found: Survey, train: Lines, validation: Lines) -> None:
+    """Say how many pictures look like another one, and of a split that lies there how many do so across it."""
+    if found.groups is None:
+        return
+    numbers = np.concatenate([train.images, validation.images])
+    _, counts = np.unique(found.groups[numbers], return_counts=True)
+    if alike := int(counts[counts > 1].sum()):
+        across = np.isin(found.groups[validation.images], found.groups[train.images]).sum()
+        where = (
+            f"{across} of those to validate with look like one to train on: the errors on them say little; remove them"
+            if across
+            else "they stay on one side of the split"
+        )
+        say(f"{alike} pictures of {root} look like another one, in {(counts > 1).sum()} groups; {where}")
+
+
+def write(found: Found, folder: Path, name: str, resize: int, threads: int = 0, origin: str = "") -> None:
+    """Pack what was found: NAME_train and NAME_val (.rec, .idx, .lst) and synset.txt appear in a folder, or nothing.
+
+    `resize` is the shorter side in pixels, 0: as it is. Raises ResnetError where other records there go by other
+    classes.
+    """
+    with staged(folder, name) as staging:
+        refuse_others(folder, name, begun(staging), tuple(found.classes.images_of))
+        for part, lines in zip(PARTS, (found.train, found.validation), strict=True):
+            write_list(staging / f"{name}_{part}.lst", lines.entries(found.classes.path))
+        write_synset(staging / "synset.txt", found.classes.images_of)
+        for part in PARTS:
+            lst = staging / f"{name}_{part}.lst"
+            rec = lst.with_suffix(".rec")
+            config = PackConfig(lst, found.root, rec, resize, store="auto", quality=QUALITY, threads=threads)
+            done = pack_list(config, origin)
+            say(f"{folder / rec.name}: {done.images} images, {len(done.skipped)} skipped")
+        tell_of_doubles(folder, *(staging / f"{name}_{part}.rec" for part in PARTS))
+
+
+def refuse_others(folder: Path, name: str, unfinished: bool, classes: Sequence[str]) -> None:
+    """Raise ResnetError where other records than those of the data set `name` go by other classes."""
+    own = [f"{name}_{part}{ending}" for part in PARTS for ending in RECORD_ENDINGS]
+    refuse_other_classes(folder, own, classes, unfinished)
