@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from resnet_v2.inference.calibration import calibrate
 from resnet_v2.inference.classifier import load
-from resnet_v2.inference.labelled import open_labelled
-from resnet_v2.inference.looking import look
-from resnet_v2.inference.wrong_labels import find_wrong_labels
+from resnet_v2.inspection.calibration import calibrate
+from resnet_v2.inspection.labelled import open_labelled
+from resnet_v2.inspection.looking import look
+from resnet_v2.inspection.wrong_labels import find_wrong_labels
 
 
 def main() -> None:

@@ -21,10 +21,10 @@ import torch
 import resnet_v2
 from conftest import Run, picture, read_image
 from resnet_v2.data.records import RecordReader
-from resnet_v2.inference.demo import Explainer
 from resnet_v2.inference.pictures import View, prepare
 from resnet_v2.networks import weights
 from resnet_v2.networks.header import Header
+from resnet_v2.serving.demo import Explainer
 from resnet_v2.training.evaluate import evaluate
 
 

@@ -125,7 +125,7 @@ def stand_in_for_the_world(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("resnet_v2.files._HTTP", types.SimpleNamespace(open=download))
     monkeypatch.setattr("resnet_v2.logs.report.time", types.SimpleNamespace(sleep=interrupt))
-    monkeypatch.setattr("resnet_v2.inference.connections.run", lambda _, listening, *__: listening.close())
+    monkeypatch.setattr("resnet_v2.serving.connections.run", lambda _, listening, *__: listening.close())
     from sklearn import datasets
 
     pixels, labels = datasets.load_digits(return_X_y=True)

@@ -20,15 +20,15 @@ from resnet_v2.config.using import DemoConfig
 from resnet_v2.data.jpeg import encode
 from resnet_v2.errors import ResnetError
 from resnet_v2.inference.card import about
-from resnet_v2.inference.demo import Explainer, _shown, serve, training_curve
-from resnet_v2.inference.gradcam import heat_map, overlay
 from resnet_v2.inference.output import CSV_HEADER, csv_rows
 from resnet_v2.inference.predict import Predictor
-from resnet_v2.inference.several import name_all, table
 from resnet_v2.networks import weights
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.header import Header
 from resnet_v2.networks.resnet import resnet
+from resnet_v2.serving.demo import Explainer, _shown, serve, training_curve
+from resnet_v2.serving.gradcam import heat_map, overlay
+from resnet_v2.serving.several import name_all, table
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 NAMELESS = """[...document.querySelectorAll('button, input, a, textarea')].filter(one => one.offsetParent && !(

@@ -24,20 +24,20 @@ import torch
 from processes import PATIENCE_SECONDS, Command
 from resnet_v2.config.using import DemoConfig
 from resnet_v2.errors import ResnetError
-from resnet_v2.inference.demo import Explainer, page, unique_names
-from resnet_v2.inference.sessions import SETTLING_SECONDS
-from resnet_v2.inference.uploads import ANSWERED, PICTURES, Uploads
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.header import Header
 from resnet_v2.networks.resnet import resnet
+from resnet_v2.serving.demo import Explainer, page, unique_names
+from resnet_v2.serving.sessions import SETTLING_SECONDS
+from resnet_v2.serving.uploads import ANSWERED, PICTURES, Uploads
 
 pytest.importorskip("gradio", reason="missing gradio: pip install 'resnet-v2[dev]'")
 
 import httpx
 from starlette.types import Message, Receive, Scope, Send
 
-from resnet_v2.inference import guard as guards
-from resnet_v2.inference.guard import CLOSED
+from resnet_v2.serving import guard as guards
+from resnet_v2.serving.guard import CLOSED
 
 UPLOAD = {"files": ("a.png", b"some bytes", "image/png")}
 QUESTION = {"data": [{"path": "abc"}], "fn_index": 0, "session_hash": "s1"}

@@ -19,12 +19,13 @@ from processes import PATIENCE_SECONDS
 from resnet_v2.data.jpeg import decode, encode
 from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
 from resnet_v2.errors import ResnetError
-from resnet_v2.inference import calibration, inspection_page
-from resnet_v2.inference.doubles import find_doubles
-from resnet_v2.inference.looking import MEASURES, measured
-from resnet_v2.inference.oddities import find_odd, robust
 from resnet_v2.inference.predict import Predictor
-from resnet_v2.inference.wrong_labels import find_wrong_labels
+from resnet_v2.inspection import calibration
+from resnet_v2.inspection.doubles import find_doubles
+from resnet_v2.inspection.looking import MEASURES, measured
+from resnet_v2.inspection.oddities import find_odd, robust
+from resnet_v2.inspection.page import _thumbnail
+from resnet_v2.inspection.wrong_labels import find_wrong_labels
 from resnet_v2.interchange.mxnet import read_checkpoint as read_params
 from resnet_v2.networks import weights
 from resnet_v2.networks.header import Header, read_header
@@ -485,5 +486,5 @@ def test_many_labels_of_one_class_that_are_wrong_in_the_same_way() -> None:
 
 
 def test_a_strip_has_a_thumbnail() -> None:
-    assert inspection_page._thumbnail(picture(1, 4, 3000))[1].startswith("data:image/jpeg")
-    assert inspection_page._thumbnail(np.zeros((1, 1, 3), np.uint8))[0]
+    assert _thumbnail(picture(1, 4, 3000))[1].startswith("data:image/jpeg")
+    assert _thumbnail(np.zeros((1, 1, 3), np.uint8))[0]

@@ -26,13 +26,13 @@ from resnet_v2.data.loader import Reading, batches
 from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
 from resnet_v2.errors import ResnetError
 from resnet_v2.inference.classifier import load
-from resnet_v2.inference.demo import Explainer
 from resnet_v2.inference.predict import TaskAnswer
 from resnet_v2.inference.tally import tally_of
 from resnet_v2.inference.verdicts import MultiVerdicts
 from resnet_v2.networks import weights
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.header import Header
+from resnet_v2.serving.demo import Explainer
 from resnet_v2.training.average_precision import average_precisions, mean_of
 from resnet_v2.training.evaluation import Evaluation, MultiEvaluation, TasksEvaluation, restored, saved
 from resnet_v2.training.losses import loss_of, ranks_of_truth, right_answers

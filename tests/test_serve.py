@@ -25,15 +25,15 @@ from processes import PATIENCE_SECONDS, Command
 from resnet_v2.config.serving import ServeConfig
 from resnet_v2.data.jpeg import encode
 from resnet_v2.errors import ResnetError
-from resnet_v2.inference.batching import Batcher, batch_sizes
 from resnet_v2.inference.engines import Images, Logits
 from resnet_v2.inference.predict import Predictor
+from resnet_v2.serving.batching import Batcher, batch_sizes
 
 pytest.importorskip("fastapi", reason="missing fastapi: pip install 'resnet-v2[dev]'")
 
 import httpx
 
-from resnet_v2.inference.http_api import application
+from resnet_v2.serving.http_api import application
 
 ROOT = Path(__file__).parents[1]
 STATUSES = (200, 400, 408, 413, 415, 422, 503)
@@ -345,7 +345,7 @@ def test_the_command_ends_by_an_interrupt(server: tuple[Command, str]) -> None:
 
 
 def test_addresses_and_packages_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    from resnet_v2.inference.serve import serve
+    from resnet_v2.serving.serve import serve
 
     with pytest.raises(ResnetError, match=r"Nothing can listen at 203\.0\.113\.7, port 8000: "):
         serve(ServeConfig("none", host="203.0.113.7"))

@@ -184,11 +184,11 @@ def compare(settings: using.CompareConfig) -> None:
 
 
 def inspect(settings: inspecting.InspectConfig) -> None:
-    from resnet_v2.inference import inspection_words
-    from resnet_v2.inference.inspecting import inspect as find
+    from resnet_v2.inspection import words
+    from resnet_v2.inspection.inspecting import inspect as find
 
     found = find(settings)
-    print(json.dumps(inspection_words.as_json(found)) if settings.json else inspection_words.text(found, settings))
+    print(json.dumps(words.as_json(found)) if settings.json else words.text(found, settings))
 
 
 def predict(settings: using.PredictConfig) -> int:
@@ -277,13 +277,13 @@ def card(settings: using.CardConfig) -> None:
 
 
 def demo(settings: using.DemoConfig) -> None:
-    from resnet_v2.inference.demo import serve
+    from resnet_v2.serving.demo import serve
 
     serve(settings)
 
 
 def serve(settings: serving.ServeConfig) -> None:
-    from resnet_v2.inference.serve import serve as answer
+    from resnet_v2.serving.serve import serve as answer
 
     answer(settings)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from resnet_v2.data.jpeg import Image, encode, resize_shorter_side
 from resnet_v2.errors import ResnetError, printable
 from resnet_v2.files import make_folder, not_written, refuse_no_file, write_text
-from resnet_v2.inference.calibration import Bin
-from resnet_v2.inference.inspection import Inspection
-from resnet_v2.inference.oddities import Odd
+from resnet_v2.inspection.calibration import Bin
+from resnet_v2.inspection.inspection import Inspection
+from resnet_v2.inspection.oddities import Odd
 
 MARK = '<meta name="generator" content="resnet-v2 inspect">'
 THUMBNAIL_SIDE, QUALITY = 120, 85  # pixels of the shorter side, at most
@@ -54,7 +54,7 @@ def write(found: Inspection, out: Path) -> None:
 def page(found: Inspection) -> str:
     """The page as HTML."""
     style = resources.files("resnet_v2").joinpath("logs/report.css").read_text("utf-8")
-    style += resources.files("resnet_v2").joinpath("inference/inspection.css").read_text("utf-8")
+    style += resources.files("resnet_v2").joinpath("inspection/page.css").read_text("utf-8")
     sections = [section for section in _sections(found) if section is not None]
     links = "".join(f'<li><a href="#{key}">{title} <b>{count}</b></a></li>' for key, title, count, _ in sections)
     bodies = "\n".join(

@@ -8,15 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_v2.errors import ResnetError
-from resnet_v2.inference import calibration
-from resnet_v2.inference.calibration import Calibration
 from resnet_v2.inference.classifier import Classifier
-from resnet_v2.inference.doubles import Group, find_doubles
-from resnet_v2.inference.labelled import Labelled
-from resnet_v2.inference.looking import Looked, look
-from resnet_v2.inference.oddities import Odd, find_odd
 from resnet_v2.inference.tally import probabilities
-from resnet_v2.inference.wrong_labels import Suspicions, find_wrong_labels
+from resnet_v2.inspection import calibration
+from resnet_v2.inspection.calibration import Calibration
+from resnet_v2.inspection.doubles import Group, find_doubles
+from resnet_v2.inspection.labelled import Labelled
+from resnet_v2.inspection.looking import Looked, look
+from resnet_v2.inspection.oddities import Odd, find_odd
+from resnet_v2.inspection.wrong_labels import Suspicions, find_wrong_labels
 from resnet_v2.networks.header import Header
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from resnet_v2.config.inspecting import InspectConfig
 from resnet_v2.errors import printable
-from resnet_v2.inference.inspection import Inspection
+from resnet_v2.inspection.inspection import Inspection
 
 
 def as_json(found: Inspection) -> dict[str, Any]:

@@ -21,9 +21,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from resnet_v2.config.using import DemoConfig
 from resnet_v2.errors import ResnetError
-from resnet_v2.inference.forms import IN_MEMORY_BYTES, Limit, Refused, at_most, files_of_form
-from resnet_v2.inference.sessions import CLOSE, Sessions
-from resnet_v2.inference.uploads import PICTURES, Uploads
+from resnet_v2.serving.forms import IN_MEMORY_BYTES, Limit, Refused, at_most, files_of_form
+from resnet_v2.serving.sessions import CLOSE, Sessions
+from resnet_v2.serving.uploads import PICTURES, Uploads
 
 API = "/gradio_api"
 # What the browser asks gradio for. The page's own pictures are part of its answers and have no address.

@@ -16,8 +16,8 @@ from resnet_v2.errors import ResnetError
 from resnet_v2.files import fingerprint
 from resnet_v2.inference.classifier import Classifier
 from resnet_v2.inference.evaluate import NO_NUMBER
-from resnet_v2.inference.labelled import At, Labelled
 from resnet_v2.inference.pictures import View, prepare
+from resnet_v2.inspection.labelled import At, Labelled
 from resnet_v2.machine import processors
 
 BATCH = 64

@@ -17,15 +17,15 @@ from starlette.requests import ClientDisconnect
 from resnet_v2 import __version__
 from resnet_v2.config.serving import ServeConfig
 from resnet_v2.errors import ResnetError
-from resnet_v2.inference import api_page
-from resnet_v2.inference.batching import Batcher, batch_sizes
-from resnet_v2.inference.forms import Limit, Refused, file_of_body, files_of_form
-from resnet_v2.inference.metrics import Measured, Metrics
 from resnet_v2.inference.output import as_json
 from resnet_v2.inference.pictures import prepare
 from resnet_v2.inference.places import STANDARD_INPUT
 from resnet_v2.inference.predict import Prediction, Predictor
 from resnet_v2.machine import processors
+from resnet_v2.serving import api_page
+from resnet_v2.serving.batching import Batcher, batch_sizes
+from resnet_v2.serving.forms import Limit, Refused, file_of_body, files_of_form
+from resnet_v2.serving.metrics import Measured, Metrics
 
 Files: TypeAlias = Sequence[tuple[str, BinaryIO]]
 Top: TypeAlias = Annotated[int, Query(ge=1, le=10**6, description=api_page.TOP)]

@@ -18,17 +18,17 @@ from resnet_v2.data.jpeg import Image, encode
 from resnet_v2.errors import ResnetError, printable
 from resnet_v2.inference.card import about
 from resnet_v2.inference.classifier import Classifier
-from resnet_v2.inference.gradcam import heat_map, overlay
-from resnet_v2.inference.listening import address, listen
 from resnet_v2.inference.pictures import Picture, prepare
 from resnet_v2.inference.predict import Answer
-from resnet_v2.inference.several import name_all, table
-from resnet_v2.inference.uploads import PICTURES, Uploads
 from resnet_v2.interchange.optional import package
 from resnet_v2.logs import plot
 from resnet_v2.networks import weights
 from resnet_v2.networks.finding import run_prefix
 from resnet_v2.networks.header import Header
+from resnet_v2.serving.gradcam import heat_map, overlay
+from resnet_v2.serving.listening import address, listen
+from resnet_v2.serving.several import name_all, table
+from resnet_v2.serving.uploads import PICTURES, Uploads
 from resnet_v2.training.distributed import choose_device
 
 Made = TypeVar("Made")
@@ -91,7 +91,7 @@ def serve(settings: DemoConfig) -> None:
         os.environ["GRADIO_TEMP_DIR"] = folder
         blocks = page(explainer, path, uploads, settings.queue)
         app = _application(blocks)
-    from resnet_v2.inference import connections, guard  # need what gradio brings
+    from resnet_v2.serving import connections, guard  # need what gradio brings
 
     questions = {index: len(function.inputs) for index, function in blocks.fns.items()}
     guarded = guard.Guard(app, uploads, settings, questions, blocks._queue)

@@ -3,11 +3,11 @@
 from resnet_v2.config.inspecting import InspectConfig
 from resnet_v2.console import say
 from resnet_v2.errors import ResnetError
-from resnet_v2.inference import inspection_page
-from resnet_v2.inference.calibration import refuse_to_write, write_temperature
 from resnet_v2.inference.classifier import load
-from resnet_v2.inference.inspection import Inspection, examine
-from resnet_v2.inference.labelled import open_labelled
+from resnet_v2.inspection import page
+from resnet_v2.inspection.calibration import refuse_to_write, write_temperature
+from resnet_v2.inspection.inspection import Inspection, examine
+from resnet_v2.inspection.labelled import open_labelled
 from resnet_v2.interchange.optional import package
 from resnet_v2.training.distributed import choose_device
 
@@ -18,7 +18,7 @@ def inspect(settings: InspectConfig) -> Inspection:
     Raises ResnetError before anything is read where something could not be written, or cleanlab is not installed.
     """
     package("cleanlab", "inspect")
-    inspection_page.refuse_to_write(settings.out)
+    page.refuse_to_write(settings.out)
     if settings.calibrate is not None:
         refuse_to_write(settings.prefix, settings.epoch, settings.calibrate)
     sets = [open_labelled(place) for place in (settings.rec, settings.val) if place is not None]
@@ -26,7 +26,7 @@ def inspect(settings: InspectConfig) -> Inspection:
         say(remark)
     network = load(settings.prefix, settings.epoch, str(choose_device(settings.gpus, settings.device)))
     found = examine(sets, network, named=bool(settings.prefix))
-    inspection_page.write(found, settings.out)
+    page.write(found, settings.out)
     if settings.calibrate is not None:
         write_temperature(settings.prefix, settings.epoch, _temperature(found), settings.calibrate)
     return found

@@ -4,10 +4,10 @@ import numpy as np
 
 from resnet_v2.config.serving import ServeConfig
 from resnet_v2.console import say
-from resnet_v2.inference.batching import batch_sizes
-from resnet_v2.inference.listening import address, listen
 from resnet_v2.inference.predict import Predictor
 from resnet_v2.interchange.optional import package
+from resnet_v2.serving.batching import batch_sizes
+from resnet_v2.serving.listening import address, listen
 
 
 def serve(settings: ServeConfig) -> None:
@@ -17,7 +17,7 @@ def serve(settings: ServeConfig) -> None:
     """
     for name in ("fastapi", "uvicorn", "python_multipart", "prometheus_client"):
         package(name, "serve")
-    from resnet_v2.inference import connections, http_api
+    from resnet_v2.serving import connections, http_api
 
     listening = listen(settings.host, settings.port)  # before anything is loaded
     predictor = Predictor.open(

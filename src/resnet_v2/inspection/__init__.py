@@ -1,0 +1,1 @@
+"""Pictures and answers -> what is wrong with them, on one page."""

@@ -1,0 +1,1 @@
+"""Answers over HTTP: the page in the browser and the server."""
