@@ -1,16 +1,86 @@
 """Whole ways of people who have never met the program, command by command, as docs/using.md tells and times them."""
 
+import contextlib
 import json
+import re
 import shutil
+import socket
+import urllib.request
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
+import resnet_v2
 from conftest import Run
+from processes import Command
 from resnet_v2.data.index import index_path
 from resnet_v2.data.records import RecordReader
 from test_export import needs_onnx
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Five classes of pictures of one colour each, of many sizes."""
+    generator = np.random.default_rng(0)
+    for number, name in enumerate(("amber", "blue", "coral", "jade", "plum")):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        colour = generator.integers(0, 256, 3)
+        for picture in range(20):
+            height, width = generator.integers(60, 200, 2)
+            noise = generator.normal(0, 30, (height // 8, width // 8, 3)) + colour
+            image = cv2.resize(np.clip(noise, 0, 255).astype(np.uint8), (int(width), int(height)))
+            assert cv2.imwrite(str(tmp_path / "photos" / name / f"{number}-{picture}.jpg"), image)
+    return tmp_path / "photos"
+
+
+@pytest.mark.slow
+def test_a_folder_of_photos_comes_to_a_served_network(
+    photos: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three commands; the second one is the linear head on frozen features."""
+    pytest.importorskip("fastapi", reason="missing fastapi: pip install 'resnet-v2[serve]'")
+    monkeypatch.chdir(tmp_path)
+    status, _, err = run("train", "photos", "--gpus", "")
+    assert status == 0, err
+    told = re.search(r"best epoch (\d+): error ([\d.]+) % of 20 photos that were held out; (\S+)", err)
+    assert told is not None, err
+    assert float(told[2]) <= 40  # of five classes, one guess in five is right
+    assert "next: resnet-v2 predict --prefix model/resnet-photos-14 --epoch best --img photos" in err
+    records = "model/photos-records/photos"
+    status, _, err = run(
+        "head", f"{records}_train.rec", "--val", f"{records}_val.rec", "--out", "model/head", "--gpus", ""
+    )
+    assert status == 0, err
+    assert Path("model/head-0000.safetensors").is_file()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    words = ("--prefix", "model/resnet-photos-14", "--epoch", "best", "--port", port, "--gpus", "")
+    server = Command(["serve", *words], tmp_path)
+    try:
+        server.wait_for(lambda: "answers at" in server.output, "the server", 0.1)
+        image = next((photos / "blue").iterdir())
+        asked = urllib.request.Request(
+            f"http://127.0.0.1:{port}/predict", image.read_bytes(), {"Content-Type": "image/jpeg"}
+        )
+        with urllib.request.urlopen(asked, timeout=60) as answer:
+            served = json.loads(answer.read())[0]["top"]
+    finally:
+        with contextlib.suppress(ValueError):
+            server.kill()
+    predicted = json.loads(run("predict", *words[:4], "--img", image, "--gpus", "", "--json")[1])[0]["top"]
+    assert served == predicted
+    assert {one["name"] for one in served} == {path.name for path in photos.iterdir()}
+
+
+@pytest.mark.slow
+def test_python_trains_on_a_folder_of_photos(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    network = resnet_v2.fit("photos", epochs=2, gpus="")
+    assert network.class_names == ("amber", "blue", "coral", "jade", "plum")
+    assert network.evaluate("model/photos-records/photos_val.rec").images == 20
 
 
 @pytest.fixture
