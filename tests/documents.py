@@ -276,7 +276,7 @@ STAND_INS: dict[str, Callable[[Path], None]] = {
     "cifar-10-binary.tar.gz": cifar10_archive,
     "data/digits/digits_val.rec": lambda path: data_set(path.parent),
     **dict.fromkeys(("cifar10_val.rec", "more.rec"), small_record),
-    **dict.fromkeys(("val.rec", "val_256_q90.rec", "val_480_q95.rec"), large_record),
+    **dict.fromkeys(("train.rec", "val.rec", "val_256_q90.rec", "val_480_q95.rec"), large_record),
     **dict.fromkeys(("model/a", "model/b", "model/b-0030", "model/resnet-50-0000"), large_network),
     **dict.fromkeys(("model/resnet-digits-14", "model/resnet-flowers-20"), small_network),
     **dict.fromkeys(("model/resnet-cifar10-20", "model/resnet-v1-cifar10-20"), small_network),

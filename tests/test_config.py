@@ -36,6 +36,7 @@ NEEDED: dict[str, list[str]] = {
     "evaluate": ["evaluate", "--rec", "REC", "--device", "cpu"],
     "compare": ["compare", "a", "b", "--rec", "REC", "--device", "cpu"],
     "inspect": ["inspect", "REC", "--device", "cpu"],
+    "quantize": ["quantize", "--calibrate", "REC", "--rec", "REC"],
     "predict": ["predict", "--img", "PIC", "--device", "cpu"],
     "plot": ["plot", "--logs", "LOG"],
     "features": ["features", "IMG", "--device", "cpu"],

@@ -293,7 +293,7 @@ def test_tables(trained: str, digits: Path, tmp_path: Path, run: Run) -> None:
     assert lines[:2] == ["| network | crop-size | top-1 | top-5 |", "|---|---|---|---|"]
     assert [line.split(" | ")[1] for line in lines[2:]] == ["32x32", "24x24"] * 2
     error = weights.load(trained, 4)[1].errors["top1_error"]
-    assert lines[4] == f"| ResNet-8-v2 | 32x32 | {error:.2f} | {lines[4].split(' | ')[3]}"
+    assert lines[4] == f"| ResNet-8-v2, {trained} | 32x32 | {error:.2f} | {lines[4].split(' | ')[3]}"
     status, out, _ = run(*evaluate, "--prefix", trained, "--per-class", "--confusion", tmp_path / "c.png", "--json")
     result = json.loads(out)
     assert status == 0

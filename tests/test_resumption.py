@@ -78,7 +78,7 @@ def text(folder: Path) -> str:
     return re.sub(r"(Speed:|cost=|Step:|data:|Memory:|after|which) ?[\d.]+", r"\1", log)
 
 
-@pytest.mark.parametrize(("kills", "epochs"), [(2, 2), pytest.param(20, 10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("kills", "epochs"), [(2, 3), pytest.param(20, 10, marks=pytest.mark.slow)])
 def test_killed_again_and_again_it_ends_with_the_same_bits(
     few_digits: Path, tmp_path: Path, kills: int, epochs: int
 ) -> None:

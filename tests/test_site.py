@@ -15,6 +15,7 @@ from processes import PATIENCE_SECONDS
 ROOT = Path(__file__).parents[1]
 PAGES = (
     "index",
+    "photos",
     "formats",
     "records",
     "training",

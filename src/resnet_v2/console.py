@@ -92,6 +92,7 @@ class Progress:
 
     def __exit__(self, *raised: object) -> None:
         with _whoever_reads(sys.stderr):
+            self._bar.update(self._done - self._bar.n)  # what came after the last look
             self._bar.close()
 
     def update(self, count: int, note: str = "") -> None:

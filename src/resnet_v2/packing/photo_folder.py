@@ -42,8 +42,9 @@ class Found:
 def look_at(root: Path, held_out: Callable[[int], int], seed: int, threads: int = 0, leave_out: bool = False) -> Found:
     """Look at every picture of a folder, and split it unless it has folders for training and validation.
 
-    Of a class of n pictures `held_out(n)` are held out, less where pictures look alike: these stay on one side. Those
-    that cannot be read are left out and counted. Raises ResnetError for a folder without pictures in class folders.
+    Of a class of n pictures `held_out(n)` are held out, less where pictures look alike: these stay on one side, unless
+    none could be held out then. Those that cannot be read are left out and counted. Raises ResnetError for a folder
+    without pictures in class folders.
     """
     classes = find_classes(root)
     folders = ready_split(root, classes)
@@ -54,6 +55,8 @@ def look_at(root: Path, held_out: Callable[[int], int], seed: int, threads: int 
     classes = _readable(root, classes, found)
     if folders is None:
         train, validation = split(classes, held_out, seed, found.groups)
+        if not len(validation):  # drawings of one kind, or frames of a film: all look alike, which is said
+            train, validation = split(classes, held_out, seed)
     else:
         classes, train, validation = lines_of_ready_split(root, classes, folders, 0, seed)
     _tell_of_likeness(root, found, train, validation)
