@@ -136,8 +136,9 @@ def _fit(run: Run, say: Callable[[str], object]) -> Evaluation | None:
             ownership.make_room(plan.prefix, plan.first_epoch, run.saved(), say)
             state.best = None if start is None else ownership.best_so_far(plan.prefix, start)
         result = _train(run, state, training, validation)
-        words = ["resnet-v2", "evaluate", "--prefix", plan.prefix, "--rec", str(validation.path)]
-        say(f"next: {shlex.join(words)}")
+        if plan.photos is None:  # which tell of more
+            words = ["resnet-v2", "evaluate", "--prefix", plan.prefix, "--rec", str(validation.path)]
+            say(f"next: {shlex.join(words)}")
         return result
 
 
