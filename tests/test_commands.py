@@ -5,6 +5,7 @@ block by the sentence before it (`documents.MARK`).
 """
 
 import argparse
+import asyncio
 import gc
 import re
 import runpy
@@ -86,6 +87,7 @@ def perform_words(command: Command, run: Run, monkeypatch: pytest.MonkeyPatch) -
                     warnings.simplefilter("ignore", ResourceWarning)
                 status, _, err = run(*words)
                 if words[0] == "demo":
+                    asyncio.set_event_loop(None)  # it is the last of those
                     gc.collect()
             assert status == (130 if "--follow" in words else 0), f"status {status}: {err}"
         case ["resnet-v2", *words]:

@@ -369,6 +369,7 @@ def test_classes_of_one_name() -> None:
             (explain,) = (one.fn for one in blocks.fns.values() if getattr(one.fn, "__name__", "") == "explain")
             picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
             bars = explain(picture)[0]
+            asyncio.set_event_loop(None)  # it is the last of those
             gc.collect()
         assert sorted(bars.values(), reverse=True) == [answer.probability for answer in explainer.classify(picture)]
         assert set(bars) == set(wanted)
