@@ -249,4 +249,6 @@ def _epochs(facts: Facts, work: Workload) -> tuple[int, str]:
     minutes = each * (facts.train + facts.validation / 3) / 60
     epochs = max(FEWEST_EPOCHS, min(wanted, int(MINUTES / minutes)))
     why = "" if epochs == wanted else f", fewer than {wanted} for the sake of time"
-    return epochs, f"{epochs} epochs: about {max(1, round(epochs * minutes))} minutes on {processors()} cores{why}"
+    whole = max(1, round(epochs * minutes))
+    told = "a minute" if whole == 1 else f"{whole} minutes"
+    return epochs, f"{epochs} epochs: about {told} on {processors()} cores{why}"
