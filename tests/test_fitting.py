@@ -57,7 +57,7 @@ def test_which_records_are_meant(tmp_path: Path) -> None:
     ("data", "settings", "told"),
     [
         (".", {}, r"\. has no class folders with images"),
-        ("none", {}, "none is no folder; give one that holds NAME_train.rec"),
+        ("none", {}, "none is no folder; give one that holds a folder of photos for each class, or NAME_train.rec"),
         (".", {"dry_run": True}, "`dry_run` trains no network; leave it out"),
         (".", {"data_type": "x", "learning_rate": 1}, "There is no setting `learning_rate`"),
         (".", {"data_type": "x", "depth": 20.5}, "`depth` 20.5 is not a whole number"),

@@ -488,3 +488,11 @@ def test_many_labels_of_one_class_that_are_wrong_in_the_same_way() -> None:
 def test_a_strip_has_a_thumbnail() -> None:
     assert _thumbnail(picture(1, 4, 3000))[1].startswith("data:image/jpeg")
     assert _thumbnail(np.zeros((1, 1, 3), np.uint8))[0]
+
+
+def test_a_folder_calibrates_nothing(class_folder: Path, tmp_path: Path, run: Run) -> None:
+    """A network may have been trained on its pictures, and no checkpoint tells of files."""
+    out = tmp_path / "c.safetensors"
+    status, _, err = run("inspect", class_folder, "--out", tmp_path / "p.html", "--calibrate", out)
+    assert (status, err.count("\n"), "is a folder, and the network may have been trained on its" in err) == (2, 1, True)
+    assert not out.exists()

@@ -88,8 +88,11 @@ def verify(settings: packing.VerifyConfig) -> int:
     if settings.repair is not None:
         print(repair(report, settings.repair), file=sys.stderr if settings.json else sys.stdout)
     elif found and len(paths) == 1 and not is_checkpoint:
-        sound = paths[0].with_name(f"{paths[0].stem}-sound.rec")
-        console.suggest("resnet-v2", "verify", paths[0], "--repair", sound)
+        if all(finding.kind == "index" for finding in report.findings):  # the records themselves are whole
+            console.suggest("resnet-v2", "index", paths[0])
+        else:
+            sound = paths[0].with_name(f"{paths[0].stem}-sound.rec")
+            console.suggest("resnet-v2", "verify", paths[0], "--repair", sound)
     if settings.json:
         print(json.dumps(listed))
     return 1 if found else 0

@@ -54,7 +54,10 @@ def _data(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     if {"data_type", "data_train"} & settings.keys() or isinstance(folder, Address):
         return {"data_dir": folder}
     if not folder.is_dir():
-        raise ResnetError(f"{folder} is no folder; give one that holds NAME{TRAIN} and NAME{VAL}.")
+        raise ResnetError(
+            f"{folder} is no folder; give one that holds a folder of photos for each class, or NAME{TRAIN} and "
+            f"NAME{VAL}."
+        )
     if (folder / IMAGENET).exists():
         return {"data_dir": folder, "data_type": "imagenet"}
     names = sorted(path.name.removesuffix(TRAIN) for path in folder.glob(f"*{TRAIN}"))

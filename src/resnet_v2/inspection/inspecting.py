@@ -21,6 +21,11 @@ def inspect(settings: InspectConfig) -> Inspection:
     page.refuse_to_write(settings.out)
     if settings.calibrate is not None:
         refuse_to_write(settings.prefix, settings.epoch, settings.calibrate)
+        if (settings.val or settings.rec).is_dir():  # of whose files no checkpoint tells whether they were trained on
+            raise ResnetError(
+                f"{settings.val or settings.rec} is a folder, and the network may have been trained on its pictures; "
+                "give `val` a record of others, such as the NAME_val.rec that `resnet-v2 train FOLDER` leaves."
+            )
     sets = [open_labelled(place) for place in (settings.rec, settings.val) if place is not None]
     for remark in (remark for its in sets for remark in its.remarks):
         say(remark)

@@ -74,6 +74,11 @@ def text(found: Inspection, settings: InspectConfig) -> str:
     lines.append(f"page          {printable(str(settings.out))}")
     if settings.calibrate is not None:
         lines.append(f"network       {printable(str(settings.calibrate))}, with its temperature")
-    elif its is not None and its.error_after < its.error_before and not found.trained:
+    elif (
+        its is not None
+        and its.error_after < its.error_before
+        and not found.trained
+        and not (settings.val or settings.rec).is_dir()
+    ):
         lines.append("next          --calibrate OUT.safetensors writes the network with this temperature")
     return "\n".join(lines)
