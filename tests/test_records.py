@@ -115,6 +115,8 @@ def test_nothing_appears_when_writing_fails(tmp_path: Path) -> None:
 def test_missing_files_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ResnetError, match=r"a\.rec is missing"):
         RecordReader(tmp_path / "a.rec")
+    with pytest.raises(ResnetError, match=r"is a folder; give a \.rec, such as `resnet-v2 data` makes of it"):
+        RecordReader(tmp_path)
     path = write(tmp_path / "a.rec", [b"x"])
     index_path(path).unlink()
     (remark,) = RecordReader(path).remarks

@@ -198,6 +198,8 @@ class RecordReader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        if path.is_dir():
+            raise ResnetError(f"{path} is a folder; give a .rec, such as `resnet-v2 data` makes of it.")
         if not path.is_file():
             raise ResnetError(f"{path} is missing; make it with `resnet-v2 pack` or `resnet-v2 data`.")
         try:
