@@ -49,7 +49,7 @@ def test_photos_become_a_network(here: Path, run: Run) -> None:
     assert "network: cifar10-resnet-14" in err
     assert "images of 32 pixels: the network learned at that size" in err
     assert "batches of 16: 2 steps" in err
-    assert "1 epochs: about" in err
+    assert "1 epoch: about" in err
     header = weights.checkpoint_header("model/resnet-images-14", "best")
     assert (header.crop, header.resize, header.class_names) == (32, 32, ("ant", "bee", "cat"))
     assert f"best epoch 1: error {header.errors['top1_error']:.1f} % of 5 photos" in err
@@ -179,7 +179,7 @@ def test_what_cannot_be_read_is_left_out_and_counted(here: Path, capsys: pytest.
     assert "cannot be read and are left out (5 .jpg, 1 .png, 1 .gif)" in err
     assert "2 pictures of" in err
     assert "have fewer than 8 rows or columns" in err
-    assert "1 classes have no picture left and are none any more, such as dog" in err
+    assert "1 class has no picture left and is none any more, such as dog" in err
 
 
 def test_a_copy_across_a_split_that_lies_there_is_told(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

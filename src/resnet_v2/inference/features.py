@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from resnet_v2.console import Progress, say
+from resnet_v2.console import Progress, counted, say
 from resnet_v2.data.jpeg import Image
 from resnet_v2.data.labels import Labels
 from resnet_v2.errors import ResnetError
@@ -78,7 +78,8 @@ class Places:
         size, free = 4 * self.count * self.origin.width, free_memory()
         if free and size > MEMORY_SHARE * free:
             raise ResnetError(
-                f"The features of {self.count} pictures take {size >> 20} MiB, of {free >> 20} MiB that are free; give "
+                f"The features of {counted(self.count, 'picture')} take {size >> 20} MiB, of {free >> 20} MiB that "
+                "are free; give "
                 "fewer."
             )
         return joined(list(self.blocks()))
@@ -102,7 +103,10 @@ class Places:
                 other_labels += others
                 yield rows
         if other_labels:
-            say(f"warning: the labels of {other_labels} images are not what the network tells; they are left out")
+            say(
+                f"warning: the labels of {counted(other_labels, 'image')} are not what the network tells; they are "
+                "left out"
+            )
 
     def _load(self, named: Named) -> Seen | str:
         assert self._classifier is not None
@@ -123,7 +127,9 @@ def write_features(places: Places, out: Path) -> str:
             write(rows)
             count += len(rows)
     left_out = f"; {places.unreadable} left out" if places.unreadable else ""
-    return f"{out}: {count} pictures, {places.origin.width} numbers each, of {places.origin.network}{left_out}"
+    return (
+        f"{out}: {counted(count, 'picture')}, {places.origin.width} numbers each, of {places.origin.network}{left_out}"
+    )
 
 
 def origin_of(classifier: Classifier) -> Origin:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from resnet_v2.config.features import HeadConfig
-from resnet_v2.console import Progress, say
+from resnet_v2.console import Progress, agreeing, counted, say
 from resnet_v2.data.labels import Labels
 from resnet_v2.data.lists import read_synset
 from resnet_v2.errors import ResnetError
@@ -173,7 +173,10 @@ def _check(place: str, labels: list[NDArray[np.int64]], classes: int, names: tup
     if len(seen) < 2:
         raise ResnetError(f"{place} has images of class {seen[0]} alone; a head needs two classes or more.")
     if len(labels) > 1 and len(others := np.setdiff1d(labels[1], seen)):
-        say(f"warning: {len(others)} classes of the validation have no training image, class {others[0]} the first")
+        say(
+            f"warning: {counted(len(others), 'class')} of the validation {agreeing(len(others), 'has', 'have')} no "
+            f"training image, class {others[0]} the first"
+        )
 
 
 def _errors(rows: Rows, weight: Tensor, bias: Tensor) -> Evaluation:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_v2.config.packing import ListConfig
-from resnet_v2.console import following, say
+from resnet_v2.console import agreeing, counted, following, say
 from resnet_v2.data.lists import as_class_name, write_synset
 from resnet_v2.errors import ResnetError, printable
 from resnet_v2.packing.archives import Names, Tar
@@ -83,7 +83,10 @@ def _classes_of_folder(root: Path, left_out: LeftOut) -> ClassFolders:
 
 def _tell_strays(root: Path, files: Sequence[str]) -> None:
     if strays := sum(map(is_image, files)):
-        say(f"warning: {strays} images in {root} itself are left out; they are in no class.")
+        say(
+            f"warning: {counted(strays, 'image')} in {root} itself {agreeing(strays, 'is', 'are')} in no class and "
+            "left out."
+        )
 
 
 def _classes_of_tar(tar: Tar, left_out: LeftOut) -> ClassFolders:
@@ -158,7 +161,9 @@ def large_enough(classes: ClassFolders, min_images: int) -> ClassFolders:
     kept = {name: images for name, images in classes.images_of.items() if len(images) >= min_images}
     if not kept:
         largest = max(map(len, classes.images_of.values()))
-        raise ResnetError(f"No class has {min_images} images (the largest has {largest}); lower `min_images`.")
+        raise ResnetError(
+            f"No class has {counted(min_images, 'image')} (the largest has {largest}); lower `min_images`."
+        )
     return ClassFolders(kept, classes.path)
 
 
@@ -192,7 +197,7 @@ def make_lists(settings: ListConfig, unless_split: float = 0.0) -> tuple[int, in
     paths = {part: list_paths(prefix, part, chunks) for part in parts}
     written = [path for some in paths.values() for path in some]
     if few := [len(lines) for lines in parts.values() if len(lines) < chunks]:
-        raise ResnetError(f"`chunks` is {chunks}, more than the {few[0]} images of a list; lower it.")
+        raise ResnetError(f"`chunks` is {chunks}, more than the {counted(few[0], 'image')} of a list; lower it.")
     refuse_other_classes(prefix.parent, [path.name for path in written], tuple(classes.images_of))
     for part, lines in parts.items():
         write_lists(paths[part], lines.entries(classes.path), len(lines))
@@ -206,7 +211,8 @@ def tell_of_classes_without_validation(names: Sequence[str], validation: Lines) 
     without = np.setdiff1d(np.arange(len(names)), validation.labels)
     if len(validation) and len(without):
         say(
-            f"warning: {len(without)} of {len(names)} classes have no image for validation, such as "
+            f"warning: {len(without)} of {len(names)} classes {agreeing(len(without), 'has', 'have')} no image for "
+            "validation, such as "
             f"{printable(names[without[0]])}: the errors say nothing of them."
         )
 
@@ -224,7 +230,9 @@ def lines_of_ready_split(
     label_of = {name: label for label, name in enumerate(train.images_of)}
     held_out = [(label_of[name], images) for name, images in validation.images_of.items() if name in label_of]
     if not held_out:
-        raise ResnetError(f"{root / folders[1]} has no class with {min_images} training images; lower `min_images`.")
+        raise ResnetError(
+            f"{root / folders[1]} has no class with {counted(min_images, 'training image')}; lower `min_images`."
+        )
     generator = np.random.default_rng(seed)
     lines = shuffled_lines(list(enumerate(train.images_of.values())), generator)
     return train, lines, shuffled_lines(held_out, generator)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from resnet_v2.config.packing import PackConfig
-from resnet_v2.console import say
+from resnet_v2.console import agreeing, counted, say
 from resnet_v2.data.lists import write_list, write_synset
 from resnet_v2.errors import ResnetError
 from resnet_v2.packing.archives import open_images
@@ -71,7 +71,11 @@ def _readable(root: Path, classes: ClassFolders, found: Survey) -> ClassFolders:
         raise ResnetError(f"{root} has no picture that can be read; give a folder that holds one folder per class.")
     lost = [name for name in classes.images_of if name not in kept.images_of]
     if lost:
-        say(f"warning: {len(lost)} classes have no picture left and are none any more, such as {lost[0]}")
+        say(
+            f"warning: {counted(len(lost), 'class')} "
+            f"{agreeing(len(lost), 'has no picture left and is', 'have no picture left and are')} none any more, "
+            f"such as {lost[0]}"
+        )
     return kept
 
 
@@ -107,7 +111,7 @@ def write(found: Found, folder: Path, name: str, resize: int, threads: int = 0, 
             rec = lst.with_suffix(".rec")
             config = PackConfig(lst, found.root, rec, resize, store="auto", quality=QUALITY, threads=threads)
             done = pack_list(config, origin)
-            say(f"{folder / rec.name}: {done.images} images, {len(done.skipped)} skipped")
+            say(f"{folder / rec.name}: {counted(done.images, 'image')}, {len(done.skipped)} skipped")
         tell_of_doubles(folder, *(staging / f"{name}_{part}.rec" for part in PARTS))
 
 

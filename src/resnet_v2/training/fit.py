@@ -103,7 +103,7 @@ def _fit(run: Run, say: Callable[[str], object]) -> Evaluation | None:
         said = early_stop.sentence(config, plan.first_epoch, start.header.training["best"])
         end = plan.first_epoch if over_early else plan.epochs
         say(f"{plan.prefix} is at its end, epoch {end}." + (f" {said}" if said else ""))
-        return restored(evaluation)
+        return restored(evaluation, plan.labels.choices)
     training, validation = _open_records(plan)
     readers = [*training.values(), validation]
     run = replace(run, data=_data_of(run, readers), origins=_origins_of(run, readers))
@@ -186,7 +186,8 @@ def _open(path: Path, images_needed: int = 0) -> RecordSet:
     not_empty(reader)
     if len(reader) < images_needed:
         raise ResnetError(
-            f"{path} holds {len(reader)} images, fewer than `num_examples` {images_needed}; leave it out to use them "
+            f"{path} holds {console.counted(len(reader), 'image')}, fewer than `num_examples` {images_needed}; leave "
+            "it out to use them "
             "all."
         )
     return reader

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from resnet_v2.config.packing import DataConfig
+from resnet_v2.console import agreeing, counted
 from resnet_v2.errors import ResnetError, SettingError
 from resnet_v2.files import parse_json, read_bytes, write_text
 from resnet_v2.machine import free_memory, processors
@@ -84,7 +85,8 @@ class Photos:
         best = weights.checkpoint_header(prefix, "best")
         start, folder, rec = (shlex.quote(str(path)) for path in (prefix, self.folder, self._files()[1]))
         return (
-            f"best epoch {best.epoch}: error {best.error:.1f} % of {self.facts.validation} photos that were held out; "
+            f"best epoch {best.epoch}: error {best.error:.1f} % of the {counted(self.facts.validation, 'photo')} "
+            "held out; "
             f"{prefix}-best.safetensors\n"
             f"next: resnet-v2 predict --prefix {start} --epoch best --img {folder}\n"
             f"      resnet-v2 evaluate --prefix {start} --epoch best --rec {rec} --per-class\n"
@@ -187,7 +189,9 @@ def _choose(photos: Photos, asked: Mapping[str, Any]) -> Photos:
     choices: dict[str, Any] = {"data_dir": photos.records, "list_dir": photos.records, "data_type": photos.name}
     choices |= {"schedule": "cosine", "keep": 1, "patience": PATIENCE}
     reasons = {
-        "data_dir": f"{facts.train} photos of {len(facts.class_names)} classes are trained on, {facts.validation} are "
+        "data_dir": f"{counted(facts.train, 'photo')} of {counted(len(facts.class_names), 'class')} "
+        f"{agreeing(facts.train, 'is', 'are')} trained on, {facts.validation} "
+        f"{agreeing(facts.validation, 'is', 'are')} "
         f"held out for validation; their records lie in {photos.records}"
     }
     if not any(asked.get(name) for name in MADE):
@@ -206,7 +210,7 @@ def _choose(photos: Photos, asked: Mapping[str, Any]) -> Photos:
     work = Workload(architecture, size)
     batch = asked.get("batch_size") or _batch_size(facts.train, work)
     choices["batch_size"] = batch
-    reasons["batch_size"] = f"batches of {batch}: {-(-facts.train // batch)} steps in an epoch"
+    reasons["batch_size"] = f"batches of {batch}: {counted(-(-facts.train // batch), 'step')} in an epoch"
     choices["lr"] = round(RATE * (batch / SMALLEST_BATCH) ** 0.5, 3) if "finetune" in choices | dict(asked) else 0.1
     choices["epochs"], reasons["epochs"] = _epochs(facts, work)
     choices = {name: value for name, value in choices.items() if name not in asked}
@@ -244,11 +248,11 @@ def _batch_size(images: int, work: Workload) -> int:
 def _epochs(facts: Facts, work: Workload) -> tuple[int, str]:
     wanted = min(max(round(IMAGES_SEEN / facts.train), FEWEST_EPOCHS), MOST_EPOCHS)
     if torch.cuda.is_available():
-        return wanted, f"{wanted} epochs"
+        return wanted, counted(wanted, "epoch")
     each = sum(cost.forward + cost.backward for cost in work.costs) * 2 / processors()  # they are of two cores
     minutes = each * (facts.train + facts.validation / 3) / 60
     epochs = max(FEWEST_EPOCHS, min(wanted, int(MINUTES / minutes)))
     why = "" if epochs == wanted else f", fewer than {wanted} for the sake of time"
     whole = max(1, round(epochs * minutes))
     told = "a minute" if whole == 1 else f"{whole} minutes"
-    return epochs, f"{epochs} epochs: about {told} on {processors()} cores{why}"
+    return epochs, f"{counted(epochs, 'epoch')}: about {told} on {counted(processors(), 'core')}{why}"
