@@ -243,7 +243,6 @@ def test_records_that_the_index_names_again_are_said(tmp_path: Path, kept: list[
     names = "it names" if lines == 1 else "they name"
     said = f"a.idx has {counted(lines, 'line')} too many: {names} a record again, first that at byte 1008, and it is"
     assert said in remark
-    )
     assert [reader[number][0] for number in range(len(kept))] == kept
     assert reader.lengths(np.arange(len(kept))).tolist() == [1008] * len(kept)
 
