@@ -94,7 +94,10 @@ def test_a_split_that_is_none_by_its_names_is_no_classes(
 ) -> None:
     for name in names.split():
         shutil.copytree(class_folder, tmp_path / "root" / name)
-    with pytest.raises(ResnetError, match=f"looks like a split; .* give {re.escape(str(tmp_path / 'root' / given))}"):
+    call = "" if given == "a" else "call its folders train and val"
+    give = f"give {re.escape(str(tmp_path / 'root' / given))} in place of" if given else ""
+    wanted = " and ".join(part for part in (call, give) if part)
+    with pytest.raises(ResnetError, match=f"looks like a split; {wanted}"):
         make_lists(ListConfig(tmp_path / "root", tmp_path / "a"), unless_split=0.25)
     assert not list(tmp_path.glob("a*"))
     for name in names.split():

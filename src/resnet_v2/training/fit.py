@@ -33,6 +33,7 @@ from resnet_v2.training.find_lr import find_learning_rate
 from resnet_v2.training.interruption import Interruption
 from resnet_v2.training.meter import Watch
 from resnet_v2.training.optim import muon, nesterov_sgd
+from resnet_v2.training.photos import refuse_nothing
 from resnet_v2.training.plan import RunPlan, decide, departures
 from resnet_v2.training.profile import profiler
 from resnet_v2.training.state import TrainState
@@ -48,6 +49,7 @@ def fit(given: Mapping[str, Any], say: Callable[[str], object] = console.say) ->
     this process. Raises ResnetError for whatever the user can mend, before the first step where that is possible, and
     Stopped when the run was told to stop and has saved where it is.
     """
+    refuse_nothing(given)
     plan, start = decide(given)
     if plan.photos is not None and not launched():
         for name, reason in plan.photos.reasons.items():
