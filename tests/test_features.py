@@ -403,13 +403,44 @@ def test_a_head_on_files_of_features(tmp_path: Path, run: Run) -> None:
     assert run("features", training, "--prefix", prefix, "--out", tmp_path / "t.npz", *ON_CPU)[0] == 0
     words = ("--prefix", prefix, *ON_CPU)
     status, out, _ = run("head", tmp_path / "t.npz", "--out", tmp_path / "a", *words)
-    assert status == 0 and "the training images themselves (give `val`)" in out
+    assert status == 0 and "the training images themselves (give --val)" in out
     assert resnet_v2.load(tmp_path / "a").header.errors == {}
     run("head", training, "--out", tmp_path / "b", *words)
     assert Path(f"{tmp_path}/a-0000.safetensors").read_bytes() == Path(f"{tmp_path}/b-0000.safetensors").read_bytes()
     other = save(tmp_path / "other", 2)
     told = sentence(run, "head", tmp_path / "t.npz", "--out", tmp_path / "c", "--prefix", other, *ON_CPU)
     assert "has features of another network" in told
+
+
+def test_a_head_learns_class_folders(tmp_path: Path, run: Run) -> None:
+    prefix = save(tmp_path / "m", 1)
+    for part, first in (("train", 0), ("val", 1000)):
+        for number in range(30 if part == "train" else 9):
+            pixels = np.random.default_rng(first + number).integers(0, 60, (32, 32, 3)).astype(np.uint8)
+            pixels[:, :, number % 3] += 150
+            folder = tmp_path / "root" / part / ("rose", "leaf", "sky")[number % 3]
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{number}.png").write_bytes(encode(pixels, ".png", 3))
+    train, val, out = tmp_path / "root" / "train", tmp_path / "root" / "val", tmp_path / "head"
+    words = ("--prefix", prefix, *ON_CPU, "--out", out)
+    (train / "leaf" / "none.png").write_text("none")
+    status, told, err = run("head", train, "--val", val, *words)
+    assert status == 0 and told.startswith(f"{out}-0000.safetensors: top-1 error 0.00 % on 9 images of {val}; next"), (
+        err
+    )
+    assert "leaf/none.png is no readable image" in err
+    header = resnet_v2.load(out).header
+    assert header.class_names == ("leaf", "rose", "sky") and header.errors["top1_error"] == 0
+    assert run("evaluate", "--prefix", out, "--rec", coloured(tmp_path / "v.rec", 9, 7), "--json", *ON_CPU)[0] == 0
+    (tmp_path / "synset.txt").write_text("rose\nleaf\nsky\n")  # that of the record, whose classes have other numbers
+    told = sentence(run, "head", val, "--val", tmp_path / "v.rec", *words)
+    assert "synset.txt names other classes than leaf, rose, sky" in told
+    assert "top-1 error 0.00 % on 9 images" in run("head", coloured(tmp_path / "t.rec", 30, 0), "--val", val, *words)[1]
+    told = sentence(run, "head", tmp_path / "root", *words)
+    assert f"holds train and val, a split into two; give {train}, and {val} as --val" in told
+    (val / "sky").rename(val / "earth")
+    told = sentence(run, "head", train, "--val", val, *words)
+    assert f"{val}/earth is none of leaf, rose, sky; give folders of the same classes, or --synset" in told
 
 
 def test_what_no_head_is_trained_on(tmp_path: Path, run: Run) -> None:

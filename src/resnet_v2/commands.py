@@ -247,7 +247,7 @@ def head(settings: using_features.HeadConfig) -> None:
     from resnet_v2.inference.head import make_head
 
     load = open_once(settings.prefix, settings.epoch, settings.device, settings.gpus)
-    print(make_head(settings, load))
+    print(with_flags(make_head(settings, load)))
 
 
 def average(settings: averaging.AverageConfig) -> None:

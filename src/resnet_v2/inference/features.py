@@ -34,7 +34,8 @@ class Places:
     """Pictures and files of features as one table of rows, read block by block; all are of one network and view.
 
     `count` is how many rows there are, unless pictures cannot be read: those are said, and counted in `unreadable`.
-    `load` gives the network, when pictures want it; `labels` are what a record's are taken for, None: the network's.
+    `load` gives the network, when pictures want it; `labels` are what a record's are taken for, None: the network's;
+    `find` gives the pictures of the places that are no files of features.
     Raises ResnetError where nothing is there, or of several networks.
     """
 
@@ -45,12 +46,13 @@ class Places:
         batch_size: int,
         threads: int,
         labels: Labels | None = None,
+        find: Callable[[Sequence[str]], list[Named]] = find_pictures,
     ) -> None:
         self.name, self.unreadable, self._labels = ", ".join(places), 0, labels
         self._batch_size, self._threads = batch_size, threads or processors()
         self.files = [FeatureFile(Path(place)) for place in places if is_feature_file(place)]
         others = [place for place in places if not is_feature_file(place)]
-        self._pictures = find_pictures(others) if others else []
+        self._pictures = find(others) if others else []
         self.count = sum(map(len, self.files)) + len(self._pictures)
         self._classifier = load() if self._pictures else None
         sources = [(file.origin, str(file.path)) for file in self.files]
