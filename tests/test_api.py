@@ -20,7 +20,9 @@ import torch
 
 import resnet_v2
 from conftest import Run, picture, read_image
+from resnet_v2.data.record_set import open_records
 from resnet_v2.data.records import RecordReader
+from resnet_v2.inference.evaluate import tell_of_other_classes
 from resnet_v2.inference.pictures import View, prepare
 from resnet_v2.networks import weights
 from resnet_v2.networks.header import Header
@@ -115,6 +117,8 @@ def test_answers_do_not_depend_on_the_form_nor_on_the_way(trained: str, digits: 
         assert [one.probability for one in answer] == pytest.approx([one.probability for one in answers[0]], rel=1e-5)
     assert [answer.name for answer in answers[0]] == [str(answer.class_index) for answer in answers[0]]
     assert network.class_names == tuple("0123456789")
+    assert network.classify(form for form in forms) == network.classify(forms)
+    assert network.features(iter(forms[:2])).shape == (2, network.features(path).size)
     assert network.classify([]) == network.classify(np.empty((0, 32, 32, 3), np.uint8)) == []
     grey = network.classify(pixels[:, :, 0], top=3)
     assert [answer.class_index for answer in grey] == [answer.class_index for answer in answers[0]]
@@ -226,7 +230,11 @@ def test_what_is_no_picture(trained: str, tmp_path: Path) -> None:
         (b"", "The image is no readable image"),
         ("", "An empty path cannot be read"),
         ("a\0b", "no readable image: embedded null byte"),
-        (tmp_path, "cannot be read"),
+        (tmp_path, "is a folder; give a list of its pictures"),
+        ("https://example.org/a.jpg", "https://example.org/a.jpg is an address; download it"),
+        (Path("https://example.org/a.jpg"), "example.org/a.jpg is an address; download it"),
+        (tmp_path / "a.rec", "a.rec names records; `evaluate` and `resnet-v2 predict --img` take them"),
+        (io.BytesIO(b"text"), "BytesIO is no picture"),
         (tmp_path / "text.jpg", "text.jpg is no readable image"),
         (tmp_path / "none.jpg", "none.jpg cannot be read"),
         (opened(tmp_path / "short.jpg"), "The image is no readable image: image file is truncated"),
@@ -274,6 +282,9 @@ def test_a_record_of_other_classes_is_spoken_of(
     told = f"warning: class 0 is 'animal0' in {synset} and '0' to the network"
     resnet_v2.load(trained, 4).evaluate(tmp_path / "digits_val.rec")
     assert told in capsys.readouterr().err
+    fewer = replace(resnet_v2.load(trained, 4).header, class_names=("animal0",))
+    tell_of_other_classes(open_records(tmp_path / "digits_val.rec"), fewer)
+    assert f"class 1 is 'animal1' in {synset} and no class to the network" in capsys.readouterr().err
     status, _, err = run("evaluate", "--prefix", trained, "--epoch", 4, "--rec", tmp_path / "digits_val.rec")
     assert (status, told in err) == (0, True)
 

@@ -161,6 +161,14 @@ def test_classes_are_kept_under_their_numbers_or_numbered_anew(rec: Path, tmp_pa
     assert set(labels(tmp_path / "o2" / "d.rec")) == {0, 1}
 
 
+def test_classes_without_names_are_spoken_of(tmp_path: Path, run: Run) -> None:
+    rec = write(tmp_path / "in" / "a.rec", payloads(), names=())
+    status, _, err = run("convert", rec, tmp_path / "out" / "b.rec", "--classes", "3,1", "--renumber")
+    synset = tmp_path / "out" / "synset.txt"
+    assert status == 0 and f"no synset.txt beside the records names their classes, so {synset} is not written" in err
+    assert not synset.exists()
+
+
 def test_without_a_word_the_order_of_classes_is_that_of_their_numbers(rec: Path, tmp_path: Path, run: Run) -> None:
     odd = write(tmp_path / "odd.rec", {key: one for key, one in payloads().items() if key % 4 in (1, 3)}, names=())
     assert run("convert", odd, tmp_path / "b.rec", "--renumber")[0] == 0

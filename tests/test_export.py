@@ -186,7 +186,8 @@ def test_a_checkpoint_is_not_overwritten_by_its_own_export(tmp_path: Path) -> No
     prefix = saved(random_network(Architecture(20, 10, "cifar")), tmp_path / "net")
     with pytest.raises(ResnetError, match="is the checkpoint itself"):
         export(prefix, 1, "safetensors")
-    export(prefix, 1, "mxnet", str(tmp_path / "mx"))
+    told = export(prefix, 1, "mxnet", str(tmp_path / "mx"))
+    assert told == f"{tmp_path}/mx-0001.params and {tmp_path}/mx-symbol.json"
     written = {path: path.read_bytes() for path in tmp_path.glob("mx*")}
     assert len(written) == 2
     with pytest.raises(ResnetError, match="is the checkpoint itself"):

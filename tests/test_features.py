@@ -235,8 +235,14 @@ def test_features_of_two_networks_do_not_mix(tmp_path: Path, run: Run) -> None:
             sentence(run, "features", one, other, "--out", tmp_path / "x.npz", *words),
             sentence(run, "features", other, "--among", one, "--neighbours", 1, *words),
         ):
-            assert "has features of another network (ResNet-" in told
-            assert told.endswith("make both with the same --prefix.")
+            assert "are another network's than those of" in told
+            assert told.endswith("give the --prefix that the file of features was made with, or make the file anew.")
+    asked = ("features", lone, "--among", tmp_path / "b.npz", "--neighbours", 1, *ON_CPU)
+    told = sentence(run, *asked, "--prefix", first)
+    assert (
+        told.startswith(f"The features of the network {first} (ResNet-") and f"those of {tmp_path / 'b.npz'} (" in told
+    )
+    assert "The features of the network that ships (ResNet-14-v2" in sentence(run, *asked)
     assert not (tmp_path / "x.npz").exists()
     other_view = save(tmp_path / "view", 1, resize=40)
     assert "crop 32 of 40" in sentence(
@@ -409,7 +415,7 @@ def test_a_head_on_files_of_features(tmp_path: Path, run: Run) -> None:
     assert Path(f"{tmp_path}/a-0000.safetensors").read_bytes() == Path(f"{tmp_path}/b-0000.safetensors").read_bytes()
     other = save(tmp_path / "other", 2)
     told = sentence(run, "head", tmp_path / "t.npz", "--out", tmp_path / "c", "--prefix", other, *ON_CPU)
-    assert "has features of another network" in told
+    assert told.startswith(f"The features of the network {other} (") and f"those of {tmp_path / 't.npz'} (" in told
 
 
 def test_a_head_learns_class_folders(tmp_path: Path, run: Run) -> None:
@@ -457,7 +463,7 @@ def test_what_no_head_is_trained_on(tmp_path: Path, run: Run) -> None:
     assert "has images of class 2, but its synset.txt names 2" in told
     assert "has the checkpoints of a run" in sentence(run, "head", training, "--out", prefix, *words)
     several = written(tmp_path / "s.npz", rows(np.ones((2, 4)), np.ones((2, 3), np.float32)))
-    assert sentence(run, "head", several, "--out", tmp_path / "x", *words).startswith("the network has features of")
+    assert "another network's than" in sentence(run, "head", several, "--out", tmp_path / "x", *words)
     assert not list(tmp_path.glob("x*"))
     status, _, err = run("head", alone, training, "--val", training, "--out", tmp_path / "y", *words)
     assert status == 0 and err == ""

@@ -59,7 +59,8 @@ def test_which_records_are_meant(tmp_path: Path) -> None:
         (".", {}, r"\. has no class folders with images"),
         ("none", {}, "none is no folder; give one that holds a folder of photos for each class, or NAME_train.rec"),
         (".", {"dry_run": True}, "`dry_run` trains no network; leave it out"),
-        (".", {"data_type": "x", "learning_rate": 1}, "There is no setting `learning_rate`"),
+        (".", {"data_type": "x", "learning_rate": 1}, "There is no setting `learning_rate`; `resnet-v2 train --help`"),
+        (".", {"data_type": "x", "epoch": 1}, "There is no setting `epoch`; did you mean `epochs`?"),
         (".", {"data_type": "x", "depth": 20.5}, "`depth` 20.5 is not a whole number"),
     ],
 )

@@ -241,6 +241,7 @@ def test_pictures(our_log: str, tmp_path: Path, run: Run, ending: str, start: by
     out = tmp_path / f"curve{ending}"
     status, text, _ = run("plot", "--logs", f"{our_log}.log,{our_log}.jsonl", "--out", out, "--metric", "top5")
     assert status == 0
+    assert run("plot", "--logs", f"{our_log}.log", f"{our_log}.jsonl", "--out", out, "--metric", "top5")[1] == text
     assert out.read_bytes().startswith(start)
     assert "29.00" in text
     if ending == ".png":

@@ -89,6 +89,8 @@ def test_unreadable_images_are_reported_and_skipped(trained: str, digits: Path, 
         assert [Path(name).stem for name in names_of(out)] == list("01236789")
         assert sum("is no readable image" in line for line in err.splitlines()) == 2
         assert "Traceback" not in err
+    status, _, err = run("predict", "--img", "https://127.0.0.1:1/a.jpg", *model)
+    assert (status, err.count("\n"), "the address of no .rec; download it, and give its path" in err) == (2, 1, True)
 
 
 def test_a_long_prediction_into_a_file_is_not_silent(

@@ -4,6 +4,7 @@ A field's range is the one place from which its check, its help and its document
 """
 
 import dataclasses
+import difflib
 import inspect
 import math
 import numbers
@@ -283,8 +284,20 @@ def nested(kind: type[Kind], values: Mapping[str, Any]) -> Kind:
     left = dict(values)
     made: Kind = _nested(kind, left)
     if left:
-        raise SettingError(f"There is no setting `{next(iter(left))}`.")
+        name = next(iter(left))
+        near = difflib.get_close_matches(name, _names(kind), n=1)
+        instead = f"did you mean `{near[0]}`?" if near else "`resnet-v2 train --help` lists them."
+        raise SettingError(f"There is no setting `{name}`; {instead}")
     return made
+
+
+def _names(kind: Any) -> Iterator[str]:
+    """The names of the settings in groups of settings."""
+    for name, hint in hints(kind).items():
+        if dataclasses.is_dataclass(hint):
+            yield from _names(hint)
+        else:
+            yield name
 
 
 def _own(kind: Any, value: Any) -> Any:

@@ -224,8 +224,8 @@ class ExportConfig:
 class PlotConfig:
     """Draw training curves from logs, ours or MXNet's, and print each one's best epoch."""
 
-    logs: str
-    """log files, separated by commas"""
+    logs: tuple[str, ...]
+    """log files, separated by blanks or commas"""
     out: Annotated[Path, Endings((".png", ".svg", ".pdf", ".html"))] = Path("training-curve.png")
     """picture to write; the ending chooses the format: .png, .svg, .pdf, or .html for an interactive page"""
     metric: Literal["top1", "top5"] = "top1"

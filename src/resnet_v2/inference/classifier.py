@@ -16,7 +16,7 @@ from resnet_v2.console import say
 from resnet_v2.data.record_set import open_records
 from resnet_v2.inference.engines import Images, TorchEngine
 from resnet_v2.inference.evaluate import tell_of_other_classes
-from resnet_v2.inference.pictures import Picture, Several, View, several
+from resnet_v2.inference.pictures import Picture, Several, View, listed, several
 from resnet_v2.inference.predict import Answer, Predictor
 from resnet_v2.inference.results import SHOWN, Answers, Results
 from resnet_v2.networks import weights
@@ -34,13 +34,13 @@ class Classifier(Predictor):
     `network` is a plain `torch.nn.Module` (raw RGB 0-255, N x 3 x H x W -> N x classes logits), which may be trained
     further and stays in the mode, training or evaluation, in which it is; `header` tells everything else that the
     checkpoint says. A picture is a path, the bytes of an image file, an array (H x W x 3, uint8, RGB) or a PIL image; a
-    list of them, or an N x H x W x 3 array, is a batch. Threads may share it, and it can be pickled.
+    list or a generator of them, or an N x H x W x 3 array, is a batch. Threads may share it, and it can be pickled.
     """
 
-    def __init__(self, network: ResNet, header: Header, device: torch.device) -> None:
+    def __init__(self, network: ResNet, header: Header, device: torch.device, name: str = "") -> None:
         self._torch = TorchEngine(network, device)
         self._described = network.fc1
-        super().__init__(self._torch, header)
+        super().__init__(self._torch, header, name)
 
     @property
     def header(self) -> Header:
@@ -59,6 +59,11 @@ class Classifier(Predictor):
     def network(self) -> ResNet:
         """The network itself."""
         return self._torch.network
+
+    @property
+    def called(self) -> str:
+        """What it is called in a sentence."""
+        return f"the network {self.name}" if self.name else "the network that ships"
 
     @property
     def device(self) -> torch.device:
@@ -83,6 +88,7 @@ class Classifier(Predictor):
         '7'
         """
         checked("top", Count, top)
+        images = listed(images)
         if not several(images):
             return self._classified([images], top)[0]
         return self._classified(images, top)
@@ -98,6 +104,7 @@ class Classifier(Predictor):
 
     def features(self, images: Picture | Several) -> NDArray[np.float32]:
         """The pooled features before the last layer: filters numbers for one picture, n x filters for a batch."""
+        images = listed(images)
         if not several(images):
             alone: NDArray[np.float32] = self.features([images])[0]
             return alone
@@ -140,6 +147,6 @@ def open_once(prefix: str, epoch: Epoch | None, device: str, gpus: str) -> Calla
     @functools.cache
     def opened() -> Classifier:
         network, header = weights.load(prefix, epoch)
-        return Classifier(network, header, choose_device(gpus, device))
+        return Classifier(network, header, choose_device(gpus, device), prefix)
 
     return opened

@@ -36,8 +36,9 @@ def tell_of_other_classes(records: Records, header: Header) -> None:
         names = read_synset(synset)
     for number, (theirs, ours) in enumerate(zip_longest(names, header.class_names)):
         if theirs != ours:
+            here, there = (repr(name) if name is not None else "no class" for name in (theirs, ours))
             say(
-                f"warning: class {number} is {theirs!r} in {synset} and {ours!r} to the network; where these are other "
+                f"warning: class {number} is {here} in {synset} and {there} to the network; where these are other "
                 "classes, the errors say nothing"
             )
             return

@@ -77,8 +77,8 @@ def refuse_other(origin: Origin, name: str, other: Origin, other_name: str) -> N
     """Raise ResnetError where two sources of features are not of the same network and view."""
     if origin != other:
         raise ResnetError(
-            f"{name} has features of another network ({origin}) than {other_name} ({other}); make both with the same "
-            "`prefix`."
+            f"The features of {name} ({origin}) are another network's than those of {other_name} ({other}); give the "
+            "`prefix` that the file of features was made with, or make the file anew."
         )
 
 

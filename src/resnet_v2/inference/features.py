@@ -33,7 +33,8 @@ MEMORY_SHARE = 0.5  # of what is free, for features that are all held at once
 class Places:
     """Pictures and files of features as one table of rows, read block by block; all are of one network and view.
 
-    `count` is how many rows there are, unless pictures cannot be read: those are said, and counted in `unreadable`.
+    `source` is what the features are of: a file of them, or the network. `count` is how many rows there are, unless
+    pictures cannot be read: those are said, and counted in `unreadable`.
     `load` gives the network, when pictures want it; `labels` are what a record's are taken for, None: the network's;
     `find` gives the pictures of the places that are no files of features.
     Raises ResnetError where nothing is there, or of several networks.
@@ -57,10 +58,10 @@ class Places:
         self._classifier = load() if self._pictures else None
         sources = [(file.origin, str(file.path)) for file in self.files]
         if self._classifier is not None:
-            sources.append((origin_of(self._classifier), "the network"))
-        self.origin = sources[0][0]
+            sources.append((origin_of(self._classifier), self._classifier.called))
+        self.origin, self.source = sources[0]
         for origin, name in sources[1:]:
-            refuse_other(self.origin, sources[0][1], origin, name)
+            refuse_other(self.origin, self.source, origin, name)
         if not self.count:
             raise ResnetError(f"{self.name} holds no picture; give another file.")
 
@@ -81,8 +82,7 @@ class Places:
         if free and size > MEMORY_SHARE * free:
             raise ResnetError(
                 f"The features of {counted(self.count, 'picture')} take {size >> 20} MiB, of {free >> 20} MiB that "
-                "are free; give "
-                "fewer."
+                "are free; give fewer."
             )
         return joined(list(self.blocks()))
 

@@ -152,7 +152,7 @@ def _chosen(data: _Data, progress: Progress) -> float:
 def _places(settings: HeadConfig, images: tuple[str, ...], classifier: Classifier, names: Sequence[str]) -> Places:
     find = partial(find_labelled, names)
     places = Places(images, lambda: classifier, settings.batch_size, settings.threads, ONE_CLASS, find)
-    refuse_other(origin_of(classifier), "the network", places.origin, places.name)
+    refuse_other(origin_of(classifier), classifier.called, places.origin, places.source)
     return places
 
 

@@ -1,7 +1,8 @@
 """Pictures as people have them -> the crops that a network looks at. All go through a `View`."""
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeGuard, Union, cast
 
@@ -13,6 +14,7 @@ from resnet_v2.data.claims import check_size
 from resnet_v2.data.filling import Crops, Look, Whole
 from resnet_v2.data.jpeg import Image, of_pillow, resize_shorter_side, three_channels
 from resnet_v2.data.loader import MAX_PIXELS
+from resnet_v2.data.record_names import names_records
 from resnet_v2.data.rows import Box
 from resnet_v2.data.warp import centre_box, centre_crop
 from resnet_v2.errors import ResnetError
@@ -26,8 +28,9 @@ if TYPE_CHECKING:
 Bytes = bytes | bytearray | memoryview
 # A path, the bytes of an image file, an array (H x W, H x W x 1, 3 or 4, uint8, RGB), or a PIL image.
 Picture: TypeAlias = Union[str, os.PathLike[str], Bytes, NDArray[Any], "PIL.Image.Image"]
-Several: TypeAlias = list[Any] | tuple[Any, ...]
+Several: TypeAlias = list[Any] | tuple[Any, ...] | Iterator[Any]
 
+ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/+")  # a Path makes one slash of two
 SHAPES = ((), (1,), (3,), (4,))  # of an array behind height and width
 CROPS = 10
 # Krizhevsky et al. 2012: the corners and the centre, and each of them mirrored. Shares of the room above and left.
@@ -123,6 +126,12 @@ def prepare(picture: Picture, view: View, name: str = "") -> Image:
     return cast(Image, out[0])
 
 
+def listed(images: Any) -> Any:
+    """The same; what gives pictures one by one, such as a generator, as a list of them."""
+    one_by_one = isinstance(images, Iterator) and not hasattr(images, "read")  # an open file gives its lines
+    return list(images) if one_by_one else images
+
+
 def several(images: Any) -> TypeGuard[Several | NDArray[Any]]:
     """Whether an argument means a batch of pictures rather than one."""
     return isinstance(images, list | tuple) or (isinstance(images, np.ndarray) and images.ndim == 4)
@@ -131,10 +140,7 @@ def several(images: Any) -> TypeGuard[Several | NDArray[Any]]:
 def _pixels(picture: Picture, name: str) -> Image:
     """Upright pixels, H x W x 3 or 4, which the thread's next call may overwrite; ValueError when it is no picture."""
     if isinstance(picture, str | os.PathLike):
-        try:
-            picture = read_bytes(picture)
-        except OSError as error:
-            raise ResnetError(f"{name} cannot be read ({error.strerror}); check the path.") from None
+        picture = _file(picture, name)
     if isinstance(picture, Bytes):
         return read_upright(bytes(picture), 0)
     if hasattr(picture, "convert"):
@@ -144,11 +150,25 @@ def _pixels(picture: Picture, name: str) -> Image:
     return _of_array(picture)
 
 
+def _file(path: str | os.PathLike[str], name: str) -> bytes:
+    if names_records(os.fspath(path)):
+        raise ResnetError(f"{name} names records; `evaluate` and `resnet-v2 predict --img` take them.")
+    try:
+        data: bytes = read_bytes(path)
+    except OSError as error:
+        if ADDRESS.match(os.fspath(path)):
+            raise ResnetError(f"{name} is an address; download it, and give its path or its bytes.") from None
+        if isinstance(error, IsADirectoryError):
+            raise ResnetError(f"{name} is a folder; give a list of its pictures.") from None
+        raise ResnetError(f"{name} cannot be read ({error.strerror}); check the path.") from None
+    return data
+
+
 def _of_array(picture: Any) -> Image:
     if not hasattr(picture, "__array__"):
         raise ResnetError(
             f"{type(picture).__name__} is no picture; give a path, the bytes of an image file, an array "
-            "(H x W x 3, uint8, RGB) or a PIL image."
+            "(H x W x 3, uint8, RGB), a PIL image, or a list of them."
         )
     try:
         pixels = np.asarray(picture)

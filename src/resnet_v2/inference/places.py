@@ -17,7 +17,7 @@ from resnet_v2.data.records import RecordReader
 from resnet_v2.errors import ResnetError
 from resnet_v2.inference.pictures import Picture
 from resnet_v2.packing.image_names import IMAGE_ENDINGS, is_image, walk
-from resnet_v2.storage import as_path
+from resnet_v2.storage import Address, as_path
 
 STANDARD_INPUT = "-"
 GIVE = "give image files, folders of them, .rec files, or -."
@@ -62,6 +62,8 @@ def _at(place: str) -> Iterator[Named]:
         yield from _of_records(not_empty(open_records(place)))
         return
     path = as_path(place)
+    if isinstance(path, Address):
+        raise ResnetError(f"{place} is the address of no .rec; download it, and give its path.")
     if path.is_dir():
         inside = sorted(path / folder / file for folder, files in walk(path) for file in filter(is_image, files))
         if not inside:

@@ -59,7 +59,7 @@ def neighbours(pictures: Places, among: Places, count: int) -> list[Neighbours]:
     A picture that is among the others is its own first neighbour. Raises ResnetError where there are fewer, and for
     features of two networks.
     """
-    refuse_other(pictures.origin, pictures.name, among.origin, among.name)
+    refuse_other(pictures.origin, pictures.source, among.origin, among.source)
     _refuse_few(among.count, among, count)
     asked = pictures.whole()
     wanted = _unit(asked.features)

@@ -64,10 +64,11 @@ def export(prefix: str, epoch: Epoch | None, to: Format, out: str = "") -> str:
         raise ResnetError(f"{target} is the checkpoint itself; export it under another name, with `out`.")
     if to == "mxnet":
         mxnet.save_checkpoint(start, number, network, header.labels)
-        return str(target)
+        return f"{target} and {start}-symbol.json"
     if to == "gluon":
         mxnet.save_gluon(start, number, network)
-        return f"{target} (vision.resnet{header.architecture.depth}_{header.architecture.version})"
+        zoo = f"vision.resnet{header.architecture.depth}_{header.architecture.version}"
+        return f"{target} and {start}-symbol.json ({zoo})"
     if to == "safetensors":
         weights.save(target, weights.network_tensors(network), header)
         return str(target)

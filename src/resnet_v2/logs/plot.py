@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 METRIC_NAMES = {"top1": "top-1", "top5": "top-5"}
 
 
-def log_paths(logs: str) -> list[Path]:
+def log_paths(*logs: str) -> list[Path]:
     """The paths of a comma-separated list; ResnetError when it is empty."""
-    paths = [Path(part.strip()) for part in logs.split(",") if part.strip()]
+    paths = [Path(part.strip()) for names in logs for part in names.split(",") if part.strip()]
     if not paths:
-        raise ResnetError("`logs` names no file; give log files separated by commas.")
+        raise ResnetError("`logs` names no file; give log files, separated by blanks or commas.")
     return paths
 
 
-def read_curves(logs: str) -> list[Curve]:
-    """The curves of comma-separated log paths; names that occur twice get their folder in front."""
-    paths = log_paths(logs)
+def read_curves(*logs: str) -> list[Curve]:
+    """The curves of log paths, which commas may separate too; names that occur twice get their folder in front."""
+    paths = log_paths(*logs)
     curves = [read_curve(path) for path in paths]
     for path, curve in zip(paths, curves, strict=True):
         if sum(other.name == path.name for other in paths) > 1:

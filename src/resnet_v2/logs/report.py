@@ -31,17 +31,17 @@ Series = dict[str, dict[int, float]]
 def show(settings: PlotConfig) -> None:
     """Draw the logs' curves and print their table, once or, with `follow`, whenever a log has become longer."""
     if settings.follow:
-        paths = plot.log_paths(settings.logs)
+        paths = plot.log_paths(*settings.logs)
         plot.follow(paths, lambda: _show_once(settings), lambda: time.sleep(LOOK_SECONDS))
     else:
         _show_once(settings)
 
 
 def _show_once(settings: PlotConfig) -> None:
-    curves = plot.read_curves(settings.logs)
+    curves = plot.read_curves(*settings.logs)
     if settings.out.suffix.lower() == ".html":
         refresh = PAGE_SECONDS if settings.follow else 0
-        write_report(plot.log_paths(settings.logs), curves, settings.out, settings.metric, refresh)
+        write_report(plot.log_paths(*settings.logs), curves, settings.out, settings.metric, refresh)
     else:
         plot.draw(curves, settings.out, settings.metric)
     if settings.json:

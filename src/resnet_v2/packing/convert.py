@@ -43,6 +43,8 @@ def convert(settings: ConvertConfig) -> list[str]:
             faces.check(records, choice)
     synset = settings.out.with_name("synset.txt")
     new_names = _new_names(synset, names, classes)
+    if classes is not None and not names:
+        say(f"no synset.txt beside the records names their classes, so {synset} is not written")
     records.tell()
     _tell_of_identities(records)
     if settings.faces and classes is None and records.labels.max() >= EXACT_LABELS:
