@@ -131,8 +131,11 @@ sys.exit(status)"""
     assert run("predict", "--img", image, "--prefix", trained, "--epoch", 4, "--engine", "onnx")[1] == done.stdout
     path.unlink()
     # The best one's is found under the name that it is given.
-    assert run("export", "--prefix", f"{trained}-best", "--to", "onnx")[1].startswith(f"{trained}-best-0000.onnx")
+    assert run("export", "--prefix", f"{trained}-best", "--to", "onnx")[1].startswith(f"{trained}-best.onnx")
     code = code.replace('"--epoch", "4"', '"--epoch", "best"')
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+    # Also under that of earlier versions.
+    Path(f"{trained}-best.onnx").rename(f"{trained}-best-0000.onnx")
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
     Path(f"{trained}-best-0000.onnx").unlink()
 

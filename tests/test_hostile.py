@@ -35,13 +35,13 @@ def predictor() -> Predictor:
     return Predictor.open("", device="cpu")
 
 
-def meet(predictor: Predictor, hostile: Hostile, **settings: int) -> None:
+def meet(predictor: Predictor, hostile: Hostile, wait_ms: int = 2) -> None:
     """Let a client do what it likes, with the port of a server; then another one must get its answer at once."""
 
     async def meeting() -> None:
         listening = listen("127.0.0.1", 0)
         port = listening.getsockname()[1]
-        answers, _ = application(predictor, ServeConfig(**settings))
+        answers, _ = application(predictor, ServeConfig(wait_ms=wait_ms))
         server = uvicorn.Server(connections.configured(answers, 1))
         serving = asyncio.create_task(server.serve([listening]))
         while not server.started:

@@ -170,7 +170,8 @@ def test_what_is_wrong_gets_a_sentence(predictor: Predictor, picture: bytes) -> 
 
 def test_a_picture_too_small_for_an_answer_is_told(predictor: Predictor) -> None:
     async def ask(client: httpx.AsyncClient) -> None:
-        files = form(*((f"{height}.png", encode(np.full((height, 9, 3), 7, np.uint8), ".png", 3)) for height in (1, 7, 8)))
+        pictures = {height: encode(np.full((height, 9, 3), 7, np.uint8), ".png", 3) for height in (1, 7, 8)}
+        files = form(*((f"{height}.png", data) for height, data in pictures.items()))
         answers = (await client.post("/predict", files=files)).json()
         assert [one.get("warning", "") for one in answers] == [
             "9 x 1 pixels show too little for an answer to mean much.",

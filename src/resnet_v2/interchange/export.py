@@ -41,6 +41,8 @@ def export(prefix: str, epoch: Epoch | None, to: Format, out: str = "") -> str:
 
     By default it is written beside the checkpoint; that of a network that ships into the current folder.
 
+    PREFIX-best gives PREFIX-best.onnx and PREFIX-best.pt2.
+
     - onnx: OUT-NNNN.onnx, which ONNX Runtime, OpenVINO and TensorRT read; see `onnx_graph.onnx_model`
     - torch: OUT-NNNN.pt2, for `torch.export.load(...).module()`; N is free, the images are `header.crop` pixels a side
     - mxnet: OUT-NNNN.params and OUT-symbol.json
