@@ -44,10 +44,10 @@ def split_path(path: Path) -> tuple[str, int]:
 def exported_path(checkpoint: Path, ending: str, start: str = "") -> Path:
     """What a checkpoint's export is called: `model/a-best.safetensors`, `.onnx` -> `model/a-best.onnx`.
 
-    It has a number where the checkpoint has one, where another `start` is given, and where it is a checkpoint itself.
+    It has a number where the checkpoint has one, where a `start` is given, and where it is a checkpoint itself.
     """
     own, epoch = split_path(checkpoint)
-    numbered = start not in ("", own) or ending in ENDINGS or NUMBERED.fullmatch(checkpoint.name)
+    numbered = start or ending in ENDINGS or NUMBERED.fullmatch(checkpoint.name)
     return Path(f"{start or own}-{epoch:04d}{ending}" if numbered else f"{own}{ending}")
 
 
@@ -60,15 +60,16 @@ def find_exported(checkpoint: Path, ending: str) -> Path | None:
 
 def int8_path(checkpoint: Path) -> Path:
     """What a checkpoint's int8 form is called: `model/a-0030.int8.onnx`; of one that ships, in the current folder."""
-    return exported_path(_written_beside(checkpoint), INT8_ENDING)
+    return exported_path(written_beside(checkpoint), INT8_ENDING)
 
 
 def find_int8(checkpoint: Path) -> Path | None:
     """The int8 form of a checkpoint, if it is there."""
-    return find_exported(_written_beside(checkpoint), INT8_ENDING)
+    return find_exported(written_beside(checkpoint), INT8_ENDING)
 
 
-def _written_beside(checkpoint: Path) -> Path:
+def written_beside(checkpoint: Path) -> Path:
+    """The file beside which a checkpoint's exports go: itself, or its name in the current folder where it ships."""
     return Path(checkpoint.name) if checkpoint.parent == SHIPPED else checkpoint
 
 

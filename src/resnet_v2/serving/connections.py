@@ -34,6 +34,7 @@ def configured(application: ASGIApp, last_seconds: int) -> uvicorn.Config:
         http=Connection,
         ws="none",
         lifespan="on",
+        log_config=None,  # uvicorn's own closes the handlers of all other libraries, and absl's its stream with it
         log_level="error",
         access_log=False,
         server_header=False,

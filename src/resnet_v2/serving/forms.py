@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 FORM_BYTES = 16384  # of a form beside the pictures in it
 IN_MEMORY_BYTES = 65536  # of an upload; a larger one is in a temporary file that has no name
-DIGITS = 4000  # of a number, more than which Python reads none; so long a head is never taken
+LENGTH_DIGITS = 20  # of a Content-Length: h11, which reads the heads of requests, takes no more
 FIELDS = 4  # of a form, that are no pictures
 NO_PICTURE = "This is no form with a picture; send one as curl -F image=@cat.jpg does."
 TEXT = "The form has text in place of a picture; with curl the file's name has an @ before it: -F image=@cat.jpg."
@@ -103,4 +103,4 @@ async def at_most(request: Request, most: int, refused: Refused) -> AsyncGenerat
 
 
 def _digits(text: str) -> str:
-    return text if text.isdecimal() and text.isascii() and len(text) < DIGITS else "0"
+    return text if text.isdecimal() and text.isascii() and len(text) <= LENGTH_DIGITS else "0"
