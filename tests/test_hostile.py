@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import re
 import socket
 import struct
@@ -117,6 +118,38 @@ def test_who_is_being_answered_is_not_cut(
 
     meet(predictor, hostile, wait_ms=300)
     assert told_nothing(capfd)
+
+
+def test_who_asked_lately_is_not_the_first_to_be_cut(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "CONNECTIONS", 8)
+
+    async def hostile(port: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        opened = [await asyncio.open_connection("127.0.0.1", port) for _ in range(6)]
+        for _ in range(2):
+            writer.write(b"HEAD /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert (await reader.readuntil(b"\r\n\r\n")).split()[1] == b"200"
+            opened += [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+            await asyncio.sleep(0.05)
+        assert opened[0][0].at_eof() or opened[0][0].exception() is not None
+        for _, each in opened:
+            each.close()
+        writer.close()
+
+    meet(predictor, hostile)
+
+
+def test_the_server_leaves_the_logs_of_other_libraries_alone() -> None:
+    class Handler(logging.Handler):
+        closed = False
+
+        def close(self) -> None:
+            self.closed = True
+            super().close()
+
+    handler = Handler()
+    connections.configured(lambda *_: None, 1)  # type: ignore[arg-type]
+    assert not handler.closed
 
 
 def test_who_goes_in_the_middle_leaves_nothing(predictor: Predictor, capfd: pytest.CaptureFixture[str]) -> None:
