@@ -202,11 +202,11 @@ def test_a_network_that_ships_is_exported_into_the_current_folder(
 ) -> None:
     before = sorted(SHIPPED.iterdir())
     monkeypatch.chdir(tmp_path)
-    formats: tuple[Format, ...] = ("mxnet", "safetensors")
+    formats: tuple[Format, ...] = ("mxnet", "safetensors", "onnx")
     for to in formats:
         export("", None, to)
     (name,) = (path.stem for path in before if path.suffix == ".safetensors")
-    wanted = {f"{name}-0000.params", f"{name}-symbol.json", f"{name}-0000.safetensors"}
+    wanted = {f"{name}-0000.params", f"{name}-symbol.json", f"{name}-0000.safetensors", f"{name}.onnx"}
     assert {path.name for path in tmp_path.iterdir()} == wanted
     assert sorted(SHIPPED.iterdir()) == before
 
