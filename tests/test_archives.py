@@ -235,7 +235,10 @@ def test_images_that_are_no_plain_files_are_told(
             archive.addfile(member)
     tar = Tar(tmp_path / "a.tar")
     assert [tar.member(number) for number in range(len(tar))] == ["cat/a.jpg"]
-    assert "a.tar holds 1 images that are links or sparse files, such as cat/b.jpg;" in capsys.readouterr().err
+    assert (
+        "a.tar holds 1 image that is a link or a sparse file and left out, such as cat/b.jpg;"
+        in capsys.readouterr().err
+    )
 
 
 def grown(path: Path, members: int) -> Path:

@@ -148,7 +148,10 @@ def test_errors_are_one_sentence_and_status_2(trained: str, digits: Path, tmp_pa
     for words, sentence in (
         ([*predict, tmp_path / "b.jpg"], "does not exist"),
         ([*predict, tmp_path / "empty"], "holds no images"),
-        ([*evaluate, digits / "digits_val.rec", "--prefix", trained, "--epoch", 9], "saved epochs are 1, 2, 3, 4"),
+        (
+            [*evaluate, digits / "digits_val.rec", "--prefix", trained, "--epoch", 9],
+            "saved epochs are 1 to 4, the last in",
+        ),
         ([*evaluate, tmp_path / "no.rec", "--prefix", trained, "--epoch", 4], "is missing"),
     ):
         status, _, err = run(*words)

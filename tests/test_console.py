@@ -85,3 +85,11 @@ def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     with console.Progress("epoch 1/3", 40) as progress:
         progress.update(40, "loss 0.500")
     assert "epoch 1/3" in terminal.getvalue()
+
+
+def test_one_of_a_thing_is_told_in_the_singular() -> None:
+    told = [console.counted(count, noun) for count in (0, 1, 2) for noun in ("image", "class", "identity")]
+    assert told[:3] == ["0 images", "0 classes", "0 identities"]
+    assert told[3:6] == ["1 image", "1 class", "1 identity"]
+    assert told[6:] == ["2 images", "2 classes", "2 identities"]
+    assert [console.agreeing(count, "is", "are") for count in (0, 1, 2)] == ["are", "is", "are"]

@@ -137,13 +137,13 @@ def test_a_subset_is_the_first_or_a_random_one(rec: Path, tmp_path: Path, run: R
     assert len(read(tmp_path / "c.rec").keys() - set(range(5))) > 1
     status, _, err = run("convert", rec, tmp_path / "d.rec", "--subset", 25)
     assert (status, err.count("\n")) == (2, 1)
-    assert "--subset 25 is more than the 24 images that are there; give fewer" in err
+    assert "--subset 25 is more than the 24 images there; give fewer" in err
 
 
 def test_classes_are_kept_under_their_numbers_or_numbered_anew(rec: Path, tmp_path: Path, run: Run) -> None:
     status, _, err = run("convert", rec, tmp_path / "in" / "b.rec", "--classes", "3,bee")
     assert status == 0
-    assert "2 of 4 classes are kept, under their old numbers; `--renumber` closes the gaps" in err
+    assert "2 of 4 classes are kept, under the old numbers; `--renumber` closes the gaps" in err
     assert read(tmp_path / "in" / "b.rec") == {key: one for key, one in payloads().items() if key % 4 in (1, 3)}
     status, _, err = run("convert", rec, tmp_path / "out" / "c.rec", "--classes", "dog,1", "--renumber")
     assert status == 0

@@ -119,7 +119,7 @@ def test_labels_and_answers_of_several(tmp_path: Path, run: Run, ending: str) ->
                 writer.write(key, pack(IRHeader(0, label, key, 0), encode(picture(key, 32, 32), ".png", 3)))
         status, _, err = run("features", tmp_path / "v.rec", "--prefix", prefix, "--out", out, *ON_CPU)
         assert status == 0
-        assert err == "warning: the labels of 1 images are not what the network tells; they are left out\n"
+        assert err == "warning: the labels of 1 image are not what the network tells; they are left out\n"
         found = feature_files.joined(list(FeatureFile(out).blocks()))
         assert found.label[:2].tolist() == labels and np.isnan(found.label[2]).all()
         assert found.top.shape == found.top_name.shape == found.probability.shape == ((3,) if wanted == 1 else (3, 2))
@@ -202,7 +202,7 @@ def test_unreadable_pictures_are_named_and_left_out(tmp_path: Path, run: Run) ->
     image(tmp_path / "p" / "a.png", 1)
     bad.write_text("none")
     status, told, err = run("features", tmp_path / "p", "--prefix", prefix, "--out", tmp_path / "f.npz", *ON_CPU)
-    assert status == 1 and told.endswith("1 pictures, 64 numbers each, of ResNet-8-v2; 1 left out\n")
+    assert status == 1 and told.endswith("1 picture, 64 numbers each, of ResNet-8-v2; 1 left out\n")
     assert err.startswith(f"left out: {bad} is no readable image")
     status, told, err = run("features", bad, "--prefix", prefix, "--out", tmp_path / "g.npz", *ON_CPU)
     assert (status, told) == (2, "") and not (tmp_path / "g.npz").exists()
@@ -385,9 +385,7 @@ def test_a_head_is_an_ordinary_checkpoint(tmp_path: Path, run: Run) -> None:
     status, out, err = run("head", training, "--val", validation, "--prefix", prefix, "--out", mine, *ON_CPU)
     assert (status, err) == (0, ""), err
     path = f"{mine}-0000.safetensors"
-    assert out.startswith(
-        f"{path}: top-1 error 0.00 %, top-5 error 0.00 % on 31 images of {validation}; next: resnet-v2"
-    )
+    assert out.startswith(f"{path}: top-1 error 0.00 % on 31 images of {validation}; next: resnet-v2")
     header = resnet_v2.load(mine).header
     assert header.class_names == ("rose", "leaf", "sky") and header.errors == {"top1_error": 0.0, "top5_error": 0.0}
     assert header.label_kind == "class" and not header.training
@@ -405,13 +403,44 @@ def test_a_head_on_files_of_features(tmp_path: Path, run: Run) -> None:
     assert run("features", training, "--prefix", prefix, "--out", tmp_path / "t.npz", *ON_CPU)[0] == 0
     words = ("--prefix", prefix, *ON_CPU)
     status, out, _ = run("head", tmp_path / "t.npz", "--out", tmp_path / "a", *words)
-    assert status == 0 and "the training images themselves (give `val`)" in out
+    assert status == 0 and "the training images themselves (give --val)" in out
     assert resnet_v2.load(tmp_path / "a").header.errors == {}
     run("head", training, "--out", tmp_path / "b", *words)
     assert Path(f"{tmp_path}/a-0000.safetensors").read_bytes() == Path(f"{tmp_path}/b-0000.safetensors").read_bytes()
     other = save(tmp_path / "other", 2)
     told = sentence(run, "head", tmp_path / "t.npz", "--out", tmp_path / "c", "--prefix", other, *ON_CPU)
     assert "has features of another network" in told
+
+
+def test_a_head_learns_class_folders(tmp_path: Path, run: Run) -> None:
+    prefix = save(tmp_path / "m", 1)
+    for part, first in (("train", 0), ("val", 1000)):
+        for number in range(30 if part == "train" else 9):
+            pixels = np.random.default_rng(first + number).integers(0, 60, (32, 32, 3)).astype(np.uint8)
+            pixels[:, :, number % 3] += 150
+            folder = tmp_path / "root" / part / ("rose", "leaf", "sky")[number % 3]
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{number}.png").write_bytes(encode(pixels, ".png", 3))
+    train, val, out = tmp_path / "root" / "train", tmp_path / "root" / "val", tmp_path / "head"
+    words = ("--prefix", prefix, *ON_CPU, "--out", out)
+    (train / "leaf" / "none.png").write_text("none")
+    status, told, err = run("head", train, "--val", val, *words)
+    assert status == 0 and told.startswith(f"{out}-0000.safetensors: top-1 error 0.00 % on 9 images of {val}; next"), (
+        err
+    )
+    assert "leaf/none.png is no readable image" in err
+    header = resnet_v2.load(out).header
+    assert header.class_names == ("leaf", "rose", "sky") and header.errors["top1_error"] == 0
+    assert run("evaluate", "--prefix", out, "--rec", coloured(tmp_path / "v.rec", 9, 7), "--json", *ON_CPU)[0] == 0
+    (tmp_path / "synset.txt").write_text("rose\nleaf\nsky\n")  # that of the record, whose classes have other numbers
+    told = sentence(run, "head", val, "--val", tmp_path / "v.rec", *words)
+    assert "synset.txt names other classes than leaf, rose, sky" in told
+    assert "top-1 error 0.00 % on 9 images" in run("head", coloured(tmp_path / "t.rec", 30, 0), "--val", val, *words)[1]
+    told = sentence(run, "head", tmp_path / "root", *words)
+    assert f"holds train and val, a split into two; give {train}, and {val} as --val" in told
+    (val / "sky").rename(val / "earth")
+    told = sentence(run, "head", train, "--val", val, *words)
+    assert f"{val}/earth is none of leaf, rose, sky; give folders of the same classes, or --synset" in told
 
 
 def test_what_no_head_is_trained_on(tmp_path: Path, run: Run) -> None:
@@ -441,5 +470,5 @@ def test_classes_that_only_the_validation_has(tmp_path: Path, run: Run) -> None:
     two, three = coloured(tmp_path / "two.rec", 12, 0, colours=2), coloured(tmp_path / "three.rec", 12, 0)
     status, out, err = run("head", two, "--val", three, "--out", tmp_path / "x", "--prefix", prefix, *ON_CPU)
     assert status == 0 and "top-1 error 33.33 %" in out
-    assert err == "warning: 1 classes of the validation have no training image, class 2 the first\n"
+    assert err == "warning: 1 class of the validation has no training image, class 2 the first\n"
     assert resnet_v2.load(tmp_path / "x").header.architecture.classes == len(COLOURS)

@@ -41,7 +41,7 @@ def test_names(tmp_path: Path) -> None:
 
 def test_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path, "a-0003.safetensors")
-    with pytest.raises(ResnetError, match="saved epochs are 3"):
+    with pytest.raises(ResnetError, match=r"a-0004.safetensors is missing: there is \S+a-0003.safetensors"):
         finding.find_checkpoint(str(tmp_path / "a"), 4)
     with pytest.raises(ResnetError, match="There is no checkpoint"):
         finding.find_checkpoint(str(tmp_path / "b"))
@@ -69,7 +69,7 @@ def test_best_and_latest(tmp_path: Path) -> None:
     ):
         for prefix in (tmp_path / name, str(tmp_path / name)):
             assert finding.find_checkpoint(prefix, epoch) == tmp_path / found, (name, epoch)  # type: ignore[arg-type]
-    with pytest.raises(ResnetError, match=r"b-best.safetensors is missing: saved epochs are 2"):
+    with pytest.raises(ResnetError, match=r"b-best.safetensors is missing: there is \S+b-0002.safetensors"):
         finding.find_checkpoint(tmp_path / "b", "best")
     for wrong in ("1", "nonsense", 1.0, -1, [1]):
         with pytest.raises(ResnetError, match=f"There is no epoch {re.escape(repr(wrong))}; give the number of a"):
@@ -129,3 +129,27 @@ def test_paths_are_split() -> None:
     assert finding.split_path(Path("b/model.safetensors")) == ("b/model", 0)
     for name in ("a-0030", "a-best", "a-latest", "a"):
         assert finding.run_prefix(Path(f"model/{name}.safetensors")) == "model/a"
+
+
+def test_what_is_there_is_named(tmp_path: Path) -> None:
+    touch(tmp_path, "one-0000.params", "many-0002.params", *(f"many-000{epoch}.safetensors" for epoch in (3, 4, 7)))
+    for name, epoch, said in (
+        ("one", 2, "one-0002.params is missing: there is ONE-0000.params; check the prefix and the epoch."),
+        ("many", 5, "many-0005.safetensors is missing: saved epochs are 2 to 4, 7, the last in MANY-0007.safetensors;"),
+        ("none", 5, "none-0005.safetensors is missing: no checkpoint starts with NONE-;"),
+        ("one-0002.params", None, "one-0002.params is missing: there is ONE-0000.params; check the prefix"),
+        (
+            "one-0000.params",
+            0,
+            "one-0000.params is a file, which has one epoch; leave `epoch` out, or give `prefix` ONE.",
+        ),
+        ("one-symbol.json", None, "one-symbol.json holds no weights: there is ONE-0000.params; give `prefix` ONE."),
+        ("one-symbol.json", 0, "one-symbol.json holds no weights: there is ONE-0000.params; give `prefix` ONE."),
+        ("many.log", None, "many.log holds no weights: saved epochs are 2 to 4, 7, the last in "),
+        ("other.rec", None, "other.rec holds no weights: give another file."),
+    ):
+        with pytest.raises(ResnetError) as raised:
+            finding.find_checkpoint(tmp_path / name, epoch)
+        for start in ("none", "one", "many"):
+            said = said.replace(start.upper(), str(tmp_path / start))
+        assert str(raised.value).startswith(f"{tmp_path}/{said}"), name

@@ -76,7 +76,7 @@ def test_what_does_not_fit(packed: Path, trained: str, tmp_path: Path, run: Run)
         (["--finetune", "nothing"], "There is no checkpoint nothing"),
         (["--finetune", trained, "--retrain", "--model-load-epoch", 1, "--epochs", 2], "give one of them"),
         (["--finetune", trained, "--zero-init-residual"], "is for new weights"),
-        (["--finetune", trained, "--num-classes", 4], "names 3 classes"),
+        (["--finetune", trained, "--num-classes", 4], "pets/synset.txt names 3"),
     ):
         status, _, err = train(packed, tmp_path / "bad", run, *flags)
         assert status == 2

@@ -32,7 +32,7 @@ def test_a_folder_of_records_becomes_a_network(
     epochs += [resnet_v2.load(one).header.epoch for one in (last, Path(last), last.removesuffix(".safetensors"))]
     assert epochs == [1, 2, 2, 2, 2, 2, 2]
     with pytest.raises(
-        resnet_v2.ResnetError, match=r"resnet-digits-8-best\.safetensors is missing: saved epochs are 1, 2"
+        resnet_v2.ResnetError, match=r"resnet-digits-8-best\.safetensors is missing: saved epochs are 1, 2, the last"
     ):
         resnet_v2.load(prefix, "best")
     with pytest.raises(resnet_v2.ResnetError, match="There is no epoch 'first'; give the number"):

@@ -69,7 +69,7 @@ def test_labels_are_places_in_synset_txt(
 @pytest.mark.parametrize(
     ("truth", "synset", "sentence"),
     [
-        ("n00000001\n", None, "has 1 lines but"),
+        ("n00000001\n", None, "has 1 line but"),
         ("", None, "is empty"),
         ("1\n2\n3\n3\n", None, "holds numbers; give --synset"),
         ("1\n2\n2\n2\n", "map.txt", "must go from 0 to 2 or from 1 to 3"),

@@ -94,7 +94,10 @@ def test_a_split_that_is_none_by_its_names_is_no_classes(
 ) -> None:
     for name in names.split():
         shutil.copytree(class_folder, tmp_path / "root" / name)
-    with pytest.raises(ResnetError, match=f"looks like a split; .* give {re.escape(str(tmp_path / 'root' / given))}"):
+    call = "" if given == "a" else "call its folders train and val"
+    give = f"give {re.escape(str(tmp_path / 'root' / given))} in place of" if given else ""
+    wanted = " and ".join(part for part in (call, give) if part)
+    with pytest.raises(ResnetError, match=f"looks like a split; {wanted}"):
         make_lists(ListConfig(tmp_path / "root", tmp_path / "a"), unless_split=0.25)
     assert not list(tmp_path.glob("a*"))
     for name in names.split():
@@ -131,7 +134,7 @@ def test_classes_without_images_for_validation_are_told(
     class_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert make_lists(ListConfig(class_folder, tmp_path / "a", val_ratio=0.1)) == (3, 22, 2)  # 1 of 12, 1 of 8, 0 of 4
-    assert "1 of 3 classes have no image for validation, such as cat" in capsys.readouterr().err
+    assert "1 of 3 classes has no image for validation, such as cat" in capsys.readouterr().err
     for settings in (
         ListConfig(class_folder, tmp_path / "a", val_ratio=0.25),
         ListConfig(class_folder, tmp_path / "a"),
@@ -164,7 +167,7 @@ def test_what_is_left_out_is_told(
     err = capsys.readouterr().err
     assert "3 files that are not taken for images (2 .heic, 1 without an ending)" in err
     assert f"{class_folder / 'none'} holds no images" in err
-    assert f"1 images in {class_folder} itself are left out" in err
+    assert f"1 image in {class_folder} itself is in no class and left out" in err
     assert "install it with pip install 'resnet-v2[photos]'" in err
     monkeypatch.setattr(heif, "available", lambda: True)
     assert make_lists(ListConfig(class_folder, tmp_path / "b")) == (3, 29, 0)

@@ -23,7 +23,7 @@ from resnet_v2.training.plan import decide
 
 OTHERS = [  # what a folder may hold, and what is said of it
     ("nothing", "has no class folders with images"),
-    ("strays", "has no class folders with images"),
+    ("strays", "holds 1 image and no class folders; put those of each class into a folder of its own there, such as"),
     ("one class", "has one class, ant, and a network tells at least two apart"),
     ("one each", "no class with two photos that differ"),
     ("none readable", "no picture that can be read"),
@@ -49,7 +49,7 @@ def test_photos_become_a_network(here: Path, run: Run) -> None:
     assert "network: cifar10-resnet-14" in err
     assert "images of 32 pixels: the network learned at that size" in err
     assert "batches of 16: 2 steps" in err
-    assert "1 epochs: about" in err
+    assert "1 epoch: about" in err
     header = weights.checkpoint_header("model/resnet-images-14", "best")
     assert (header.crop, header.resize, header.class_names) == (32, 32, ("ant", "bee", "cat"))
     assert f"best epoch 1: error {header.errors['top1_error']:.1f} % of 5 photos" in err
@@ -76,6 +76,26 @@ def test_a_dry_run_says_what_is_chosen(here: Path, run: Run) -> None:
     assert Path("model/images-records/images_train.rec").stat().st_mtime_ns == made
     assert run("train", "images", "--gpus", "", "--dry-run", "--image-size", "40")[0] == 0
     assert Path("model/images-records/images_train.rec").stat().st_mtime_ns != made
+
+
+def test_what_was_left_out_is_said_by_every_run(here: Path, run: Run) -> None:
+    Path("images/ant/none.jpg").write_text("none")
+    assert cv2.imwrite("images/bee/dot.png", np.zeros((1, 1, 3), np.uint8))
+    for looked in (True, False):
+        status, _, err = run("train", "images", "--gpus", "", "--dry-run")
+        assert status == 0, err
+        assert ("ant/none.jpg is no readable image" in err) is looked
+        assert "their records lie in model/images-records; 2 photos could not be used and are left out" in err
+
+
+def test_nothing_to_train_on_is_told_with_both_ways(here: Path, run: Run) -> None:
+    both = "There is nothing to train on; give a folder of photos (`resnet-v2 train FOLDER`), or records by --data-dir"
+    assert run("train")[2].startswith(f"resnet-v2: {both} and --data-type")
+    assert both in run("train", "--epochs", 3, "--finetune", "cifar10-resnet-14")[2]
+    assert "is missing, so there is no run to go on with" in run("train", "--resume", "--model-prefix", "none")[2]
+    assert run("train", "--explain")[0] == 0
+    Path("data/imagenet").mkdir(parents=True)  # where the script of 2016 had its records
+    assert "data/imagenet/val_256_q90.rec is missing" in run("train")[2]
 
 
 def test_records_that_were_not_finished_are_made_again(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +199,7 @@ def test_what_cannot_be_read_is_left_out_and_counted(here: Path, capsys: pytest.
     assert "cannot be read and are left out (5 .jpg, 1 .png, 1 .gif)" in err
     assert "2 pictures of" in err
     assert "have fewer than 8 rows or columns" in err
-    assert "1 classes have no picture left and are none any more, such as dog" in err
+    assert "1 class has no picture left and is none any more, such as dog" in err
 
 
 def test_a_copy_across_a_split_that_lies_there_is_told(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -193,7 +213,9 @@ def test_a_copy_across_a_split_that_lies_there_is_told(here: Path, capsys: pytes
     assert "look like" not in capsys.readouterr().err
     shutil.copy("images/ant/000.jpg", "ready/VAL/ant/again.jpg")
     look_at(Path("ready"), held_out, 0)
-    assert "1 of those to validate with look like one to train on" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "1 of those to validate with looks like one to train on: the errors on it say little; remove it" in err
+    assert "alike: VAL/ant/again.jpg and Train/ant/000.jpg" in err
 
 
 @pytest.mark.parametrize("orientation", [1, 6])

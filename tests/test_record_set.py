@@ -415,3 +415,14 @@ def test_a_record_to_train_on_wants_one_to_validate_on(few_digits: Path, tmp_pat
     assert status == 2
     said = f"--data-train is given without --data-val, and {tmp_path}/val_256_q90.rec is missing; give --data-val."
     assert said in err.splitlines()[-1]
+
+
+def test_what_lies_beside_a_record_is_none(tmp_path: Path) -> None:
+    for name, what in (
+        ("a.idx", "the index of a record"),
+        ("a.lst", "a list of images"),
+        ("a.rows", "what lies beside"),
+    ):
+        (tmp_path / name).write_text("0\t0\n")
+        with pytest.raises(ResnetError, match=rf"{name} is {what}.* no record; give the .rec, such as \S+a.rec\."):
+            open_records(tmp_path / name)

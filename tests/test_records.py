@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from resnet_v2.console import counted
 from resnet_v2.data.index import index_path, read_index
 from resnet_v2.data.records import (
     MAGIC_BYTES,
@@ -121,7 +122,7 @@ def test_missing_files_say_what_to_do(tmp_path: Path) -> None:
     index_path(path).unlink()
     (remark,) = RecordReader(path).remarks
     advice = f"`resnet-v2 index {path}` saves that time"
-    assert remark == f"{index_path(path)} is missing: a.rec was read to find its 1 records; {advice}"
+    assert remark == f"{index_path(path)} is missing: a.rec was read to find its 1 record; {advice}"
     path.unlink()
     with pytest.raises(ResnetError, match=r"a\.rec is missing"):
         RecordReader(path)
@@ -146,7 +147,7 @@ def test_records_that_the_index_lacks_are_found(tmp_path: Path, lines: int | Non
     if lines == 20:
         assert not said
     elif lines:
-        assert f"a.idx ends early: it lists {lines} records, and {20 - lines} more stand behind them in a.rec" in said
+        assert f"a.idx ends early: it lists {counted(lines, 'record')}, and {20 - lines} more stand behind " in said
     else:
         assert f"a.idx is {'missing' if lines is None else 'empty'}: a.rec was read to find its 20 records" in said
     assert sorted(file.name for file in tmp_path.iterdir()) == before
@@ -239,7 +240,9 @@ def test_records_that_the_index_names_again_are_said(tmp_path: Path, kept: list[
     _keep_lines(path, kept)
     reader = RecordReader(path)
     (remark,) = reader.remarks
-    assert f"a.idx has {lines} lines too many: they name a record again, first that at byte 1008, and it is" in remark
+    names = "it names" if lines == 1 else "they name"
+    said = f"a.idx has {counted(lines, 'line')} too many: {names} a record again, first that at byte 1008, and it is"
+    assert said in remark
     assert [reader[number][0] for number in range(len(kept))] == kept
     assert reader.lengths(np.arange(len(kept))).tolist() == [1008] * len(kept)
 

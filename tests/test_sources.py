@@ -324,4 +324,4 @@ def test_the_same_picture_twice_is_told(class_folder: Path, tmp_path: Path, run:
     assert "more than one class" not in err
     shutil.copy(root / "train/ant/000.jpg", root / "train/bee/ant.jpg")
     err = run("data", root, "--out", tmp_path / "out")[2]
-    assert f"{tmp_path / 'out'} holds 1 images in more than one class" in err, err
+    assert f"{tmp_path / 'out'} holds 1 image in more than one class" in err, err

@@ -162,5 +162,5 @@ def test_sizes_that_a_format_does_not_know(tmp_path: Path, run: Run, store: str)
         PIL.Image.fromarray(np.zeros((3, width, 3), np.uint8)).save(tmp_path / f"{name}.png")
     (tmp_path / "a.lst").write_text("0\t0\tlong.png\n1\t1\tshort.png\n")
     status, out, said = run("pack", tmp_path / "a.lst", tmp_path, tmp_path / "a.rec", "--store", store)
-    assert (status, "1 images packed, 1 skipped" in out) == (0, True)
+    assert (status, "1 image packed, 1 skipped" in out) == (0, True)
     assert "long.png cannot be packed: 66000 x 3 pixels cannot be kept as" in said

@@ -285,7 +285,7 @@ def test_what_cannot_be_trained_is_said_at_once(digits: Path, tmp_path: Path, ru
         (["--depth", 21], "depths are"),
         (["--depth", 8, "--data-dir", tmp_path], "number of classes is unknown"),
         (["--depth", 8, "--data-dir", tmp_path, "--num-classes", 10], r"digits_val\.rec is missing"),
-        (["--depth", 8, "--num-classes", 7], "names 10 classes"),
+        (["--depth", 8, "--num-classes", 7], "synset.txt names 10"),
         (["--depth", 8, "--epochs", 0], "must be 1 to 1000000, not 0"),
         (["--depth", 8, "--model-load-epoch", 3], "without --retrain"),
         (["--depth", 8, "--retrain", "--model-load-epoch", 3], r"m-0003\.safetensors is missing"),

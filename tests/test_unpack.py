@@ -163,7 +163,7 @@ def test_nothing_that_can_be_read_is_an_error(tmp_path: Path, run: Run) -> None:
     }
     before = contents(write(tmp_path / "in" / "a.rec", made, names=()).parent)
     status, _, err = run("unpack", tmp_path / "in" / "a.rec", tmp_path / "out")
-    assert (status, "None of the 3 images could be read" in err) == (2, True)
+    assert (status, "None of 3 images could be read" in err) == (2, True)
     assert contents(tmp_path / "in") == before
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 

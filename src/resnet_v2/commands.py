@@ -37,14 +37,16 @@ def make_list(settings: packing.ListConfig) -> None:
 
     if settings.val_labels is not None:
         images = make_validation_list(settings.root, settings.prefix, settings.val_labels, settings.synset)
-        print(f"{settings.prefix}_val.lst: {images} images")
+        print(f"{settings.prefix}_val.lst: {console.counted(images, 'image')}")
         console.suggest("resnet-v2", "pack", f"{settings.prefix}_val.lst", settings.root, f"{settings.prefix}_val.rec")
         return
     classes, train, validation = make_lists(settings)
     chunk = "" if settings.chunks == 1 else f"_0 to _{settings.chunks - 1}"
-    print(f"{settings.prefix}{chunk}_train.lst: {train} images of {classes} classes")
+    print(
+        f"{settings.prefix}{chunk}_train.lst: {console.counted(train, 'image')} of {console.counted(classes, 'class')}"
+    )
     if validation:
-        print(f"{settings.prefix}{chunk}_val.lst: {validation} images")
+        print(f"{settings.prefix}{chunk}_val.lst: {console.counted(validation, 'image')}")
     else:
         print("nothing is held out for validation; --val-per-class or --val-ratio would")
     part = f"{settings.prefix}{'' if settings.chunks == 1 else '_0'}_train"
@@ -55,7 +57,7 @@ def pack(settings: packing.PackConfig) -> None:
     from resnet_v2.packing.pack import pack_list
 
     done = pack_list(settings)
-    print(f"{settings.written}: {done.images} images packed, {len(done.skipped)} skipped")
+    print(f"{settings.written}: {console.counted(done.images, 'image')} packed, {len(done.skipped)} skipped")
     if not isinstance(settings.written, Address):
         console.suggest("resnet-v2", "verify", settings.written)
 
@@ -65,8 +67,10 @@ def index(settings: packing.IndexConfig) -> None:
     from resnet_v2.packing.pack import write_index
 
     count, lost = write_index(settings.rec, settings.out)
-    damage = f"; {lost} bytes are damaged and left out" if lost else ""
-    print(f"{settings.out or index_path(settings.rec)}: {count} records{damage}")
+    damage = (
+        f"; {console.counted(lost, 'byte')} {console.agreeing(lost, 'is', 'are')} damaged and left out" if lost else ""
+    )
+    print(f"{settings.out or index_path(settings.rec)}: {console.counted(count, 'record')}{damage}")
     if lost:
         console.suggest("resnet-v2", "verify", settings.rec)
 
@@ -128,7 +132,7 @@ def train(given: Mapping[str, Any]) -> None:
         raise SystemExit(stopped.status) from None
     if result is None or int(os.environ.get("RANK", "0")):
         return  # a dry run, or not the rank that talks
-    console.echo(str(result))
+    console.echo(f"after the last epoch: {result}")
 
 
 def list_recipes(settings: forecast.RecipesConfig) -> None:
@@ -243,7 +247,7 @@ def head(settings: using_features.HeadConfig) -> None:
     from resnet_v2.inference.head import make_head
 
     load = open_once(settings.prefix, settings.epoch, settings.device, settings.gpus)
-    print(make_head(settings, load))
+    print(with_flags(make_head(settings, load)))
 
 
 def average(settings: averaging.AverageConfig) -> None:

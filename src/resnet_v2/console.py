@@ -31,6 +31,20 @@ def have_streams() -> None:
             setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", errors="surrogateescape", closefd=False))
 
 
+def counted(count: int, noun: str) -> str:
+    """A number and what it counts: `1 image`, `2 images`, `0 classes`, `3 identities`."""
+    if count == 1:
+        return f"1 {noun}"
+    if noun.endswith("y"):
+        return f"{count} {noun[:-1]}ies"
+    return f"{count} {noun}{'es' if noun.endswith('ss') else 's'}"
+
+
+def agreeing(count: int, one: str, several: str) -> str:
+    """The word that goes with a number of things: `is` with one, `are` with none or several."""
+    return one if count == 1 else several
+
+
 def say(sentence: str) -> None:
     """A sentence beside what a command answers, on the standard error."""
     with _whoever_reads(sys.stderr) as stream:

@@ -51,15 +51,16 @@ class FeaturesConfig(OnGpus):
 class HeadConfig(OnGpus):
     """Train a new last layer on the features of a network that stays as it is, in seconds."""
 
-    images: Annotated[Positional[tuple[str, ...]], arg(metavar="REC")]
-    """.rec files with a class for each image, or files of their features (.parquet, .npz)"""
+    images: Annotated[Positional[tuple[str, ...]], arg(metavar="IMG")]
+    """folders with a folder of pictures for each class, .rec files with a class for each image, or files of their
+    features (.parquet, .npz)"""
     out: str
     """start of the name to write: OUT-0000.safetensors"""
     val: tuple[str, ...] = ()
     """the same to evaluate on (default: the errors are those of the training images)"""
     prefix: Prefix = ""
     epoch: Epoch = None
-    synset: Annotated[Path | None, Usual("synset.txt beside the first record")] = None
+    synset: Annotated[Path | None, Usual("the class folders, or synset.txt beside the first record")] = None
     """file with one class name per line"""
     gpus: Gpu = "0"
     device: Device = ""

@@ -44,6 +44,11 @@ class Labels:
         return len(self.tasks) or 1
 
     @property
+    def choices(self) -> int:
+        """How many classes an answer is chosen from, of several tasks at most."""
+        return max(self.tasks, default=self.classes)
+
+    @property
     def places(self) -> tuple[slice, ...]:
         """Where the logits of each task lie."""
         ends = np.cumsum(self.tasks).tolist()

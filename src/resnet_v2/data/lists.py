@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from resnet_v2.console import counted
 from resnet_v2.data.remote import local_copy
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import open_regular, read_bytes, replacing, write_text
@@ -76,7 +77,7 @@ def _parse_line(line: str, label_width: int | None) -> ListEntry | str:
     fields = [field.strip() for field in line.split("\t")]
     entry = _entry(fields)
     if entry is not None and label_width not in (None, len(entry.labels)):
-        return f" has {len(entry.labels)} labels, and `label_width` is {label_width}; mend one of them."
+        return f" has {counted(len(entry.labels), 'label')}, and `label_width` is {label_width}; mend one of them."
     if entry is None and (len(fields) < 3 or label_width is not None):
         entry = _entry(line.split(None, 1 + (label_width or 1)))
     return entry or (

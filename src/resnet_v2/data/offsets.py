@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_v2.console import Progress
+from resnet_v2.console import Progress, agreeing, counted
 from resnet_v2.data.index import index_path, read_index
 from resnet_v2.data.parts import MAGIC, PART_HEADER, read_record, scan_source
 from resnet_v2.data.source import Source, read, size_of
@@ -47,12 +47,14 @@ def find_offsets(path: Path, source: Source) -> Found:
         if len(kept) < len(offsets):
             raise ResnetError(f"{idx} ends amid a line; make it again with `resnet-v2 index {path}`.")
         last = (
-            f"warning: the last {size - end} bytes of {path} are no whole record; `resnet-v2 verify {path}` tells more"
+            f"warning: the last {counted(size - end, 'byte')} of {path} {agreeing(size - end, 'is', 'are')} no whole "
+            f"record; `resnet-v2 verify {path}` tells more"
         )
         return Found(kept, len(kept), (*odd, last) if size > end else odd)
     remark = (
-        f"warning: {idx} ends early: it lists {len(kept)} records, and {len(rest)} more stand behind them in "
-        f"{path.name}; they are taken too. `resnet-v2 index {path}` makes a whole one"
+        f"warning: {idx} ends early: it lists {counted(len(kept), 'record')}, and {len(rest)} more "
+        f"{agreeing(len(rest), 'stands', 'stand')} behind {agreeing(len(kept), 'it', 'them')} in "
+        f"{path.name}; {agreeing(len(rest), 'it is', 'they are')} taken too. `resnet-v2 index {path}` makes a whole one"
     )
     return Found(np.concatenate([kept, rest]), len(kept), (*odd, remark, *_warning(path, lost)))
 
@@ -69,7 +71,8 @@ def _odd(path: Path, source: Source, offsets: NDArray[np.int64]) -> tuple[str, .
     if not len(twice := np.flatnonzero(ordered[1:] == ordered[:-1])):
         return remarks
     twice_named = (
-        f"warning: {index_path(path)} has {len(twice)} lines too many: they name a record again, first that at byte "
+        f"warning: {index_path(path)} has {counted(len(twice), 'line')} too many: "
+        f"{agreeing(len(twice), 'it names', 'they name')} a record again, first that at byte "
         f"{int(ordered[twice[0]])}, and it is read again. `resnet-v2 index {path}` makes a whole one"
     )
     return (*remarks, twice_named)
@@ -80,7 +83,7 @@ def _found_by_reading(path: Path, source: Source, why: str) -> Found:
     if not len(offsets) and size_of(source):
         raise ResnetError(f"{path} holds no whole record; it is damaged or no RecordIO file.")
     remark = (
-        f"{index_path(path)} is {why}: {path.name} was read to find its {len(offsets)} records; "
+        f"{index_path(path)} is {why}: {path.name} was read to find its {counted(len(offsets), 'record')}; "
         f"`resnet-v2 index {path}` saves that time"
     )
     return Found(offsets, 0, (remark, *_warning(path, lost)))
@@ -90,7 +93,10 @@ def _warning(path: Path, lost: int) -> tuple[str, ...]:
     """What to say of bytes among those that were read which are in no whole record."""
     if not lost:
         return ()
-    return (f"warning: {lost} bytes of {path} are in no whole record; `resnet-v2 verify {path}` tells more",)
+    return (
+        f"warning: {counted(lost, 'byte')} of {path} {agreeing(lost, 'is', 'are')} in no whole record; `resnet-v2 "
+        f"verify {path}` tells more",
+    )
 
 
 def _behind(path: Path, source: Source, start: int) -> tuple[NDArray[np.int64], int]:
@@ -156,7 +162,8 @@ def left_out(path: Path, source: Source, begin: int, end: int) -> str:
         whole += 1
     if not whole:
         return (
-            f"warning: {end - begin} bytes from byte {begin} of {path} on are in no whole record; `resnet-v2 verify "
+            f"warning: {counted(end - begin, 'byte')} from byte {begin} of {path} on "
+            f"{agreeing(end - begin, 'is', 'are')} in no whole record; `resnet-v2 verify "
             f"{path}` tells more"
         )
     records = "the record at" if whole == 1 else f"the {whole} records from"

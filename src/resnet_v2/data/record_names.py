@@ -11,6 +11,7 @@ from resnet_v2.errors import ResnetError, SettingError
 from resnet_v2.storage import BETWEEN, Address, as_path
 
 PART = re.compile(r"(.*\.rec)\.part(\d+)", re.IGNORECASE)  # im2rec's nsplit and part: a.rec.part000
+BESIDE = {".idx": "the index of a record", ".lst": "a list of images", ".rows": "what lies beside a record"}
 WILD = re.compile(r"[*?\[]")
 ONE_SLASH = re.compile(r"^(s3|gs|https?):/+")  # a path makes one slash of two
 
@@ -60,6 +61,8 @@ def _files(part: str) -> list[Path]:
     if not part:
         raise ResnetError("A list of records has an empty name; write it like a.rec,b.rec.")
     path = as_path(part)
+    if kind := BESIDE.get(path.suffix.lower()):
+        raise ResnetError(f"{path} is {kind} and no record; give the .rec, such as {path.with_suffix('.rec')}.")
     if isinstance(path, Address):
         if WILD.search(path.name):
             raise SettingError(f"{part} is a pattern, which no storage takes; give the addresses, separated by commas.")

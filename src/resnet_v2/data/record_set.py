@@ -7,6 +7,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet_v2.console import agreeing, counted
 from resnet_v2.data.boxes import refuse_boxes
 from resnet_v2.data.faces import ranges, without_image
 from resnet_v2.data.record_names import parts_of, record_paths
@@ -44,7 +45,9 @@ class RecordSet:
             more = f"the same holds for other files of {path}, {len(self.remarks) - MOST_REMARKS} remarks in all"
             self.remarks = [*self.remarks[:MOST_REMARKS], more]
         if len(readers) > 1:
-            self.remarks.append(f"{path}: {len(self)} images of {len(readers)} files, {readers[0].path} the first")
+            self.remarks.append(
+                f"{path}: {counted(len(self), 'image')} of {len(readers)} files, {readers[0].path} the first"
+            )
 
     def _images(self, reader: RecordReader) -> Numbers:
         """The numbers of a file's records that hold images; what there is to say of the others is a remark."""
@@ -54,15 +57,20 @@ class RecordSet:
         images = np.delete(all_of_them, others)
         its, path = ranges(reader), reader.path
         if its is None:
-            self.remarks.append(f"{len(others)} of the {len(reader)} records of {path} hold no image and are left out")
+            self.remarks.append(
+                f"{len(others)} of the {len(reader)} records of {path} "
+                f"{agreeing(len(others), 'holds no image and is', 'hold no image and are')} left out"
+            )
             return images
         self.remarks.append(
-            f"{path}: {len(images)} images of {its.last - its.first} identities, which are the classes; {len(others)} "
+            f"{path}: {counted(len(images), 'image')} of {counted(its.last - its.first, 'identity')}, which are the "
+            f"classes; {len(others)} "
             "records without an image are left out"
         )
         if not its.tells_of(len(images)):
             self.remarks.append(
-                f"warning: record 0 of {path} tells of {its.first - 1} images, but {len(images)} are there; is the "
+                f"warning: record 0 of {path} tells of {counted(its.first - 1, 'image')}, but {len(images)} "
+                f"{agreeing(len(images), 'is', 'are')} there; is the "
                 "file or its index cut short, or another's?"
             )
         return images

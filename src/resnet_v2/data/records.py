@@ -18,7 +18,7 @@ from typing import BinaryIO, NamedTuple, TextIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_v2.console import say
+from resnet_v2.console import agreeing, counted, say
 from resnet_v2.data.exact import EXACT_LABELS, first_label, shown
 from resnet_v2.data.index import index_column, index_path, side_path
 from resnet_v2.data.offsets import damaged, find_offsets, left_out
@@ -94,13 +94,14 @@ def unpack(payload: bytes | memoryview) -> tuple[IRHeader, memoryview]:
     """
     view = memoryview(payload)
     if len(view) < IMAGE_HEADER.size:
-        raise ValueError(f"{len(view)} bytes are too few for an image header")
+        raise ValueError(f"{counted(len(view), 'byte')} {agreeing(len(view), 'is', 'are')} too few for an image header")
     flag, label, identity, identity2 = IMAGE_HEADER.unpack_from(view)
     if flag == 0:
         return IRHeader(0, label, identity, identity2), view[IMAGE_HEADER.size :]
     end = IMAGE_HEADER.size + 4 * flag
     if len(view) < end:
-        raise ValueError(f"{len(view)} bytes are too few for {flag} labels")
+        too_few = f"{counted(len(view), 'byte')} {agreeing(len(view), 'is', 'are')} too few"
+        raise ValueError(f"{too_few} for {counted(flag, 'label')}")
     labels = np.frombuffer(view[IMAGE_HEADER.size : end], dtype="<f4").astype(np.float32)
     return IRHeader(flag, labels, identity, identity2), view[end:]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from resnet_v2.config.averaging import AverageConfig
-from resnet_v2.console import Progress, say
+from resnet_v2.console import Progress, counted, say
 from resnet_v2.data.hands import usual_workers
 from resnet_v2.data.loader import Reading, batches, stored_side
 from resnet_v2.data.record_set import not_empty, open_records
@@ -50,7 +50,7 @@ def average(settings: AverageConfig) -> str:
     else:
         told = _estimate(network, header, settings)
     weights.save(path, weights.network_tensors(network.cpu()), header, check=True)
-    return f"{path}: the mean of {len(settings.prefixes)} networks; {told}"
+    return f"{path}: the mean of {counted(len(settings.prefixes), 'network')}; {told}"
 
 
 def _mean(prefixes: Sequence[str]) -> tuple[Header, dict[str, Tensor]]:
@@ -90,7 +90,9 @@ def _estimate(network: ResNet, header: Header, settings: AverageConfig) -> str:
         say(remark)
     count = min(len(reader), MOST_IMAGES)
     if count < LEAST_BATCH:
-        raise ResnetError(f"{reader.path} holds {count} images, too few for statistics; give a training record.")
+        raise ResnetError(
+            f"{reader.path} holds {counted(count, 'image')}, too few for statistics; give a training record."
+        )
     view = View(header.crop, 0 if stored_side(reader) == header.resize else header.resize)
     ordinals = np.linspace(0, len(reader) - 1, count).astype(np.int64)  # from all over: it may be sorted by class
     ordinals = np.random.default_rng(0).permutation(ordinals)
@@ -112,4 +114,4 @@ def _estimate(network: ResNet, header: Header, settings: AverageConfig) -> str:
             progress.update(len(images))
     if not all(bool(buffer.isfinite().all()) for buffer in network.buffers()):
         raise ResnetError(NO_NUMBER)
-    return f"BatchNorm's statistics are those of {seen} images of {reader.path}"
+    return f"BatchNorm's statistics are those of {counted(seen, 'image')} of {reader.path}"

@@ -9,7 +9,7 @@ import torch
 
 from resnet_v2.config.training import NEUTRAL, TRAIN_DEFAULTS
 from resnet_v2.config.using import CardConfig
-from resnet_v2.console import say
+from resnet_v2.console import counted, say
 from resnet_v2.data.record_names import record_paths
 from resnet_v2.errors import ResnetError, printable
 from resnet_v2.files import write_text
@@ -162,7 +162,8 @@ def _summary(header: Header, network: ResNet) -> str:
     width = f" and {architecture.width} times their width" if architecture.width > 1 else ""
     return (
         f"A residual network of {architecture.depth} layers{width} ({PAPERS[architecture.version]}), "
-        f"{STEMS[architecture.stem]}, {parameters / 1e6:.2f} million parameters, {architecture.classes} classes"
+        f"{STEMS[architecture.stem]}, {parameters / 1e6:.2f} million parameters, "
+        f"{counted(architecture.classes, 'class')}"
         f"{ANSWERS[header.label_kind]}, epoch {header.epoch}. It takes raw RGB from 0 to 255: the shorter side "
         f"{header.resize} pixels, the centre {header.crop} x {header.crop}.{_calibrated(header)}"
     )
@@ -215,7 +216,8 @@ def _plain(text: str) -> str:
 def _course(curve: Curve) -> str:
     row = curve.summary()
     return (
-        f"Of {row['epochs']} epochs the best so far is checkpoint {row['checkpoint']}, with a top-1 error of "
+        f"Of {counted(row['epochs'], 'epoch')} the best so far is checkpoint {row['checkpoint']}, with a top-1 error "
+        "of "
         f"{row['top1_error']:.2f} %."
     )
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from statistics import mean, stdev, variance
 
+from resnet_v2.console import counted
 from resnet_v2.errors import ResnetError
 from resnet_v2.inference.report import Row, names_of, table
 from resnet_v2.inference.verdicts import MultiVerdicts, TasksVerdicts
@@ -16,7 +17,9 @@ def pairs_of(first: str, second: str) -> list[tuple[str, str]]:
     """`"a,b"`, `"c,d"` -> `[(a, c), (b, d)]`."""
     firsts, seconds = ([part.strip() for part in names.split(",") if part.strip()] for names in (first, second))
     if not firsts or len(firsts) != len(seconds):
-        raise ResnetError(f"{len(firsts)} networks cannot be compared with {len(seconds)}; give as many of each.")
+        raise ResnetError(
+            f"{counted(len(firsts), 'network')} cannot be compared with {len(seconds)}; give as many of each."
+        )
     return list(zip(firsts, seconds, strict=True))
 
 
@@ -53,7 +56,7 @@ def comparison(first: Row, second: Row) -> str:
     told = f"p = {chance:.2g}" if chance >= SMALLEST_TOLD else f"p < {SMALLEST_TOLD:g}"
     return (
         f"{name} against {other}, {second.view}: {difference:+.2f} points of top-1 "
-        f"error. Of {len(first_right)} images the first alone is right on {only_first}, the second alone on "
+        f"error. Of {counted(len(first_right), 'image')} the first alone is right on {only_first}, the second alone on "
         f"{only_second}, {verdict} (sign test, {told})."
     )
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
+from resnet_v2.console import counted
 from resnet_v2.data.labels import Labels
 from resnet_v2.errors import ResnetError
 from resnet_v2.inference.engines import Engine, Images, Logits
@@ -54,7 +55,9 @@ def agreed(headers: Sequence[Header], names: Sequence[str]) -> EnsembleHeader:
 def refuse_other_classes(first: Header, other: Header, first_name: str, name: str) -> None:
     """Raise ResnetError where two networks do not tell the same classes."""
     if first.labels != other.labels:
-        ours, theirs = (f"{one.architecture.classes} classes (`labels` {one.labels})" for one in (first, other))
+        ours, theirs = (
+            f"{counted(one.architecture.classes, 'class')} (`labels` {one.labels})" for one in (first, other)
+        )
         raise ResnetError(f"{first_name} tells {ours} and {name} {theirs}; give networks of the same classes.")
     if first.class_names and other.class_names:
         for number, (ours, theirs) in enumerate(zip_longest(first.class_names, other.class_names)):

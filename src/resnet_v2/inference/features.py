@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from resnet_v2.console import Progress, say
+from resnet_v2.console import Progress, counted, say
 from resnet_v2.data.jpeg import Image
 from resnet_v2.data.labels import Labels
 from resnet_v2.errors import ResnetError
@@ -34,7 +34,8 @@ class Places:
     """Pictures and files of features as one table of rows, read block by block; all are of one network and view.
 
     `count` is how many rows there are, unless pictures cannot be read: those are said, and counted in `unreadable`.
-    `load` gives the network, when pictures want it; `labels` are what a record's are taken for, None: the network's.
+    `load` gives the network, when pictures want it; `labels` are what a record's are taken for, None: the network's;
+    `find` gives the pictures of the places that are no files of features.
     Raises ResnetError where nothing is there, or of several networks.
     """
 
@@ -45,12 +46,13 @@ class Places:
         batch_size: int,
         threads: int,
         labels: Labels | None = None,
+        find: Callable[[Sequence[str]], list[Named]] = find_pictures,
     ) -> None:
         self.name, self.unreadable, self._labels = ", ".join(places), 0, labels
         self._batch_size, self._threads = batch_size, threads or processors()
         self.files = [FeatureFile(Path(place)) for place in places if is_feature_file(place)]
         others = [place for place in places if not is_feature_file(place)]
-        self._pictures = find_pictures(others) if others else []
+        self._pictures = find(others) if others else []
         self.count = sum(map(len, self.files)) + len(self._pictures)
         self._classifier = load() if self._pictures else None
         sources = [(file.origin, str(file.path)) for file in self.files]
@@ -78,7 +80,8 @@ class Places:
         size, free = 4 * self.count * self.origin.width, free_memory()
         if free and size > MEMORY_SHARE * free:
             raise ResnetError(
-                f"The features of {self.count} pictures take {size >> 20} MiB, of {free >> 20} MiB that are free; give "
+                f"The features of {counted(self.count, 'picture')} take {size >> 20} MiB, of {free >> 20} MiB that "
+                "are free; give "
                 "fewer."
             )
         return joined(list(self.blocks()))
@@ -102,7 +105,10 @@ class Places:
                 other_labels += others
                 yield rows
         if other_labels:
-            say(f"warning: the labels of {other_labels} images are not what the network tells; they are left out")
+            say(
+                f"warning: the labels of {counted(other_labels, 'image')} are not what the network tells; they are "
+                "left out"
+            )
 
     def _load(self, named: Named) -> Seen | str:
         assert self._classifier is not None
@@ -123,7 +129,9 @@ def write_features(places: Places, out: Path) -> str:
             write(rows)
             count += len(rows)
     left_out = f"; {places.unreadable} left out" if places.unreadable else ""
-    return f"{out}: {count} pictures, {places.origin.width} numbers each, of {places.origin.network}{left_out}"
+    return (
+        f"{out}: {counted(count, 'picture')}, {places.origin.width} numbers each, of {places.origin.network}{left_out}"
+    )
 
 
 def origin_of(classifier: Classifier) -> Origin:

@@ -1,8 +1,8 @@
 """A new last layer for a network that stays as it is: logistic regression on its features."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from resnet_v2.config.features import HeadConfig
-from resnet_v2.console import Progress, say
+from resnet_v2.console import Progress, agreeing, counted, say
 from resnet_v2.data.labels import Labels
-from resnet_v2.data.lists import read_synset
 from resnet_v2.errors import ResnetError
+from resnet_v2.inference.class_pictures import class_names, find_labelled, refuse_other_names
 from resnet_v2.inference.classifier import Classifier
 from resnet_v2.inference.feature_files import Rows, refuse_other
 from resnet_v2.inference.features import Places, origin_of
@@ -32,16 +32,19 @@ ONE_CLASS = Labels(1)  # of each image, whatever the network told before
 
 
 def make_head(settings: HeadConfig, load: Callable[[], Classifier]) -> str:
-    """Write OUT-0000.safetensors: the network with a last layer that is trained on a record's classes.
+    """Write OUT-0000.safetensors: the network with a last layer that is trained on the classes of a record or a folder.
 
     Returns a sentence with its errors. Raises ResnetError for images without a class or of one class alone, for
     features of another network, and where OUT has checkpoints already that are no head's.
     """
     refuse_taken(settings.out)
     classifier = load()
-    training = _rows(settings, settings.images, classifier)
-    validation = _rows(settings, settings.val, classifier) if settings.val else None
-    names = _class_names(settings)
+    names = class_names(settings.images, settings.synset)
+    if settings.synset is None:
+        refuse_other_names(names, (*settings.images, *settings.val))
+    to_train = _places(settings, settings.images, classifier, names)
+    held_out = _places(settings, settings.val, classifier, names) if settings.val else None  # before any is read
+    training, validation = _rows(to_train), None if held_out is None else _rows(held_out)
     labels = [rows.label for rows in (training, validation) if rows is not None]
     classes = len(names) or 1 + max(int(one.max()) for one in labels)
     _check(", ".join(settings.images), labels, classes, names)
@@ -146,24 +149,23 @@ def _chosen(data: _Data, progress: Progress) -> float:
     return STRENGTHS[losses.index(min(losses))]
 
 
-def _rows(settings: HeadConfig, images: tuple[str, ...], classifier: Classifier) -> Rows:
-    places = Places(images, lambda: classifier, settings.batch_size, settings.threads, ONE_CLASS)
+def _places(settings: HeadConfig, images: tuple[str, ...], classifier: Classifier, names: Sequence[str]) -> Places:
+    find = partial(find_labelled, names)
+    places = Places(images, lambda: classifier, settings.batch_size, settings.threads, ONE_CLASS, find)
     refuse_other(origin_of(classifier), "the network", places.origin, places.name)
+    return places
+
+
+def _rows(places: Places) -> Rows:
     rows = places.whole()
     if rows.label.ndim > 1:
         raise ResnetError(f"{places.name} has several labels for each image, and a head is of one class; pack others.")
     if len(without := np.flatnonzero(rows.label < 0)):
         raise ResnetError(
-            f"{rows.name[without[0]]} has no class; a head is trained on records with a class for each image."
+            f"{rows.name[without[0]]} has no class; a head is trained on a folder that holds a folder of pictures for "
+            "each class, or on records with a class for each image."
         )
     return rows
-
-
-def _class_names(settings: HeadConfig) -> tuple[str, ...]:
-    beside = Path(settings.images[0]).with_name("synset.txt")
-    if settings.synset is not None:
-        return read_synset(settings.synset)
-    return read_synset(beside) if beside.is_file() else ()
 
 
 def _check(place: str, labels: list[NDArray[np.int64]], classes: int, names: tuple[str, ...]) -> None:
@@ -173,7 +175,10 @@ def _check(place: str, labels: list[NDArray[np.int64]], classes: int, names: tup
     if len(seen) < 2:
         raise ResnetError(f"{place} has images of class {seen[0]} alone; a head needs two classes or more.")
     if len(labels) > 1 and len(others := np.setdiff1d(labels[1], seen)):
-        say(f"warning: {len(others)} classes of the validation have no training image, class {others[0]} the first")
+        say(
+            f"warning: {counted(len(others), 'class')} of the validation {agreeing(len(others), 'has', 'have')} no "
+            f"training image, class {others[0]} the first"
+        )
 
 
 def _errors(rows: Rows, weight: Tensor, bias: Tensor) -> Evaluation:

@@ -25,15 +25,20 @@ GIVE = "give image files, folders of them, .rec files, or -."
 
 @dataclass(frozen=True)
 class Named:
-    """A picture that has a name, read when it is needed; `record` says where its labels are, if it is in a record."""
+    """A picture that has a name, read when it is needed; `record` says where its labels are, if it is in a record, and
+    `label` its class, where that is known otherwise.
+    """
 
     name: str
     read: Callable[[], Picture]
     record: tuple[RecordReader, int] | None = None
+    label: int | None = None
 
     def labelled(self) -> tuple[Picture, NDArray[np.float32] | None]:
-        """The picture, and the numbers that a record labels it with; None where it is in no record."""
-        return (self.read(), None) if self.record is None else _of_record(*self.record)
+        """The picture, and the numbers that it is labelled with; None where there are none."""
+        if self.record is not None:
+            return _of_record(*self.record)
+        return self.read(), None if self.label is None else np.array([self.label], np.float32)
 
 
 def find_pictures(places: Sequence[str]) -> list[Named]:

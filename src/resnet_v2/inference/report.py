@@ -18,6 +18,7 @@ from resnet_v2.inference.predict import Predictor
 from resnet_v2.inference.verdicts import MultiVerdicts, TasksVerdicts, Verdicts
 from resnet_v2.logs.layout import drawing, literal
 from resnet_v2.networks.header import Header
+from resnet_v2.training.evaluation import told_errors
 
 # Above this many classes their names would be too small to read.
 MOST_NAMES = 60
@@ -140,10 +141,11 @@ def text(row: Row) -> str:
     """The figures of one evaluation on lines of their own."""
     padded = f" (MXNet's count in batches of {row.mxnet_batch})" if row.mxnet_batch else ""
     lines = [f"images       {len(row.verdicts.labels)}", f"loss         {row.verdicts.loss:.4f}"]
-    lines += [f"top-{top} error  {row.error(top):.2f} %{padded}" for top in (1, 5)]
+    tops = told_errors(row.verdicts.choices)
+    lines += [f"top-{top} error  {row.error(top):.2f} %{padded}" for top in tops]
     if isinstance(row.verdicts, TasksVerdicts):
         for task, its in enumerate(row.verdicts.tasks):
-            errors = (f"top-{top} error {its.error(top, row.mxnet_batch):.2f} %" for top in (1, 5))
+            errors = (f"top-{top} error {its.error(top, row.mxnet_batch):.2f} %" for top in tops)
             lines.append(f"task {task}: " + ", ".join(errors))
     if isinstance(row.verdicts, MultiVerdicts):
         lines.insert(2, f"mAP          {row.verdicts.mean_average_precision:.2f} %")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_v2.console import Progress
+from resnet_v2.console import Progress, counted
 from resnet_v2.errors import ResnetError, printable
 from resnet_v2.inference.feature_files import refuse_other
 from resnet_v2.inference.features import Places
@@ -131,4 +131,6 @@ def _told(similarity: np.float32) -> float:
 
 def _refuse_few(there: int, among: Places, count: int) -> None:
     if there < count:
-        raise ResnetError(f"`neighbours` {count} are more than the {there} pictures of {among.name}; give fewer.")
+        raise ResnetError(
+            f"`neighbours` {count} are more than the {counted(there, 'picture')} of {among.name}; give fewer."
+        )

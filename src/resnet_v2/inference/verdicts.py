@@ -25,6 +25,11 @@ class Verdicts:
     loss: float
     classes: int
 
+    @property
+    def choices(self) -> int:
+        """How many classes an answer is chosen from."""
+        return self.classes
+
     def error(self, top: int, mxnet_batch: int = 0) -> float:
         """The top-`top` error in percent; with `mxnet_batch` as MXNet's logs count it.
 
@@ -48,7 +53,8 @@ class Verdicts:
 
     def evaluation(self, mxnet_batch: int = 0) -> Evaluation:
         """The figures of all."""
-        return Evaluation(len(self.ranks), self.loss, *(self.error(top, mxnet_batch) for top in (1, 5)))
+        errors = (self.error(top, mxnet_batch) for top in (1, 5))
+        return Evaluation(len(self.ranks), self.loss, *errors, classes=self.choices)
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,11 @@ class TasksVerdicts(Verdicts):
     """
 
     tasks: tuple[Verdicts, ...]
+
+    @property
+    def choices(self) -> int:
+        """See `Verdicts.choices`; that of the task with the most."""
+        return max(task.classes for task in self.tasks)
 
     def error(self, top: int, mxnet_batch: int = 0) -> float:
         """The mean of the tasks' top-`top` errors in percent; see `Verdicts.error`."""
@@ -82,7 +93,8 @@ class TasksVerdicts(Verdicts):
         """The figures of all."""
         figures = super().evaluation(mxnet_batch)
         each = tuple(task.error(1, mxnet_batch) for task in self.tasks)
-        return TasksEvaluation(figures.images, figures.loss, figures.top1_error, figures.top5_error, each)
+        errors = figures.top1_error, figures.top5_error
+        return TasksEvaluation(figures.images, figures.loss, *errors, each, classes=self.choices)
 
 
 @dataclass(frozen=True)
@@ -114,4 +126,5 @@ class MultiVerdicts(Verdicts):
         figures = super().evaluation(mxnet_batch)
         each = tuple(None if np.isnan(one) else 100 * float(one) for one in self.precisions)
         mean = self.mean_average_precision
-        return MultiEvaluation(figures.images, figures.loss, figures.top1_error, figures.top5_error, mean, each)
+        errors = figures.top1_error, figures.top5_error
+        return MultiEvaluation(figures.images, figures.loss, *errors, mean, each, classes=self.choices)

@@ -18,6 +18,10 @@ from resnet_v2.errors import ResnetError
 ENDINGS = (".safetensors", ".params")
 INT8_ENDING = ".int8.onnx"
 NUMBERED = re.compile(r"(.+)-(\d{4,})\.(safetensors|params|onnx|pt2)")
+# What lies beside checkpoints, or is one; the group is the start of their names.
+OTHER_FILE = re.compile(
+    r"(.+?)(?:-symbol\.json|(?:-\d{4,})?\.(?:safetensors|params|onnx|pt2|json|jsonl|log|rec|idx|lst))"
+)
 # What model hubs call the weights of a folder.
 FOLDER_WEIGHTS = "model.safetensors"
 SHIPPED = Path(str(resources.files("resnet_v2"))) / "pretrained"
@@ -111,10 +115,10 @@ def find_checkpoint(prefix: str | Path, epoch: Epoch | None = None) -> Path:
             return candidate
     if (rank := _rank_zero(prefix, epoch)) is not None:
         return rank
-    others = " and ".join(map(str, _unnumbered(prefix)))
-    there = f"saved epochs are {', '.join(map(str, epochs))}" if epochs else f"there is {others}" if others else ""
-    there = there or f"no checkpoint starts with {prefix}-"
-    raise ResnetError(f"{candidates[0]} is missing: {there}; check the prefix and the epoch.")
+    _refuse_file(prefix)
+    of_mxnet = bool(epochs) and _numbered(prefix, epochs[-1]).suffix == ".params" and len(candidates) > 1
+    missing = candidates[1 if of_mxnet else 0]
+    raise ResnetError(f"{missing} is missing: {_there(prefix)}; check the prefix and the epoch.")
 
 
 def find_members(prefix: str, epoch: Epoch | None = None) -> list[str]:
@@ -161,10 +165,53 @@ def _find_named(name: str) -> Path:
             return candidate
     if (rank := _rank_zero(name, "latest")) is not None:
         return rank
+    _refuse_file(name)
     raise ResnetError(
         f"There is no checkpoint {name}: no file starts with {name}- and no network of that name ships with resnet-v2; "
         "check the prefix, or get a published one with `resnet-v2 fetch`."
     )
+
+
+def _there(prefix: str) -> str:
+    """What checkpoints of a prefix there are, in words."""
+    epochs = saved_epochs(prefix)
+    others = " and ".join(map(str, _unnumbered(prefix)))
+    if not epochs:
+        return f"there is {others}" if others else f"no checkpoint starts with {prefix}-"
+    last = _numbered(prefix, epochs[-1])
+    return f"there is {last}" if len(epochs) == 1 else f"saved epochs are {_ranges(epochs)}, the last in {last}"
+
+
+def _numbered(prefix: str, epoch: int) -> Path:
+    """The file of a saved epoch, ours before MXNet's."""
+    ours = checkpoint_path(prefix, epoch)
+    return ours if ours.is_file() else params_path(prefix, epoch)
+
+
+def _ranges(epochs: list[int]) -> str:
+    """`[1, 2, 3, 7, 8]` -> `1 to 3, 7, 8`."""
+    starts = [number for number in epochs if number - 1 not in epochs]
+    ends = [number for number in epochs if number + 1 not in epochs]
+    pairs = zip(starts, ends, strict=True)
+    middles = {1: ", ", 0: ""}  # of two neighbours, and of one alone
+    return ", ".join(f"{a}{middles.get(b - a, ' to ')}{b if a < b else ''}" for a, b in pairs)
+
+
+def _refuse_file(name: str) -> None:
+    """Raise ResnetError for a name that is a file's, and is no start of checkpoints' names."""
+    match = OTHER_FILE.fullmatch(name)
+    if match is None:
+        return
+    if name.endswith(ENDINGS):
+        start = split_path(Path(name))[0]
+        if Path(name).is_file():
+            raise ResnetError(f"{name} is a file, which has one epoch; leave `epoch` out, or give `prefix` {start}.")
+        raise ResnetError(f"{name} is missing: {_there(start)}; check the prefix and the epoch.")
+    start = match[1]
+    there = (
+        f"{_there(start)}; give `prefix` {start}" if saved_epochs(start) or _unnumbered(start) else "give another file"
+    )
+    raise ResnetError(f"{name} holds no weights: {there}.")
 
 
 def _rank_zero(prefix: str, epoch: Epoch) -> Path | None:

@@ -11,6 +11,7 @@ from typing import Any, cast, get_args
 import safetensors
 
 from resnet_v2.config.fields import LabelKind
+from resnet_v2.console import counted
 from resnet_v2.data.labels import Labels
 from resnet_v2.data.lists import read_synset
 from resnet_v2.errors import DamagedError, ResnetError
@@ -150,7 +151,8 @@ class Header:
         names = read_synset(synset)
         if len(names) != self.architecture.classes:
             raise ResnetError(
-                f"{synset} names {len(names)} classes, but the network has {self.architecture.classes}; give the "
+                f"{synset} names {counted(len(names), 'class')}, but the network has {self.architecture.classes}; "
+                "give the "
                 "synset.txt it was trained with."
             )
         return replace(self, class_names=names)

@@ -16,7 +16,7 @@ from typing import IO, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_v2.console import Progress, say
+from resnet_v2.console import Progress, agreeing, counted, say
 from resnet_v2.errors import ResnetError, printable
 from resnet_v2.files import OF_THE_MACHINE, open_regular, read_bytes
 from resnet_v2.packing.image_names import is_image
@@ -165,8 +165,9 @@ class Tar:
                 done = offset + length
         if left_out:
             say(
-                f"warning: {self.path} holds {len(left_out)} images that are links or sparse files, such as "
-                f"{printable(left_out[0])}; they are left out: unpack the archive to have them."
+                f"warning: {self.path} holds {counted(len(left_out), 'image')} "
+                f"{agreeing(len(left_out), 'that is a link or a sparse file', 'that are links or sparse files')} and "
+                f"left out, such as {printable(left_out[0])}; unpack the archive to have what is left out."
             )
 
     def _add(self, folder: str, name: str, offset: int, size: int) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_v2.config.converting import ConvertConfig
+from resnet_v2.console import counted
 from resnet_v2.data.exact import EXACT_LABELS, LARGEST_EXACT, shown
 from resnet_v2.data.lists import read_synset
 from resnet_v2.errors import ResnetError, printable
@@ -131,7 +132,7 @@ def _of_classes(records: Inputs, numbers: Numbers, wanted: Sequence[int], names:
 
 def _first(numbers: Numbers, count: int) -> Numbers:
     if count > len(numbers):
-        raise ResnetError(f"`subset` {count} is more than the {len(numbers)} images that are there; give fewer.")
+        raise ResnetError(f"`subset` {count} is more than the {counted(len(numbers), 'image')} there; give fewer.")
     return numbers[:count]
 
 
@@ -141,7 +142,9 @@ def _divided(
     out = settings.out
     if settings.parts:
         if settings.parts > len(numbers):
-            raise ResnetError(f"`parts` {settings.parts} is more than the {len(numbers)} images; give fewer.")
+            raise ResnetError(
+                f"`parts` {settings.parts} is more than the {counted(len(numbers), 'image')}; give fewer."
+            )
         pieces = np.array_split(numbers, settings.parts)
         return [Choice(out.with_name(f"{out.name}.part{part:03d}"), piece) for part, piece in enumerate(pieces)]
     if settings.val_identities:
@@ -162,7 +165,8 @@ def _held_out_classes(
     classes = np.unique(records.labels[numbers])
     if count >= len(classes):
         raise ResnetError(
-            f"`val_identities` {count} leaves nothing to train on: the records have {len(classes)} classes; give fewer."
+            f"`val_identities` {count} leaves nothing to train on: the records have "
+            f"{counted(len(classes), 'class')}; give fewer."
         )
     return np.isin(records.labels[numbers], generator.permutation(classes)[:count])
 
@@ -178,7 +182,8 @@ def _held_out_images(
         count = settings.val_per_class or round(settings.val_ratio * len(places))
         if count >= len(places):
             raise ResnetError(
-                f"Class {_named(label, names)} has {len(places)} images, too few to hold out {count} for validation; "
+                f"Class {_named(label, names)} has {counted(len(places), 'image')}, too few to hold out {count} for "
+                "validation; "
                 "give a smaller number or share, or leave the class out by `classes`."
             )
         held_out[generator.permutation(places)[:count]] = True

@@ -5,15 +5,16 @@ ImageNet, take less than 1 GiB.
 """
 
 import re
+import shlex
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resnet_v2.config.packing import ListConfig
-from resnet_v2.console import following, say
+from resnet_v2.console import agreeing, counted, following, say
 from resnet_v2.data.lists import as_class_name, write_synset
 from resnet_v2.errors import ResnetError, printable
 from resnet_v2.packing.archives import Names, Tar
@@ -27,11 +28,12 @@ TRAIN_PART = re.compile(r"train(ing|set)?(?![a-z])", re.IGNORECASE)  # and not t
 VALIDATION_FOLDERS = ("val", "valid", "validation", "test", "testing")
 
 
-def find_classes(root: Path) -> ClassFolders:
+def find_classes(root: Path, instead: str = "") -> ClassFolders:
     """The classes below a folder or in a tar: every folder (or inner tar) with images, in sorted order, as
     im2rec.py --recursive labels them.
 
-    A class is named by its path below the root (`cats`, or `cats/siamese`). Raises ResnetError when there are none.
+    A class is named by its path below the root (`cats`, or `cats/siamese`). Raises ResnetError when there are none,
+    which ends in what else can be done `instead`.
     """
     if not root.exists():
         raise ResnetError(f"{root} is no folder and no tar; give a folder that holds one folder of images per class.")
@@ -40,15 +42,25 @@ def find_classes(root: Path) -> ClassFolders:
         _classes_of_tar(Tar(root, readable=False), left_out) if root.is_file() else _classes_of_folder(root, left_out)
     )
     if not classes.images_of:
-        raise ResnetError(
-            f"{root} has no class folders with images ({', '.join(IMAGE_ENDINGS)}); put those of each class into a "
-            "folder of its own, or list a validation set without folders by `resnet-v2 list --val-labels`."
-        )
+        raise ResnetError(_no_classes(root, left_out) + f"{instead}.")
     for name in classes.images_of:
         as_class_name(name)
     _tell_of_one_name_in_two_spellings(classes.images_of)
     left_out.tell(root)
     return classes
+
+
+def _no_classes(root: Path, left_out: LeftOut) -> str:
+    if not left_out.strays:
+        return (
+            f"{root} has no class folders with images ({', '.join(IMAGE_ENDINGS)}); put those of each class into a "
+            "folder of its own"
+        )
+    example = left_out.strays[0]
+    return (
+        f"{root} holds {counted(len(left_out.strays), 'image')} and no class folders; put those of each class into a "
+        f"folder of its own there, such as {root / 'CLASS' / example}"
+    )
 
 
 def _tell_of_one_name_in_two_spellings(names: Iterable[str]) -> None:
@@ -69,7 +81,7 @@ def _classes_of_folder(root: Path, left_out: LeftOut) -> ClassFolders:
     images: dict[str, NDArray[np.uint32]] = {}
     for name, files in following(walk(root), f"look into {root}", 0, "folders"):
         if name == ".":
-            _tell_strays(root, files)
+            left_out.strays += filter(is_image, files)
             continue
         first = len(paths)
         for file in left_out.images(files):
@@ -81,14 +93,11 @@ def _classes_of_folder(root: Path, left_out: LeftOut) -> ClassFolders:
     return ClassFolders(images, paths.__getitem__)
 
 
-def _tell_strays(root: Path, files: Sequence[str]) -> None:
-    if strays := sum(map(is_image, files)):
-        say(f"warning: {strays} images in {root} itself are left out; they are in no class.")
-
-
 def _classes_of_tar(tar: Tar, left_out: LeftOut) -> ClassFolders:
     found: dict[str, NDArray[np.uint32]] = {}
     for folder, members in zip(tar.folders, _by_folder(np.asarray(tar.folder_of, np.uint32)), strict=True):
+        if not folder:
+            left_out.strays += [name for member in members if is_image(name := tar.names[int(member)])]
         if not folder or any(map(is_hidden, folder.split("/"))):
             continue
         # A tar may hold a path twice; the last one counts.
@@ -144,9 +153,17 @@ def check_no_split(root: Path, classes: ClassFolders) -> None:
             other = seen.setdefault((around, *parts[place + 1 :]), folder)
             if other != folder and any(map(TRAIN_PART.match, (folder, other))):
                 raise ResnetError(
-                    f"{root / around} holds {other} and {folder} with the same classes, which looks like a split; call "
-                    f"its folders train and val, and give {root / around}; where they are classes, rename one."
+                    f"{root / around} holds {other} and {folder} with the same classes, which looks like a split; "
+                    f"{_how_to_split(root, around, {other, folder})}; where they are classes, rename one."
                 )
+
+
+def _how_to_split(root: Path, around: str, folders: Set[str]) -> str:
+    """What to do where a split lies around some folders below the one that was given, in words."""
+    names = {name.lower() for name in folders}
+    called = names & {*TRAIN_FOLDERS} and names & {*VALIDATION_FOLDERS}
+    give = f"give {shlex.quote(str(root / around))} in place of {shlex.quote(str(root))}" if around else ""
+    return " and ".join(part for part in ("" if called else "call its folders train and val", give) if part)
 
 
 def _hold_classes(classes: ClassFolders, folders: Sequence[str]) -> bool:
@@ -158,7 +175,9 @@ def large_enough(classes: ClassFolders, min_images: int) -> ClassFolders:
     kept = {name: images for name, images in classes.images_of.items() if len(images) >= min_images}
     if not kept:
         largest = max(map(len, classes.images_of.values()))
-        raise ResnetError(f"No class has {min_images} images (the largest has {largest}); lower `min_images`.")
+        raise ResnetError(
+            f"No class has {counted(min_images, 'image')} (the largest has {largest}); lower `min_images`."
+        )
     return ClassFolders(kept, classes.path)
 
 
@@ -173,7 +192,7 @@ def make_lists(settings: ListConfig, unless_split: float = 0.0) -> tuple[int, in
     root, prefix, seed, chunks = settings.root, settings.prefix, settings.seed, settings.chunks
     if not root.exists() and prefix.is_dir():
         raise ResnetError(f"{root} is not there, and {prefix} is a folder: give the folder first, then the prefix.")
-    classes = find_classes(root)
+    classes = find_classes(root, ", or list a validation set without folders by `val_labels`")
     folders = ready_split(root, classes)
     if folders is not None and (settings.val_per_class or settings.val_ratio):
         raise ResnetError(
@@ -192,7 +211,7 @@ def make_lists(settings: ListConfig, unless_split: float = 0.0) -> tuple[int, in
     paths = {part: list_paths(prefix, part, chunks) for part in parts}
     written = [path for some in paths.values() for path in some]
     if few := [len(lines) for lines in parts.values() if len(lines) < chunks]:
-        raise ResnetError(f"`chunks` is {chunks}, more than the {few[0]} images of a list; lower it.")
+        raise ResnetError(f"`chunks` is {chunks}, more than the {counted(few[0], 'image')} of a list; lower it.")
     refuse_other_classes(prefix.parent, [path.name for path in written], tuple(classes.images_of))
     for part, lines in parts.items():
         write_lists(paths[part], lines.entries(classes.path), len(lines))
@@ -206,7 +225,8 @@ def tell_of_classes_without_validation(names: Sequence[str], validation: Lines) 
     without = np.setdiff1d(np.arange(len(names)), validation.labels)
     if len(validation) and len(without):
         say(
-            f"warning: {len(without)} of {len(names)} classes have no image for validation, such as "
+            f"warning: {len(without)} of {len(names)} classes {agreeing(len(without), 'has', 'have')} no image for "
+            "validation, such as "
             f"{printable(names[without[0]])}: the errors say nothing of them."
         )
 
@@ -224,7 +244,9 @@ def lines_of_ready_split(
     label_of = {name: label for label, name in enumerate(train.images_of)}
     held_out = [(label_of[name], images) for name, images in validation.images_of.items() if name in label_of]
     if not held_out:
-        raise ResnetError(f"{root / folders[1]} has no class with {min_images} training images; lower `min_images`.")
+        raise ResnetError(
+            f"{root / folders[1]} has no class with {counted(min_images, 'training image')}; lower `min_images`."
+        )
     generator = np.random.default_rng(seed)
     lines = shuffled_lines(list(enumerate(train.images_of.values())), generator)
     return train, lines, shuffled_lines(held_out, generator)

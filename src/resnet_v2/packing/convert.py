@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from resnet_v2.config.converting import ConvertConfig
-from resnet_v2.console import Progress, say
+from resnet_v2.console import Progress, agreeing, counted, say
 from resnet_v2.data.exact import EXACT_LABELS, shown
 from resnet_v2.data.index import index_path
 from resnet_v2.data.lists import as_class_name, read_synset, write_synset
@@ -54,7 +54,7 @@ def convert(settings: ConvertConfig) -> list[str]:
     _write_all(records, choices, settings, classes)
     if new_names:
         write_synset(synset, new_names)
-    return [f"{choice.out}: {len(choice.numbers)} images" for choice in choices]
+    return [f"{choice.out}: {counted(len(choice.numbers), 'image')}" for choice in choices]
 
 
 def _refuse_taken(out: Path, paths: Sequence[Path]) -> None:
@@ -109,7 +109,8 @@ def _tell_of_identities(records: Inputs) -> None:
     its = [np.unique(records.labels[records.files == file]) for file in sorted(records.faces)]
     if several := sum(map(len, its)) - len(np.unique(np.concatenate([np.empty(0), *its]))):
         say(
-            f"warning: {several} identities have the number of another file's and become one with it; where they are "
+            f"warning: {counted(several, 'identity')} {agreeing(several, 'has', 'have')} the number of another "
+            f"file's and {agreeing(several, 'becomes', 'become')} one with it; where they are "
             "other people, number them anew first"
         )
 
@@ -120,15 +121,18 @@ def _tell_of_gaps(records: Inputs, choices: Sequence[Choice], classes: Mapping[f
         changed = [f"{shown(old)} -> {new}" for old, new in classes.items() if old != new]
         told = ", ".join(changed[:6]) + (", ..." if len(changed) > 6 else "")
         say(
-            f"{len(classes)} classes, numbered anew: {told}"
+            f"{counted(len(classes), 'class')}, numbered anew: {told}"
             if changed
-            else f"{len(classes)} classes keep their numbers"
+            else f"{counted(len(classes), 'class')} {agreeing(len(classes), 'keeps its number', 'keep their numbers')}"
         )
         return
     before = np.unique(records.labels)
     kept = np.unique(np.concatenate([records.labels[choice.numbers] for choice in choices]))
     if len(kept) < len(before):
-        say(f"{len(kept)} of {len(before)} classes are kept, under their old numbers; `--renumber` closes the gaps")
+        say(
+            f"{len(kept)} of {len(before)} classes {agreeing(len(kept), 'is', 'are')} kept, under the old numbers; "
+            "`--renumber` closes the gaps"
+        )
 
 
 def _write_all(

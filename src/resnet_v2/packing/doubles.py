@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_v2.console import following, say
+from resnet_v2.console import agreeing, counted, following, say
 from resnet_v2.data.records import RecordReader, unpack
 from resnet_v2.files import fingerprint
 
@@ -18,12 +18,16 @@ def tell_of_doubles(folder: Path, train: Path, validation: Path) -> None:
     to_train, held_out = _images(train), _images(validation)
     if both := int(np.isin(held_out["sum"], to_train["sum"]).sum()):
         say(
-            f"warning: {both} images of {folder / validation.name} are in {train.name} too: the errors on them say "
+            f"warning: {counted(both, 'image')} of {folder / validation.name} {agreeing(both, 'is', 'are')} in "
+            f"{train.name} too: the errors on them say "
             "nothing; remove them from one part."
         )
     images = np.unique(np.concatenate([to_train, held_out]))
     if classes := len(images) - len(np.unique(images["sum"])):
-        say(f"warning: {folder} holds {classes} images in more than one class; remove them from the wrong ones.")
+        say(
+            f"warning: {folder} holds {counted(classes, 'image')} in more than one class; remove "
+            f"{agreeing(classes, 'it', 'them')} from the wrong ones."
+        )
 
 
 def _images(rec: Path) -> NDArray[np.void]:

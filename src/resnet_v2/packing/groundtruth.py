@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
+from resnet_v2.console import counted
 from resnet_v2.data.lists import ListEntry, read_synset, write_list, write_synset
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import read_bytes
@@ -61,7 +62,8 @@ def _class_per_image(truth: Path, images: Sequence[str], root: Path) -> list[str
     rows = _rows(truth)
     if len(rows) != len(images):
         raise ResnetError(
-            f"{truth} has {len(rows)} lines but {root} has {len(images)} images; give the file of this set."
+            f"{truth} has {counted(len(rows), 'line')} but {root} has {counted(len(images), 'image')}; give the file "
+            "of this set."
         )
     if len(rows[0]) == 1:
         return [row[0] for row in rows]
@@ -99,7 +101,8 @@ def _class_names(truth: Path, classes: Sequence[str], synset: Path | None) -> li
     first = 0 if min(numbers) == 0 else 1
     if max(numbers) - first >= len(names) or (first == 1 and max(numbers) != len(names)):
         raise ResnetError(
-            f"{truth} holds numbers from {min(numbers)} to {max(numbers)}, but {synset} has {len(names)} classes; they "
+            f"{truth} holds numbers from {min(numbers)} to {max(numbers)}, but {synset} has "
+            f"{counted(len(names), 'class')}; they "
             f"must go from 0 to {len(names) - 1} or from 1 to {len(names)}."
         )
     return [names[number - first] for number in numbers]

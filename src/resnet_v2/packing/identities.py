@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet_v2.console import agreeing, counted
 from resnet_v2.data.exact import shown
 from resnet_v2.data.faces import EXACT, ranges_of_labels
 from resnet_v2.packing.walk import Piece
@@ -32,11 +33,18 @@ def check_identities(pieces: Sequence[Piece]) -> Iterator[Wrong]:
     keys = np.array([piece.key for piece in images], np.uint64)  # a damaged id may be any
     identities = [piece for piece in pieces if piece.empty and ranges.first <= piece.key < ranges.last]
     if not ranges.tells_of(len(images)):
-        yield Wrong(first, "missing", f"it tells of {ranges.first - 1} images, but {len(images)} are there", False)
+        yield Wrong(
+            first,
+            "missing",
+            f"it tells of {counted(ranges.first - 1, 'image')}, but {len(images)} "
+            f"{agreeing(len(images), 'is', 'are')} there",
+            False,
+        )
     if ranges.last > EXACT:  # which images are an identity's is told too roughly
         return
     if len(identities) != ranges.last - ranges.first:
-        words = f"it tells of {ranges.last - ranges.first} identities, but {len(identities)} are there"
+        are_there = f"{len(identities)} {agreeing(len(identities), 'is', 'are')} there"
+        words = f"it tells of {counted(ranges.last - ranges.first, 'identity')}, but {are_there}"
         yield Wrong(first, "missing", words, False)
     sound = [one for one in identities if ranges_of_labels(one.labels) is not None]
     places = [np.searchsorted(keys, one.labels).tolist() for one in sound]

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-from resnet_v2.console import say
+from resnet_v2.console import agreeing, counted, say
 from resnet_v2.data import heif
 from resnet_v2.data.lists import as_line
 from resnet_v2.errors import ResnetError, printable
@@ -58,10 +58,13 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 
 class LeftOut:
-    """Files below class folders that are no images by their names, counted by their endings."""
+    """Files below class folders that are no images by their names, counted by their endings; and `strays`, the images
+    that lie in no class folder.
+    """
 
     def __init__(self) -> None:
         self._endings: Counter[str] = Counter()
+        self.strays: list[str] = []
 
     def images(self, names: Iterable[str]) -> Iterator[str]:
         """Those of the names that are images'; the others are counted. Raises ResnetError for one that fits no list."""
@@ -73,6 +76,11 @@ class LeftOut:
 
     def tell(self, root: Path) -> None:
         """Say on standard error what was left out, if anything was."""
+        if self.strays:
+            say(
+                f"warning: {counted(len(self.strays), 'image')} in {root} itself "
+                f"{agreeing(len(self.strays), 'is', 'are')} in no class and left out."
+            )
         if self._endings:
             told = [f"{count} {ending}" for ending, count in self._endings.most_common(MOST_TOLD)]
             more = ["others"] if len(self._endings) > MOST_TOLD else []

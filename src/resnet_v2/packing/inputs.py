@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_v2.console import Progress, say
+from resnet_v2.console import Progress, agreeing, counted, say
 from resnet_v2.data.boxes import holds_boxes
 from resnet_v2.data.exact import first_label
 from resnet_v2.data.faces import ranges
@@ -117,7 +117,7 @@ class Inputs:
         for remark in self._set.remarks[:-1] if several else self._set.remarks:
             say(remark)
         if several:
-            say(f"{len(self)} images of {len(self.paths)} files, {self.paths[0]} the first")
+            say(f"{counted(len(self), 'image')} of {counted(len(self.paths), 'file')}, {self.paths[0]} the first")
 
     def refuse_boxes(self) -> None:
         """Raise ResnetError for records of object detection, whose first label is no class."""
@@ -133,7 +133,8 @@ class Inputs:
         if several.any():
             number = int(several.argmax())
             say(
-                f"warning: {int(several.sum())} images have several labels, such as {self.name(number)}; the first is "
+                f"warning: {counted(int(several.sum()), 'image')} {agreeing(int(several.sum()), 'has', 'have')} "
+                f"several labels, such as {self.name(number)}; the first is "
                 "taken for the class"
             )
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from resnet_v2 import __version__, console
 from resnet_v2.config.packing import PackConfig
-from resnet_v2.console import following, say
+from resnet_v2.console import agreeing, counted, following, say
 from resnet_v2.data.faces import ranges_of
 from resnet_v2.data.index import index_path
 from resnet_v2.data.lists import ListEntry, is_sorted_by_class, read_lines
@@ -98,10 +98,16 @@ def _look_at_lines(settings: PackConfig) -> int:
             raise ResnetError(f"{lst}, part {settings.part} of {settings.nsplit}, is empty; give a smaller `nsplit`.")
         raise ResnetError(f"{lst} is empty; make it with `resnet-v2 list`.")
     if several and not settings.pack_label:
-        say(f"{several} lines of {lst} have several labels, of which the first is packed; `--pack-label` packs all")
+        say(
+            f"{counted(several, 'line')} of {lst} {agreeing(several, 'has', 'have')} several labels, of which the "
+            "first is packed; `--pack-label` packs all"
+        )
     warn_of_bad_labels(lst, np.frombuffer(labels, np.float32))
     if doubled := len(indices) - len(np.unique(np.frombuffer(indices, np.int64))):
-        say(f"warning: {doubled} lines of {lst} have the index of another one; by its key only one record is found.")
+        say(
+            f"warning: {counted(doubled, 'line')} of {lst} {agreeing(doubled, 'has', 'have')} the index of another "
+            "one; by its key only one record is found."
+        )
     return count
 
 

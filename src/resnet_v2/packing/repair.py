@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from resnet_v2.console import following
+from resnet_v2.console import counted, following
 from resnet_v2.data.index import side_path
 from resnet_v2.data.lists import ListEntry, read_lines, write_list
 from resnet_v2.data.records import read_record, writing
@@ -42,4 +42,4 @@ def repair(report: Report, out: Path) -> str:
         write_list(new_lst, entries)
     write_rows(out, of_repair(rec))
     left_out = {finding.byte for finding in report.findings if finding.kind != "index"}
-    return f"{out}: {len(report.sound)} sound records written, {len(left_out)} left out"
+    return f"{out}: {counted(len(report.sound), 'sound record')} written, {len(left_out)} left out"

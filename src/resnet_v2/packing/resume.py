@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from resnet_v2.console import say
+from resnet_v2.console import agreeing, counted, say
 from resnet_v2.data.index import index_path
 from resnet_v2.data.records import frame
 from resnet_v2.data.sidecar import sidecar_path
@@ -130,7 +130,7 @@ def resuming(out: Path, settings: Mapping[str, object] | None, origin: str = "")
                     if progress.entries and not progress.images:
                         settings = None  # a mended list or folder must start anew
                         raise ResnetError(
-                            f"None of the {progress.entries} images could be read, {out} is not written: "
+                            f"None of {counted(progress.entries, 'image')} could be read, {out} is not written: "
                             f"{progress.skipped[0]}"
                         )
                     writer.checkpoint(complete=True)
@@ -179,7 +179,10 @@ def _kept_if_stopped(writer: PartWriter, out: Path, resumable: bool) -> Iterator
     except BaseException:
         if resumable and writer.progress.entries:
             writer.checkpoint()
-            say(f"{out}: {writer.progress.entries} images are done; the same command goes on there.")
+            say(
+                f"{out}: {counted(writer.progress.entries, 'image')} "
+                f"{agreeing(writer.progress.entries, 'is', 'are')} done; the same command goes on there."
+            )
         raise
 
 
@@ -196,7 +199,7 @@ def _resumed(
         progress, kept = _last_progress(lines[1:], parts, finals)
         journal.truncate(sum(len(line) + 1 for line in lines[: 1 + kept]))
         if progress.entries:
-            say(f"{out}: going on after {progress.entries} images, {len(progress.skipped)} skipped")
+            say(f"{out}: going on after {counted(progress.entries, 'image')}, {len(progress.skipped)} skipped")
     else:
         if found is not None and settings is not None:
             changed = ", ".join(sorted(name for name in wanted if found.get(name) != wanted[name]))

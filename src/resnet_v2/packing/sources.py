@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_v2.config.packing import DataConfig
-from resnet_v2.console import say
+from resnet_v2.console import counted, say
 from resnet_v2.data.jpeg import encode
 from resnet_v2.data.lists import ListEntry, write_list, write_synset
 from resnet_v2.errors import ResnetError
@@ -123,7 +123,7 @@ def _pack_source(source: Source, folder: Path, settings: DataConfig) -> None:
         refuse_others(folder, source.name, begun(staging), source.class_names)
         for name, part, order in (("train", source.train, shuffled), ("val", source.val, in_order)):
             images = _pack_part(name, part, order, staging / f"{source.name}_{name}.rec", settings)
-            say(f"{folder / source.name}_{name}.rec: {images} images")
+            say(f"{folder / source.name}_{name}.rec: {counted(images, 'image')}")
         write_synset(staging / "synset.txt", source.class_names)
         _write_examples(source, staging / "examples")
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet_v2.console import counted
 from resnet_v2.data.lists import ListEntry
 from resnet_v2.errors import ResnetError
 
@@ -59,7 +60,7 @@ def split(
         wanted = held_out(len(images))
         if wanted >= len(images):
             raise ResnetError(
-                f"Class {name} has {len(images)} images, too few to hold out {wanted} for validation; "
+                f"Class {name} has {counted(len(images), 'image')}, too few to hold out {wanted} for validation; "
                 f"give a smaller share or `min_images` {wanted + 1}."
             )
         ordered = images[generator.permutation(len(images))]

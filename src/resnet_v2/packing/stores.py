@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from resnet_v2.console import agreeing, counted
 from resnet_v2.data.claims import PNG_START, TIFF_STARTS
 from resnet_v2.data.jpeg import Image, encode
 from resnet_v2.errors import ResnetError
@@ -69,8 +70,12 @@ def decide(looks: Sequence[Look]) -> tuple[str, str]:
     """
     count = len(looks)
     if looks and max(one.side for one in looks) <= SMALL:
-        return "bmp", f"none of {count} images looked at is larger than {SMALL} x {SMALL} pixels"
+        return "bmp", f"none of {counted(count, 'image')} looked at is larger than {SMALL} x {SMALL} pixels"
     lossy = sum(not one.lossless for one in looks)
     if looks and not lossy:
-        return "png", f"the files of {count} images looked at have lost nothing"
-    return "jpeg", f"of {count} images looked at {lossy} come from files that lose something, and not all are small"
+        return "png", f"the files of {counted(count, 'image')} looked at have lost nothing"
+    return (
+        "jpeg",
+        f"of {counted(count, 'image')} looked at {lossy} {agreeing(lossy, 'comes', 'come')} from files that lose "
+        "something, and not all are small",
+    )

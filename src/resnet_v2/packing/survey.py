@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_v2.console import Progress, say
+from resnet_v2.console import Progress, agreeing, counted, say
 from resnet_v2.data.claims import claimed_size
 from resnet_v2.errors import ResnetError, printable
 from resnet_v2.machine import processors
@@ -109,7 +109,12 @@ def tell_of_left_out(root: Path, classes: ClassFolders, found: Survey) -> None:
         say(f"left out: {problem}")
     _tell(root, classes, numbers[sides == 0], "cannot be read")
     too_small = (sides > 0) & (sides < SMALLEST_SIDE)
-    _tell(root, classes, numbers[too_small], f"have fewer than {SMALLEST_SIDE} rows or columns")
+    _tell(
+        root,
+        classes,
+        numbers[too_small],
+        f"{agreeing(int(too_small.sum()), 'has', 'have')} fewer than {SMALLEST_SIDE} rows or columns",
+    )
 
 
 def _tell(root: Path, classes: ClassFolders, left_out: NDArray[np.uint32], what: str) -> None:
@@ -117,4 +122,7 @@ def _tell(root: Path, classes: ClassFolders, left_out: NDArray[np.uint32], what:
         endings = Counter(PurePosixPath(classes.path(int(number))).suffix.lower() for number in left_out)
         told = ", ".join(f"{count} {ending}" for ending, count in endings.most_common(MOST_TOLD))
         example = printable(classes.path(int(left_out[0])))
-        say(f"warning: {len(left_out)} pictures of {root} {what} and are left out ({told}), such as {example}")
+        say(
+            f"warning: {counted(len(left_out), 'picture')} of {root} {what} and "
+            f"{agreeing(len(left_out), 'is', 'are')} left out ({told}), such as {example}"
+        )

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_v2.config.converting import UnpackConfig
-from resnet_v2.console import Progress, say
+from resnet_v2.console import Progress, agreeing, counted, say
 from resnet_v2.data import records as recordio
 from resnet_v2.data.exact import EXACT_LABELS
 from resnet_v2.data.lists import ListEntry, write_list
@@ -55,8 +55,10 @@ def unpack(settings: UnpackConfig) -> str:
         written = _written(records, progress.over(numbers.tolist()), files, add, skip, settings.on_error)
         write_list(temporary, _with_own_index(written, records.ids[numbers]))
         if len(skipped) == len(records):
-            raise ResnetError(f"None of the {len(records)} images could be read, {out} is not written: {skipped[0]}")
-    return f"{out}: {len(records) - len(skipped)} images, {len(skipped)} skipped; {lst} names them"
+            raise ResnetError(
+                f"None of {counted(len(records), 'image')} could be read, {out} is not written: {skipped[0]}"
+            )
+    return f"{out}: {counted(len(records) - len(skipped), 'image')}, {len(skipped)} skipped; {lst} names them"
 
 
 def list_path(out: Path) -> Path:
@@ -125,9 +127,16 @@ def _written(
         others += header.flag == 1 or header.id2 != (labels[0] if labels[0] >= EXACT_LABELS else 0)
         yield ListEntry(header.id, labels, path)
     if several:
-        say(f"warning: {several} images have several labels: each lies in the folder of its first, the list has all")
+        say(
+            f"warning: {counted(several, 'image')} {agreeing(several, 'has', 'have')} several labels: each lies in "
+            "the folder of its first, the list has all"
+        )
     if others:
-        say(f"{others} images are whole, but their headers have an id2, or one label as an array, which no list holds")
+        say(
+            f"{counted(others, 'image')} "
+            f"{agreeing(others, 'is whole, but its header has', 'are whole, but their headers have')} an id2, or one "
+            "label as an array, which no list holds"
+        )
 
 
 def _image(records: Inputs, number: int) -> tuple[recordio.IRHeader, memoryview]:

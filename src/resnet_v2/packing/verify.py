@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resnet_v2.config.packing import VerifyConfig
+from resnet_v2.console import agreeing, counted
 from resnet_v2.data.index import index_path, is_record, side_path
 from resnet_v2.data.lists import ListEntry, read_lines, read_synset
 from resnet_v2.data.record_names import record_paths
@@ -67,7 +68,9 @@ def verify_record(rec: Path, settings: VerifyConfig) -> Report:
         raise ResnetError(f"{rec} holds no whole record; it is damaged or no RecordIO file.")
     report.count = len(whole)
     if empty := sum(piece.empty for piece in whole):
-        report.notes.append(f"{empty} of {len(whole)} records hold labels and no image")
+        report.notes.append(
+            f"{empty} of {counted(len(whole), 'record')} {agreeing(empty, 'holds', 'hold')} labels and no image"
+        )
     report.notes += tell_of_labels(whole)
     known = set(sums)
     if sums and 2 * sum(piece.sum in known for piece in whole) < len(whole):
@@ -168,7 +171,10 @@ def _joined(pieces: Iterable[Piece], offsets: set[int]) -> list[Piece]:
         else:
             joined.append(piece)
     return [
-        piece._replace(problem=f"{piece.end - piece.start} bytes are no record")
+        piece._replace(
+            problem=f"{counted(piece.end - piece.start, 'byte')} {agreeing(piece.end - piece.start, 'is', 'are')} no "
+            "record"
+        )
         if piece.kind and not piece.problem
         else piece
         for piece in joined
@@ -230,7 +236,11 @@ class _Judge:
                 self._add(piece, "unlisted", "the .lst does not name it")
             elif -piece.end % 4:
                 self._add(
-                    piece, "padding", f"{-piece.end % 4} bytes behind it are missing; MXNet refuses it", bad=False
+                    piece,
+                    "padding",
+                    f"{counted(-piece.end % 4, 'byte')} behind it {agreeing(-piece.end % 4, 'is', 'are')} missing; "
+                    "MXNet refuses it",
+                    bad=False,
                 )
 
     def identities(self) -> None:
@@ -300,9 +310,17 @@ class _Judge:
                 for finding in self._report.findings[self.first :]
             )
             if lost > 0 and not self._aligned:
-                self._report.findings.append(Finding("missing", f"{lost} records that were packed are gone"))
+                self._report.findings.append(
+                    Finding(
+                        "missing",
+                        f"{counted(lost, 'record')} that {agreeing(lost, 'was packed is', 'were packed are')} gone",
+                    )
+                )
             if gone:
-                self._report.notes.append(f"{len(gone)} images of the .lst were left out when it was packed")
+                self._report.notes.append(
+                    f"{counted(len(gone), 'image')} of the .lst {agreeing(len(gone), 'was', 'were')} left out when "
+                    "it was packed"
+                )
         else:
             for key in gone:
                 self._report.findings.append(Finding("missing", "the .lst names it, but no record has it", key=key))

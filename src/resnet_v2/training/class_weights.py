@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from resnet_v2.console import Progress
+from resnet_v2.console import Progress, counted
 from resnet_v2.data.labels import Labels, several_labels
 from resnet_v2.data.record_set import RecordSet
 from resnet_v2.data.records import class_label
@@ -74,7 +74,7 @@ def offer(reader: RecordSet, labels: Labels, names: tuple[str, ...]) -> list[str
     if len(there) < 2 or counts.max() < FAR_APART * counts[there].min():
         return []
     most, least = int(counts.argmax()), int(there[counts[there].argmin()])
-    first, second = (f"{counts[one]} images of {_name(one, names)}" for one in (most, least))
+    first, second = (f"{counted(counts[one], 'image')} of {_name(one, names)}" for one in (most, least))
     return [f"{reader.path} has {first} and {second}: with `class_weights` balanced each class counts the same"]
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from resnet_v2.config.training import TrainConfig
+from resnet_v2.console import counted
 from resnet_v2.errors import SettingError
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.training.distributed import Ranks
@@ -68,7 +69,7 @@ def check_together(config: TrainConfig, architecture: Architecture, ranks: Ranks
         ),
         (
             not devices.device and gpus > 1 and devices.nproc not in (1, gpus),
-            f"`gpus` {devices.gpus} names {gpus} GPUs, but `nproc` says {devices.nproc}; give one of them.",
+            f"`gpus` {devices.gpus} names {counted(gpus, 'GPU')}, but `nproc` says {devices.nproc}; give one of them.",
         ),
         (
             ranks.machines > 1 and devices.kv_store != "dist_sync",

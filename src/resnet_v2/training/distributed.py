@@ -16,7 +16,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from resnet_v2.config.fields import parse_gpus
-from resnet_v2.console import say
+from resnet_v2.console import counted, say
 from resnet_v2.errors import ResnetError
 from resnet_v2.machine import processors
 
@@ -178,7 +178,9 @@ def choose_device(gpus: str, device: str = "") -> torch.device:
             say(f"no GPU is available{_why_no_gpu()}: running on the CPU")
         return torch.device("cpu")
     if len(numbers) <= local_rank:
-        raise ResnetError(f"`gpus` {gpus} names {len(numbers)} GPUs for more ranks than that; name one for each.")
+        raise ResnetError(
+            f"`gpus` {gpus} names {counted(len(numbers), 'GPU')} for more ranks than that; name one for each."
+        )
     there = torch.cuda.device_count()
     if numbers[local_rank] >= there:
         raise ResnetError(

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from resnet_v2.config.training import TrainConfig
+from resnet_v2.console import counted
 
 Best = tuple[float, int] | None  # an error in percent, and the epoch behind which it was found
 
@@ -33,6 +34,7 @@ def sentence(config: TrainConfig, epoch: int, best: Best) -> str:
         return ""
     error, its = best
     return (
-        f"Stopped after epoch {epoch}, since {config.schedule.patience} epochs brought no better validation error than "
+        f"Stopped after epoch {epoch}, since {counted(config.schedule.patience, 'epoch')} brought no better "
+        "validation error than "
         f"the {error:.2f} % of epoch {its}: use {config.output.model_prefix}-best"
     )

@@ -90,11 +90,12 @@ def evaluate(
         raise ResnetError(f"{reader.path} holds no image that can be read; pack it again.")
     wrong = [100 * (count - number) / count for number in right]
     if scores is not None:
-        return _multi(count, loss / count, wrong, scores.average_precisions(ranks))
+        return _multi(count, loss / count, wrong, scores.average_precisions(ranks), labels.classes)
     if labels.kind == "tasks":
         top1, top5 = (tuple(wrong[first::2]) for first in (0, 1))
-        return TasksEvaluation(count, loss / count, sum(top1) / len(top1), sum(top5) / len(top5), top1)
-    return Evaluation(count, loss / count, *wrong)
+        mean1, mean5 = (sum(each) / len(each) for each in (top1, top5))
+        return TasksEvaluation(count, loss / count, mean1, mean5, top1, classes=labels.choices)
+    return Evaluation(count, loss / count, *wrong, classes=labels.choices)
 
 
 def _sums(labels: Labels, logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
@@ -125,7 +126,9 @@ class _Scores:
         return average_precisions(self._truth[there].numpy(), self._logits[there].numpy())
 
 
-def _multi(count: int, loss: float, wrong: list[float], precisions: NDArray[np.float64]) -> MultiEvaluation:
+def _multi(
+    count: int, loss: float, wrong: list[float], precisions: NDArray[np.float64], classes: int
+) -> MultiEvaluation:
     each = tuple(None if np.isnan(one) else 100 * float(one) for one in precisions)
     top1, top5 = wrong
-    return MultiEvaluation(count, loss, top1, top5, 100 * mean_of(precisions), each)
+    return MultiEvaluation(count, loss, top1, top5, 100 * mean_of(precisions), each, classes=classes)

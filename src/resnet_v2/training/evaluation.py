@@ -1,18 +1,29 @@
 """What a validation finds, by the kind of labels."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from resnet_v2.console import counted
+
+
+def told_errors(classes: int) -> tuple[int, ...]:
+    """The errors, top-1 and top-5, that say something: with five classes or fewer one of five is always right."""
+    return (1,) if 0 < classes <= 5 else (1, 5)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures over a record: `loss` is the mean cross-entropy in nats, errors are in percent of `images`."""
+    """Figures over a record: `loss` is the mean cross-entropy in nats, errors are in percent of `images`.
+
+    `classes` is what an answer is chosen from, 0 where that is not known; no file holds it.
+    """
 
     images: int
     loss: float
     top1_error: float
     top5_error: float
+    classes: int = field(default=0, kw_only=True, compare=False, repr=False)
 
     @property
     def error(self) -> float:
@@ -26,7 +37,9 @@ class Evaluation:
 
     def __str__(self) -> str:
         """The figures in words."""
-        return f"top-1 error {self.top1_error:.2f} %, top-5 error {self.top5_error:.2f} % on {self.images} images"
+        errors = {1: self.top1_error, 5: self.top5_error}
+        told = ", ".join(f"top-{top} error {errors[top]:.2f} %" for top in told_errors(self.classes))
+        return f"{told} on {counted(self.images, 'image')}"
 
 
 @dataclass(frozen=True)
@@ -72,12 +85,15 @@ class MultiEvaluation(Evaluation):
 
 def saved(result: Evaluation) -> dict[str, Any]:
     """A result as JSON holds it without loss."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(result).items()}
+    values = asdict(result)
+    del values["classes"]
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
-def restored(values: Mapping[str, Any]) -> Evaluation:
-    """What `saved` gave."""
+def restored(values: Mapping[str, Any], classes: int = 0) -> Evaluation:
+    """What `saved` gave, of a network that chooses from so many classes (0: not known)."""
     whole: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in values.items()}
+    whole["classes"] = classes
     if "average_precision" in whole:
         return MultiEvaluation(**whole)
     return TasksEvaluation(**whole) if "task_errors" in whole else Evaluation(**whole)

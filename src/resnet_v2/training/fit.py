@@ -33,6 +33,7 @@ from resnet_v2.training.find_lr import find_learning_rate
 from resnet_v2.training.interruption import Interruption
 from resnet_v2.training.meter import Watch
 from resnet_v2.training.optim import muon, nesterov_sgd
+from resnet_v2.training.photos import refuse_nothing
 from resnet_v2.training.plan import RunPlan, decide, departures
 from resnet_v2.training.profile import profiler
 from resnet_v2.training.state import TrainState
@@ -48,6 +49,7 @@ def fit(given: Mapping[str, Any], say: Callable[[str], object] = console.say) ->
     this process. Raises ResnetError for whatever the user can mend, before the first step where that is possible, and
     Stopped when the run was told to stop and has saved where it is.
     """
+    refuse_nothing(given)
     plan, start = decide(given)
     if plan.photos is not None and not launched():
         for name, reason in plan.photos.reasons.items():
@@ -103,7 +105,7 @@ def _fit(run: Run, say: Callable[[str], object]) -> Evaluation | None:
         said = early_stop.sentence(config, plan.first_epoch, start.header.training["best"])
         end = plan.first_epoch if over_early else plan.epochs
         say(f"{plan.prefix} is at its end, epoch {end}." + (f" {said}" if said else ""))
-        return restored(evaluation)
+        return restored(evaluation, plan.labels.choices)
     training, validation = _open_records(plan)
     readers = [*training.values(), validation]
     run = replace(run, data=_data_of(run, readers), origins=_origins_of(run, readers))
@@ -186,7 +188,8 @@ def _open(path: Path, images_needed: int = 0) -> RecordSet:
     not_empty(reader)
     if len(reader) < images_needed:
         raise ResnetError(
-            f"{path} holds {len(reader)} images, fewer than `num_examples` {images_needed}; leave it out to use them "
+            f"{path} holds {console.counted(len(reader), 'image')}, fewer than `num_examples` {images_needed}; leave "
+            "it out to use them "
             "all."
         )
     return reader

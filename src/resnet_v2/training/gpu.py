@@ -11,6 +11,7 @@ from dataclasses import replace
 import torch
 
 from resnet_v2.config.training import Memory, TrainConfig
+from resnet_v2.console import counted
 from resnet_v2.errors import ResnetError, SettingError
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.resnet import ResNet
@@ -178,7 +179,7 @@ def failures_told(work: Workload, device: torch.device, config: TrainConfig, par
 
 
 def _out_of_memory(work: Workload, memory: Memory, parts: int) -> str:
-    said = f"The memory of {work.device.name} ran out at {work.batch_size} images at once"
+    said = f"The memory of {work.device.name} ran out at {counted(work.batch_size, 'image')} at once"
     budget = memory.memory_budget
     allowed = int(FREE_SHARE * (memory.budget_bytes or work.free_bytes))
     if not allowed:

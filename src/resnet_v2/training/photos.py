@@ -15,6 +15,8 @@ from typing import Any
 import torch
 
 from resnet_v2.config.packing import DataConfig
+from resnet_v2.config.training import TRAIN_DEFAULTS
+from resnet_v2.console import agreeing, counted
 from resnet_v2.errors import ResnetError, SettingError
 from resnet_v2.files import parse_json, read_bytes, write_text
 from resnet_v2.machine import free_memory, processors
@@ -37,18 +39,20 @@ SMALLEST_BATCH, LARGEST_BATCH, STEPS = 16, 64, 20  # images, and steps of an epo
 RATE = 0.01  # for a batch of 16; for larger ones as the root of their size
 MEMORY_SHARE = 0.5  # of what is free
 PLACES = ("data_dir", "data_type", "data_train", "data_val", "list_dir", "num_classes", "labels")
+OTHERWISE = ("recipe", "resume", "model_load_epoch")  # each of them may name the data too
 MADE = ("finetune", "recipe", "depth", "stem", "width", "version")  # whoever gives one of them chooses the network
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a folder: the names of its classes, how many pictures are on either side of the split, their
-    middle shorter side in pixels."""
+    """What is known of a folder: the names of its classes, how many pictures are on either side of the split and how
+    many were left out, their middle shorter side in pixels."""
 
     class_names: tuple[str, ...]
     train: int
     validation: int
     middle_side: int
+    left_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,8 @@ class Photos:
         best = weights.checkpoint_header(prefix, "best")
         start, folder, rec = (shlex.quote(str(path)) for path in (prefix, self.folder, self._files()[1]))
         return (
-            f"best epoch {best.epoch}: error {best.error:.1f} % of {self.facts.validation} photos that were held out; "
+            f"best epoch {best.epoch}: error {best.error:.1f} % of the {counted(self.facts.validation, 'photo')} "
+            "held out; "
             f"{prefix}-best.safetensors\n"
             f"next: resnet-v2 predict --prefix {start} --epoch best --img {folder}\n"
             f"      resnet-v2 evaluate --prefix {start} --epoch best --rec {rec} --per-class\n"
@@ -103,6 +108,16 @@ class Photos:
 def held_out(count: int) -> int:
     """How many of a class's pictures are held out: a fifth, of many a tenth, one of two, and none of one."""
     return min(max(round(count / SHARE), 1), max(count // 10, ENOUGH), count - 1)
+
+
+def refuse_nothing(given: Mapping[str, Any]) -> None:
+    """Raise SettingError where no data is named, nor there by the default's name, and no run goes on with its own."""
+    named = any(given.get(name, "no") not in ("no", "", 0) for name in ("folder", *PLACES[:4], *OTHERWISE))
+    if not named and not Path(TRAIN_DEFAULTS["data_dir"]).exists():
+        raise SettingError(
+            "There is nothing to train on; give a folder of photos (`resnet-v2 train FOLDER`), or records by "
+            "`data_dir` and `data_type` (`resnet-v2 data` makes them)."
+        )
 
 
 def find_photos(asked: Mapping[str, Any]) -> Photos | None:
@@ -127,7 +142,9 @@ def find_photos(asked: Mapping[str, Any]) -> Photos | None:
     else:
         _refuse_strangers(records)
         found = look_at(folder, held_out, SPLIT_SEED)
-        facts = Facts(tuple(found.classes.images_of), len(found.train), len(found.validation), found.middle_side)
+        facts = Facts(
+            tuple(found.classes.images_of), len(found.train), len(found.validation), found.middle_side, found.left_out
+        )
     _refuse_too_few(folder, facts)
     photos = Photos(folder, records, name, listing, facts, found)
     return _choose(photos, asked)
@@ -187,8 +204,10 @@ def _choose(photos: Photos, asked: Mapping[str, Any]) -> Photos:
     choices: dict[str, Any] = {"data_dir": photos.records, "list_dir": photos.records, "data_type": photos.name}
     choices |= {"schedule": "cosine", "keep": 1, "patience": PATIENCE}
     reasons = {
-        "data_dir": f"{facts.train} photos of {len(facts.class_names)} classes are trained on, {facts.validation} are "
-        f"held out for validation; their records lie in {photos.records}"
+        "data_dir": f"{counted(facts.train, 'photo')} of {counted(len(facts.class_names), 'class')} "
+        f"{agreeing(facts.train, 'is', 'are')} trained on, {facts.validation} "
+        f"{agreeing(facts.validation, 'is', 'are')} "
+        f"held out for validation; their records lie in {photos.records}{_left_out(facts)}"
     }
     if not any(asked.get(name) for name in MADE):
         choices["finetune"] = NETWORK
@@ -206,11 +225,20 @@ def _choose(photos: Photos, asked: Mapping[str, Any]) -> Photos:
     work = Workload(architecture, size)
     batch = asked.get("batch_size") or _batch_size(facts.train, work)
     choices["batch_size"] = batch
-    reasons["batch_size"] = f"batches of {batch}: {-(-facts.train // batch)} steps in an epoch"
+    reasons["batch_size"] = f"batches of {batch}: {counted(-(-facts.train // batch), 'step')} in an epoch"
     choices["lr"] = round(RATE * (batch / SMALLEST_BATCH) ** 0.5, 3) if "finetune" in choices | dict(asked) else 0.1
     choices["epochs"], reasons["epochs"] = _epochs(facts, work)
     choices = {name: value for name, value in choices.items() if name not in asked}
     return Photos(photos.folder, photos.records, photos.name, photos.listing, facts, photos.found, choices, reasons)
+
+
+def _left_out(facts: Facts) -> str:
+    """That photos were left out, which is said by each run and not by the one alone that looked at them."""
+    if not facts.left_out:
+        return ""
+    return (
+        f"; {counted(facts.left_out, 'photo')} could not be used and {agreeing(facts.left_out, 'is', 'are')} left out"
+    )
 
 
 def _network(settings: Mapping[str, Any], classes: int) -> tuple[Architecture, int]:
@@ -244,11 +272,11 @@ def _batch_size(images: int, work: Workload) -> int:
 def _epochs(facts: Facts, work: Workload) -> tuple[int, str]:
     wanted = min(max(round(IMAGES_SEEN / facts.train), FEWEST_EPOCHS), MOST_EPOCHS)
     if torch.cuda.is_available():
-        return wanted, f"{wanted} epochs"
+        return wanted, counted(wanted, "epoch")
     each = sum(cost.forward + cost.backward for cost in work.costs) * 2 / processors()  # they are of two cores
     minutes = each * (facts.train + facts.validation / 3) / 60
     epochs = max(FEWEST_EPOCHS, min(wanted, int(MINUTES / minutes)))
     why = "" if epochs == wanted else f", fewer than {wanted} for the sake of time"
     whole = max(1, round(epochs * minutes))
     told = "a minute" if whole == 1 else f"{whole} minutes"
-    return epochs, f"{epochs} epochs: about {told} on {processors()} cores{why}"
+    return epochs, f"{counted(epochs, 'epoch')}: about {told} on {counted(processors(), 'core')}{why}"

@@ -280,10 +280,10 @@ def _usual(
     if classes_needed and names and len(names) != classes:
         if tasks:
             raise ResnetError(
-                f"{synset} names {len(names)} classes, but `labels` {asked['labels']} has {classes} in all; name those "
+                f"`labels` {asked['labels']} has {classes} classes in all, but {synset} names {len(names)}; name those "
                 "of the first task first."
             )
-        raise ResnetError(f"{synset} names {len(names)} classes, but `num_classes` says {classes}; mend one of them.")
+        raise ResnetError(f"`num_classes` says {classes}, but {synset} names {len(names)}; mend one of them.")
     return names, found | {"num_classes": classes}
 
 

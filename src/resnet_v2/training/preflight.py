@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from resnet_v2.console import agreeing, counted
 from resnet_v2.data.filling import Augmented, Job
 from resnet_v2.data.kept import kept_for
 from resnet_v2.data.labels import Labels, several_labels
@@ -48,7 +49,9 @@ def check(plan: RunPlan, trainer: Trainer, readers: Sequence[RecordSet]) -> list
     findings += _tell_of_memory(plan, readers[0])
     cores, workers = processors(), plan.workers
     if workers > cores:
-        findings.append(f"warning: `workers` {workers} on {cores} cores; more workers than cores gain nothing")
+        findings.append(
+            f"warning: `workers` {workers} on {counted(cores, 'core')}; more workers than cores gain nothing"
+        )
     return findings
 
 
@@ -83,16 +86,19 @@ def _tell_of_memory(plan: RunPlan, reader: RecordSet) -> list[str]:
     images = kept_for(job, reader, sharers)
     if images is not None:
         count, height, width, _ = images.pixels.shape
-        mebibytes = images.pixels.nbytes / 2**20
-        return [f"{count} images of {width}x{height} are decoded once and kept: {mebibytes:.0f} MiB for each rank"]
+        mebibytes = _mebibytes(images.pixels.nbytes)
+        return [
+            f"{counted(count, 'image')} of {width}x{height} {agreeing(count, 'is', 'are')} decoded once and kept: "
+            f"{mebibytes} for each rank"
+        ]
     rows, size = -(-plan.batch_size // max(1, sharers)), plan.image_size
     shape = (size, size, 3)
     slots = Reading(sharers=sharers).slots(rows, shape)
     if slots > BATCHES_AHEAD:
         return []
-    mebibytes = Layout(slots, rows, shape).bytes / 2**20
+    mebibytes = _mebibytes(Layout(slots, rows, shape).bytes)
     return [
-        f"warning: memory is short, so only {slots} batches of {rows} images are made ahead ({mebibytes:.0f} MiB); "
+        f"warning: memory is short, so only {slots} batches of {counted(rows, 'image')} are made ahead ({mebibytes}); "
         "give a smaller `batch_size` where the network waits for data"
     ]
 
@@ -128,9 +134,10 @@ def timed(trainer: Trainer, loader: Loader, learning_rate: float) -> list[str]:
     step = min(seconds)  # the first ones prepare memory and kernels
     return [
         f"{network.architecture.stem} ResNet-{network.architecture.depth} {network.architecture.version}, "
-        f"{network.architecture.classes} classes{_several(trainer.labels)}, {parameters / 1e6:.2f} million parameters, "
+        f"{counted(network.architecture.classes, 'class')}{_several(trainer.labels)}, {parameters / 1e6:.2f} million "
+        "parameters, "
         f"on {device}",
-        f"{loader.images} images per epoch in {loader.steps} steps; {step:.2f} s per step, about "
+        f"{counted(loader.images, 'image')} per epoch in {counted(loader.steps, 'step')}; {step:.2f} s per step, about "
         f"{_duration(step * loader.steps)} per epoch",
         f"learning rate {learning_rate:g} at this point of the schedule",
         "nothing stands in the way",
@@ -139,6 +146,10 @@ def timed(trainer: Trainer, loader: Loader, learning_rate: float) -> list[str]:
 
 def _several(labels: Labels) -> str:
     return "" if labels.kind == "class" else f" (`labels` {labels})"
+
+
+def _mebibytes(size: int) -> str:
+    return "less than 1 MiB" if size < 2**20 else f"{size / 2**20:.0f} MiB"
 
 
 def _duration(seconds: float) -> str:
