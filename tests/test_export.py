@@ -131,8 +131,11 @@ sys.exit(status)"""
     assert run("predict", "--img", image, "--prefix", trained, "--epoch", 4, "--engine", "onnx")[1] == done.stdout
     path.unlink()
     # The best one's is found under the name that it is given.
-    assert run("export", "--prefix", f"{trained}-best", "--to", "onnx")[1].startswith(f"{trained}-best-0000.onnx")
+    assert run("export", "--prefix", f"{trained}-best", "--to", "onnx")[1].startswith(f"{trained}-best.onnx")
     code = code.replace('"--epoch", "4"', '"--epoch", "best"')
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+    # Also under that of earlier versions.
+    Path(f"{trained}-best.onnx").rename(f"{trained}-best-0000.onnx")
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
     Path(f"{trained}-best-0000.onnx").unlink()
 
@@ -200,11 +203,11 @@ def test_a_network_that_ships_is_exported_into_the_current_folder(
 ) -> None:
     before = sorted(SHIPPED.iterdir())
     monkeypatch.chdir(tmp_path)
-    formats: tuple[Format, ...] = ("mxnet", "safetensors")
+    formats: tuple[Format, ...] = ("mxnet", "safetensors", "onnx")
     for to in formats:
         export("", None, to)
     (name,) = (path.stem for path in before if path.suffix == ".safetensors")
-    wanted = {f"{name}-0000.params", f"{name}-symbol.json", f"{name}-0000.safetensors"}
+    wanted = {f"{name}-0000.params", f"{name}-symbol.json", f"{name}-0000.safetensors", f"{name}.onnx"}
     assert {path.name for path in tmp_path.iterdir()} == wanted
     assert sorted(SHIPPED.iterdir()) == before
 

@@ -37,6 +37,7 @@ import httpx
 from starlette.types import Message, Receive, Scope, Send
 
 from resnet_v2.serving import guard as guards
+from resnet_v2.serving.forms import NO_PICTURE, TEXT
 from resnet_v2.serving.guard import CLOSED
 
 UPLOAD = {"files": ("a.png", b"some bytes", "image/png")}
@@ -221,16 +222,12 @@ def test_uploads_have_a_size_and_no_path() -> None:
         answer = await client().post("/gradio_api/upload", content=unannounced(), headers=form)
         assert (answer.status_code, answer.text) == (
             413,
-            "The pictures of one request may have 1 MB together; send fewer at a time.",
+            "A request may have 1 MB, all its pictures together; send a smaller picture, or fewer at a time.",
         )
-        for body in (
-            b"",
-            b"--x--",
-            b"nothing",
-            b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\nb\r\n--x--\r\n',
-        ):
+        text = b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\nb\r\n--x--\r\n'
+        for body, told in ((b"", NO_PICTURE), (b"--x--", NO_PICTURE), (b"nothing", NO_PICTURE), (text, TEXT)):
             answer = await client().post("/gradio_api/upload", content=body, headers=form)
-            assert (answer.status_code, answer.text) == (400, "This is no form with a picture.")
+            assert (answer.status_code, answer.text) == (400, told)
 
     visit(ask, DemoConfig(upload_mb=1))
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,15 @@ import PIL.Image
 import pytest
 
 from conftest import Run, picture
+from resnet_v2.config.packing import PackConfig
 from resnet_v2.data.index import index_path, read_index
 from resnet_v2.data.jpeg import decode
 from resnet_v2.data.lists import read_list
 from resnet_v2.data.records import RecordReader
 from resnet_v2.data.sidecar import Rows, sidecar_path
+from resnet_v2.errors import ResnetError
 from resnet_v2.packing import resume
+from resnet_v2.packing.pack import pack_list
 
 
 @pytest.fixture
@@ -94,6 +98,15 @@ def test_bad_images_can_stop_the_run(lists: Path, class_folder: Path, run: Run) 
     assert status == 2
     assert "cannot be read" in err.strip().splitlines()[-1]
     assert not list(lists.glob("*.rec*")) + list(lists.glob(".*tmp"))
+
+
+def test_a_stopped_run_leaves_no_thread_behind(lists: Path, class_folder: Path) -> None:
+    # A pool that the garbage collector had to close joined its threads inside the start of another, and hung there.
+    (class_folder / next(read_list(lists / "a_train.lst")).path).unlink()
+    with pytest.raises(ResnetError, match="cannot be read") as refused:
+        pack_list(PackConfig(lists / "a_train.lst", class_folder, lists / "a.rec", on_error="stop"))
+    assert refused.tb is not None  # the traceback, and with it every frame of the run, is alive
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("pack")]
 
 
 def test_a_stopped_run_goes_on_when_the_image_is_mended(lists: Path, class_folder: Path, run: Run) -> None:

@@ -1,5 +1,6 @@
 """The int8 form of a network: what it loses is measured, and it is used for its own checkpoint alone."""
 
+import functools
 import importlib.util
 import shutil
 from pathlib import Path
@@ -19,7 +20,7 @@ from resnet_v2.interchange.folding import folded, norms_as_convolutions
 from resnet_v2.interchange.int8 import int8_of
 from resnet_v2.networks import weights
 from resnet_v2.networks.architecture import Architecture
-from resnet_v2.networks.finding import SHIPPED, checkpoint_path, int8_path
+from resnet_v2.networks.finding import SHIPPED, checkpoint_path, exported_path, find_exported, find_int8, int8_path
 from resnet_v2.networks.header import Header
 from test_export import difference, images_of, random_network, saved
 
@@ -178,5 +179,20 @@ def test_norms_are_convolutions_of_one_channel_each() -> None:
 
 
 def test_the_int8_form_of_a_network_that_ships_is_in_the_current_folder() -> None:
-    assert int8_path(SHIPPED / "a.safetensors") == Path("a-0000.int8.onnx")
-    assert int8_path(Path("model/a-best.safetensors")) == Path("model/a-best-0000.int8.onnx")
+    assert int8_path(SHIPPED / "a.safetensors") == Path("a.int8.onnx")
+    assert int8_path(Path("model/a-best.safetensors")) == Path("model/a-best.int8.onnx")
+    assert exported_path(Path("model/a-best.safetensors"), ".onnx", "model/b") == Path("model/b-0000.onnx")
+    assert int8_path(Path("model/a-0004.safetensors")) == Path("model/a-0004.int8.onnx")
+
+
+@pytest.mark.parametrize("ending", [".onnx", ".int8.onnx"])
+def test_what_earlier_versions_called_an_export_is_found(ending: str, tmp_path: Path) -> None:
+    best = tmp_path / "a-best.safetensors"
+    find = find_int8 if ending == ".int8.onnx" else functools.partial(find_exported, ending=ending)
+    assert find(best) is None
+    old, new = tmp_path / f"a-best-0000{ending}", tmp_path / f"a-best{ending}"
+    old.touch()
+    assert find(best) == old
+    new.touch()
+    assert find(best) == new
+    assert find(tmp_path / "a-0000.safetensors") is None

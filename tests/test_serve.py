@@ -36,7 +36,7 @@ import httpx
 from resnet_v2.serving.http_api import application
 
 ROOT = Path(__file__).parents[1]
-STATUSES = (200, 400, 408, 413, 415, 422, 503)
+STATUSES = (200, 400, 408, 413, 415, 422, 500, 503, 507)
 Ask = Callable[[httpx.AsyncClient], Awaitable[None]]
 
 
@@ -131,13 +131,16 @@ def test_what_is_wrong_gets_a_sentence(predictor: Predictor, picture: bytes) -> 
         (422, "more than 178956970", {"files": form(("huge.png", png(60000, 60000)))}),
         (400, "The picture is empty", {"files": form(("a.png", b""))}),
         (400, "The picture is empty", {"content": b""}),
-        (400, "This is no form with a picture", {"data": {"image": "cat.jpg"}, "files": {"x": (None, b"y")}}),
+        (400, "has an @ before it: -F image=@cat.jpg", {"data": {"image": "cat.jpg"}, "files": {"x": (None, b"y")}}),
+        (400, "curl -F image=@cat.jpg", {"files": {"image": (None, bytes(2**20 + 1))}, "params": {"x": "y"}}),
         (400, "no form", {"content": b"--x", "headers": {"content-type": "multipart/form-data; boundary=x"}}),
         (400, "no form", {"content": picture, "headers": {"content-type": "multipart/form-data"}}),
         (415, "no picture by its type", {"json": {"image": "cat.jpg"}}),
         (415, "no picture by its type", {"data": {"image": "cat.jpg"}}),
-        (413, "A picture may have 1 MB", {"content": bytes(2**20 + 1)}),
-        (413, "may have 1 MB together", {"files": form(("a", bytes(2**19)), ("b", bytes(2**19 + 20000)))}),
+        (413, "A picture may have 1 MB; send a smaller one", {"content": bytes(2**20 + 1)}),
+        (413, "send a smaller picture, or fewer", {"files": form(("a", bytes(2**20 + 20000)))}),
+        (413, "may have 1 MB, all its", {"files": form(("a", bytes(2**19)), ("b", bytes(2**19 + 20000)))}),
+        (413, "A picture may have 1 MB", {"content": b"", "headers": {"content-length": "9" * 20}}),
         (413, "A form may hold 3 pictures", {"files": form(*[("a", picture)] * 4)}),
         (422, "`top` must be a whole number", {"params": {"top": "0"}, "content": picture}),
         (422, "`top` must be a whole number", {"params": {"top": "many"}, "content": picture}),
@@ -154,12 +157,30 @@ def test_what_is_wrong_gets_a_sentence(predictor: Predictor, picture: bytes) -> 
         answer = await client.get("/predict")
         assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
         assert answer.json() == {"detail": "/predict takes POST alone."}
-        for path in ("/", "/x", "/redoc", "/predict/x"):
+        for path in ("/", "/x", "/redoc", "/predict/x", "/predict/", "/%2e%2e/etc/passwd"):
             answer = await client.get(path)
             assert (answer.status_code, answer.json()["detail"][:21]) == (404, "There is nothing here")
+            for known in ("/predict", "/healthz", "/metrics", "/openapi.json", "/docs"):
+                assert known in answer.json()["detail"]
+        assert (await client.head("/healthz")).status_code == 200
         assert (await client.post("/predict", content=picture)).status_code == 200
 
     visit(predictor, ask, upload_mb=1, queue=3)
+
+
+def test_a_picture_too_small_for_an_answer_is_told(predictor: Predictor) -> None:
+    async def ask(client: httpx.AsyncClient) -> None:
+        pictures = {height: encode(np.full((height, 9, 3), 7, np.uint8), ".png", 3) for height in (1, 7, 8)}
+        files = form(*((f"{height}.png", data) for height, data in pictures.items()))
+        answers = (await client.post("/predict", files=files)).json()
+        assert [one.get("warning", "") for one in answers] == [
+            "9 x 1 pixels show too little for an answer to mean much.",
+            "9 x 7 pixels show too little for an answer to mean much.",
+            "",
+        ]
+        assert [len(one["top"]) for one in answers] == [5, 5, 5]
+
+    visit(predictor, ask)
 
 
 class Slow:

@@ -9,9 +9,12 @@ import torch
 from parity import Arrays, MXNet, difference, random_images, random_network, settings_of, weights_of
 
 from resnet_v2.errors import ResnetError
+from resnet_v2.interchange.export import export
 from resnet_v2.interchange.mxnet import load_checkpoint, save_checkpoint
 from resnet_v2.interchange.params import read_params, write_params
+from resnet_v2.networks import weights
 from resnet_v2.networks.architecture import Architecture
+from resnet_v2.networks.header import Header
 from resnet_v2.networks.resnet import ResNet
 
 pytest_plugins = ["mxnet_process"]
@@ -61,6 +64,20 @@ def test_module_loads_our_checkpoint(architecture: Architecture, mxnet: MXNet, t
         "stage3_unit2_conv1_output",
     }
     assert features - set(answer["outputs"]) == (set() if architecture.version == "v2" else {"relu1_output"})
+
+
+def test_module_gives_the_probabilities_of_a_calibrated_network(mxnet: MXNet, tmp_path: Path) -> None:
+    architecture = Architecture(20, 10, "cifar")
+    images = random_images(2, architecture.image_size, seed=1)
+    network = random_network(architecture, images, seed=2).eval()
+    header = Header(architecture, epoch=7, resize=32, crop=32, temperature=2.5)
+    weights.save(tmp_path / "ours-0007.safetensors", weights.network_tensors(network), header)
+    export(str(tmp_path / "ours"), 7, "mxnet", str(tmp_path / "theirs"))
+    _, theirs = mxnet.ask("module_probabilities", {"data": images}, prefix=str(tmp_path / "theirs"), epoch=7)
+    with torch.inference_mode():
+        logits = network(torch.from_numpy(images))
+    assert difference((logits / 2.5).softmax(1).numpy(), theirs["probabilities"]) < 1e-4
+    assert difference(logits.softmax(1).numpy(), theirs["probabilities"]) > 1e-2
 
 
 @pytest.mark.parametrize("with_symbol", [True, False], ids=["symbol", "shapes alone"])

@@ -209,7 +209,8 @@ class ExportConfig:
     prefix: str
     """start of the checkpoint's name; MXNet's PREFIX-0000.params is found too"""
     to: Literal["onnx", "torch", "mxnet", "gluon", "safetensors"]
-    """onnx: OUT-0000.onnx; torch: OUT-0000.pt2 (torch.export); mxnet, gluon: .params and JSON; safetensors: weights"""
+    """onnx: PREFIX-0030.onnx, PREFIX-best.onnx; torch: .pt2 (torch.export); mxnet, gluon: .params, JSON; safetensors:
+    weights"""
     epoch: Epoch = None
     out: str = ""
     """start of the names to write (default: the checkpoint's)"""

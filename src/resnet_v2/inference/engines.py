@@ -13,7 +13,7 @@ from resnet_v2.errors import ResnetError
 from resnet_v2.files import read_bytes, sha256
 from resnet_v2.interchange.optional import package
 from resnet_v2.interchange.seal import INT8, is_sealed
-from resnet_v2.networks.finding import exported_path, find_checkpoint, int8_path
+from resnet_v2.networks.finding import find_checkpoint, find_exported, find_int8, int8_path
 from resnet_v2.networks.header import Header, read_header
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ def onnx_of_checkpoint(prefix: str, epoch: Epoch | None, precision: Precision = 
     path = find_checkpoint(prefix, epoch)
     if precision == "int8":
         return _int8_of_checkpoint(path), _header(path, prefix, epoch)
-    exported = exported_path(path, ".onnx")
-    if exported.is_file() and path.suffix == ".safetensors":
+    exported = find_exported(path, ".onnx")
+    if exported is not None and path.suffix == ".safetensors":
         model = read_bytes(exported)
         checksum = sha256(path)  # else it is another's, or this one's of before
         if is_sealed(model) and checksum.encode() in model and (INT8 + checksum).encode() not in model:
@@ -66,9 +66,9 @@ class Calibrated:
 
 
 def _int8_of_checkpoint(path: Path) -> bytes:
-    made, again = int8_path(path), "make it with `resnet-v2 quantize`"
-    if not made.is_file():
-        raise ResnetError(f"{made} is missing, the int8 form of {path}; {again}.")
+    made, again = find_int8(path), "make it with `resnet-v2 quantize`"
+    if made is None:
+        raise ResnetError(f"{int8_path(path)} is missing, the int8 form of {path}; {again}.")
     model = read_bytes(made)
     if not is_sealed(model):
         raise ResnetError(f"{made} is damaged or was not written by resnet-v2; {again}.")

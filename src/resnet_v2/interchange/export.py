@@ -17,7 +17,7 @@ from resnet_v2.interchange import mxnet
 from resnet_v2.interchange.folding import folded, with_temperature
 from resnet_v2.interchange.optional import package
 from resnet_v2.networks import weights
-from resnet_v2.networks.finding import SHIPPED, exported_path, split_path
+from resnet_v2.networks.finding import exported_path, split_path, written_beside
 from resnet_v2.networks.header import METADATA_KEY, Header
 from resnet_v2.networks.resnet import ResNet
 
@@ -39,7 +39,8 @@ LARGEST_ONNX_BYTES = (1 << 31) - (1 << 20)
 def export(prefix: str, epoch: Epoch | None, to: Format, out: str = "") -> str:
     """Write the network of a checkpoint in another form, OUT-NNNN.*; returns a sentence about it.
 
-    By default it is written beside the checkpoint; that of a network that ships into the current folder.
+    By default it is written beside the checkpoint; that of a network that ships into the current folder. A checkpoint
+    without a number, such as PREFIX-best, then gives PREFIX-best.onnx and PREFIX-best.pt2.
 
     - onnx: OUT-NNNN.onnx, which ONNX Runtime, OpenVINO and TensorRT read; see `onnx_graph.onnx_model`
     - torch: OUT-NNNN.pt2, for `torch.export.load(...).module()`; N is free, the images are `header.crop` pixels a side
@@ -55,11 +56,12 @@ def export(prefix: str, epoch: Epoch | None, to: Format, out: str = "") -> str:
     network, header = weights.build(path, header, tensors), replace(header, training={})
     if to != "safetensors":
         network, header = with_temperature(network, header)
-    start, number = split_path(path)
-    start = out or (Path(start).name if path.parent == SHIPPED else start)
+    beside = written_beside(path)
+    start, number = split_path(beside)
+    start = out or start
     if not Path(start).name or start.endswith(("/", "\\")):
         raise ResnetError(f"`out` {out} is a folder; give the start of a name, such as {Path(start) / 'network'}.")
-    target = exported_path(path, ENDINGS[to], start)
+    target = exported_path(beside, ENDINGS[to], out)
     if target.exists() and target.samefile(path):
         raise ResnetError(f"{target} is the checkpoint itself; export it under another name, with `out`.")
     if to == "mxnet":

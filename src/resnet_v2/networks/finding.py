@@ -16,6 +16,7 @@ from resnet_v2.console import say
 from resnet_v2.errors import ResnetError
 
 ENDINGS = (".safetensors", ".params")
+INT8_ENDING = ".int8.onnx"
 NUMBERED = re.compile(r"(.+)-(\d{4,})\.(safetensors|params|onnx|pt2)")
 # What lies beside checkpoints, or is one; the group is the start of their names.
 OTHER_FILE = re.compile(
@@ -45,15 +46,35 @@ def split_path(path: Path) -> tuple[str, int]:
 
 
 def exported_path(checkpoint: Path, ending: str, start: str = "") -> Path:
-    """What a checkpoint's export is called: `model/a-best.safetensors`, `.onnx` -> `model/a-best-0000.onnx`."""
+    """What a checkpoint's export is called: `model/a-best.safetensors`, `.onnx` -> `model/a-best.onnx`.
+
+    It has a number where the checkpoint has one, where a `start` is given, and where it is a checkpoint itself.
+    """
     own, epoch = split_path(checkpoint)
-    return Path(f"{start or own}-{epoch:04d}{ending}")
+    numbered = start or ending in ENDINGS or NUMBERED.fullmatch(checkpoint.name)
+    return Path(f"{start or own}-{epoch:04d}{ending}" if numbered else f"{own}{ending}")
+
+
+def find_exported(checkpoint: Path, ending: str) -> Path | None:
+    """The export that lies beside a checkpoint, if any; earlier versions gave a number to that of `PREFIX-best` too."""
+    own, epoch = split_path(checkpoint)
+    paths = (exported_path(checkpoint, ending), Path(f"{own}-{epoch:04d}{ending}"))
+    return next((path for path in paths if path.is_file()), None)
 
 
 def int8_path(checkpoint: Path) -> Path:
     """What a checkpoint's int8 form is called: `model/a-0030.int8.onnx`; of one that ships, in the current folder."""
-    beside = exported_path(checkpoint, ".int8.onnx")
-    return Path(beside.name) if checkpoint.parent == SHIPPED else beside
+    return exported_path(written_beside(checkpoint), INT8_ENDING)
+
+
+def find_int8(checkpoint: Path) -> Path | None:
+    """The int8 form of a checkpoint, if it is there."""
+    return find_exported(written_beside(checkpoint), INT8_ENDING)
+
+
+def written_beside(checkpoint: Path) -> Path:
+    """The file beside which a checkpoint's exports go: itself, or its name in the current folder where it ships."""
+    return Path(checkpoint.name) if checkpoint.parent == SHIPPED else checkpoint
 
 
 def run_prefix(checkpoint: Path) -> str:

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import islice
@@ -189,16 +189,18 @@ def pack_entries(
     with resuming(out, settings, origin) as writer:
         progress = writer.progress
         left = islice(entries, progress.entries, None)
-        records = _in_order(partial(_made, work), left, threads or processors())
-        for key, record, rows in following(records, out.name, total, done=progress.entries):
-            if not isinstance(record, ResnetError):
-                # The one place where records go into the file, in the order of the list.
-                writer.write(key, record, rows)
-            elif on_error == "stop":
-                raise record
-            else:
-                writer.skip(str(record))
-                say(f"skipped: {record}")
+        # Its threads end here, also after an error: the garbage collector would wait for them wherever it happens to
+        # run, and where that is another thread's start, for ever.
+        with contextlib.closing(_in_order(partial(_made, work), left, threads or processors())) as records:
+            for key, record, rows in following(records, out.name, total, done=progress.entries):
+                if not isinstance(record, ResnetError):
+                    # The one place where records go into the file, in the order of the list.
+                    writer.write(key, record, rows)
+                elif on_error == "stop":
+                    raise record
+                else:
+                    writer.skip(str(record))
+                    say(f"skipped: {record}")
     return progress
 
 
@@ -215,7 +217,7 @@ def _made(work: Work, entry: ListEntry | ResnetError) -> Made:
 
 def _in_order(
     work: Callable[[ListEntry | ResnetError], Made], entries: Iterable[ListEntry | ResnetError], threads: int
-) -> Iterator[Made]:
+) -> Generator[Made]:
     # A bounded queue: never more than a few images per thread are decoded and not yet written.
     waiting: deque[Future[Made]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="pack") as pool:

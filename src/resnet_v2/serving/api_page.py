@@ -15,6 +15,7 @@ _PREDICTION = {
     "properties": {
         "image": {"type": "string", "description": "the file's name in the form, - for a body that is a picture"},
         "top": {**_ENTRIES, "description": "the most probable first"},
+        "warning": {"type": "string", "description": "where the picture is so small that the answer means little"},
         "tasks": {"type": "array", "items": _ENTRIES, "description": "in place of top where the network has tasks"},
     },
 }
@@ -23,12 +24,14 @@ _PROBLEM = {
     "application/json": {"schema": {"type": "object", "properties": {"detail": {"type": "string"}}}},
 }
 _PROBLEMS = {
-    400: "The form holds no picture, or the picture is empty.",
+    400: "The form holds no picture (text, where curl is given no @), or the picture is empty.",
     408: "The upload took too long.",
     413: "The upload is too large, or has too many pictures.",
     415: "The type of the body is no picture's and no form's.",
     422: "A file is no readable image, claims too many pixels, or `top` is no number.",
+    500: "The network or the server has a fault; its log tells more.",
     503: "Too many pictures wait. Retry-After says when to come again.",
+    507: "The temporary folder of the server is full.",
 }
 PREDICT_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {

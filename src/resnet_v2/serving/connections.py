@@ -10,7 +10,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 SILENT_SECONDS = 5  # of a connection on which no whole request arrives
-CONNECTIONS = 500
+CONNECTIONS = 500  # that may be open; beyond them the one that has brought no whole request for longest is cut
 
 
 def run(application: ASGIApp, listening: socket.socket, last_seconds: int = 1) -> None:
@@ -19,23 +19,28 @@ def run(application: ASGIApp, listening: socket.socket, last_seconds: int = 1) -
     SIGTERM ends it without an error, SIGINT with KeyboardInterrupt.
     """
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # a line for each damaged form
-    config = uvicorn.Config(
+    # uvicorn takes signals itself, ends, and raises them again for whoever had them before.
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        uvicorn.Server(configured(application, last_seconds)).run(sockets=[listening])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def configured(application: ASGIApp, last_seconds: int) -> uvicorn.Config:
+    """What uvicorn is told."""
+    return uvicorn.Config(
         application,
         http=Connection,
         ws="none",
         lifespan="on",
+        log_config=None,  # uvicorn's own closes the handlers of all other libraries, and absl's its stream with it
         log_level="error",
         access_log=False,
         server_header=False,
         limit_concurrency=CONNECTIONS,
         timeout_graceful_shutdown=last_seconds,
     )
-    # uvicorn takes signals itself, ends, and raises them again for whoever had them before.
-    before = signal.signal(signal.SIGTERM, lambda *_: None)
-    try:
-        uvicorn.Server(config).run(sockets=[listening])
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class Connection(H11Protocol):
@@ -45,18 +50,38 @@ class Connection(H11Protocol):
     """
 
     _deadline: asyncio.TimerHandle | None = None
+    _since = 0.0  # when its last request was whole, or itself was new
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._since = self.loop.time()
+        self._make_room()
         self._watch()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
+        if self.cycle is not None and not self.cycle.more_body:
+            self._since = self.loop.time()
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget()
         super().connection_lost(exc)
+
+    def _make_room(self) -> None:
+        """Cut another connection that only waits where there are too many; those that are being answered stay."""
+        if len(self.connections) < CONNECTIONS:
+            return
+        others = [one for one in self.connections if isinstance(one, Connection) and one.waits and one is not self]
+        if others:
+            oldest = min(others, key=lambda one: one._since)
+            self.connections.discard(oldest)
+            oldest.transport.abort()
+
+    @property
+    def waits(self) -> bool:
+        """Whether it has still to bring something before it can be answered."""
+        return self.cycle is None or self.cycle.response_complete or self.cycle.more_body
 
     def _watch(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:

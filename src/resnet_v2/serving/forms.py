@@ -11,7 +11,10 @@ from starlette.requests import Request
 
 FORM_BYTES = 16384  # of a form beside the pictures in it
 IN_MEMORY_BYTES = 65536  # of an upload; a larger one is in a temporary file that has no name
+LENGTH_DIGITS = 20  # of a Content-Length: h11, which reads the heads of requests, takes no more
 FIELDS = 4  # of a form, that are no pictures
+NO_PICTURE = "This is no form with a picture; send one as curl -F image=@cat.jpg does."
+TEXT = "The form has text in place of a picture; with curl the file's name has an @ before it: -F image=@cat.jpg."
 DISK_FULL = "The temporary folder takes nothing more; a smaller picture may do."
 
 
@@ -39,8 +42,9 @@ class Limit:
     def refuse_size(self) -> Refused:
         """What a larger request is told."""
         if self.pictures == 1:
-            return Refused(413, f"A picture may have {self.megabytes} MB.")
-        return Refused(413, f"The pictures of one request may have {self.megabytes} MB together; send fewer at a time.")
+            return Refused(413, f"A picture may have {self.megabytes} MB; send a smaller one.")
+        most = f"A request may have {self.megabytes} MB, all its pictures together"
+        return Refused(413, f"{most}; send a smaller picture, or fewer at a time.")
 
 
 async def files_of_form(request: Request, limit: Limit) -> list[UploadFile]:
@@ -55,14 +59,14 @@ async def files_of_form(request: Request, limit: Limit) -> list[UploadFile]:
     except MultiPartException as error:
         if error.message.startswith("Too many files"):
             raise Refused(413, f"A form may hold {limit.pictures} pictures; send fewer at a time.") from None
-        raise Refused(400, "This is no form with a picture.") from None
+        raise Refused(400, NO_PICTURE) from None
     except (ValueError, KeyError, AssertionError, LookupError):
-        raise Refused(400, "This is no form with a picture.") from None
+        raise Refused(400, NO_PICTURE) from None
     except OSError:
         raise Refused(507, DISK_FULL) from None
     files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
     if not files:
-        raise Refused(400, "This is no form with a picture.")
+        raise Refused(400, TEXT if form else NO_PICTURE)
     return files
 
 
@@ -99,4 +103,4 @@ async def at_most(request: Request, most: int, refused: Refused) -> AsyncGenerat
 
 
 def _digits(text: str) -> str:
-    return text if text.isdecimal() and text.isascii() and len(text) < 19 else "0"
+    return text if text.isdecimal() and text.isascii() and len(text) <= LENGTH_DIGITS else "0"

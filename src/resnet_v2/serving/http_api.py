@@ -16,12 +16,15 @@ from starlette.requests import ClientDisconnect
 
 from resnet_v2 import __version__
 from resnet_v2.config.serving import ServeConfig
+from resnet_v2.data.claims import claimed_size
+from resnet_v2.data.jpeg import Image
 from resnet_v2.errors import ResnetError
 from resnet_v2.inference.output import as_json
 from resnet_v2.inference.pictures import prepare
 from resnet_v2.inference.places import STANDARD_INPUT
 from resnet_v2.inference.predict import Prediction, Predictor
 from resnet_v2.machine import processors
+from resnet_v2.packing.survey import SMALLEST_SIDE
 from resnet_v2.serving import api_page
 from resnet_v2.serving.batching import Batcher, batch_sizes
 from resnet_v2.serving.forms import Limit, Refused, file_of_body, files_of_form
@@ -34,7 +37,7 @@ HEADERS = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
 IN_MEMORY_BYTES = 2**20  # of an upload: each write to a file waits for a thread, and most pictures are smaller
 AGAIN_SECONDS = 1  # after which who was told to come again may do so
 BUSY = "Too many pictures wait; send this again in a second."
-NOT_HERE = "There is nothing here; POST a picture to /predict, or look at /docs."
+NOT_HERE = "There is nothing here; POST pictures to /predict, GET /healthz, /metrics, /openapi.json or /docs."
 WRONG_TYPE = "This is no picture by its type; send it in a form (curl -F image=@cat.jpg), or as image/jpeg."
 
 
@@ -83,20 +86,24 @@ class Answering:
 
     async def _answer(self, name: str, file: BinaryIO, top: int) -> dict[str, Any]:
         try:
-            crop = await asyncio.get_running_loop().run_in_executor(self._readers, self._look, name, file)
+            crop, told = await asyncio.get_running_loop().run_in_executor(self._readers, self._look, name, file)
         except ResnetError as error:
             raise Refused(422, str(error)) from None
         try:
             shares = await self._batcher.row(crop)
         except ResnetError as error:  # the network's, not the picture's
             raise Refused(500, str(error)) from None
-        return as_json(Prediction(name, self._predictor.answers(shares, top)))
+        return as_json(Prediction(name, self._predictor.answers(shares, top))) | ({"warning": told} if told else {})
 
-    def _look(self, name: str, file: BinaryIO) -> Any:
+    def _look(self, name: str, file: BinaryIO) -> tuple[Image, str]:
+        """What the network is to see of a picture, and what is to be said of it, if anything."""
         data = file.read()
         if not data:
             raise Refused(400, "The picture is empty; send the bytes of an image file.")
-        return prepare(data, self._predictor.view, "The picture" if name == STANDARD_INPUT else name)
+        crop = prepare(data, self._predictor.view, "The picture" if name == STANDARD_INPUT else name)
+        height, width = claimed_size(data) or (SMALLEST_SIDE, SMALLEST_SIDE)
+        small = f"{width} x {height} pixels show too little for an answer to mean much."
+        return crop, small if min(height, width) < SMALLEST_SIDE else ""
 
 
 def application(predictor: Predictor, settings: ServeConfig) -> tuple[Measured, Metrics]:
@@ -108,6 +115,7 @@ def application(predictor: Predictor, settings: ServeConfig) -> tuple[Measured, 
         description=f"{predictor.header.network}, {predictor.header.architecture.classes} classes.",
         docs_url=None,  # FastAPI's own pages load scripts from other servers
         redoc_url=None,
+        redirect_slashes=False,
         lifespan=answering.ready,
     )
 
@@ -128,6 +136,7 @@ def application(predictor: Predictor, settings: ServeConfig) -> tuple[Measured, 
                 file.close()
         return Response(json.dumps(listed), media_type="application/json", headers=HEADERS)
 
+    @api.head("/healthz", include_in_schema=False)
     @api.get("/healthz", summary="Whether the server answers")
     async def healthz() -> dict[str, str | int]:
         header = predictor.header
