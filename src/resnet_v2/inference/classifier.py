@@ -16,7 +16,7 @@ from resnet_v2.console import say
 from resnet_v2.data.record_set import open_records
 from resnet_v2.inference.engines import Images, TorchEngine
 from resnet_v2.inference.evaluate import tell_of_other_classes
-from resnet_v2.inference.pictures import Picture, Several, View, listed, several
+from resnet_v2.inference.pictures import Batch, Picture, Several, View, listed, several
 from resnet_v2.inference.predict import Answer, Predictor
 from resnet_v2.inference.results import SHOWN, Answers, Results
 from resnet_v2.networks import weights
@@ -93,7 +93,7 @@ class Classifier(Predictor):
             return self._classified([images], top)[0]
         return self._classified(images, top)
 
-    def _classified(self, images: Several | NDArray[Any], top: int) -> Results:
+    def _classified(self, images: Batch | NDArray[Any], top: int) -> Results:
         found = Results()
         for crops in self._crops(images):
             for crop, answers in zip(crops, self._answers(crops, top), strict=True):

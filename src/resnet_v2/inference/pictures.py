@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 Bytes = bytes | bytearray | memoryview
 # A path, the bytes of an image file, an array (H x W, H x W x 1, 3 or 4, uint8, RGB), or a PIL image.
 Picture: TypeAlias = Union[str, os.PathLike[str], Bytes, NDArray[Any], "PIL.Image.Image"]
-Several: TypeAlias = list[Any] | tuple[Any, ...] | Iterator[Any]
+Batch: TypeAlias = list[Any] | tuple[Any, ...]
+Several: TypeAlias = Batch | Iterator[Any]
 
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/+")  # a Path makes one slash of two
 SHAPES = ((), (1,), (3,), (4,))  # of an array behind height and width
@@ -132,7 +133,7 @@ def listed(images: Any) -> Any:
     return list(images) if one_by_one else images
 
 
-def several(images: Any) -> TypeGuard[Several | NDArray[Any]]:
+def several(images: Any) -> TypeGuard[Batch | NDArray[Any]]:
     """Whether an argument means a batch of pictures rather than one."""
     return isinstance(images, list | tuple) or (isinstance(images, np.ndarray) and images.ndim == 4)
 

@@ -28,7 +28,7 @@ from resnet_v2.inference.engines import (
 )
 from resnet_v2.inference.ensemble import Ensemble, agreed
 from resnet_v2.inference.evaluate import NO_NUMBER, judge
-from resnet_v2.inference.pictures import Picture, Several, View, prepare, several
+from resnet_v2.inference.pictures import Batch, Picture, Several, View, listed, prepare, several
 from resnet_v2.inference.places import STANDARD_INPUT, Named
 from resnet_v2.inference.tally import probabilities
 from resnet_v2.inference.verdicts import Verdicts
@@ -160,6 +160,7 @@ class Predictor:
         '7'
         """
         checked("top", Count, top)
+        images = listed(images)
         if not several(images):
             return self.classify([images], top)[0]
         return [list(found) for crops in self._crops(images) for found in self._answers(crops, top)]
@@ -211,7 +212,7 @@ class Predictor:
                 raise ResnetError(f"{reader.path} {found}; give `resize` {header.resize}, or pack it so.")
             say(f"warning: {reader.path} {found}; a resize to {header.resize} sees the same.")
 
-    def _crops(self, images: Several | NDArray[Any]) -> Iterator[Images]:
+    def _crops(self, images: Batch | NDArray[Any]) -> Iterator[Images]:
         for start in range(0, len(images), BATCH_SIZE):
             yield np.stack([prepare(image, self.view) for image in images[start : start + BATCH_SIZE]])
 
