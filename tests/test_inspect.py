@@ -22,6 +22,7 @@ from resnet_v2.errors import ResnetError
 from resnet_v2.inference.predict import Predictor
 from resnet_v2.inspection import calibration
 from resnet_v2.inspection.doubles import find_doubles
+from resnet_v2.inspection.labelled import open_labelled
 from resnet_v2.inspection.looking import MEASURES, measured
 from resnet_v2.inspection.oddities import find_odd, robust
 from resnet_v2.inspection.page import _thumbnail
@@ -153,8 +154,12 @@ def test_doubles_across_two_sets_and_class_folders(trained: str, class_folder: P
     status, out, err = run(
         "inspect", class_folder, "--val", held_out, "--prefix", trained, "--gpus", "", "--out", tmp_path / "p.html"
     )
-    assert (status, err) == (0, "")
+    assert status == 0
+    assert err.startswith(f"unreadable: {held_out / 'cat' / '001.jpg'} is no readable image: ")
+    assert err.endswith("warning: 1 picture cannot be read and is left out\n")
     assert "47 of 3 classes, 1 unreadable" in out
+    assert f"\n              {class_folder / 'ant' / '000.jpg'}, {held_out / 'ant' / '000.jpg'}\n" in out
+    assert "\n              and 19 more groups\n" in out
     assert "22 in 22 groups, 22 of them across both sets" in out
     assert "top-1 error" not in out
     assert "The network has 10 classes, and here are 3" in out or "knows other classes than these" in out
@@ -496,3 +501,46 @@ def test_a_folder_calibrates_nothing(class_folder: Path, tmp_path: Path, run: Ru
     status, _, err = run("inspect", class_folder, "--out", tmp_path / "p.html", "--calibrate", out)
     assert (status, err.count("\n"), "is a folder, and the network may have been trained on its" in err) == (2, 1, True)
     assert not out.exists()
+
+
+def test_labels_are_told_by_how_sure_the_other_class_is(findings: tuple[dict[str, Any], str]) -> None:
+    sure = [one["probability"] for one in of_kind(findings[0], "label")]
+    assert len(sure) > 2
+    assert sure == sorted(sure, reverse=True)
+    shown = re.findall(r"([\d.]+)\u00a0%, <span>", findings[1])
+    assert shown == [f"{100 * one:.1f}" for one in sure]
+
+
+def test_pictures_are_named_by_the_list_that_they_were_packed_from(
+    class_folder: Path, trained: str, tmp_path: Path, run: Run
+) -> None:
+    """A list of other pictures, or none, names nothing."""
+    assert run("data", class_folder, "--out", tmp_path / "d")[0] == 0
+    rec, page = tmp_path / "d" / "d_train.rec", tmp_path / "p.html"
+    words = ["inspect", rec, "--prefix", trained, "--gpus", "", "--out", page]
+    at, lst = open_labelled(rec).at, rec.with_suffix(".lst")
+    lines = lst.read_text().splitlines()
+    assert [at(number).short for number in range(len(lines))] == [line.split("\t")[2] for line in lines]
+    assert run(*words)[0] == 0
+    assert "d_train.rec#" not in page.read_text()
+    for others in (lines[1:], lines[::-1], ["no list"] * len(lines)):
+        lst.write_text("\n".join(others) + "\n")
+        assert open_labelled(rec).at(0) == (rec, 0, "")
+    lst.unlink()
+    assert open_labelled(rec).at(0).short == "d_train.rec#0"
+
+
+def test_where_only_some_are_shown_it_is_said(class_folder: Path, trained: str, tmp_path: Path, run: Run) -> None:
+    page = tmp_path / "p.html"
+    for number in range(7):
+        shutil.copy(class_folder / "ant" / "000.jpg", class_folder / "bee" / f"again-{number}.jpg")
+    status, out, _ = run("inspect", class_folder, "--prefix", trained, "--gpus", "", "--out", page)
+    assert (status, " and 6 more\n" in out) == (0, True)
+    assert "Group 1: the first 6 of 8 pictures, the same pixels, in several classes" in page.read_text()
+
+
+def test_no_word_of_python_is_told(class_folder: Path, tmp_path: Path, run: Run) -> None:
+    page = tmp_path / "p.html"
+    status, out, _ = run("inspect", class_folder, "--gpus", "", "--out", page)
+    assert (status, "give --prefix of one that was trained on them" in out) == (0, True)
+    assert "`" not in out + page.read_text()

@@ -103,6 +103,6 @@ def _agree(some: Vectors, others: Vectors) -> NDArray[np.bool_]:
     """For all pairs whether their colours agree; a picture in grey, which has none, agrees with all."""
     squares = (some**2).sum(1)[:, None] + (others**2).sum(1) - 2 * some @ others.T
     agree: NDArray[np.bool_] = squares <= some.shape[1] * MOST_COLOURS_APART**2
-    agree |= ~some.any(1)[:, None]
-    agree |= ~others.any(1)
+    agree[~some.any(1)] = True
+    agree[:, ~others.any(1)] = True
     return agree
