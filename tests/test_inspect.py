@@ -290,6 +290,8 @@ def test_the_temperature_that_is_needed_is_found(times: float) -> None:
     assert its.temperature == pytest.approx(times, rel=0.05)
     assert its.error_after < its.error_before / 2
     assert its.loss_after < its.loss_before
+    assert its.mended
+    assert its.error_after < 2 * its.chance
     assert calibration.calibrate(logits, labels, its.temperature).error_before == its.error_after
     with pytest.raises(ResnetError, match="takes 100 pictures"):
         calibration.calibrate(logits[:99], labels[:99], 1.0)
@@ -544,3 +546,21 @@ def test_no_word_of_python_is_told(class_folder: Path, tmp_path: Path, run: Run)
     status, out, _ = run("inspect", class_folder, "--gpus", "", "--out", page)
     assert (status, "give --prefix of one that was trained on them" in out) == (0, True)
     assert "`" not in out + page.read_text()
+
+
+def test_the_error_that_chance_makes() -> None:
+    """Of one bin of n answers of certainty p the mean distance is sqrt(2 p (1 - p) / (pi n))."""
+    for count in (100, 10_000):
+        expected = np.sqrt(2 * 0.7 * 0.3 / np.pi / count)
+        assert calibration.error_by_chance(np.full(count, 0.7)) == pytest.approx(expected, rel=0.4)
+    assert calibration.error_by_chance(np.ones(100)) == 0
+
+
+def test_what_one_temperature_does_not_mend() -> None:
+    """Half of the answers are too certain, the other half not certain enough."""
+    logits, labels = overconfident(8000, 1.0)
+    logits[::2] *= 3
+    logits[1::2] *= 0.4
+    its = calibration.calibrate(logits, labels, 1.0)
+    assert not its.mended
+    assert its.chance < its.error_after / 2

@@ -172,10 +172,13 @@ def _calibration(found: Inspection) -> Section:
         f"How far the network's certainty is from how often it is right: {before:.2f} points in the mean (expected "
         f"calibration error, 15 bins). With the logits divided by a temperature of {its.temperature:.3f} it is "
         f"{after:.2f} points. The temperature comes from one half of the pictures, both figures from the other half of "
-        f"{its.pictures}. No answer changes its order. --calibrate saves the network with it."
+        f"{its.pictures}. Chance alone makes {100 * its.chance:.2f} points with so many. No answer changes its order. "
+        "--calibrate saves the network with it."
     )
     if its.error_after >= its.error_before:
         words += " Here it does not help: leave the network as it is."
+    elif not its.mended:
+        words += " One temperature does not mend it: the diagram shows where it is still off."
     if found.trained:
         words += f" {TRAINED}"
     diagrams = _diagram(its.bins_before, "As it answers now") + _diagram(its.bins_after, "With the temperature")

@@ -8,6 +8,7 @@ from resnet_v2.errors import printable
 from resnet_v2.inspection.inspection import Inspection
 
 GROUPS_NAMED, MOST_NAMED = 3, 5
+CALIBRATION = ("temperature", "pictures", "error_before", "error_after", "chance")
 
 
 def as_json(found: Inspection) -> dict[str, Any]:
@@ -52,7 +53,9 @@ def as_json(found: Inspection) -> dict[str, Any]:
         ],
         "calibration": None
         if its is None
-        else {name: getattr(its, name) for name in ("temperature", "pictures", "error_before", "error_after")},
+        else {
+            name: getattr(its, name) for name in ("temperature", "pictures", "error_before", "error_after", "chance")
+        },
         "left_out": [problem for problem in (found.wrong.problem, found.silence, found.uncalibrated) if problem],
     }
 
