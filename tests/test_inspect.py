@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -22,11 +23,12 @@ from resnet_v2.errors import ResnetError
 from resnet_v2.inference.predict import Predictor
 from resnet_v2.inspection import calibration
 from resnet_v2.inspection.doubles import find_doubles
+from resnet_v2.inspection.inspection import Inspection, _with_answers
 from resnet_v2.inspection.labelled import open_labelled
-from resnet_v2.inspection.looking import MEASURES, measured
+from resnet_v2.inspection.looking import MEASURES, Looked, measured
 from resnet_v2.inspection.oddities import find_odd, robust
 from resnet_v2.inspection.page import _thumbnail
-from resnet_v2.inspection.wrong_labels import find_wrong_labels
+from resnet_v2.inspection.wrong_labels import Suspicions, find_wrong_labels
 from resnet_v2.interchange.mxnet import read_checkpoint as read_params
 from resnet_v2.networks import weights
 from resnet_v2.networks.header import Header, read_header
@@ -564,3 +566,44 @@ def test_what_one_temperature_does_not_mend() -> None:
     its = calibration.calibrate(logits, labels, 1.0)
     assert not its.mended
     assert its.chance < its.error_after / 2
+
+
+def answered(logits: Any, labels: Any, parts: Any, temperature: float = 1.0) -> Inspection:
+    """What a network with these logits is told about the set held out."""
+    count = len(labels)
+    its: Any = SimpleNamespace(was_trained_on=lambda data: False)
+    looked = Looked(
+        (its, its),
+        np.array(parts),
+        np.arange(count),
+        np.array(labels),
+        np.zeros(count, MEASURES),
+        np.zeros((count, 1), np.float32),
+        np.array(logits, np.float32),
+        (),
+    )
+    header = replace(Header.of_epoch(resnet_v2.resnet(20, 3).architecture, 1), temperature=temperature)
+    return _with_answers(Inspection(header, looked, (), np.zeros((2, 3), np.int64), (), Suspicions(), (), 1))
+
+
+def test_confusions_are_of_the_set_held_out() -> None:
+    """The most frequent first, and of each the most certain picture first, by the temperature of the network."""
+    logits = [[9, 0, 0], [0, 2, 0], [0, 3, 0], [0, 0, 4], [0, 5, 0], [8, 0, 0]]
+    found = answered(logits, [1, 0, 0, 0, 1, 0], [0, 1, 1, 1, 1, 1], temperature=2.0)
+    assert [(one.given, one.taken, [index for index, _ in one.pictures]) for one in found.confusions] == [
+        (0, 1, [2, 1]),
+        (0, 2, [3]),
+    ]
+    assert found.confusions[0].pictures[0][1] == pytest.approx(np.exp(1.5) / (np.exp(1.5) + 2))
+    assert found.error == pytest.approx(60)
+
+
+def test_calibration_is_of_the_set_held_out() -> None:
+    """Half of it fits the temperature, the other half judges it."""
+    logits, labels = overconfident(4000, 3.0)
+    others = np.zeros((1000, 5), np.float32)
+    found = answered(np.concatenate([others, logits]), np.concatenate([labels[:1000], labels]), [0] * 1000 + [1] * 4000)
+    assert found.calibration == calibration.calibrate(logits, labels, 1.0)
+    order = np.random.default_rng(0).permutation(4000)[:2000]
+    assert found.calibration is not None
+    assert found.calibration.temperature == calibration.fit_temperature(logits[order], labels[order])

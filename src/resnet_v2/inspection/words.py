@@ -51,11 +51,7 @@ def as_json(found: Inspection) -> dict[str, Any]:
         "confusions": [
             {"label": one.given, "taken_for": one.taken, "pictures": len(one.pictures)} for one in found.confusions
         ],
-        "calibration": None
-        if its is None
-        else {
-            name: getattr(its, name) for name in ("temperature", "pictures", "error_before", "error_after", "chance")
-        },
+        "calibration": None if its is None else {name: getattr(its, name) for name in CALIBRATION},
         "left_out": [problem for problem in (found.wrong.problem, found.silence, found.uncalibrated) if problem],
     }
 
