@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -22,10 +23,12 @@ from resnet_v2.errors import ResnetError
 from resnet_v2.inference.predict import Predictor
 from resnet_v2.inspection import calibration
 from resnet_v2.inspection.doubles import find_doubles
-from resnet_v2.inspection.looking import MEASURES, measured
+from resnet_v2.inspection.inspection import Inspection, _with_answers
+from resnet_v2.inspection.labelled import open_labelled
+from resnet_v2.inspection.looking import MEASURES, Looked, measured
 from resnet_v2.inspection.oddities import find_odd, robust
-from resnet_v2.inspection.page import _thumbnail
-from resnet_v2.inspection.wrong_labels import find_wrong_labels
+from resnet_v2.inspection.page import _calibration, _diagram, _thumbnail
+from resnet_v2.inspection.wrong_labels import Suspicions, find_wrong_labels
 from resnet_v2.interchange.mxnet import read_checkpoint as read_params
 from resnet_v2.networks import weights
 from resnet_v2.networks.header import Header, read_header
@@ -153,8 +156,12 @@ def test_doubles_across_two_sets_and_class_folders(trained: str, class_folder: P
     status, out, err = run(
         "inspect", class_folder, "--val", held_out, "--prefix", trained, "--gpus", "", "--out", tmp_path / "p.html"
     )
-    assert (status, err) == (0, "")
+    assert status == 0
+    assert err.startswith(f"unreadable: {held_out / 'cat' / '001.jpg'} is no readable image: ")
+    assert err.endswith("warning: 1 picture cannot be read and is left out\n")
     assert "47 of 3 classes, 1 unreadable" in out
+    assert f"\n              {class_folder / 'ant' / '000.jpg'}, {held_out / 'ant' / '000.jpg'}\n" in out
+    assert "\n              and 19 more groups\n" in out
     assert "22 in 22 groups, 22 of them across both sets" in out
     assert "top-1 error" not in out
     assert "The network has 10 classes, and here are 3" in out or "knows other classes than these" in out
@@ -285,6 +292,8 @@ def test_the_temperature_that_is_needed_is_found(times: float) -> None:
     assert its.temperature == pytest.approx(times, rel=0.05)
     assert its.error_after < its.error_before / 2
     assert its.loss_after < its.loss_before
+    assert its.mended
+    assert its.error_after < 2 * its.chance
     assert calibration.calibrate(logits, labels, its.temperature).error_before == its.error_after
     with pytest.raises(ResnetError, match="takes 100 pictures"):
         calibration.calibrate(logits[:99], labels[:99], 1.0)
@@ -464,12 +473,12 @@ def test_odd_pictures_of_every_kind() -> None:
 def test_wrong_labels_with_a_class_of_few_pictures() -> None:
     """Two clear classes, one label of which is wrong, and a class of two pictures, which is left out."""
     rng = np.random.default_rng(0)
-    labels = np.array([0] * 40 + [1] * 40 + [7] * 2)
-    features = (rng.normal(0, 0.3, (82, 6)) + 2 * labels[:, None] % 7).astype(np.float32)
-    labels[5] = 1
+    labels = np.array([2] * 40 + [5] * 40 + [0] * 2)
+    features = (rng.normal(0, 0.3, (82, 6)) + labels[:, None]).astype(np.float32)
+    labels[5] = 5
     its = find_wrong_labels(features, labels)
-    assert [(one.index, one.given, one.suggested) for one in its.found] == [(5, 1, 0)]
-    assert its.left_out == (7,)
+    assert [(one.index, one.given, one.suggested) for one in its.found] == [(5, 5, 2)]
+    assert its.left_out == (0,)
     assert its.accuracy == pytest.approx(79 / 80)
 
 
@@ -496,3 +505,125 @@ def test_a_folder_calibrates_nothing(class_folder: Path, tmp_path: Path, run: Ru
     status, _, err = run("inspect", class_folder, "--out", tmp_path / "p.html", "--calibrate", out)
     assert (status, err.count("\n"), "is a folder, and the network may have been trained on its" in err) == (2, 1, True)
     assert not out.exists()
+
+
+def test_labels_are_told_by_how_sure_the_other_class_is(findings: tuple[dict[str, Any], str]) -> None:
+    sure = [one["probability"] for one in of_kind(findings[0], "label")]
+    assert len(sure) > 2
+    assert sure == sorted(sure, reverse=True)
+    shown = re.findall(r"([\d.]+)\u00a0%, <span>", findings[1])
+    assert shown == [f"{100 * one:.1f}" for one in sure]
+
+
+def test_pictures_are_named_by_the_list_that_they_were_packed_from(
+    class_folder: Path, trained: str, tmp_path: Path, run: Run
+) -> None:
+    """A list of other pictures, or none, names nothing."""
+    assert run("data", class_folder, "--out", tmp_path / "d")[0] == 0
+    rec, page = tmp_path / "d" / "d_train.rec", tmp_path / "p.html"
+    words = ["inspect", rec, "--prefix", trained, "--gpus", "", "--out", page]
+    at, lst = open_labelled(rec).at, rec.with_suffix(".lst")
+    lines = lst.read_text().splitlines()
+    assert [at(number).short for number in range(len(lines))] == [line.split("\t")[2] for line in lines]
+    assert run(*words)[0] == 0
+    assert "d_train.rec#" not in page.read_text()
+    for others in (lines[1:], lines[::-1], ["no list"] * len(lines)):
+        lst.write_text("\n".join(others) + "\n")
+        assert open_labelled(rec).at(0) == (rec, 0, "")
+    lst.unlink()
+    assert open_labelled(rec).at(0).short == "d_train.rec#0"
+
+
+def test_where_only_some_are_shown_it_is_said(class_folder: Path, trained: str, tmp_path: Path, run: Run) -> None:
+    page = tmp_path / "p.html"
+    for number in range(7):
+        shutil.copy(class_folder / "ant" / "000.jpg", class_folder / "bee" / f"again-{number}.jpg")
+    status, out, _ = run("inspect", class_folder, "--prefix", trained, "--gpus", "", "--out", page)
+    assert (status, " and 6 more\n" in out) == (0, True)
+    assert "Group 1: the first 6 of 8 pictures, the same pixels, in several classes" in page.read_text()
+
+
+def test_no_word_of_python_is_told(class_folder: Path, tmp_path: Path, run: Run) -> None:
+    page = tmp_path / "p.html"
+    status, out, _ = run("inspect", class_folder, "--gpus", "", "--out", page)
+    assert (status, "give --prefix of one that was trained on them" in out) == (0, True)
+    assert "`" not in out + page.read_text()
+
+
+def test_the_error_that_chance_makes() -> None:
+    """Of one bin of n answers of certainty p the mean distance is sqrt(2 p (1 - p) / (pi n))."""
+    for count in (100, 10_000):
+        expected = np.sqrt(2 * 0.7 * 0.3 / np.pi / count)
+        assert calibration.error_by_chance(np.full(count, 0.7)) == pytest.approx(expected, rel=0.4)
+    assert calibration.error_by_chance(np.ones(100)) == 0
+
+
+def test_what_one_temperature_does_not_mend() -> None:
+    """Half of the answers are too certain, the other half not certain enough."""
+    logits, labels = overconfident(8000, 1.0)
+    logits[::2] *= 3
+    logits[1::2] *= 0.4
+    its = calibration.calibrate(logits, labels, 1.0)
+    assert not its.mended
+    assert its.chance < its.error_after / 2
+
+
+def answered(logits: Any, labels: Any, parts: Any, temperature: float = 1.0) -> Inspection:
+    """What a network with these logits is told about the set held out."""
+    count = len(labels)
+    its: Any = SimpleNamespace(was_trained_on=lambda data: False)
+    looked = Looked(
+        (its, its),
+        np.array(parts),
+        np.arange(count),
+        np.array(labels),
+        np.zeros(count, MEASURES),
+        np.zeros((count, 1), np.float32),
+        np.array(logits, np.float32),
+        (),
+    )
+    header = replace(Header.of_epoch(resnet_v2.resnet(20, 3).architecture, 1), temperature=temperature)
+    return _with_answers(Inspection(header, looked, (), np.zeros((2, 3), np.int64), (), Suspicions(), (), 1))
+
+
+def test_confusions_are_of_the_set_held_out() -> None:
+    """The most frequent first, and of each the most certain picture first, by the temperature of the network."""
+    logits = [[9, 0, 0], [0, 2, 0], [0, 3, 0], [0, 0, 4], [0, 5, 0], [8, 0, 0]]
+    found = answered(logits, [1, 0, 0, 0, 1, 0], [0, 1, 1, 1, 1, 1], temperature=2.0)
+    assert [(one.given, one.taken, [index for index, _ in one.pictures]) for one in found.confusions] == [
+        (0, 1, [2, 1]),
+        (0, 2, [3]),
+    ]
+    assert found.confusions[0].pictures[0][1] == pytest.approx(np.exp(1.5) / (np.exp(1.5) + 2))
+    assert found.error == pytest.approx(60)
+
+
+def test_calibration_is_of_the_set_held_out() -> None:
+    """Half of it fits the temperature, the other half judges it."""
+    logits, labels = overconfident(4000, 3.0)
+    others = np.zeros((1000, 5), np.float32)
+    found = answered(np.concatenate([others, logits]), np.concatenate([labels[:1000], labels]), [0] * 1000 + [1] * 4000)
+    assert found.calibration == calibration.calibrate(logits, labels, 1.0)
+    order = np.random.default_rng(0).permutation(4000)[:2000]
+    assert found.calibration is not None
+    assert found.calibration.temperature == calibration.fit_temperature(logits[order], labels[order])
+
+
+def test_the_diagram_shows_how_right_and_how_certain() -> None:
+    """Right 0.9 of the time is 180 of 200 high, certain by 0.6 is 80 below the top."""
+    svg = _diagram([calibration.Bin(0.0, 1.0, 5, 0.6, 0.9)], "now")
+    assert re.search(r'class="right"[^>]* y="20.0" [^>]*height="180.0"', svg)
+    assert re.search(r'class="certain"[^>]* y1="80.0"[^>]* y2="80.0"', svg)
+    found = answered(*overconfident(400, 3.0), [1] * 400)
+    assert found.calibration is not None
+    section = _calibration(found)[3]
+    now, later = (_diagram(bins, "") for bins in (found.calibration.bins_before, found.calibration.bins_after))
+    bars = [re.findall("<rect[^>]*>", one)[-1] for one in (now, later)]
+    assert bars[0] != bars[1]
+    assert section.index(bars[0]) < section.index("With the temperature") < section.index(bars[1])
+
+
+def test_the_largest_group_of_doubles_comes_first() -> None:
+    one, other = picture(1, 40, 40), picture(2, 40, 40)
+    groups = find_doubles(measures_of(one, one, other, other, other))
+    assert [group.members for group in groups] == [(2, 3, 4), (0, 1)]

@@ -195,6 +195,7 @@ def inspect(settings: inspecting.InspectConfig) -> None:
     from resnet_v2.inspection.inspecting import inspect as find
 
     found = find(settings)
+    words.tell_of_unreadable(found)
     print(json.dumps(words.as_json(found)) if settings.json else words.text(found, settings))
 
 

@@ -19,6 +19,7 @@ from resnet_v2.networks.finding import SHIPPED, find_checkpoint
 
 BINS = 15
 LEAST_PICTURES = 100
+DRAWS = 20
 LEAST, MOST = 0.05, 20.0  # temperatures
 Numbers = NDArray[np.int64]
 Logits = NDArray[np.float32]
@@ -39,7 +40,8 @@ class Bin:
 class Calibration:
     """The temperature that half of the pictures asks for, and what it does to the other half, of so many `pictures`.
 
-    Errors are expected calibration errors, shares from 0 to 1; losses are mean cross-entropies in nats.
+    Errors are expected calibration errors, shares from 0 to 1; losses are mean cross-entropies in nats. `chance` is the
+    error that a network whose certainty is right shows with so many pictures, in the mean.
     """
 
     temperature: float
@@ -50,6 +52,12 @@ class Calibration:
     loss_after: float
     bins_before: tuple[Bin, ...]
     bins_after: tuple[Bin, ...]
+    chance: float
+
+    @property
+    def mended(self) -> bool:
+        """Whether the temperature halves the error, or leaves no more than chance may."""
+        return self.error_after <= max(self.error_before / 2, 2 * self.chance)
 
 
 def calibrate(logits: Logits, labels: Numbers, now: float) -> Calibration:
@@ -73,6 +81,7 @@ def calibrate(logits: Logits, labels: Numbers, now: float) -> Calibration:
         loss_of(rest / np.float32(temperature), truth),
         before,
         after,
+        error_by_chance(probabilities(rest / np.float32(temperature)).max(1)),
     )
 
 
@@ -94,7 +103,17 @@ def loss_of(logits: Logits, labels: Numbers) -> float:
 def reliability(logits: Logits, labels: Numbers) -> tuple[Bin, ...]:
     """15 equal bins of the probability of the answer; empty ones are there too."""
     shares = probabilities(logits)
-    certain, right = shares.max(1), shares.argmax(1) == labels
+    return _bins(shares.max(1), shares.argmax(1) == labels)
+
+
+def error_by_chance(certain: NDArray[np.float64]) -> float:
+    """The mean calibration error where answers are right as often as they are certain, drawn 20 times."""
+    rng = np.random.default_rng(0)
+    errors = [calibration_error(_bins(certain, rng.random(len(certain)) < certain)) for _ in range(DRAWS)]
+    return float(np.mean(errors))
+
+
+def _bins(certain: NDArray[np.float64], right: NDArray[np.bool_]) -> tuple[Bin, ...]:
     places = np.clip(np.ceil(certain * BINS).astype(np.int64) - 1, 0, BINS - 1)
     counts, confidences, rights = (np.bincount(places, one, BINS) for one in (np.ones(len(certain)), certain, right))
     filled = np.maximum(counts, 1)

@@ -112,13 +112,13 @@ def _silence(names: tuple[str, ...], classes: int, header: Header, named: bool) 
     """Why a network's answers say nothing about pictures of these classes; nothing where they do."""
     known, whose = header.class_names, "The network" if named else "The network that ships"
     if names and known and names != known:
-        return f"{whose} knows other classes than these; give a `prefix` of one that was trained on them."
+        return f"{whose} knows other classes than these; give --prefix of one that was trained on them."
     if not names and not named:
         return (
-            "No synset.txt names the classes; name the network with `prefix`, or put its synset.txt beside the record."
+            "No synset.txt names the classes; name the network with --prefix, or put its synset.txt beside the record."
         )
     if classes > header.architecture.classes or (names and classes != header.architecture.classes):
-        return f"{whose} has {header.architecture.classes} classes, and here are {classes}; give another `prefix`."
+        return f"{whose} has {header.architecture.classes} classes, and here are {classes}; give another --prefix."
     return ""
 
 

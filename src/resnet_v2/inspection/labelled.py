@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from resnet_v2.data.claims import check_claim
 from resnet_v2.data.jpeg import Image, decode
-from resnet_v2.data.lists import MOST_NAMES, read_synset
+from resnet_v2.data.lists import MOST_NAMES, ListEntry, read_list, read_synset
 from resnet_v2.data.loader import MAX_PIXELS
 from resnet_v2.data.record_names import names_records
 from resnet_v2.data.record_set import RecordSet, not_empty, open_records
-from resnet_v2.data.records import class_label
+from resnet_v2.data.records import RecordReader, class_label
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import read_bytes
 from resnet_v2.packing.class_folders import find_classes
@@ -26,6 +26,13 @@ class At(NamedTuple):
 
     file: Path
     record: int | None
+    image: str = ""
+    """of a record the path in the list that it was packed from, where that is known"""
+
+    @property
+    def short(self) -> str:
+        """What to call it beside the picture: without the folder of the file."""
+        return self.image or str(At(Path(self.file.name), self.record))
 
     def __str__(self) -> str:
         """As `predict` names it."""
@@ -58,6 +65,7 @@ class OfRecords:
         self._records, self.remarks, self.name = records, records.remarks, records.name
         synset = records.readers[0].path.with_name("synset.txt")
         self.class_names = read_synset(synset) if synset.is_file() else ()
+        self._lists: dict[Path, list[ListEntry]] = {}
         self._refuse_several_labels()
 
     def __len__(self) -> int:
@@ -65,7 +73,25 @@ class OfRecords:
 
     def at(self, number: int) -> At:
         reader, record = self._records.place(number)
-        return At(reader.path, record)
+        return At(reader.path, record, self._image(reader, record))
+
+    def _image(self, reader: RecordReader, record: int) -> str:
+        """The path of a record in the list beside it, NAME.lst of NAME.rec, where its line has the record's number."""
+        if reader.path not in self._lists:
+            lst = reader.path.with_suffix(".lst")
+            try:
+                self._lists[reader.path] = list(read_list(lst)) if lst.is_file() else []
+            except ResnetError:
+                self._lists[reader.path] = []  # it is no list, and nothing here needs one
+        lines = self._lists[reader.path]
+        if len(lines) != len(reader):
+            return ""
+        try:
+            header, _ = reader.image(record)
+        except ResnetError:
+            return ""
+        line = lines[record]
+        return line.path if line.index == header.id and line.labels == tuple(np.ravel(header.label)) else ""
 
     def read(self, number: int) -> tuple[int, Image]:
         header, data = self._records.image(number)

@@ -4,7 +4,7 @@ import struct
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import cv2
 import numpy as np
@@ -19,18 +19,18 @@ from resnet_v2.inference.evaluate import NO_NUMBER
 from resnet_v2.inference.pictures import View, prepare
 from resnet_v2.inspection.labelled import At, Labelled
 from resnet_v2.machine import processors
+from resnet_v2.packing.likeness import SIDE, thumbnail
 
 BATCH = 64
 MEASURED_SIDE = 224  # pixels of the shorter side, at most: sharpness depends on the size at which it is measured
-HASHED_SIDE, TINY_SIDE = 32, 8
 
 # What is measured of a picture: height and width in pixels; the variance of the Laplacian of its grey values; their
-# mean and deviation; how far its colours are from grey; a fingerprint of all pixels; a hash that pictures share which
-# look alike (64 bits of a cosine transform); the picture on 8 x 8 pixels.
+# mean and deviation; how far its colours are from grey; a fingerprint of all pixels; the thumbnail by which pictures
+# that look alike are found.
 MEASURES = np.dtype(
     [
         *(("height", "<i4"), ("width", "<i4"), ("sharpness", "<f8"), ("brightness", "<f8"), ("contrast", "<f8")),
-        *(("colour", "<f8"), ("sum", "<u8"), ("hash", "<u8"), ("tiny", "u1", (TINY_SIDE, TINY_SIDE, 3))),
+        *(("colour", "<f8"), ("sum", "<u8"), ("thumbnail", "u1", (SIDE, SIDE, 3))),
     ]
 )
 
@@ -145,17 +145,5 @@ def measured(pixels: Image) -> np.void:
     found["brightness"], found["contrast"] = grey.mean(), grey.std()
     found["colour"] = (smaller.max(2) - smaller.min(2)).mean()
     found["sum"] = fingerprint(struct.pack("<II", height, width) + pixels.tobytes())
-    found["hash"] = _hash(grey)
-    found["tiny"] = cv2.resize(smaller, (TINY_SIDE, TINY_SIDE), interpolation=cv2.INTER_AREA)
+    found["thumbnail"] = thumbnail(smaller)
     return cast(np.void, found[()])
-
-
-def _hash(grey: NDArray[Any]) -> int:
-    """The signs of the lowest frequencies of a picture, which scaling and compression hardly move.
-
-    Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010: DCT of 32 x 32 pixels, 8 x 8 of
-    it against their median.
-    """
-    waves = cv2.dct(cv2.resize(grey, (HASHED_SIDE, HASHED_SIDE), interpolation=cv2.INTER_AREA).astype(np.float32))
-    lowest = waves[:8, :8].ravel()
-    return int.from_bytes(np.packbits(lowest > np.median(lowest[1:])).tobytes(), "little")

@@ -18,6 +18,10 @@ THUMBNAIL_SIDE, QUALITY = 120, 85  # pixels of the shorter side, at most
 SMALL_SIDE = 100  # pixels below which the page shows each of them
 WRONG_SHOWN, GROUPS_SHOWN, MEMBERS_SHOWN, ODD_SHOWN, PAIRS_SHOWN, CONFUSED_SHOWN, BAD_SHOWN = 60, 20, 6, 12, 8, 6, 50
 TRAINED = "The network was trained on these pictures: about others it is less often right. Give --val."
+LEGEND = (
+    '<ul class="legend"><li><b class="right"></b> how often it is right</li><li><b class="certain"></b> how certain '
+    'it is in the mean</li><li><b class="ideal"></b> as right as certain</li></ul>'
+)
 ODD_KINDS = {
     "blurred": "Blurred: less sharp than the others",
     "flat": "Flat: less contrast than the others",
@@ -107,17 +111,22 @@ def _sections(found: Inspection) -> Iterator[Section | None]:
 def _wrong_labels(found: Inspection) -> Section:
     its = found.wrong
     if its.problem:
-        return "labels", "Wrong labels", "-", _paragraph(f"They are not looked for: {its.problem}.")
+        return "labels", "Wrong labels", "-", _paragraph(f"They are not looked for, since {its.problem}.")
     words = (
         f"A logistic regression on the network's features, trained on the other pictures, agrees with "
-        f"{100 * its.accuracy:.1f} % of all labels. Here are those that it holds for wrong, the most certain first. "
+        f"{100 * its.accuracy:.1f} % of all labels. Here are those that it holds for wrong, each with the probability "
+        "of the other class, the most certain first. "
         "Look at each: some are rare pictures of the right class."
     )
     if its.left_out:
         few = ", ".join(found.name(one) for one in its.left_out[:MEMBERS_SHOWN])
         words += f" Classes with too few pictures are left out ({len(its.left_out)}): {few}."
     pictures = [
-        (one.index, f"{found.name(one.given)}, rather {found.name(one.suggested)}", f"{100 * one.probability:.1f} %")
+        (
+            one.index,
+            f"{found.name(one.given)}, rather {found.name(one.suggested)}",
+            f"{100 * one.probability:.1f}\u00a0%",
+        )
         for one in its.found[:WRONG_SHOWN]
     ]
     body = _paragraph(words) + _more(len(its.found), WRONG_SHOWN) + _pictures(found, pictures)
@@ -134,7 +143,7 @@ def _doubles(found: Inspection) -> Section:
         kinds = ["the same pixels" if group.exact else "alike"]
         kinds += ["in both sets"] * found.across(group) + ["in several classes"] * found.mixed(group)
         shown = [(one, found.name(int(found.looked.labels[one])), "") for one in group.members[:MEMBERS_SHOWN]]
-        title = f"Group {number}: {len(group.members)} pictures, {', '.join(kinds)}"
+        title = f"Group {number}: {_of(len(group.members), MEMBERS_SHOWN)} pictures, {', '.join(kinds)}"
         body += f"<h3>{_text(title)}</h3>" + _pictures(found, shown)
     return "doubles", "Doubles", str(len(groups)), body
 
@@ -150,23 +159,26 @@ def _odd(found: Inspection) -> Section:
     for kind, title in ODD_KINDS.items():
         if its := by_kind.get(kind):
             shown = [(one.index, found.name(int(found.looked.labels[one.index])), "") for one in its[:ODD_SHOWN]]
-            body += f"<h3>{title} ({len(its)})</h3>" + _pictures(found, shown)
+            body += f"<h3>{title} ({_of(len(its), ODD_SHOWN)})</h3>" + _pictures(found, shown)
     return "odd", "Odd pictures", str(len({one.index for one in found.odd})), body
 
 
 def _calibration(found: Inspection) -> Section:
     its, problem = found.calibration, found.silence or found.uncalibrated
     if its is None:
-        return "calibration", "Calibration", "-", _paragraph(f"It is not measured: {problem}")
+        return "calibration", "Calibration", "-", _paragraph(f"It is not measured. {problem}")
     before, after = (100 * error for error in (its.error_before, its.error_after))
     words = (
         f"How far the network's certainty is from how often it is right: {before:.2f} points in the mean (expected "
         f"calibration error, 15 bins). With the logits divided by a temperature of {its.temperature:.3f} it is "
         f"{after:.2f} points. The temperature comes from one half of the pictures, both figures from the other half of "
-        f"{its.pictures}. No answer changes its order. --calibrate saves the network with it."
+        f"{its.pictures}. Chance alone makes {100 * its.chance:.2f} points with so many. No answer changes its order. "
+        "--calibrate saves the network with it."
     )
     if its.error_after >= its.error_before:
         words += " Here it does not help: leave the network as it is."
+    elif not its.mended:
+        words += " One temperature does not mend it: the diagram shows where it is still off."
     if found.trained:
         words += f" {TRAINED}"
     diagrams = _diagram(its.bins_before, "As it answers now") + _diagram(its.bins_after, "With the temperature")
@@ -184,8 +196,8 @@ def _diagram(bins: Sequence[Bin], title: str) -> str:
         bars.append(
             f'<rect class="right" x="{x:.1f}" y="{side - right:.1f}" width="{width:.1f}" height="{right:.1f}"/>'
         )
-        top, height = side - max(right, certain), abs(right - certain)
-        bars.append(f'<rect class="gap" x="{x:.1f}" y="{top:.1f}" width="{width:.1f}" height="{height:.1f}"/>')
+        y = f"{side - certain:.1f}"
+        bars.append(f'<line class="certain" x1="{x:.1f}" y1="{y}" x2="{x + width:.1f}" y2="{y}"/>')
     ticks = "".join(
         f'<text x="{low + side * share:.0f}" y="{side + 14}" text-anchor="middle">{share:g}</text>'
         f'<text x="{low - 5}" y="{side - side * share + 4:.0f}" text-anchor="end">{share:g}</text>'
@@ -196,7 +208,7 @@ def _diagram(bins: Sequence[Bin], title: str) -> str:
         f'role="img" aria-label="{title}: how often it is right, by how certain it is"><line class="axis" x1="{low}" '
         f'y1="{side}" x2="{low + side}" y2="{side}"/>{"".join(bars)}<line class="ideal" x1="{low}" y1="{side}" '
         f'x2="{low + side}" y2="0"/>{ticks}<text x="{low + side / 2:.0f}" y="{side + 30}" text-anchor="middle">'
-        "certain; blue: right; orange: the gap</text></svg></figure>"
+        f"how certain it is</text></svg>{LEGEND}</figure>"
     )
 
 
@@ -218,15 +230,15 @@ def _bin(one: Bin) -> tuple[str, str, str]:
 
 def _confusions(found: Inspection) -> Section:
     if found.silence:
-        return "confusions", "Confusions", "-", _paragraph(f"They are not counted: {found.silence}")
+        return "confusions", "Confusions", "-", _paragraph(f"They are not counted. {found.silence}")
     wrong = sum(len(one.pictures) for one in found.confusions)
     words = f"What the network takes for another class: {wrong} pictures, a top-1 error of {found.error:.2f} %."
     if found.trained:
         words += f" {TRAINED}"
     body = _paragraph(words) + _more(len(found.confusions), PAIRS_SHOWN)
     for one in found.confusions[:PAIRS_SHOWN]:
-        title = f"{found.name(one.given)} taken for {found.name(one.taken)}: {len(one.pictures)}"
-        shown = [(index, f"{100 * share:.0f} % certain", "") for index, share in one.pictures[:CONFUSED_SHOWN]]
+        title = f"{found.name(one.given)} taken for {found.name(one.taken)}: {_of(len(one.pictures), CONFUSED_SHOWN)}"
+        shown = [(index, f"{_percent(share, 0)} certain", "") for index, share in one.pictures[:CONFUSED_SHOWN]]
         body += f"<h3>{_text(title)}</h3>" + _pictures(found, shown)
     return "confusions", "Confusions", str(wrong), body
 
@@ -260,7 +272,7 @@ def _pictures(found: Inspection, pictures: Iterable[tuple[int, str, str]]) -> st
     shown = []
     for index, line, word in pictures:
         at = found.looked.at(index)
-        where = at.file.name if at.record is None else f"{at.file.name}#{at.record}"
+        where = at.short
         small, source = _thumbnail(found.looked.pixels(index))
         about = f"{line}, {word}" if word else line
         shown.append(
@@ -300,10 +312,20 @@ def _table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     )
 
 
+def _of(count: int, shown: int) -> str:
+    """How many there are, and how many of them stand here."""
+    return f"the first {shown} of {count}" if count > shown else str(count)
+
+
 def _more(count: int, shown: int) -> str:
     if not count:
         return _paragraph("None was found.")
     return _paragraph(f"The first {shown} of {count}; --json prints them all.") if count > shown else ""
+
+
+def _percent(share: float, digits: int) -> str:
+    """With a space at which no line breaks."""
+    return f"{100 * share:.{digits}f}\u00a0%"
 
 
 def _paragraph(words: str) -> str:

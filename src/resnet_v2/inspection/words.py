@@ -3,8 +3,12 @@
 from typing import Any
 
 from resnet_v2.config.inspecting import InspectConfig
+from resnet_v2.console import agreeing, counted, say
 from resnet_v2.errors import printable
 from resnet_v2.inspection.inspection import Inspection
+
+GROUPS_NAMED, MOST_NAMED = 3, 5
+CALIBRATION = ("temperature", "pictures", "error_before", "error_after", "chance")
 
 
 def as_json(found: Inspection) -> dict[str, Any]:
@@ -13,7 +17,12 @@ def as_json(found: Inspection) -> dict[str, Any]:
 
     def at(index: int) -> dict[str, Any]:
         place = looked.at(index)
-        return {"file": str(place.file), "record": place.record, "label": int(looked.labels[index])}
+        return {
+            "file": str(place.file),
+            "record": place.record,
+            "image": place.image,
+            "label": int(looked.labels[index]),
+        }
 
     findings: list[dict[str, Any]] = [
         {"kind": "label", **at(one.index), "suggested": one.suggested, "probability": one.probability}
@@ -42,11 +51,30 @@ def as_json(found: Inspection) -> dict[str, Any]:
         "confusions": [
             {"label": one.given, "taken_for": one.taken, "pictures": len(one.pictures)} for one in found.confusions
         ],
-        "calibration": None
-        if its is None
-        else {name: getattr(its, name) for name in ("temperature", "pictures", "error_before", "error_after")},
+        "calibration": None if its is None else {name: getattr(its, name) for name in CALIBRATION},
         "left_out": [problem for problem in (found.wrong.problem, found.silence, found.uncalibrated) if problem],
     }
+
+
+def tell_of_unreadable(found: Inspection) -> None:
+    """Say on the standard error which pictures could not be read, the first of them by their sentences."""
+    its = found.looked.unreadable
+    for _, _, problem in its[:MOST_NAMED]:
+        say(f"unreadable: {problem}")
+    if its:
+        say(f"warning: {counted(len(its), 'picture')} cannot be read and {agreeing(len(its), 'is', 'are')} left out")
+
+
+def _first_doubles(found: Inspection) -> list[str]:
+    """A line for each of the first groups of doubles; those across both sets come first."""
+    groups = sorted(found.doubles, key=lambda group: not found.across(group))
+    lines = []
+    for group in groups[:GROUPS_NAMED]:
+        named = [printable(found.looked.at(one).image or str(found.looked.at(one))) for one in group.members[:2]]
+        more = f" and {len(group.members) - 2} more" if len(group.members) > 2 else ""
+        lines.append(f"              {', '.join(named)}{more}")
+    left = len(groups) - len(lines)
+    return [*lines, f"              and {counted(left, 'more group')}"] if left else lines
 
 
 def text(found: Inspection, settings: InspectConfig) -> str:
@@ -60,6 +88,7 @@ def text(found: Inspection, settings: InspectConfig) -> str:
         f"wrong labels  {f'not looked for: {wrong.problem}' if wrong.problem else len(wrong.found)}",
         f"doubles       {extra} in {len(found.doubles)} groups"
         + (f", {across} of them across both sets" if len(looked.sets) > 1 else ""),
+        *_first_doubles(found),
         f"odd pictures  {len({one.index for one in found.odd})}",
     ]
     if found.error is not None:

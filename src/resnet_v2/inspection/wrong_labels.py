@@ -50,7 +50,7 @@ def find_wrong_labels(features: NDArray[np.float32], labels: NDArray[np.int64]) 
     """The labels (n) that are most likely wrong, the most certain first, by a network's features (n x filters).
 
     Northcutt et al., "Confident Learning", arXiv 1911.00068: out-of-fold probabilities, here of a logistic regression
-    in 5 folds, and cleanlab's order by self-confidence, the probability of the given label.
+    in 5 folds. The most certain is the one whose suggested class has the highest probability.
     """
     classes, counts = np.unique(labels, return_counts=True)
     enough, few = classes[counts >= FOLDS], tuple(classes[counts < FOLDS].tolist())
@@ -70,7 +70,7 @@ def find_wrong_labels(features: NDArray[np.float32], labels: NDArray[np.int64]) 
         if shares[one, places[one]] <= little[shares[one].argmax(), places[one]]
         and shares[one].max() >= LEAST_SUGGESTED
     ]
-    return Suspicions(tuple(certain), accuracy, few)
+    return Suspicions(tuple(sorted(certain, key=lambda one: (-one.probability, one.index))), accuracy, few)
 
 
 def typical(shares: Shares, labels: NDArray[np.int64]) -> Shares:

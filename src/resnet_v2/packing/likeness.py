@@ -1,8 +1,8 @@
-"""Pictures that look alike: the same photo saved twice, at another size or quality, must not stand on both sides of a
-split.
+"""Pictures that look alike: the same photo saved twice, at another size, quality or brightness, or cut a little.
 
-A picture is known by its thumbnail, 16 x 16 grey pixels, and by the 64 signs of the differences between neighbours in
-it (the difference hash). Hashes that differ in few signs make candidates, their thumbnails decide.
+A picture is known by its thumbnail, 16 x 16 pixels. The lowest 8 x 8 frequencies of its grey values are a vector, and
+pictures whose vectors point the same way are alike, unless their colours are others. All pairs are compared, as a
+product of matrices.
 """
 
 from collections.abc import Iterator
@@ -11,23 +11,26 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet_v2.console import Progress
 from resnet_v2.data.jpeg import Image
 
-SIDE = 16  # of a thumbnail
-HASH_BITS, BANDS = 64, 8
-SIGNS_APART = BANDS - 1  # hashes that differ in no more signs are the same in one band at least
-# Thumbnails differ on average by less than this share of how far their pixels are from their mean, and a level or two.
-LEVELS_APART, SHARE_APART = 1.5, 0.15
-AT_ONCE = 1 << 22  # pairs
+SIDE, FIELDS = 16, 4  # of a thumbnail: pixels, and fields of colours
+WAVES = 8  # frequencies, in each direction
+LEAST_COSINE = 0.97  # of pictures that are alike; docs/inspect.md has what it finds
+MOST_COLOURS_APART = 64  # levels, of 255, between the fields of pictures that are alike, in the root mean square
+LEAST_CONTRAST = 2.0  # levels; what has less is plain, and alike only where the whole thumbnail is the same
+STEPS = 2048
+ROWS, COLUMNS = 256, 2048  # of pairs at once, which stay in the processor's cache
+SHOWN_FROM = 10_000  # pictures that take longer than a second or two
 
-Thumbnails = NDArray[np.uint8]  # n x SIDE x SIDE
+Thumbnails = NDArray[np.uint8]  # n x SIDE x SIDE x 3, RGB
 Groups = NDArray[np.int64]
+Vectors = NDArray[np.float32]
 
 
 def thumbnail(pixels: Image) -> Thumbnails:
-    """A picture (H x W x 3, uint8, RGB) as SIDE x SIDE grey pixels."""
-    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    return cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+    """A picture (H x W x 3, uint8, RGB) on SIDE x SIDE pixels."""
+    return cv2.resize(pixels, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
 
 
 def groups_of(thumbnails: Thumbnails) -> Groups:
@@ -35,71 +38,71 @@ def groups_of(thumbnails: Thumbnails) -> Groups:
 
     What looks like the same third picture is of one group.
     """
-    flat = np.ascontiguousarray(thumbnails.reshape(len(thumbnails), SIDE * SIDE))
-    _, first, of_unique = np.unique(flat.view(f"V{SIDE * SIDE}")[:, 0], return_index=True, return_inverse=True)
-    unique = flat[first]
-    parent = np.arange(len(unique))
-    for one, other in _alike(unique, _hashes(unique)):
-        _join(parent, one, other)
-    roots = np.array([_root(parent, number) for number in range(len(unique))], np.int64)
-    smallest = np.full(len(unique), len(flat), np.int64)
-    np.minimum.at(smallest, roots, first)
-    found: Groups = smallest[roots][of_unique.reshape(-1)]
+    flat = np.ascontiguousarray(thumbnails.reshape(len(thumbnails), -1))
+    _, first, of_unique = np.unique(flat.view(f"V{flat.shape[1]}")[:, 0], return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    unique = thumbnails[first[order]]
+    groups = np.arange(len(unique))
+    for picture, others in _alike(_waves(unique), _colours(unique), groups):
+        its = np.unique(groups[np.append(others, picture)])
+        groups[np.isin(groups, its[1:])] = its[0]
+    found: Groups = first[order][groups][np.argsort(order)][of_unique.reshape(-1)]
     return found
 
 
-def _hashes(flat: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    small = np.empty((len(flat), 8, 9), np.uint8)
-    for number, one in enumerate(flat):
-        small[number] = cv2.resize(one.reshape(SIDE, SIDE), (9, 8), interpolation=cv2.INTER_AREA)
-    signs = np.packbits(small[:, :, 1:] > small[:, :, :-1], axis=None)
-    return signs.view(np.uint64)
+def _waves(thumbnails: Thumbnails) -> Vectors:
+    """n x 64 unit vectors: cosine transforms, each frequency times its square root, as photos have less of the higher.
+
+    The vector of a plain picture is 0. Their numbers are whole steps, so that products are exact in any order.
+    """
+    grey = thumbnails @ np.array([0.299, 0.587, 0.114], np.float32)
+    number = np.arange(WAVES)
+    basis = np.cos(np.pi / SIDE * number[:, None] * (np.arange(SIDE) + 0.5)).astype(np.float32)
+    basis[0] /= np.sqrt(2)
+    waves = basis @ grey @ basis.T * np.hypot(number[:, None], number).astype(np.float32) ** 0.5
+    vectors = waves.reshape(len(waves), -1)
+    length = np.linalg.norm(vectors, axis=1)
+    length[grey.std((1, 2)) < LEAST_CONTRAST] = np.inf
+    steps: Vectors = np.round(vectors / np.maximum(length, 1)[:, None] * STEPS)
+    return steps / np.float32(STEPS)
 
 
-def _alike(flat: NDArray[np.uint8], hashes: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
-    """Pairs of pictures that look alike."""
-    mean = flat.mean(1, keepdims=True, dtype=np.float32)
-    spread = np.abs(flat - mean).mean(1)
-    limits = LEVELS_APART + SHARE_APART * spread
-    for one, other in _candidates(hashes):
-        difference = np.abs(flat[one].astype(np.float32) - mean[one] - flat[other] + mean[other]).mean(1)
-        close = difference <= np.minimum(limits[one], limits[other])
-        yield from zip(one[close].tolist(), other[close].tolist(), strict=True)
+def _colours(thumbnails: Thumbnails) -> Vectors:
+    """n x 32: how far red and blue are above green in 4 x 4 fields, in whole levels."""
+    red, green, blue = (thumbnails[..., channel].astype(np.int16) for channel in range(3))
+    above = np.stack([red - green, blue - green], -1)
+    side = SIDE // FIELDS
+    fields = above.reshape(len(above), FIELDS, side, FIELDS, side, 2).mean((2, 4), dtype=np.float32)
+    levels: Vectors = np.round(fields).reshape(len(above), -1)
+    return levels
 
 
-def _candidates(hashes: NDArray[np.uint64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Pairs of pictures whose hashes differ in at most SIGNS_APART signs; a pair may come several times."""
-    width = -(-HASH_BITS // BANDS)
-    for band in range(BANDS):
-        keys = hashes >> np.uint64(width * band) & np.uint64((1 << width) - 1)
-        order = keys.argsort(kind="stable")
-        ends = np.flatnonzero(np.diff(keys[order], append=np.uint64(1 << width))) + 1
-        for start, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True):
-            bucket = order[start:end]
-            rows = max(1, AT_ONCE // max(1, len(bucket)))
-            for first in range(0, len(bucket) - 1, rows):
-                some = bucket[first : first + rows]
-                apart = _signs_apart(hashes[some][:, None], hashes[bucket[first:]][None])
-                row, column = np.nonzero(np.triu(apart <= SIGNS_APART, 1))
-                yield some[row], bucket[first:][column]
+def _alike(waves: Vectors, colours: Vectors, groups: Groups) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """A picture, and those behind it that look like it and are not of its group yet, as `groups` is by then."""
+    count = len(waves)
+    with Progress("compare", count, shown=count >= SHOWN_FROM) as told:
+        for start in range(0, count, ROWS):
+            for column in range(start, count, COLUMNS):
+                if not np.ptp(groups[np.r_[start : start + ROWS, column : column + COLUMNS].clip(max=count - 1)]):
+                    continue  # a film's pictures are of one group soon
+                cosines = waves[start : start + ROWS] @ waves[column : column + COLUMNS].T
+                rows = np.flatnonzero(cosines.max(1) >= LEAST_COSINE)
+                columns = np.flatnonzero(cosines[rows].max(0, initial=0) >= LEAST_COSINE)
+                near = cosines[np.ix_(rows, columns)] >= LEAST_COSINE
+                rows, columns = rows + start, columns + column
+                near &= _agree(colours[rows], colours[columns])
+                for row, its in zip(rows.tolist(), near, strict=True):
+                    others = columns[its]
+                    others = others[groups[others] != groups[row]]
+                    if len(others):
+                        yield row, others
+            told.update(min(ROWS, count - start))
 
 
-def _signs_apart(one: NDArray[np.uint64], other: NDArray[np.uint64]) -> NDArray[np.uint8]:
-    differing = np.ascontiguousarray((one ^ other)[..., None]).view(np.uint8)
-    apart: NDArray[np.uint8] = _ONES[differing].sum(-1, dtype=np.uint8)
-    return apart
-
-
-_ONES = np.array([bin(number).count("1") for number in range(256)], np.uint8)
-
-
-def _root(parent: NDArray[np.int64], number: int) -> int:
-    while parent[number] != number:
-        parent[number] = parent[parent[number]]
-        number = int(parent[number])
-    return number
-
-
-def _join(parent: NDArray[np.int64], one: int, other: int) -> None:
-    roots = sorted((_root(parent, one), _root(parent, other)))
-    parent[roots[1]] = roots[0]
+def _agree(some: Vectors, others: Vectors) -> NDArray[np.bool_]:
+    """For all pairs whether their colours agree; a picture in grey, which has none, agrees with all."""
+    squares = (some**2).sum(1)[:, None] + (others**2).sum(1) - 2 * some @ others.T
+    agree: NDArray[np.bool_] = squares <= some.shape[1] * MOST_COLOURS_APART**2
+    agree[~some.any(1)] = True
+    agree[:, ~others.any(1)] = True
+    return agree

@@ -26,7 +26,7 @@ from resnet_v2.packing.splitting import ClassFolders
 SEEN_SIDE = 4 * SIDE  # pixels of the shorter side, enough for a thumbnail
 SMALLEST_SIDE = 8  # pixels; what is smaller shows nothing
 MOST_NAMED = 20
-MOST_COMPARED = 100_000  # pictures; more take minutes
+MOST_COMPARED = 100_000  # pictures; four times as long for twice as many
 AT_ONCE = 1024
 
 
@@ -57,7 +57,7 @@ def survey(files: ImageFiles, classes: ClassFolders, threads: int = 0) -> Survey
     numbers = np.concatenate(list(classes.images_of.values())).tolist()
     last, compared = max(numbers) + 1, len(numbers) <= MOST_COMPARED
     sides, problems = np.zeros(last, np.uint32), list[str]()
-    thumbnails = np.zeros((last if compared else 0, SIDE, SIDE), np.uint8)
+    thumbnails = np.zeros((last if compared else 0, SIDE, SIDE, 3), np.uint8)
     for number, seen in _in_threads(files, classes, numbers, threads or processors()):
         sides[number] = seen.side
         if seen.problem:
