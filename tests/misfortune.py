@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -57,7 +57,7 @@ class Whole17:
         return [Misfortune(Box(0, SIDE, 0, SIDE), ordinal, self.kind) for ordinal in ordinals.tolist()]
 
 
-def stream(reader: RecordReader, kind: str = "", count: int = 2, batch_size: int = 4) -> Iterator[Batch]:
+def stream(reader: RecordReader, kind: str = "", count: int = 2, batch_size: int = 4) -> Generator[Batch]:
     """Whole images in their order, made by `count` workers."""
     steps = split(np.arange(len(reader)), batch_size)
     return batches(reader, steps, Whole17(kind), (SIDE, SIDE, 3), 1, Reading(count))

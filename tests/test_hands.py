@@ -1,11 +1,14 @@
 """Who makes images: how many workers there usually are, and threads where there can be none."""
 
 import sys
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+import misfortune
 from misfortune import SIDE, stream
 from resnet_v2.data import hands
 from resnet_v2.data.jpeg import decode, encode
@@ -53,3 +56,24 @@ def test_threads_do_where_processes_cannot(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(ResnetError, match="is damaged"):
         reader.offsets[3] += 4
         list(stream(reader, count=3))
+
+
+def test_threads_are_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The garbage collector closes what was left amid a record, and may interrupt whom the threads wait for."""
+    with writing(tmp_path / "a.rec") as writer:
+        for key in range(20):
+            pixels = np.full((SIDE, SIDE, 3), key, np.uint8)
+            writer.write(key, pack(IRHeader(0, 0.0, key, 0), encode(pixels, ".jpg", 90)))
+    monkeypatch.setattr(sys, "platform", "win32")
+    gate, patient = threading.Event(), []
+    clock = SimpleNamespace(sleep=lambda seconds: patient.append(gate.wait(5)))
+    monkeypatch.setattr(misfortune, "time", clock)
+    coming = stream(RecordReader(tmp_path / "a.rec"), "hang", count=3, batch_size=9)
+    next(coming)
+    coming.close()  # record 17 is being made
+    assert not patient
+    gate.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("loader"):
+            thread.join(5)
+            assert not thread.is_alive()

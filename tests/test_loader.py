@@ -136,7 +136,7 @@ def test_opencv_starts_no_threads_beside_the_loaders(reader: RecordReader) -> No
 def test_a_loop_may_stop_early(reader: RecordReader) -> None:
     stream = batches(reader, split(np.arange(50), 2), Centred(32), (32, 32, 3), 7, Reading(workers=2))
     assert next(stream).ordinals.tolist() == [0, 1]
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
 
 
 def test_orders() -> None:

@@ -6,6 +6,8 @@ import json
 import re
 import shutil
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import PIL.Image
@@ -13,9 +15,14 @@ import pytest
 
 import resnet_v2
 from conftest import Run, processor_seconds
-from resnet_v2 import console
+from resnet_v2 import commands, console
+from resnet_v2.config.using import PredictConfig
 from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
+from resnet_v2.errors import ResnetError
+from resnet_v2.inference import output
 from resnet_v2.inference.pictures import View
+from resnet_v2.inference.places import Named
+from resnet_v2.inference.predict import Prediction, loaded_batches
 
 
 def names_of(out: str) -> list[str]:
@@ -137,3 +144,43 @@ def test_a_cold_prediction_takes_little_more_than_torch(trained: str, digits: Pa
     words = ["predict", "--img", digits / "examples" / "7.png", "--prefix", trained]
     with_torch = processor_seconds([sys.executable, "-c", "import torch"])
     assert processor_seconds([sys.executable, "-m", "resnet_v2", *words]) < 2.5 * with_torch
+
+
+def threads_left(name: str, seconds: float = 5) -> list[str]:
+    """The threads of a name that do not end by themselves."""
+    found = [thread for thread in threading.enumerate() if thread.name.startswith(name)]
+    for thread in found:
+        thread.join(seconds)
+    return [thread.name for thread in found if thread.is_alive()]
+
+
+def test_a_run_that_stops_amid_pictures_leaves_no_thread_behind(
+    trained: str, digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(predictions: Iterator[Prediction], form: str, tasks: bool) -> int:
+        next(predictions)
+        raise ResnetError("Nobody reads.")
+
+    monkeypatch.setattr(output, "print_all", fail)
+    with pytest.raises(ResnetError, match="Nobody reads") as stopped:
+        commands.predict(PredictConfig((str(digits / "examples"),), trained, 4, gpus="", batch_size=2))
+    assert stopped.tb is not None  # the traceback, and with it every frame of the run, is alive
+    assert not threads_left("pictures", 1)
+
+
+def test_pictures_that_nobody_asks_for_are_not_waited_for() -> None:
+    """The garbage collector closes what was left amid its pictures, and may stop whom the threads wait for."""
+    gate, patient = threading.Event(), []
+
+    def load(named: Named) -> int:
+        if named.name != "0":
+            patient.append(gate.wait(5))
+        return 0
+
+    pictures = (Named(str(number), bytes) for number in range(3))
+    coming = loaded_batches(pictures, load, 1, 1)
+    next(coming)
+    coming.close()
+    assert not patient  # still reading
+    gate.set()
+    assert not threads_left("pictures")

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from numpy.typing import NDArray
 
 from conftest import picture
 from misfortune import SIDE, stream
@@ -21,6 +23,10 @@ from resnet_v2.data.jpeg import Image, decode, encode
 from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
 from resnet_v2.data.workers import workers
 from resnet_v2.errors import ResnetError
+from resnet_v2.inference.evaluate import judge
+from resnet_v2.inference.pictures import View
+from resnet_v2.networks.resnet import resnet
+from resnet_v2.training.evaluate import evaluate
 
 COUNT = 40
 
@@ -187,7 +193,7 @@ def test_two_streams_at_once_and_one_that_ends_early(reader: RecordReader) -> No
         batch = next(right)
         assert batch.ordinals.tolist() == list(range(3 * number, 3 * number + 3))
         assert np.array_equal(batch.images[2], pixels_of(reader, 3 * number + 2))
-    left.close()  # type: ignore[attr-defined]
+    left.close()
     assert sum(len(batch.labels) for batch in right) == COUNT - 9
     assert sum(len(batch.labels) for batch in stream(reader)) == COUNT
 
@@ -232,3 +238,25 @@ def test_a_worker_imports_little() -> None:
     program += "print({'torch', 'tyro', 'matplotlib'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+class _Nothing:
+    """A network that answers with what is no number."""
+
+    where = "nowhere"
+
+    def logits(self, images: Image) -> NDArray[np.float32]:
+        return np.full((len(images), 2), np.nan, np.float32)
+
+
+def test_what_stops_amid_a_record_leaves_the_workers_no_job(reader: RecordReader) -> None:
+    def stop() -> None:
+        raise ResnetError("Stopped.")
+
+    small = resnet(8, 2)
+    with pytest.raises(ResnetError) as first:
+        judge(_Nothing(), reader, View(SIDE, 0), 2, 4, workers=2)
+    with pytest.raises(ResnetError) as second:
+        evaluate(small, reader, size=SIDE, batch_size=4, device=torch.device("cpu"), workers=2, on_batch=stop)
+    assert first.tb is not None and second.tb is not None  # every frame of both is alive
+    assert not workers(2)._paths

@@ -3,6 +3,7 @@
 Heavy imports wait until their command runs.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -210,9 +211,10 @@ def predict(settings: using.PredictConfig) -> int:
     )
     if settings.synset is not None:
         predictor.header = predictor.header.named(settings.synset)
-    predictions = predictor.predict(pictures, settings.top, settings.batch_size, settings.threads)
-    with console.Progress("predict", len(pictures), shown=len(pictures) > settings.batch_size) as progress:
-        shown = progress.over(predictions)
+    progress = console.Progress("predict", len(pictures), shown=len(pictures) > settings.batch_size)
+    answers = predictor.predict(pictures, settings.top, settings.batch_size, settings.threads)
+    with contextlib.closing(answers), progress:
+        shown = progress.over(answers)
         form = "list" if settings.json else settings.format
         return 1 if output.print_all(shown, form, bool(predictor.header.tasks)) else 0
 

@@ -115,11 +115,12 @@ def hands(
         if not count:
             yield _Own(filler), Ring(layout, memory, pin)
             return
-        with ThreadPoolExecutor(count, thread_name_prefix="loader") as pool:
-            try:
-                yield _Threads(filler, pool), Ring(layout, memory, pin)
-            finally:
-                pool.shutdown(cancel_futures=True)
+        pool = ThreadPoolExecutor(count, thread_name_prefix="loader")
+        try:
+            yield _Threads(filler, pool), Ring(layout, memory, pin)
+        finally:
+            # Nothing waits for them: the garbage collector may come here, amid what holds a lock that they need.
+            pool.shutdown(wait=False, cancel_futures=True)
         return
     pool_of_processes = workers(count)
     shared = unnamed_file(layout.bytes)

@@ -1,7 +1,7 @@
 """Records -> batches: workers make images straight in shared memory, a bounded number of batches ahead."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,7 +127,7 @@ class Loader:
         """Images of a step (counted from 0) on all ranks."""
         return min(self._batch_size, self._count - step * self._batch_size)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Generator[Batch]:
         """The batches of this rank that are left of the current epoch; at the end the next epoch is the current one."""
         preprocess, order = self._pass()
         order = order[: self._count]
@@ -170,7 +170,7 @@ def batches(
     shape: tuple[int, ...],
     classes: int | Labels,
     reading: Reading,
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """A batch for the ordinals of every step; an image becomes an array of `shape`.
 
     Of images packed sliceable (with a `.rows` beside the record) only the part that a crop needs is decoded, of others

@@ -1,5 +1,6 @@
 """Several networks of one architecture -> the network whose weights are their mean."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -101,11 +102,11 @@ def _estimate(network: ResNet, header: Header, settings: AverageConfig) -> str:
     workers = settings.workers
     if workers == "auto":
         workers = usual_workers(1, computes=True) if count > WORTH_WORKERS else 0
-    stream = batches(reader, steps, Viewed(view), view.slot, header.labels, Reading(workers))
+    stream = contextlib.closing(batches(reader, steps, Viewed(view), view.slot, header.labels, Reading(workers)))
     device, seen = choose_device(settings.gpus, settings.device), 0
     norms = [module for module in network.to(device).train().modules() if isinstance(module, nn.BatchNorm2d)]
-    with Progress("statistics", count) as progress, torch.no_grad():
-        for batch in stream:
+    with stream as coming, Progress("statistics", count) as progress, torch.no_grad():
+        for batch in coming:
             images = batch.images[:, 0]
             seen += len(images)
             for norm in norms:

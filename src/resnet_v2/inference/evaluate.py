@@ -68,9 +68,10 @@ def judge(
     left_out = LeftOut(reader.path, len(reader), lambda sentence: say(f"left out: {sentence}"))
     skip = on_error == "skip"
     reading = Reading(workers, on_skip=left_out if skip else None, leave_out=skip)
-    stream = batches(reader, steps, Viewed(view), view.slot, labels, reading)
-    with Progress("evaluate", len(reader)) as progress:
-        for batch in stream:
+    # Its workers are let go here, also after an error, whose traceback would hold them.
+    stream = contextlib.closing(batches(reader, steps, Viewed(view), view.slot, labels, reading))
+    with stream as coming, Progress("evaluate", len(reader)) as progress:
+        for batch in coming:
             if left_out.problem:
                 raise ResnetError(left_out.problem)
             if not len(batch.labels):

@@ -1,6 +1,6 @@
 """Pictures -> class names and probabilities, with the preprocessing of evaluation."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -167,7 +167,7 @@ class Predictor:
 
     def predict(
         self, pictures: Iterable[Named], top: int = 5, batch_size: int = BATCH_SIZE, threads: int = 0
-    ) -> Iterator[Prediction]:
+    ) -> Generator[Prediction]:
         """The `top` classes of every picture, in the order given; one that is unreadable has its `problem` instead.
 
         `threads` (0: one per core) read pictures while the network works on those before.
@@ -178,7 +178,7 @@ class Predictor:
             iter(pictures), top, batch_size, checked("threads", CountOrNone, threads) or processors()
         )
 
-    def _predictions(self, left: Iterator[Named], top: int, batch_size: int, threads: int) -> Iterator[Prediction]:
+    def _predictions(self, left: Iterator[Named], top: int, batch_size: int, threads: int) -> Generator[Prediction]:
         for loaded in loaded_batches(left, self._load, batch_size, threads):
             crops = [crop for _, crop in loaded if not isinstance(crop, str)]
             found = iter(self._answers(np.stack(crops), top) if crops else ())
@@ -256,18 +256,23 @@ class Predictor:
 
 def loaded_batches(
     left: Iterator[Named], load: Callable[[Named], Loaded], batch_size: int, threads: int
-) -> Iterator[list[tuple[Named, Loaded]]]:
+) -> Generator[list[tuple[Named, Loaded]]]:
     """Pictures in batches, each with what `load` makes of it; threads make a batch ahead while the last one is used."""
     cv2.setNumThreads(0)  # the threads are ours; OpenCV's own would only fight with them
-    with ThreadPoolExecutor(threads, thread_name_prefix="pictures") as pool:
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="pictures")
 
-        def begun() -> list[tuple[Named, Future[Loaded]]]:
-            return [(named, pool.submit(load, named)) for named in islice(left, batch_size)]
+    def begun() -> list[tuple[Named, Future[Loaded]]]:
+        return [(named, pool.submit(load, named)) for named in islice(left, batch_size)]
 
+    try:
         now, ahead = begun(), begun()
         while now:
             yield [(named, future.result()) for named, future in now]
             now, ahead = ahead, begun()
+    finally:
+        # Where nobody asks for more it is the garbage collector that comes here, and whom it interrupts may hold a lock
+        # that the threads need to end; so nothing waits for them.
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _best(shares: NDArray[np.float64], top: int) -> list[int]:

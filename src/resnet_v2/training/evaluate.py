@@ -1,7 +1,7 @@
 """Exact evaluation: every image of a record counts once."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import numpy as np
 import torch
@@ -63,13 +63,14 @@ def evaluate(
     reading = Reading(
         workers, on_skip=left_out, pin=pin_for(device), sharers=ranks.local_world_size, leave_out=leave_out
     )
-    stream = batches(reader, steps, Centred(size), (size, size, 3), labels, reading)
+    # Its workers are let go here, also after an error, whose traceback would hold them.
+    stream = closing(batches(reader, steps, Centred(size), (size, size, 3), labels, reading))
     progress = Progress("evaluate", len(reader), shown=ranks.main)
     seen = 0
     found: list[torch.Tensor] = []  # per batch; the sums are made on the host, in float64, which not every GPU has
     scores = _Scores(len(reader), labels.classes) if labels.kind == "multi" else None
-    with progress, evaluating(network):
-        for fed in feed(stream, device):
+    with stream as coming, progress, evaluating(network):
+        for fed in feed(coming, device):
             if on_batch is not None:
                 on_batch()
             if not len(fed.labels):
