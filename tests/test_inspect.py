@@ -20,12 +20,13 @@ from processes import PATIENCE_SECONDS
 from resnet_v2.data.jpeg import decode, encode
 from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
 from resnet_v2.errors import ResnetError
+from resnet_v2.inference.classifier import load
 from resnet_v2.inference.predict import Predictor
 from resnet_v2.inspection import calibration
 from resnet_v2.inspection.doubles import find_doubles
 from resnet_v2.inspection.inspection import Inspection, _with_answers
 from resnet_v2.inspection.labelled import open_labelled
-from resnet_v2.inspection.looking import MEASURES, Looked, measured
+from resnet_v2.inspection.looking import MEASURES, Looked, look, measured
 from resnet_v2.inspection.oddities import find_odd, robust
 from resnet_v2.inspection.page import _calibration, _diagram, _thumbnail
 from resnet_v2.inspection.wrong_labels import Suspicions, find_wrong_labels
@@ -627,3 +628,43 @@ def test_the_largest_group_of_doubles_comes_first() -> None:
     one, other = picture(1, 40, 40), picture(2, 40, 40)
     groups = find_doubles(measures_of(one, one, other, other, other))
     assert [group.members for group in groups] == [(2, 3, 4), (0, 1)]
+
+
+def test_dark_and_bright_pictures_and_sets_in_grey() -> None:
+    images = [np.clip(picture(seed, 40, 40) * 0.2 + 100, 0, 255).astype(np.uint8) for seed in range(40)]
+    images += [images[0] // 20, 255 - images[1] // 20]
+    odd = {(one.kind, one.index) for one in find_odd(measures_of(*images), np.ones((42, 2), np.float32))}
+    assert {("dark", 40), ("bright", 41)} <= odd
+    assert ("dark", 41) not in odd
+    grey = [one.mean(2, keepdims=True).repeat(3, 2).astype(np.uint8) for one in images]
+    kinds = {one.kind for one in find_odd(measures_of(*grey), np.ones((42, 2), np.float32))}
+    assert "grey" not in kinds
+
+
+def test_doubles_across_both_sets_come_first(class_folder: Path, trained: str, tmp_path: Path, run: Run) -> None:
+    held_out, page = tmp_path / "held_out", tmp_path / "p.html"
+    shutil.copytree(class_folder, held_out)
+    for number, path in enumerate(sorted(held_out.glob("*/*.jpg"))):
+        cv2.imwrite(str(path), picture(500 + number, 40, 60))
+    for number in range(3):
+        shutil.copy(class_folder / "ant" / "000.jpg", class_folder / "ant" / f"again-{number}.jpg")
+    shutil.copy(class_folder / "cat" / "001.jpg", held_out / "cat" / "001.jpg")
+    status, out, _ = run("inspect", class_folder, "--val", held_out, "--prefix", trained, "--gpus", "", "--out", page)
+    assert status == 0
+    both = f"{class_folder / 'cat' / '001.jpg'}, {held_out / 'cat' / '001.jpg'}"
+    assert re.search(rf"doubles .*\n +{re.escape(both)}\n", out)
+    assert "Group 1: 2 pictures, the same pixels, in both sets" in page.read_text()
+
+
+def test_the_logits_are_those_of_the_network(trained: str, digits: Path, tmp_path: Path) -> None:
+    path = tmp_path / "m-0001.safetensors"
+    header, tensors = weights.read(Path(f"{trained}-0004.safetensors"))
+    weights.save(path, tensors | {"fc1.bias": tensors["fc1.bias"] + 3 * (tensors["fc1.bias"] > 0)}, header)
+    rec = write_record(tmp_path / "a.rec", digit_images(digits, 3))
+    network = load(str(path))
+    logits = look([open_labelled(rec)], network).logits
+    for number, row in enumerate(logits):
+        image = decode(RecordReader(rec).image(number)[1])
+        powers = np.exp(row - row.max())
+        for one in network.classify(image, 10):
+            assert one.probability == pytest.approx(powers[one.class_index] / powers.sum(), abs=1e-4)
