@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,20 @@ def test_what_loses_too_much_is_not_written(
     assert f"{made} is not written: ONNX Runtime: top-1 error " in err
     assert "more than --max-loss 0.3" in err
     assert not made.exists()
+
+
+@pytest.mark.parametrize(("engine", "other"), [("onnx", "OpenVINO"), ("openvino", "ONNX Runtime")])
+def test_one_engine_alone_is_measured(
+    own: Path, digits: Path, few_digits: Path, run: Run, monkeypatch: pytest.MonkeyPatch, engine: str, other: str
+) -> None:
+    if engine == "onnx":
+        monkeypatch.setitem(sys.modules, "openvino", None)  # not installed
+    words = ("--calibrate", digits / "digits_val.rec", "--rec", few_digits / "digits_val.rec", "--max-loss", 20)
+    status, out, err = run("quantize", "--prefix", own, "--epoch", 4, "--engine", engine, *words)
+    assert status == 0, err
+    assert other not in out + err
+    assert f"--engine {engine} --precision int8" in out
+    assert out.count("top-1 error") == 1
 
 
 @pytest.mark.parametrize("engine", ["torch", "onnx", "openvino"])

@@ -1,6 +1,6 @@
 """Settings of the command that makes a network of whole numbers."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from resnet_v2.config.fields import Place, Range, settings
 from resnet_v2.config.using import BatchSize, Epoch, Prefix
@@ -16,6 +16,8 @@ class QuantizeConfig:
     """the .rec to measure errors on"""
     prefix: Prefix = ""
     epoch: Epoch = None
+    engine: Literal["both", "onnx", "openvino"] = "both"
+    """what runs the network while errors are measured; the file is one, which both read"""
     max_loss: Annotated[float, Range(0, 100)] = 0.3
     """most points of top-1 error that int8 may lose against float32, of labels multi of mean average precision"""
     batch_size: BatchSize = 128

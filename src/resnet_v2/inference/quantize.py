@@ -29,14 +29,16 @@ from resnet_v2.networks.header import Header
 # Of them the calibration sees so many, spread over the record, so many at a time.
 IMAGES, BATCH = 512, 16
 FEW_IMAGES = 100
+ENGINES: dict[str, type[OnnxEngine] | type[OpenvinoEngine]] = {"onnx": OnnxEngine, "openvino": OpenvinoEngine}
 
 
 def quantize(settings: QuantizeConfig) -> str:
-    """Write the int8 form of a checkpoint beside it; returns what it loses in each engine, and how it is used.
+    """Write the int8 form of a checkpoint beside it; returns what it loses in the engines, and how it is used.
 
     Raises ResnetError, and nothing is written, where it loses more than `max_loss` points in one of them.
     """
-    for name in ("onnx", "onnxruntime", "openvino"):
+    names = list(ENGINES) if settings.engine == "both" else [settings.engine]
+    for name in ("onnx", "onnxruntime", *({"openvino"} & {*names})):
         package(name, "onnx")
     path, header, tensors = weights.read_checkpoint(settings.prefix, settings.epoch)
     for name, tensor in tensors.items():
@@ -49,14 +51,13 @@ def quantize(settings: QuantizeConfig) -> str:
         say(f"{calibration.path} calibrates and measures at once: on other images int8 may lose more")
     exact = onnx_of(network, header, path)
     rough = int8_of(network, header, path, _calibration(calibration, header))
-    engines = (OnnxEngine, OpenvinoEngine)
-    lines = [_measured(kind, exact, rough, header, validation, settings, str(target)) for kind in engines]
+    lines = [_measured(ENGINES[name], exact, rough, header, validation, settings, str(target)) for name in names]
     with replacing(target) as temporary:
         temporary.write_bytes(rough)
-    words = ["resnet-v2", "evaluate", "--rec", str(settings.rec), "--engine", "openvino", "--precision", "int8"]
+    words = ["resnet-v2", "evaluate", "--rec", str(settings.rec), "--engine", names[-1], "--precision", "int8"]
     words += ["--prefix", settings.prefix] if settings.prefix else []
     words += ["--epoch", str(settings.epoch)] if settings.epoch is not None else []
-    size = f"{len(rough) / 1e6:.1f} MB instead of {len(exact) / 1e6:.1f} MB"
+    size = f"{len(rough) / 1e6:.1f} MB instead of {len(exact) / 1e6:.1f} MB in float32"
     return "\n".join([*lines, f"{target} is written, {size}; use it: {shlex.join(words)}"])
 
 
