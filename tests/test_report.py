@@ -182,7 +182,7 @@ def has_count(elements: Any, count: int) -> None:
     """Wait until there are so many elements."""
     from playwright.sync_api import expect
 
-    expect(elements).to_have_count(count, timeout=PATIENCE_MS)
+    expect(elements).to_have_count(count, timeout=60_000)
 
 
 def test_in_a_browser(browser: Any, tmp_path: Path, run: Run) -> None:

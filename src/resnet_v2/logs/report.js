@@ -5,10 +5,9 @@ const METRICS = { top1: "top-1", top5: "top-5" };
 const HEIGHTS = { wide: 350, full: 230, half: 230, third: 210 };
 const SVG = "http://www.w3.org/2000/svg";
 
-// What was chosen outlives a reload; a page inside a sandboxed frame has no storage and forgets.
-const STORE = `report ${location.pathname}`;
-const storage = (() => { try { return sessionStorage; } catch { return null; } })();
-Object.assign(state, JSON.parse(storage?.getItem(STORE) ?? "{}"));
+// What was chosen outlives a reload, in the page's entry of the browser's history: storage may lose it when a file is
+// reloaded by a new process.
+Object.assign(state, history.state ?? {});
 
 // Each chart: its keys in a run's series for training and validation. `single`: one line per run, whatever the part;
 // `steps`: drawn as a staircase, on a logarithmic axis where the values span much.
@@ -256,7 +255,7 @@ function build() {
 }
 
 function update() {
-  storage?.setItem(STORE, JSON.stringify(state));
+  history.replaceState({ ...state }, "");
   controls();
   leave();
   for (const view of views) {
