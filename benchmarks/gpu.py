@@ -227,6 +227,8 @@ def plans(sizes: Sizes) -> Iterator[Line]:
         name = named(sizes, f"ResNet-200, {'TF32' if amp == 'off' else amp}, batch {made.batch_size}")
         plain = seconds(sizes, step_of(sizes, trainer(sizes, made, amp), made), steps=3)
         yield Line(f"{name}, no plan", round(1000 * plain, 1), "ms")
+        recorded = seconds(sizes, step_of(sizes, trainer(sizes, made, amp, graph=True), made), steps=3)
+        yield Line(f"{name}, no plan, recorded", round(1000 * recorded, 1), "ms", "as `train` takes it")
         if sizes.device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
