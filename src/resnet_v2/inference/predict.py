@@ -62,7 +62,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class TaskAnswer(Answer):
-    """The same for one of several tasks, which count from 0; `class_index` is the class's number within its task."""
+    """A class of one task, of a network of several tasks.
+
+    `task` is the task's number, from 0. `class_index` is the class's number within this task, from 0 too.
+    """
 
     task: int
 
