@@ -192,7 +192,7 @@ def test_the_commands_tell_what_is_alike(tmp_path: Path, run: Run) -> None:
     assert found[0]["neighbours"][0] == {"image": f"{rec}#4", "label": 1, "similarity": 1.0}
     status, told, err = run("features", out, lone, "--prefix", prefix, "--duplicates", 1, *ON_CPU)
     assert (status, told) == (0, f"1.0000  {lone}  is like  {rec}#4\n")
-    assert err == "1 of 13 have a cosine of 1 or more to an earlier one\n"
+    assert err == "1 of 13 has a cosine of 1 or more to an earlier one\n"
     status, told, err = run("features", out, "--duplicates", 1, "--json")
     assert (status, json.loads(told), err) == (0, [], "0 of 12 have a cosine of 1 or more to an earlier one\n")
 

@@ -668,3 +668,17 @@ def test_the_logits_are_those_of_the_network(trained: str, digits: Path, tmp_pat
         powers = np.exp(row - row.max())
         for one in network.classify(image, 10):
             assert one.probability == pytest.approx(powers[one.class_index] / powers.sum(), abs=1e-4)
+
+
+def test_one_thing_is_counted_in_the_singular(tmp_path: Path, run: Run) -> None:
+    folder = tmp_path / "photos" / "ant"
+    folder.mkdir(parents=True)
+    for name in ("one.png", "again.png"):
+        (folder / name).write_bytes(grey_of(1))
+        status, out, _ = run("inspect", tmp_path / "photos", "--gpus", "", "--out", tmp_path / "p.html")
+        page = (tmp_path / "p.html").read_text()
+        if name == "one.png":
+            assert (status, "1 of 1 class, 0 unreadable" in out) == (0, True)
+            assert "<p>1 picture, seen by" in page
+            assert "Of 1 class the largest has 1 picture, the smallest 1." in page
+    assert "doubles       1 in 1 group\n" in out
