@@ -23,7 +23,7 @@ from resnet_v2.inference.head import logistic_regression
 from resnet_v2.networks import weights
 from test_ensemble import COLOURS, quiet, record, save
 
-pyarrow = pytest.importorskip("pyarrow", reason="missing pyarrow: pip install 'resnet-v2[features]'")
+pyarrow = pytest.importorskip("pyarrow", reason="missing pyarrow: pip install -e '.[features]'")
 BOTH = pytest.mark.parametrize("ending", [".parquet", ".npz"])
 ON_CPU = ("--device", "cpu")
 
@@ -314,7 +314,7 @@ def test_without_pyarrow_a_sentence_says_what_to_install(
     out = tmp_path / "new" / "f.parquet"
     for words in ((lone, "--out", out), (made, "--duplicates", 1)):
         told = sentence(run, "features", *words, "--prefix", prefix, *ON_CPU)
-        assert "is not installed; install it with pip install 'resnet-v2[features]'." in told
+        assert "is not installed; install it with pip install -e '.[features]' in the clone of resnet-v2." in told
     assert not out.parent.exists()
     assert run("features", lone, "--prefix", prefix, "--out", tmp_path / "f.npz", *ON_CPU)[0] == 0
 

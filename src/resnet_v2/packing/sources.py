@@ -20,7 +20,7 @@ from resnet_v2.config.packing import DataConfig
 from resnet_v2.console import counted, say
 from resnet_v2.data.jpeg import encode
 from resnet_v2.data.lists import ListEntry, write_list, write_synset
-from resnet_v2.errors import ResnetError
+from resnet_v2.errors import ResnetError, install
 from resnet_v2.files import download, gunzip, open_regular, read_bytes, replacing
 from resnet_v2.packing.archives import Members
 from resnet_v2.packing.making import Record, record_of
@@ -155,9 +155,7 @@ def load_digits(archive: Path | None, folder: Path, mirror: str) -> Source:
     try:
         from sklearn.datasets import load_digits as load
     except ImportError:
-        raise ResnetError(
-            "The digits come with scikit-learn; install it with `pip install 'resnet-v2[digits]'`."
-        ) from None
+        raise ResnetError(f"The digits come with scikit-learn; install it with {install('digits')}.") from None
     pixels, labels = load(return_X_y=True)
     grey = (np.asarray(pixels).reshape(-1, 8, 8) * (255 / 16)).round().astype(np.uint8)
     enlarged = [cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC) for image in grey]
