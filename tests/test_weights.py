@@ -205,7 +205,8 @@ def test_conversion_goes_both_ways(tmp_path: Path, version: Version) -> None:
     network(torch.rand(4, 3, 32, 32) * 255)
     prefix, mxnet, back = (str(tmp_path / name) for name in ("ours", "mxnet", "back"))
     weights.save(checkpoint_path(prefix, 3), weights.network_tensors(network), header(network))
-    assert export(prefix, 3, "mxnet", mxnet) == str(tmp_path / "mxnet-0003.params")
+    told = export(prefix, 3, "mxnet", mxnet)
+    assert told == f"{tmp_path / 'mxnet-0003.params'} and {tmp_path / 'mxnet-symbol.json'}"
     assert (tmp_path / "mxnet-symbol.json").is_file()
     assert export(mxnet, 3, "safetensors", back) == str(tmp_path / "back-0003.safetensors")
     expected, found = weights.network_tensors(network), weights.network_tensors(weights.load(back, 3)[0])
