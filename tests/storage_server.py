@@ -76,7 +76,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def storage_server() -> Iterator[Proxy]:
     """A server with an empty bucket, named `bucket`, which the environment leads to; moto makes it."""
-    server = pytest.importorskip("moto.server", reason="missing moto: pip install 'resnet-v2[dev]'")
+    server = pytest.importorskip("moto.server", reason="missing moto: pip install -e '.[dev]'")
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     real = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     real.start()

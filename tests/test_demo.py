@@ -167,7 +167,7 @@ def browser_page() -> Iterator[Any]:
 
 @pytest.mark.skipif(
     CHROMIUM is None or any(importlib.util.find_spec(name) is None for name in ("gradio", "playwright")),
-    reason="missing chromium, gradio or playwright: apt-get install chromium, pip install 'resnet-v2[dev]'",
+    reason="missing chromium, gradio or playwright: apt-get install chromium, pip install -e '.[dev]'",
 )
 def test_the_page_in_a_browser(address: str, browser_page: Any, digits: Path, tmp_path: Path) -> None:
     page = browser_page

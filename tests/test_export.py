@@ -26,7 +26,7 @@ from resnet_v2.networks.resnet import ResNet, initialize
 
 needs_onnx = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxruntime", "openvino")),
-    reason="missing onnx, onnxruntime or openvino: pip install 'resnet-v2[onnx]'",
+    reason="missing onnx, onnxruntime or openvino: pip install -e '.[onnx]'",
 )
 ARCHITECTURES = [
     Architecture(20, 10, "cifar"),
@@ -249,5 +249,5 @@ def test_a_missing_engine_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     prefix = saved(random_network(Architecture(20, 10, "cifar")), tmp_path / "net")
     for module in ("onnx", "onnxruntime", "openvino", "resnet_v2.interchange.onnx_graph"):
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ResnetError, match=r"pip install 'resnet-v2\[onnx\]'"):
+    with pytest.raises(ResnetError, match=r"pip install -e '\.\[onnx\]'"):
         Predictor.open(prefix, 1, engine="onnx")

@@ -196,7 +196,7 @@ def without_identity(made: dict[int, bytes]) -> None:
             lost,
             [
                 "record 0 (key 0, at byte 0): missing: it tells of 24 images, but 23 are there",
-                "record 25 (key 26, at byte {26}): missing: it names 8 images from 9 on, of which 1 are gone",
+                "record 25 (key 26, at byte {26}): missing: it names 8 images from 9 on, of which 1 is gone",
             ],
         ),
         (doubled, ["record 12 (key 11, at byte {12}): duplicated: it is the record at byte {11} once more"]),

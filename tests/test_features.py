@@ -23,7 +23,7 @@ from resnet_v2.inference.head import logistic_regression
 from resnet_v2.networks import weights
 from test_ensemble import COLOURS, quiet, record, save
 
-pyarrow = pytest.importorskip("pyarrow", reason="missing pyarrow: pip install 'resnet-v2[features]'")
+pyarrow = pytest.importorskip("pyarrow", reason="missing pyarrow: pip install -e '.[features]'")
 BOTH = pytest.mark.parametrize("ending", [".parquet", ".npz"])
 ON_CPU = ("--device", "cpu")
 
@@ -192,7 +192,7 @@ def test_the_commands_tell_what_is_alike(tmp_path: Path, run: Run) -> None:
     assert found[0]["neighbours"][0] == {"image": f"{rec}#4", "label": 1, "similarity": 1.0}
     status, told, err = run("features", out, lone, "--prefix", prefix, "--duplicates", 1, *ON_CPU)
     assert (status, told) == (0, f"1.0000  {lone}  is like  {rec}#4\n")
-    assert err == "1 of 13 have a cosine of 1 or more to an earlier one\n"
+    assert err == "1 of 13 has a cosine of 1 or more to an earlier one\n"
     status, told, err = run("features", out, "--duplicates", 1, "--json")
     assert (status, json.loads(told), err) == (0, [], "0 of 12 have a cosine of 1 or more to an earlier one\n")
 
@@ -314,7 +314,7 @@ def test_without_pyarrow_a_sentence_says_what_to_install(
     out = tmp_path / "new" / "f.parquet"
     for words in ((lone, "--out", out), (made, "--duplicates", 1)):
         told = sentence(run, "features", *words, "--prefix", prefix, *ON_CPU)
-        assert "is not installed; install it with pip install 'resnet-v2[features]'." in told
+        assert "is not installed; install it with pip install -e '.[features]' in the clone of resnet-v2." in told
     assert not out.parent.exists()
     assert run("features", lone, "--prefix", prefix, "--out", tmp_path / "f.npz", *ON_CPU)[0] == 0
 

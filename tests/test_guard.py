@@ -31,7 +31,7 @@ from resnet_v2.serving.demo import Explainer, page, unique_names
 from resnet_v2.serving.sessions import SETTLING_SECONDS
 from resnet_v2.serving.uploads import ANSWERED, PICTURES, Uploads
 
-pytest.importorskip("gradio", reason="missing gradio: pip install 'resnet-v2[dev]'")
+pytest.importorskip("gradio", reason="missing gradio: pip install -e '.[dev]'")
 
 import httpx
 from starlette.types import Message, Receive, Scope, Send

@@ -17,7 +17,7 @@ from resnet_v2.data.jpeg import encode
 from resnet_v2.inference.predict import Predictor
 from resnet_v2.serving.listening import listen
 
-pytest.importorskip("fastapi", reason="missing fastapi: pip install 'resnet-v2[dev]'")
+pytest.importorskip("fastapi", reason="missing fastapi: pip install -e '.[dev]'")
 
 import uvicorn
 

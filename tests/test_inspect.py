@@ -129,7 +129,7 @@ def test_the_page_holds_everything_and_asks_for_nothing(findings: tuple[dict[str
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="missing chromium: apt-get install chromium")
 def test_a_browser_shows_the_page_on_a_telephone(noisy: Path, findings: tuple[dict[str, Any], str]) -> None:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="missing playwright: pip install 'resnet-v2[dev]'")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="missing playwright: pip install -e '.[dev]'")
     asked: list[str] = []
     patience = 1000 * PATIENCE_SECONDS
     with sync_api.sync_playwright() as playwright:
@@ -239,7 +239,7 @@ def test_without_cleanlab_the_extra_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "cleanlab", None)
     status, _, err = run("inspect", noisy, "--prefix", trained, "--out", tmp_path / "p.html")
-    assert (status, "pip install 'resnet-v2[inspect]'" in err) == (2, True)
+    assert (status, "pip install -e '.[inspect]'" in err) == (2, True)
 
 
 def test_a_network_of_several_labels_is_refused(trained: str, noisy: Path, tmp_path: Path, run: Run) -> None:
@@ -338,7 +338,7 @@ def test_exports_are_calibrated(to: str, calibrated: str, trained: str, tmp_path
     assert (status, err) == (0, "")
     mine = weights.load(trained, 4)[0].fc1.weight.detach().numpy() / 2.5
     if to == "onnx":
-        onnx = pytest.importorskip("onnx", reason="missing onnx: pip install 'resnet-v2[onnx]'")
+        onnx = pytest.importorskip("onnx", reason="missing onnx: pip install -e '.[onnx]'")
         model = onnx.load(str(tmp_path / "out-0004.onnx"))
         (weight,) = (onnx.numpy_helper.to_array(one) for one in model.graph.initializer if one.name == "fc1_weight")
         (told,) = (one.value for one in model.metadata_props if one.key == "resnet_v2")
@@ -668,3 +668,17 @@ def test_the_logits_are_those_of_the_network(trained: str, digits: Path, tmp_pat
         powers = np.exp(row - row.max())
         for one in network.classify(image, 10):
             assert one.probability == pytest.approx(powers[one.class_index] / powers.sum(), abs=1e-4)
+
+
+def test_one_thing_is_counted_in_the_singular(tmp_path: Path, run: Run) -> None:
+    folder = tmp_path / "photos" / "ant"
+    folder.mkdir(parents=True)
+    for name in ("one.png", "again.png"):
+        (folder / name).write_bytes(grey_of(1))
+        status, out, _ = run("inspect", tmp_path / "photos", "--gpus", "", "--out", tmp_path / "p.html")
+        page = (tmp_path / "p.html").read_text()
+        if name == "one.png":
+            assert (status, "1 of 1 class, 0 unreadable" in out) == (0, True)
+            assert "<p>1 picture, seen by" in page
+            assert "Of 1 class the largest has 1 picture, the smallest 1." in page
+    assert "doubles       1 in 1 group\n" in out

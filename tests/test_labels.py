@@ -293,7 +293,7 @@ def test_right_answers() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_average_precision_is_scikit_learns(seed: int) -> None:
-    metrics = pytest.importorskip("sklearn.metrics", reason="missing scikit-learn: resnet-v2[digits]")
+    metrics = pytest.importorskip("sklearn.metrics", reason="missing scikit-learn: pip install -e '.[digits]'")
     rng = np.random.default_rng(seed)
     truth = (rng.random((60, 8)) < rng.random(8)).astype(np.float32)
     truth[0] = 1  # a class without images has no average precision
@@ -494,7 +494,7 @@ def test_exports_say_what_the_logits_are(
     several: dict[str, Path], networks: dict[str, str], run: Run, tmp_path: Path, kind: str, to: str
 ) -> None:
     if to == "onnx":
-        pytest.importorskip("onnxruntime", reason="missing onnxruntime: resnet-v2[onnx]")
+        pytest.importorskip("onnxruntime", reason="missing onnxruntime: pip install -e '.[onnx]'")
         words = ["--prefix", networks[kind], "--engine", "onnx"]
     else:
         assert run("export", "--prefix", networks[kind], "--to", to, "--out", tmp_path / "b")[0] == 0

@@ -168,7 +168,7 @@ def test_what_is_left_out_is_told(
     assert "3 files that are not taken for images (2 .heic, 1 without an ending)" in err
     assert f"{class_folder / 'none'} holds no images" in err
     assert f"1 image in {class_folder} itself is in no class and left out" in err
-    assert "install it with pip install 'resnet-v2[photos]'" in err
+    assert "install it with pip install -e '.[photos]'" in err
     monkeypatch.setattr(heif, "available", lambda: True)
     assert make_lists(ListConfig(class_folder, tmp_path / "b")) == (3, 29, 0)
     err = capsys.readouterr().err

@@ -221,7 +221,7 @@ def test_a_copy_across_a_split_that_lies_there_is_told(here: Path, capsys: pytes
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_heic_is_read_upright(orientation: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     if not heif.available():
-        pytest.skip("missing pillow-heif: pip install 'resnet-v2[photos]'")
+        pytest.skip("missing pillow-heif: pip install -e '.[photos]'")
     import pillow_heif
     from PIL import Image
 
@@ -243,7 +243,7 @@ def test_heic_is_read_upright(orientation: int, monkeypatch: pytest.MonkeyPatch,
 
 def test_heic_without_its_reader_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pillow_heif", None)
-    with pytest.raises(ValueError, match=r"pip install 'resnet-v2\[photos\]'"):
+    with pytest.raises(ValueError, match=r"pip install -e '\.\[photos\]'"):
         read_upright(b"\0\0\0\x18ftypheic" + bytes(100), 0)
 
 

@@ -100,6 +100,25 @@ def test_unreadable_images_are_reported_and_skipped(trained: str, digits: Path, 
     assert (status, err.count("\n"), "the address of no .rec; download it, and give its path" in err) == (2, 1, True)
 
 
+def test_pictures_too_small_for_an_answer_are_told_in_one_sentence(trained: str, tmp_path: Path, run: Run) -> None:
+    sizes = {"a": (1, 1), "b": (9, 7), "c": (8, 8), "d": (3, 40)}
+    for name, size in sizes.items():
+        PIL.Image.new("RGB", size, (7, 8, 9)).save(tmp_path / f"{name}.png")
+    few = "pixels show too little for an answer to mean much"
+    model = ["--prefix", trained, "--gpus", ""]
+    status, out, err = run("predict", "--img", tmp_path, *model, "--json")
+    first = f"warning: {tmp_path / 'a.png'}: 1 x 1 {few}"
+    assert (status, err) == (0, f"{first}; the same holds for 2 other pictures.\n")
+    found = [one.get("warning", "") for one in json.loads(out)]
+    assert found == [f"1 x 1 {few}", f"9 x 7 {few}", "", f"3 x 40 {few}"]
+    assert run("predict", "--img", tmp_path / "a.png", *model)[2] == f"{first}.\n"
+    assert run("predict", "--img", tmp_path / "c.png", *model)[2] == ""
+    assert run("predict", "--img", tmp_path / "a.png", tmp_path / "d.png", *model)[2].endswith("1 other picture.\n")
+    with writing(tmp_path / "a.rec") as writer:
+        writer.write(0, pack(IRHeader(0, 1.0, 0, 0), (tmp_path / "a.png").read_bytes()))
+    assert f"a.rec#0: 1 x 1 {few}.\n" in run("predict", "--img", tmp_path / "a.rec", *model)[2]
+
+
 def test_a_long_prediction_into_a_file_is_not_silent(
     trained: str, digits: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,7 +27,7 @@ from test_export import difference, images_of, random_network, saved
 
 pytestmark = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxruntime", "openvino")),
-    reason="missing onnx, onnxruntime or openvino: pip install 'resnet-v2[onnx]'",
+    reason="missing onnx, onnxruntime or openvino: pip install -e '.[onnx]'",
 )
 
 

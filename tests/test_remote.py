@@ -27,7 +27,7 @@ from resnet_v2.errors import ResnetError, SettingError
 from resnet_v2.storage import Address, as_path
 from storage_server import Proxy, storage_server
 
-pytest.importorskip("obstore", reason="missing obstore: pip install 'resnet-v2[remote]'")
+pytest.importorskip("obstore", reason="missing obstore: pip install -e '.[remote]'")
 
 REC = "s3://bucket/flowers/a.rec"
 IMAGES = 40
@@ -307,7 +307,7 @@ def test_an_unknown_host_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_without_the_library_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     storage._store.cache_clear()
     monkeypatch.setitem(__import__("sys").modules, "obstore.store", None)
-    with pytest.raises(ResnetError, match=r"s3://bucket needs obstore; install it: pip install 'resnet-v2\[remote\]'"):
+    with pytest.raises(ResnetError, match=r"s3://bucket needs obstore; install it with pip install -e '\.\[remote\]'"):
         RecordReader(as_path(REC))
 
 

@@ -44,7 +44,7 @@ def pictures_in(html: str) -> list[NDArray[np.uint8]]:
 
 
 def test_a_table_has_a_row_for_each_answer(classifier: resnet_v2.Classifier, paths: list[Path]) -> None:
-    pandas = pytest.importorskip("pandas", reason="missing pandas: pip install 'resnet-v2[features]'")
+    pandas = pytest.importorskip("pandas", reason="missing pandas: pip install -e '.[features]'")
     found = classifier.classify([*paths[:2], paths[2].read_bytes()], top=3)
     frame = found.to_frame()
     assert isinstance(frame, pandas.DataFrame)
@@ -60,7 +60,7 @@ def test_a_table_has_a_row_for_each_answer(classifier: resnet_v2.Classifier, pat
 
 
 def test_a_table_of_tasks() -> None:
-    pytest.importorskip("pandas", reason="missing pandas: pip install 'resnet-v2[features]'")
+    pytest.importorskip("pandas", reason="missing pandas: pip install -e '.[features]'")
     answers = [TaskAnswer(2, "red", 0.75, 0), TaskAnswer(0, "blue", 0.25, 0), TaskAnswer(1, "coat", 1.0, 1)]
     frame = Answers(answers, "a.jpg").to_frame()
     assert list(frame.columns) == ["image", "task", "rank", "class", "name", "probability"]
@@ -73,7 +73,7 @@ def test_a_table_of_tasks() -> None:
 
 def test_without_pandas_a_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pandas", None)
-    with pytest.raises(resnet_v2.ResnetError, match=r"pandas is not installed; .*resnet-v2\[features\]"):
+    with pytest.raises(resnet_v2.ResnetError, match=r"pandas is not installed; .*'\.\[features\]'"):
         Results().to_frame()
 
 
@@ -152,7 +152,7 @@ def last_values(cells: list[str]) -> list[Any]:
 
 
 def test_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("pandas", reason="missing pandas: pip install 'resnet-v2[features]'")
+    pytest.importorskip("pandas", reason="missing pandas: pip install -e '.[features]'")
     notebook = json.loads((Path(__file__).parents[1] / "examples" / "answers.ipynb").read_text())
     assert notebook["nbformat"] == 4
     (tmp_path / "photos").mkdir()

@@ -29,7 +29,7 @@ from resnet_v2.inference.engines import Images, Logits
 from resnet_v2.inference.predict import Predictor
 from resnet_v2.serving.batching import Batcher, batch_sizes
 
-pytest.importorskip("fastapi", reason="missing fastapi: pip install 'resnet-v2[dev]'")
+pytest.importorskip("fastapi", reason="missing fastapi: pip install -e '.[dev]'")
 
 import httpx
 
@@ -371,7 +371,5 @@ def test_addresses_and_packages_that_are_not_there(monkeypatch: pytest.MonkeyPat
     with pytest.raises(ResnetError, match=r"Nothing can listen at 203\.0\.113\.7, port 8000: "):
         serve(ServeConfig("none", host="203.0.113.7"))
     monkeypatch.setitem(__import__("sys").modules, "fastapi", None)
-    with pytest.raises(
-        ResnetError, match=r"fastapi is not installed; install it with pip install 'resnet-v2\[serve\]'"
-    ):
+    with pytest.raises(ResnetError, match=r"fastapi is not installed; install it with pip install -e '\.\[serve\]'"):
         serve(ServeConfig("none"))

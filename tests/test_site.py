@@ -44,7 +44,7 @@ def loaded_from_elsewhere(html: str) -> list[str]:
 
 def build(root: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     if any(importlib.util.find_spec(name) is None for name in ("mkdocs", "material", "mkdocstrings")):
-        pytest.skip("missing mkdocs: pip install 'resnet-v2[docs]'")
+        pytest.skip("missing mkdocs: pip install -e '.[docs]'")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
     return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS)

@@ -64,5 +64,5 @@ def test_without_the_package(digits: Path, tmp_path: Path, run: Run, monkeypatch
         "train", "--data-dir", digits, "--data-type", "digits", *SMALL, "--model-prefix", tmp_path / "m"
     )
     assert status == 2
-    assert "pip install 'resnet-v2[tensorboard]'" in err
+    assert "pip install -e '.[tensorboard]'" in err
     assert not (tmp_path / "m.log").exists()

@@ -237,7 +237,7 @@ def features(settings: using_features.FeaturesConfig) -> int:
     else:
         found = list(similar.duplicates(places, settings.duplicates))
         least = f"a cosine of {settings.duplicates:g} or more to an earlier one"
-        console.say(f"{len(found)} of {places.count} have {least}")
+        console.say(f"{len(found)} of {places.count} {console.agreeing(len(found), 'has', 'have')} {least}")
     if settings.json:
         print(json.dumps([asdict(one) for one in found]))
     else:

@@ -33,6 +33,11 @@ class ResnetError(Exception):
         return SETTING.sub(lambda match: spell(match[1]), str(self))
 
 
+def install(extra: str) -> str:
+    """How to install what an extra of this package brings, for a sentence; the package itself lies on no index."""
+    return f"pip install -e '.[{extra}]' in the clone of resnet-v2"
+
+
 class DamagedError(ResnetError):
     """A file is there, but its bytes are no longer what was written."""
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 from urllib.parse import urlsplit
 
-from resnet_v2.errors import ResnetError, SettingError
+from resnet_v2.errors import ResnetError, SettingError, install
 
 if TYPE_CHECKING:
     from obstore import GetOptions
@@ -29,7 +29,6 @@ else:
     from pathlib import PosixPath as _Path
 
 SCHEMES = ("s3", "gs", "http", "https")
-INSTALL = "pip install 'resnet-v2[remote]'"
 BETWEEN = re.compile(r",(?=[a-z0-9]+:/)")
 WITH_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")  # two letters or more: one is a drive of Windows
 
@@ -115,7 +114,7 @@ def _store(scheme: str, bucket: str) -> "ObjectStore":
     try:
         from obstore.store import GCSStore, HTTPStore, S3Store
     except ImportError:
-        raise ResnetError(f"{scheme}://{bucket} needs obstore; install it: {INSTALL}.") from None
+        raise ResnetError(f"{scheme}://{bucket} needs obstore; install it with {install('remote')}.") from None
     endpoint = os.environ.get("AWS_ENDPOINT_URL", "") if scheme == "s3" else f"{scheme}://"
     options: ClientConfig = {
         "allow_http": endpoint.startswith("http://"),

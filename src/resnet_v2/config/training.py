@@ -228,7 +228,7 @@ class Output:
     frequent: Count = 50
     """batches between two log lines"""
     tensorboard: bool = False
-    """write the log's figures for TensorBoard too, into the folder PREFIX.tensorboard (needs resnet-v2[tensorboard])"""
+    """write the log's figures for TensorBoard too, into the folder PREFIX.tensorboard (extra tensorboard)"""
     profile: bool = False
     """write a torch profiler trace of ten steps, PREFIX-trace.json"""
     profile_data: bool = False

@@ -6,9 +6,11 @@ import importlib.util
 import io
 from typing import Any
 
+from resnet_v2.errors import install
+
 ENDINGS = (".heic", ".heif")
 BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-MISSING = "HEIC is read by pillow-heif; install it with pip install 'resnet-v2[photos]'"
+MISSING = f"HEIC is read by pillow-heif; install it with {install('photos')}"
 
 
 def is_heif(data: bytes) -> bool:

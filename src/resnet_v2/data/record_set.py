@@ -42,7 +42,8 @@ class RecordSet:
             self._numbers = np.concatenate(kept)
             self.offsets = np.concatenate([one.offsets[its] for one, its in zip(readers, kept, strict=True)])
         if len(self.remarks) > MOST_REMARKS:
-            more = f"the same holds for other files of {path}, {len(self.remarks) - MOST_REMARKS} remarks in all"
+            left = counted(len(self.remarks) - MOST_REMARKS, "remark")
+            more = f"the same holds for other files of {path}, {left} in all"
             self.remarks = [*self.remarks[:MOST_REMARKS], more]
         if len(readers) > 1:
             self.remarks.append(
@@ -58,14 +59,13 @@ class RecordSet:
         its, path = ranges(reader), reader.path
         if its is None:
             self.remarks.append(
-                f"{len(others)} of the {len(reader)} records of {path} "
+                f"{len(others)} of the {counted(len(reader), 'record')} of {path} "
                 f"{agreeing(len(others), 'holds no image and is', 'hold no image and are')} left out"
             )
             return images
         self.remarks.append(
             f"{path}: {counted(len(images), 'image')} of {counted(its.last - its.first, 'identity')}, which are the "
-            f"classes; {len(others)} "
-            "records without an image are left out"
+            f"classes; {counted(len(others), 'record')} without an image {agreeing(len(others), 'is', 'are')} left out"
         )
         if not its.tells_of(len(images)):
             self.remarks.append(

@@ -4,12 +4,12 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tqdm import tqdm
 
-from resnet_v2.console import say
+from resnet_v2.console import counted, say
 from resnet_v2.errors import printable
 from resnet_v2.inference.predict import Answer, Prediction, TaskAnswer
 
@@ -21,10 +21,11 @@ def print_all(predictions: Iterable[Prediction], form: str, tasks: bool = False)
 
     `tasks`: they are of several tasks.
     """
-    listed, unreadable = [], 0
+    listed, unreadable, warned = [], 0, list[Prediction]()
     if form == "csv":
         print(TASKS_CSV_HEADER if tasks else CSV_HEADER)
     for prediction in predictions:
+        warned += [prediction] if prediction.warning else []
         if prediction.problem:
             unreadable += 1
             say(f"resnet-v2: {prediction.problem}")
@@ -34,18 +35,28 @@ def print_all(predictions: Iterable[Prediction], form: str, tasks: bool = False)
             tqdm.write(WRITERS[form](prediction))
     if form == "list":
         print(json_text(listed))
+    _tell_of(warned)
     return unreadable
+
+
+def _tell_of(warned: Sequence[Prediction]) -> None:
+    """One sentence for all of them: of thousands a sentence each would hide what else is said."""
+    if warned:
+        others = len(warned) - 1
+        more = f"; the same holds for {counted(others, 'other picture')}" if others else ""
+        say(f"warning: {printable(warned[0].name)}: {warned[0].warning}{more}.")
 
 
 def as_json(prediction: Prediction) -> dict[str, Any]:
     """{"image": name, "top": [{"class": number, "name": name, "probability": share}, ...]}.
 
-    Of several tasks it has "tasks" in place of "top": a list of such lists.
+    It has a "warning" where there is one. Of several tasks it has "tasks" in place of "top": a list of such lists.
     """
+    warning = {"warning": prediction.warning} if prediction.warning else {}
     by_task = _by_task(prediction)
     if not by_task:
-        return {"image": prediction.name, "top": [_entry(answer) for answer in prediction.answers]}
-    return {"image": prediction.name, "tasks": [[_entry(answer) for answer in its] for its in by_task]}
+        return {"image": prediction.name, "top": [_entry(answer) for answer in prediction.answers]} | warning
+    return {"image": prediction.name, "tasks": [[_entry(answer) for answer in its] for its in by_task]} | warning
 
 
 def _entry(answer: Answer) -> dict[str, Any]:

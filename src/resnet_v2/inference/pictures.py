@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_v2.config.fields import Side, checked
-from resnet_v2.data.claims import check_size
+from resnet_v2.data.claims import Size, check_size
 from resnet_v2.data.filling import Crops, Look, Whole
 from resnet_v2.data.jpeg import Image, of_pillow, resize_shorter_side, three_channels
 from resnet_v2.data.loader import MAX_PIXELS
@@ -21,6 +21,7 @@ from resnet_v2.errors import ResnetError
 from resnet_v2.files import read_bytes
 from resnet_v2.networks.header import Header
 from resnet_v2.packing.photos import read_upright
+from resnet_v2.packing.survey import SMALLEST_SIDE
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -115,16 +116,33 @@ class Viewed:
 def prepare(picture: Picture, view: View, name: str = "") -> Image:
     """What a view sees of a picture, in whatever form it comes: crop x crop x 3, uint8, RGB.
 
+    Raises what `prepare_sized` does.
+    """
+    return prepare_sized(picture, view, name)[0]
+
+
+def prepare_sized(picture: Picture, view: View, name: str = "") -> tuple[Image, Size]:
+    """The same, and the picture's own height and width in pixels.
+
     Pictures are turned upright by their EXIF orientation. Raises ResnetError, with the `name` (of a path the path), for
     what is no picture.
     """
     out: Image = np.empty(view.slot, np.uint8)
     name = name or (os.fspath(picture) or "An empty path" if isinstance(picture, str | os.PathLike) else "The image")
     try:
-        view.look(_pixels(picture, name), out)
+        pixels = _pixels(picture, name)
+        size = pixels.shape[0], pixels.shape[1]  # before the next call on this thread overwrites them
+        view.look(pixels, out)
     except ValueError as error:
         raise ResnetError(f"{name} is no readable image: {error}; replace or remove it.") from None
-    return cast(Image, out[0])
+    return cast(Image, out[0]), size
+
+
+def too_small(size: Size) -> str:
+    """A sentence where a picture of this height and width has fewer rows or columns than show anything, or none."""
+    height, width = size
+    small = min(size) < SMALLEST_SIDE
+    return f"{width} x {height} pixels show too little for an answer to mean much" if small else ""
 
 
 def listed(images: Any) -> Any:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, NamedTuple, TypeVar, overload
 
 import cv2
 import numpy as np
@@ -28,7 +28,17 @@ from resnet_v2.inference.engines import (
 )
 from resnet_v2.inference.ensemble import Ensemble, agreed
 from resnet_v2.inference.evaluate import NO_NUMBER, judge
-from resnet_v2.inference.pictures import Batch, Picture, Several, View, listed, prepare, several
+from resnet_v2.inference.pictures import (
+    Batch,
+    Picture,
+    Several,
+    View,
+    listed,
+    prepare,
+    prepare_sized,
+    several,
+    too_small,
+)
 from resnet_v2.inference.places import STANDARD_INPUT, Named
 from resnet_v2.inference.tally import probabilities
 from resnet_v2.inference.verdicts import Verdicts
@@ -52,7 +62,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class TaskAnswer(Answer):
-    """The same for one of several tasks, which count from 0; `class_index` is the class's number within its task."""
+    """A class of one task, of a network of several tasks.
+
+    `task` is the task's number, from 0. `class_index` is the class's number within this task, from 0 too.
+    """
 
     task: int
 
@@ -61,12 +74,19 @@ class TaskAnswer(Answer):
 class Prediction:
     """The most probable classes of a picture, the first one first, of tasks those of each task; or why there are none.
 
-    Of multi labels they are all classes with a probability of 0.5 or more, which may be none.
+    Of multi labels they are all classes with a probability of 0.5 or more, which may be none. `warning` says what makes
+    an answer mean little.
     """
 
     name: str
     answers: tuple[Answer, ...]
     problem: str = ""
+    warning: str = ""
+
+
+class _Ready(NamedTuple):
+    crop: Image
+    warning: str
 
 
 class Predictor:
@@ -180,13 +200,13 @@ class Predictor:
 
     def _predictions(self, left: Iterator[Named], top: int, batch_size: int, threads: int) -> Generator[Prediction]:
         for loaded in loaded_batches(left, self._load, batch_size, threads):
-            crops = [crop for _, crop in loaded if not isinstance(crop, str)]
+            crops = [one.crop for _, one in loaded if not isinstance(one, str)]
             found = iter(self._answers(np.stack(crops), top) if crops else ())
-            for named, crop in loaded:
-                if isinstance(crop, str):
-                    yield Prediction(named.name, (), problem=crop)
+            for named, one in loaded:
+                if isinstance(one, str):
+                    yield Prediction(named.name, (), problem=one)
                 else:
-                    yield Prediction(named.name, next(found))
+                    yield Prediction(named.name, next(found), warning=one.warning)
 
     def judge(
         self,
@@ -216,10 +236,11 @@ class Predictor:
         for start in range(0, len(images), BATCH_SIZE):
             yield np.stack([prepare(image, self.view) for image in images[start : start + BATCH_SIZE]])
 
-    def _load(self, named: Named) -> Image | str:
+    def _load(self, named: Named) -> "_Ready | str":
         name = "Standard input" if named.name == STANDARD_INPUT else named.name
         try:
-            return prepare(named.read(), self.view, name)
+            crop, size = prepare_sized(named.read(), self.view, name)
+            return _Ready(crop, too_small(size))
         except ResnetError as error:
             return str(error)
 

@@ -9,7 +9,7 @@ import torch
 
 from resnet_v2.config.quantizing import QuantizeConfig
 from resnet_v2.config.using import Precision
-from resnet_v2.console import Progress, say
+from resnet_v2.console import Progress, counted, say
 from resnet_v2.data.loader import Reading, batches
 from resnet_v2.data.order import split
 from resnet_v2.data.record_set import Records, not_empty, open_records
@@ -75,7 +75,7 @@ def _calibration(records: Records, header: Header) -> Iterator[Planes]:
     """Some images of a record, as the network takes them."""
     count, view = min(IMAGES, len(records)), View.of(header)
     if count < FEW_IMAGES:
-        say(f"{records.path} has {len(records)} images; {IMAGES} show better how large values become")
+        say(f"{records.path} has {counted(len(records), 'image')}; {IMAGES} show better how large values become")
     ordinals = np.linspace(0, len(records) - 1, count).astype(np.int64)
     found = batches(records, split(ordinals, BATCH), Viewed(view), view.slot, header.labels, Reading())
     with Progress("calibrate", count) as progress:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_v2.config.using import Epoch
+from resnet_v2.console import agreeing
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import refuse_no_file
 from resnet_v2.inference.tally import log_probabilities, probabilities
@@ -66,7 +67,8 @@ def calibrate(logits: Logits, labels: Numbers, now: float) -> Calibration:
     `now` is the temperature by which the network answers today. Raises ResnetError for fewer than 100 pictures.
     """
     if len(labels) < LEAST_PICTURES:
-        raise ResnetError(f"Calibration takes {LEAST_PICTURES} pictures, and here are {len(labels)}; give more.")
+        there = f"{agreeing(len(labels), 'is', 'are')} {len(labels)}"
+        raise ResnetError(f"Calibration takes {LEAST_PICTURES} pictures, and here {there}; give more.")
     order = np.random.default_rng(0).permutation(len(labels))
     fitted, held_out = np.split(order, [len(order) // 2])
     temperature = fit_temperature(logits[fitted], labels[fitted])

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet_v2.console import agreeing, counted
 from resnet_v2.errors import ResnetError
 from resnet_v2.inference.classifier import Classifier
 from resnet_v2.inference.tally import probabilities
@@ -118,7 +119,10 @@ def _silence(names: tuple[str, ...], classes: int, header: Header, named: bool) 
             "No synset.txt names the classes; name the network with --prefix, or put its synset.txt beside the record."
         )
     if classes > header.architecture.classes or (names and classes != header.architecture.classes):
-        return f"{whose} has {header.architecture.classes} classes, and here are {classes}; give another --prefix."
+        return (
+            f"{whose} has {counted(header.architecture.classes, 'class')}, and here "
+            f"{agreeing(classes, 'is', 'are')} {classes}; give another --prefix."
+        )
     return ""
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 
+from resnet_v2.console import agreeing, counted
 from resnet_v2.data.jpeg import Image, encode, resize_shorter_side
 from resnet_v2.errors import ResnetError, printable
 from resnet_v2.files import make_folder, not_written, refuse_no_file, write_text
@@ -83,7 +84,7 @@ def page(found: Inspection) -> str:
 <a class="skip" href="#main">To the findings</a>
 <header>
 <h1>Inspection of {sets}</h1>
-<p>{len(found.looked)} pictures, seen by {_text(found.network.network)} (epoch {found.network.epoch}).</p>
+<p>{counted(len(found.looked), "picture")}, seen by {_text(found.network.network)} (epoch {found.network.epoch}).</p>
 <nav aria-label="Findings"><ul>{links}</ul></nav>
 </header>
 <main id="main">
@@ -232,7 +233,8 @@ def _confusions(found: Inspection) -> Section:
     if found.silence:
         return "confusions", "Confusions", "-", _paragraph(f"They are not counted. {found.silence}")
     wrong = sum(len(one.pictures) for one in found.confusions)
-    words = f"What the network takes for another class: {wrong} pictures, a top-1 error of {found.error:.2f} %."
+    pictures = counted(wrong, "picture")
+    words = f"What the network takes for another class: {pictures}, a top-1 error of {found.error:.2f} %."
     if found.trained:
         words += f" {TRAINED}"
     body = _paragraph(words) + _more(len(found.confusions), PAIRS_SHOWN)
@@ -252,9 +254,12 @@ def _classes(found: Inspection) -> Section:
         rows.append((_text(found.name(label)), *map(str, counts[:, label].tolist()), width))
     head = ("class", "pictures", *["held out"] * (len(counts) - 1), "")
     its = counts[0][counts[0] > 0]
-    words = f"Of {len(its)} classes the largest has {its.max()} pictures, the smallest {its.min()}." if len(its) else ""
+    words = ""
+    if len(its):
+        largest = counted(int(its.max()), "picture")
+        words = f"Of {counted(len(its), 'class')} the largest has {largest}, the smallest {its.min()}."
     if empty := len(present) - len(its):
-        words += f" {empty} classes have none."
+        words += f" {counted(empty, 'class')} {agreeing(empty, 'has', 'have')} none."
     return "classes", "Classes", str(len(present)), _paragraph(words) + _table("Pictures of each class", head, rows)
 
 

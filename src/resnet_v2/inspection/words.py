@@ -84,9 +84,9 @@ def text(found: Inspection, settings: InspectConfig) -> str:
     extra = sum(len(group.members) - 1 for group in found.doubles)
     present = int((found.counts.sum(0) > 0).sum())
     lines = [
-        f"pictures      {len(looked)} of {present} classes, {len(looked.unreadable)} unreadable",
+        f"pictures      {len(looked)} of {counted(present, 'class')}, {len(looked.unreadable)} unreadable",
         f"wrong labels  {f'not looked for: {wrong.problem}' if wrong.problem else len(wrong.found)}",
-        f"doubles       {extra} in {len(found.doubles)} groups"
+        f"doubles       {extra} in {counted(len(found.doubles), 'group')}"
         + (f", {across} of them across both sets" if len(looked.sets) > 1 else ""),
         *_first_doubles(found),
         f"odd pictures  {len({one.index for one in found.odd})}",

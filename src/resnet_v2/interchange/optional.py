@@ -3,7 +3,7 @@
 import importlib
 from typing import Any
 
-from resnet_v2.errors import ResnetError
+from resnet_v2.errors import ResnetError, install
 
 
 def package(name: str, extra: str) -> Any:
@@ -11,4 +11,4 @@ def package(name: str, extra: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise ResnetError(f"{name} is not installed; install it with pip install 'resnet-v2[{extra}]'.") from None
+        raise ResnetError(f"{name} is not installed; install it with {install(extra)}.") from None

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 import numpy.typing as npt
 
+from resnet_v2.console import agreeing, counted
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import replacing
 
@@ -42,9 +43,12 @@ class _Source:
     def damaged(self, reason: str) -> ResnetError:
         return ResnetError(f"{self.name} is damaged or no MXNet .params file: {reason}; copy or download it again.")
 
+    def rest(self) -> str:
+        return f"{self.left} {agreeing(self.left, 'is', 'are')} left"
+
     def claim(self, count: int, what: str) -> None:
         if count > self.left:
-            raise self.damaged(f"{what} needs {count} bytes where {self.left} are left")
+            raise self.damaged(f"{what} needs {counted(count, 'byte')} where {self.rest()}")
         self.left -= count
 
     def take(self, count: int, what: str) -> bytes:
@@ -88,18 +92,19 @@ def parse_params(file: BinaryIO, size: int, name: str) -> dict[str, npt.NDArray[
     if magic != _LIST_MAGIC:
         raise source.damaged("it does not begin with the mark of an MXNet file")
     if count > min(_MOST_ARRAYS, source.left // 4):
-        raise source.damaged(f"it announces {count} arrays")
+        raise source.damaged(f"it announces {counted(count, 'array')}")
     arrays = [_read_array(source, f"array {number}") for number in range(count)]
     (names,) = source.numbers("Q", "the count of names")
     if names == 0 < count:
         raise ResnetError(f"{name} holds a list of arrays without names; save a dict with mx.nd.save instead.")
     if names != count:
-        raise source.damaged(f"it announces {count} arrays and {names} names")
+        raise source.damaged(f"it announces {counted(count, 'array')} and {counted(names, 'name')}")
     named = {_read_name(source, f"name {number}"): array for number, array in enumerate(arrays)}
     if len(named) != count:
         raise source.damaged("two arrays have the same name")
     if source.left:
-        raise source.damaged(f"{source.left} bytes follow its last name")
+        follow = agreeing(source.left, "follows", "follow")
+        raise source.damaged(f"{counted(source.left, 'byte')} {follow} its last name")
     return named
 
 
@@ -153,7 +158,7 @@ def _read_values(source: _Source, shape: tuple[int, ...], dtype: int, what: str)
     count = math.prod(shape)
     width = 2 if dtype == _BFLOAT16 else np.dtype(_DTYPES[dtype]).itemsize
     if count * width > source.left:
-        raise source.damaged(f"{what} of shape {shape} needs {count * width} bytes where {source.left} are left")
+        raise source.damaged(f"{what} of shape {shape} needs {counted(count * width, 'byte')} where {source.rest()}")
     if dtype == _BFLOAT16:
         return _read_bfloat16(source, count, what).reshape(shape)
     values = np.empty(shape, np.uint8 if dtype == _BOOL else _DTYPES[dtype])

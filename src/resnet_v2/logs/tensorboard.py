@@ -1,10 +1,10 @@
-"""The figures of a run for TensorBoard, written with its own writer (pip install 'resnet-v2[tensorboard]')."""
+"""The figures of a run for TensorBoard, written with its own writer (extra `tensorboard`)."""
 
 import time
 from pathlib import Path
 from typing import Any
 
-from resnet_v2.errors import ResnetError
+from resnet_v2.errors import ResnetError, install
 
 # The tag of every figure of an event; its step is the epoch that the event tells, counted from 0.
 TAGS = {
@@ -56,7 +56,7 @@ def open_writer(prefix: str, append: bool) -> TensorBoardWriter:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
     except ImportError:
         raise ResnetError(
-            "`tensorboard` needs the package tensorboard; install it with pip install 'resnet-v2[tensorboard]'."
+            f"`tensorboard` needs the package tensorboard; install it with {install('tensorboard')}."
         ) from None
     folder = Path(f"{prefix}.tensorboard")
     if not append:

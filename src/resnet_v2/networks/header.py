@@ -93,7 +93,8 @@ class Header:
         if not all(isinstance(name, str) for name in self.class_names):
             raise ValueError("class names that are no texts")
         if len(self.class_names) not in (0, self.architecture.classes):
-            raise ValueError(f"{len(self.class_names)} names for {self.architecture.classes} classes")
+            names = counted(len(self.class_names), "name")
+            raise ValueError(f"{names} for {counted(self.architecture.classes, 'class')}")
         if not (isinstance(self.errors, dict) and isinstance(self.training, dict)):
             raise ValueError("errors and training are no objects")
         if not all(type(error) in (int, float) for error in self.errors.values()):
@@ -103,7 +104,7 @@ class Header:
         if not all(type(count) is int and count > 0 for count in self.tasks):
             raise ValueError("tasks that have no classes")
         if self.tasks and sum(self.tasks) != self.architecture.classes:
-            raise ValueError(f"tasks of {sum(self.tasks)} classes for {self.architecture.classes}")
+            raise ValueError(f"tasks of {counted(sum(self.tasks), 'class')} for {self.architecture.classes}")
         if type(self.temperature) not in (int, float) or not 0 < self.temperature < float("inf"):
             raise ValueError(f"temperature {self.temperature!r}")
         check_training(self.training)

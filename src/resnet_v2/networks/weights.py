@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from resnet_v2.config.using import Epoch
-from resnet_v2.console import say
+from resnet_v2.console import counted, say
 from resnet_v2.errors import DamagedError, ResnetError
 from resnet_v2.files import replacing
 from resnet_v2.networks.finding import checkpoint_path, find_checkpoint, split_path
@@ -158,7 +158,7 @@ def fill_body(path: Path, network: ResNet, header: Header, tensors: Mapping[str,
 def build(path: Path, header: Header, tensors: Mapping[str, Tensor]) -> ResNet:
     """The network of what `read_checkpoint` gave, on the CPU, in evaluation mode, channels-last memory."""
     if len(tensors) < header.architecture.depth:  # every layer has one: before time is spent on thousands of them
-        found = f"{len(tensors)} tensors for {header.architecture}"
+        found = f"{counted(len(tensors), 'tensor')} for {header.architecture}"
         raise ResnetError(f"{path} does not fit its header: {found}; take another epoch.")
     with torch.device("meta"):
         network = ResNet(header.architecture)

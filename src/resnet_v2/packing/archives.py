@@ -255,7 +255,7 @@ def _members(window: _Window, place: str, left_out: list[str]) -> Iterator[tuple
     try:
         for member in (members := Members(window)):
             if member.size < 0 or member.offset_data + member.size > window.size:
-                raise EOFError(f"it says {member.size} bytes of {member.name!a}, which it does not hold")
+                raise EOFError(f"it says {counted(member.size, 'byte')} of {member.name!a}, which it does not hold")
             if member.isreg() and not member.issparse():
                 yield member.name.removeprefix("./"), member.offset_data, member.size
             elif not member.isdir() and is_image(member.name.removeprefix("./")):

@@ -58,8 +58,10 @@ def check_identities(pieces: Sequence[Piece]) -> Iterator[Wrong]:
     for identity, (low, high) in zip(sound, places, strict=True):
         begin, end = identity.labels
         if high - low < end - begin:
+            gone = int(end - begin) - (high - low)
             words = (
-                f"it names {end - begin:g} images from {begin:g} on, of which {end - begin - (high - low):g} are gone"
+                f"it names {counted(int(end - begin), 'image')} from {begin:g} on, of which {gone} "
+                f"{agreeing(gone, 'is', 'are')} gone"
             )
             yield Wrong(identity, "missing", words, False)
         alone = named[low:high] == 1

@@ -190,7 +190,8 @@ def _read_head(reader: RecordReader, heads: _Heads, ordinal: int, offset: int) -
             raise damaged(reader.path, ordinal, offset, error) from None
         payload, size = bytes(whole[:HEAD_BYTES]), len(whole)
     if size < IMAGE_HEADER.size:
-        raise no_image_record(reader.path, ordinal, ValueError(f"{size} bytes are too few for an image header"))
+        words = f"{counted(size, 'byte')} {agreeing(size, 'is', 'are')} too few for an image header"
+        raise no_image_record(reader.path, ordinal, ValueError(words))
     if len(payload) < IMAGE_HEADER.size:
         raise damaged(reader.path, ordinal, offset, ValueError("the file ends inside it"))
     flag, label, heads.ids[ordinal], id2 = IMAGE_HEADER.unpack_from(payload)

@@ -20,7 +20,7 @@ from resnet_v2.config.packing import DataConfig
 from resnet_v2.console import counted, say
 from resnet_v2.data.jpeg import encode
 from resnet_v2.data.lists import ListEntry, write_list, write_synset
-from resnet_v2.errors import ResnetError
+from resnet_v2.errors import ResnetError, install
 from resnet_v2.files import download, gunzip, open_regular, read_bytes, replacing
 from resnet_v2.packing.archives import Members
 from resnet_v2.packing.making import Record, record_of
@@ -155,9 +155,7 @@ def load_digits(archive: Path | None, folder: Path, mirror: str) -> Source:
     try:
         from sklearn.datasets import load_digits as load
     except ImportError:
-        raise ResnetError(
-            "The digits come with scikit-learn; install it with `pip install 'resnet-v2[digits]'`."
-        ) from None
+        raise ResnetError(f"The digits come with scikit-learn; install it with {install('digits')}.") from None
     pixels, labels = load(return_X_y=True)
     grey = (np.asarray(pixels).reshape(-1, 8, 8) * (255 / 16)).round().astype(np.uint8)
     enlarged = [cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC) for image in grey]
@@ -199,7 +197,7 @@ def _files(archive: IO[bytes]) -> Iterator[tuple[str, bytes]]:
     for number, member in enumerate(Members(archive)):
         end = member.offset_data + member.size
         if number >= MOST_MEMBERS or not 0 <= member.size <= CIFAR10_BYTES or end > CIFAR10_MOST_BYTES:
-            raise ValueError(f"{member.name!a} has {member.size} bytes, which is none of CIFAR-10's files")
+            raise ValueError(f"{member.name!a} has {counted(member.size, 'byte')}, which is none of CIFAR-10's files")
         name, data = Path(member.name).name, b""
         if member.isreg() and not member.issparse() and name in CIFAR10_FILES:
             archive.seek(member.offset_data)
@@ -215,7 +213,8 @@ def _cifar_part(path: Path, members: dict[str, bytes], name: str) -> tuple[NDArr
         raise ResnetError(f"{path} holds no {name}, {hint}; give the binary version, {CIFAR10_ARCHIVE}.")
     table = np.frombuffer(members[name], np.uint8)
     if not table.size or table.size % 3073:
-        raise ResnetError(f"{path}: {name} has {table.size} bytes, no multiple of 3073; download the archive again.")
+        size = counted(table.size, "byte")
+        raise ResnetError(f"{path}: {name} has {size}, no multiple of 3073; download the archive again.")
     table = table.reshape(-1, 3073)
     if table[:, 0].max() > 9:
         raise ResnetError(f"{path}: {name} has a label above 9; download the archive again.")

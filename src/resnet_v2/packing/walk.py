@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_v2.console import Progress
+from resnet_v2.console import Progress, counted
 from resnet_v2.data.claims import check_claim
 from resnet_v2.data.exact import EXACT_LABELS, first_label
 from resnet_v2.data.jpeg import decode
@@ -166,7 +166,7 @@ def _record(block: Block, first: int) -> tuple[list[memoryview], int, int]:
         end = start + PART_HEADER.size + length
         if end > following:
             words = "the file ends inside it" if at_end else "the next one begins inside it"
-            raise _BrokenError(f"its header says {length} bytes, but {words}", following, number + 1, at_end)
+            raise _BrokenError(f"its header says {counted(length, 'byte')}, but {words}", following, number + 1, at_end)
         parts.append(block.data[start + PART_HEADER.size : end])
         end = min(end + -length % 4, following)
         if place in (WHOLE, LAST):

@@ -13,6 +13,7 @@ import torch
 
 from resnet_v2.config.fields import parse_labels
 from resnet_v2.config.training import NEUTRAL, TRAIN_DEFAULTS, TrainConfig
+from resnet_v2.console import counted
 from resnet_v2.data.augment import Augmentation, augmentation, random_resized_crop
 from resnet_v2.data.hands import usual_workers
 from resnet_v2.data.labels import Labels
@@ -268,8 +269,8 @@ def _usual(
     wanted = asked.get("num_classes", 0)
     if tasks and wanted not in (0, sum(tasks)):
         raise SettingError(
-            f"`labels` {asked['labels']} has {sum(tasks)} classes in all, but `num_classes` says {wanted}; leave "
-            "`num_classes` out."
+            f"`labels` {asked['labels']} has {counted(sum(tasks), 'class')} in all, but `num_classes` says {wanted}; "
+            "leave `num_classes` out."
         )
     wanted = sum(tasks) or wanted
     classes = wanted or len(names) or (1000 if imagenet else 0)
@@ -280,8 +281,8 @@ def _usual(
     if classes_needed and names and len(names) != classes:
         if tasks:
             raise ResnetError(
-                f"`labels` {asked['labels']} has {classes} classes in all, but {synset} names {len(names)}; name those "
-                "of the first task first."
+                f"`labels` {asked['labels']} has {counted(classes, 'class')} in all, but {synset} names "
+                f"{len(names)}; name those of the first task first."
             )
         raise ResnetError(f"`num_classes` says {classes}, but {synset} names {len(names)}; mend one of them.")
     return names, found | {"num_classes": classes}

@@ -98,7 +98,8 @@ def _tell_of_memory(plan: RunPlan, reader: RecordSet) -> list[str]:
         return []
     mebibytes = _mebibytes(Layout(slots, rows, shape).bytes)
     return [
-        f"warning: memory is short, so only {slots} batches of {counted(rows, 'image')} are made ahead ({mebibytes}); "
+        f"warning: memory is short, so only {slots} {agreeing(slots, 'batch', 'batches')} of "
+        f"{counted(rows, 'image')} {agreeing(slots, 'is', 'are')} made ahead ({mebibytes}); "
         "give a smaller `batch_size` where the network waits for data"
     ]
 
@@ -110,8 +111,8 @@ def _check_disk(plan: RunPlan, trainer: Trainer) -> list[str]:
     free = shutil.disk_usage(folder).free
     if free < 2 * one:
         raise ResnetError(
-            f"{folder} has {free / 2**20:.0f} MiB free, but a checkpoint takes {one / 2**20:.0f} and the old one stays "
-            "until the new one is written; free some space or give another `model_prefix`."
+            f"{folder} has {_mebibytes(free)} free, but a checkpoint takes {_mebibytes(one)} and the old one "
+            "stays until the new one is written; free some space or give another `model_prefix`."
         )
     files = (plan.config.output.keep or plan.epochs - plan.first_epoch) + 3
     if free < files * one:
