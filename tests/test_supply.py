@@ -13,6 +13,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from resnet_v2.errors import install
+
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 OURS = "resnet-v2"
@@ -185,3 +187,21 @@ def test_nothing_runs_what_a_file_says() -> None:
 )
 def test_the_search_finds(code: str) -> None:
     assert list(dangerous(ast.parse(code)))
+
+
+def test_messages_name_extras_that_there_are() -> None:
+    """Each is told by `errors.install` or `optional.package`, in the form that works in a clone."""
+    told = [name for path in SOURCES for name in named_extras(path.read_text())]
+    assert len(told) > 15
+    assert set(told) <= set(project()["project"]["optional-dependencies"])
+    assert [path for path in SOURCES if "resnet-v2[" in path.read_text()] == []
+    assert install("onnx") == "pip install -e '.[onnx]' in the clone of resnet-v2"
+
+
+def named_extras(code: str) -> Iterator[str]:
+    """The last word that is given to `install` and `package` in a program."""
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("install", "package"):
+            last = node.args[-1]
+            if isinstance(last, ast.Constant):
+                yield str(last.value)
