@@ -15,7 +15,6 @@ from resnet_v2 import console
 from resnet_v2.config import averaging, converting, forecast, inspecting, packing, quantizing, serving, training, using
 from resnet_v2.config import features as using_features
 from resnet_v2.errors import ResnetError
-from resnet_v2.networks.finding import find_checkpoint, find_members
 from resnet_v2.storage import Address
 
 
@@ -35,21 +34,14 @@ def data(settings: packing.DataConfig) -> None:
 def make_list(settings: packing.ListConfig) -> None:
     from resnet_v2.packing.class_folders import make_lists
     from resnet_v2.packing.groundtruth import make_validation_list
+    from resnet_v2.packing.list_files import told_lists
 
     if settings.val_labels is not None:
         images = make_validation_list(settings.root, settings.prefix, settings.val_labels, settings.synset)
         print(f"{settings.prefix}_val.lst: {console.counted(images, 'image')}")
         console.suggest("resnet-v2", "pack", f"{settings.prefix}_val.lst", settings.root, f"{settings.prefix}_val.rec")
         return
-    classes, train, validation = make_lists(settings)
-    chunk = "" if settings.chunks == 1 else f"_0 to _{settings.chunks - 1}"
-    print(
-        f"{settings.prefix}{chunk}_train.lst: {console.counted(train, 'image')} of {console.counted(classes, 'class')}"
-    )
-    if validation:
-        print(f"{settings.prefix}{chunk}_val.lst: {console.counted(validation, 'image')}")
-    else:
-        print("nothing is held out for validation; --val-per-class or --val-ratio would")
+    print(told_lists(settings, *make_lists(settings)))
     part = f"{settings.prefix}{'' if settings.chunks == 1 else '_0'}_train"
     console.suggest("resnet-v2", "pack", f"{part}.lst", settings.root, f"{part}.rec")
 
@@ -146,49 +138,18 @@ def list_recipes(settings: forecast.RecipesConfig) -> None:
 
 
 def evaluate(settings: using.EvaluateConfig) -> None:
-    from resnet_v2.inference import report
-    from resnet_v2.inference.predict import Predictor
+    from resnet_v2.inference import evaluations, report
 
-    for prefix in settings.prefix:
-        find_members(prefix, settings.epoch)  # before the first of them is evaluated
-    predictors = (
-        Predictor.open(prefix, settings.epoch, settings.engine, settings.device, settings.gpus, settings.precision)
-        for prefix in settings.prefix
-    )
-    rows = report.evaluate_all(
-        map(report.refuse_confusion, predictors) if settings.confusion is not None else predictors,
-        settings.rec,
-        settings.sizes,
-        settings.ten_crop,
-        settings.batch_size,
-        settings.workers,
-        settings.mxnet_count,
-        settings.on_error,
-    )
-    if settings.json:
-        results = [row.as_json(settings.per_class) for row in rows]
-        print(json.dumps(results[0] if len(results) == 1 else results))
-    elif settings.table or len(rows) > 1:
-        print(report.table(rows))
-    else:
-        print(report.text(rows[0]))
-    if settings.per_class and not settings.json:
-        print(report.class_table(rows[-1]))
-    if settings.confusion is not None:
+    rows = evaluations.evaluate(settings)
+    print(evaluations.told(rows, settings))
+    if settings.confusion is not None:  # after the figures, which stay where the picture cannot be drawn
         report.draw_confusion(rows[-1], settings.confusion)
 
 
 def compare(settings: using.CompareConfig) -> None:
-    from resnet_v2.inference import comparisons, report
-    from resnet_v2.inference.predict import Predictor
+    from resnet_v2.inference import evaluations
 
-    pairs = comparisons.pairs_of(settings.first, settings.second)
-    names = [prefix for pair in pairs for prefix in pair]
-    for name in names:
-        find_checkpoint(name)  # before the first of them is evaluated
-    predictors = (Predictor.open(prefix, device=settings.device, gpus=settings.gpus) for prefix in names)
-    rows = report.evaluate_all(predictors, settings.rec, settings.sizes, batch_size=settings.batch_size)
-    print(comparisons.compare(rows, len(pairs)))
+    print(evaluations.compare(settings))
 
 
 def inspect(settings: inspecting.InspectConfig) -> None:
@@ -226,23 +187,15 @@ def features(settings: using_features.FeaturesConfig) -> int:
 
     load = open_once(settings.prefix, settings.epoch, settings.device, settings.gpus)
     places = Places(settings.images, load, settings.batch_size, settings.threads)
-    unreadable = places.unreadable
     if settings.out is not None:
         print(write_features(places, settings.out))
         return 1 if places.unreadable else 0
-    if settings.neighbours:
-        among = Places(settings.among, load, settings.batch_size, settings.threads)
-        found: list[Any] = list(similar.neighbours(places, among, settings.neighbours))
-        unreadable = among.unreadable
-    else:
-        found = list(similar.duplicates(places, settings.duplicates))
-        least = f"a cosine of {settings.duplicates:g} or more to an earlier one"
-        console.say(f"{len(found)} of {places.count} {console.agreeing(len(found), 'has', 'have')} {least}")
+    found, unreadable = similar.look_alikes(settings, places, load)
     if settings.json:
         print(json.dumps([asdict(one) for one in found]))
     else:
         print(*found, sep="\n", end="\n" if found else "")
-    return 1 if places.unreadable + unreadable else 0
+    return 1 if unreadable else 0
 
 
 def head(settings: using_features.HeadConfig) -> None:
@@ -306,26 +259,11 @@ def plot(settings: using.PlotConfig) -> None:
 
 def plan(settings: forecast.PlanConfig) -> None:
     from resnet_v2.logs import memory
-    from resnet_v2.networks.architecture import Architecture
-    from resnet_v2.networks.resnet import default_stem
     from resnet_v2.recompute import budget as budgets
-    from resnet_v2.recompute import measured, speeds
+    from resnet_v2.recompute.measured import workload_of
     from resnet_v2.recompute.whole_run import whole_runs
 
-    depth = settings.depth or 200
-    stem = settings.stem or default_stem(depth)
-    architecture = Architecture(depth, settings.num_classes, stem, settings.version, settings.width)
-    device = measured.named(settings.gpu)
-    taken = budgets.PROCESS_BYTES if device == speeds.CPU else budgets.CONTEXT_BYTES
-    workload = budgets.Workload(
-        architecture,
-        settings.image,
-        settings.amp == "bf16",
-        settings.fused_backward,
-        device,
-        settings.batch_size,
-        taken,
-    )
+    workload = workload_of(settings)
     if settings.whole_run:
         runs = whole_runs(settings.depth, workload, settings.epochs, settings.euros_per_hour)
         print(json.dumps(runs) if settings.json else memory.whole_run_table(runs))

@@ -1,13 +1,15 @@
 """Which pictures look alike to a network: the cosine of their features."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_v2.console import Progress, counted
+from resnet_v2.config.features import FeaturesConfig
+from resnet_v2.console import Progress, agreeing, counted, say
 from resnet_v2.errors import ResnetError, printable
+from resnet_v2.inference.classifier import Classifier
 from resnet_v2.inference.feature_files import refuse_other
 from resnet_v2.inference.features import Places
 
@@ -51,6 +53,20 @@ class Duplicate:
     def __str__(self) -> str:
         """Both on one line."""
         return f"{self.similarity:.4f}  {printable(self.image)}  is like  {printable(self.like)}"
+
+
+def look_alikes(
+    settings: FeaturesConfig, places: Places, load: Callable[[], Classifier]
+) -> tuple[list[Neighbours] | list[Duplicate], int]:
+    """Those of `places` that the settings ask for, neighbours or duplicates, and how many pictures were unreadable."""
+    if settings.neighbours:
+        among = Places(settings.among, load, settings.batch_size, settings.threads)
+        near = neighbours(places, among, settings.neighbours)
+        return near, places.unreadable + among.unreadable
+    doubles = list(duplicates(places, settings.duplicates))
+    least = f"a cosine of {settings.duplicates:g} or more to an earlier one"
+    say(f"{len(doubles)} of {places.count} {agreeing(len(doubles), 'has', 'have')} {least}")
+    return doubles, places.unreadable
 
 
 def neighbours(pictures: Places, among: Places, count: int) -> list[Neighbours]:

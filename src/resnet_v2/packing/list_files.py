@@ -5,7 +5,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice, zip_longest
 from pathlib import Path
 
-from resnet_v2.console import following, say
+from resnet_v2.config.packing import ListConfig
+from resnet_v2.console import counted, following, say
 from resnet_v2.data.index import is_record
 from resnet_v2.data.lists import ListEntry, read_lines, read_synset, write_list
 from resnet_v2.errors import ResnetError
@@ -25,6 +26,16 @@ def write_lists(paths: Sequence[Path], entries: Iterable[ListEntry], total: int)
     for number, path in enumerate(paths):
         count = total * (number + 1) // len(paths) - total * number // len(paths)
         write_list(path, following(islice(left, count), path.name, count))
+
+
+def told_lists(settings: ListConfig, classes: int, train: int, validation: int) -> str:
+    """What was written of so many classes, on a line for each part: so many images for training and for validation."""
+    chunk = "" if settings.chunks == 1 else f"_0 to _{settings.chunks - 1}"
+    start = f"{settings.prefix}{chunk}"
+    held = "nothing is held out for validation; --val-per-class or --val-ratio would"
+    if validation:
+        held = f"{start}_val.lst: {counted(validation, 'image')}"
+    return f"{start}_train.lst: {counted(train, 'image')} of {counted(classes, 'class')}\n{held}"
 
 
 def tell_of_older_lists(prefix: Path, written: Collection[Path]) -> None:

@@ -8,10 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from resnet_v2.config.forecast import PlanConfig
 from resnet_v2.errors import ResnetError
 from resnet_v2.networks import kernels
 from resnet_v2.networks.architecture import Architecture
-from resnet_v2.networks.resnet import ResNet
+from resnet_v2.networks.resnet import ResNet, default_stem
+from resnet_v2.recompute.budget import CONTEXT_BYTES, PROCESS_BYTES, Workload
 from resnet_v2.recompute.costs import link_costs
 from resnet_v2.recompute.speeds import BY_OUR_KERNELS, BY_TORCH, CARDS, CPU, Speeds
 from resnet_v2.recompute.tape import follow
@@ -28,6 +30,22 @@ def named(name: str) -> Speeds:
             return its
     raise ResnetError(
         f"`gpu` {name!r} is not known here; give one of {', '.join(CARDS)}, or here on a machine that has a GPU."
+    )
+
+
+def workload_of(settings: PlanConfig) -> Workload:
+    """The training that `resnet-v2 plan` is asked about, on the card that its settings name."""
+    depth = settings.depth or 200
+    stem = settings.stem or default_stem(depth)
+    device = named(settings.gpu)
+    return Workload(
+        Architecture(depth, settings.num_classes, stem, settings.version, settings.width),
+        settings.image,
+        settings.amp == "bf16",
+        settings.fused_backward,
+        device,
+        settings.batch_size,
+        PROCESS_BYTES if device == CPU else CONTEXT_BYTES,
     )
 
 
