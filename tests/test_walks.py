@@ -248,6 +248,4 @@ def answers_of(model: Path, rec: Path) -> tuple[NDArray[np.float32], NDArray[np.
     images = np.stack([image for image in decoded if image is not None])
     logits = session.run(None, {"images": images.transpose(0, 3, 1, 2).astype(np.float32)})[0]
     shares = np.exp(logits - logits.max(1, keepdims=True))
-    return shares / shares.sum(1, keepdims=True), np.array([np.float32(header.label) for header, _ in records]).astype(
-        np.int64
-    )
+    return shares / shares.sum(1, keepdims=True), np.array([int(np.ravel(header.label)[0]) for header, _ in records])
