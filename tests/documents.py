@@ -261,7 +261,7 @@ def face_record(path: Path) -> None:
 
 
 STAND_INS: dict[str, Callable[[Path], None]] = {
-    **dict.fromkeys(("path/to/folder", "path/to/flowers"), class_folders),
+    "path/to/flowers": class_folders,
     **dict.fromkeys(("path/to/pets", "cifar10-jpeg"), split_folders),
     "photos/": photos,
     **dict.fromkeys(("a.jpg", "cat.jpg", "7.png", "8.png"), save_picture),

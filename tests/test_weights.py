@@ -14,7 +14,7 @@ import torch
 
 from resnet_v2.config.fields import Version
 from resnet_v2.errors import ResnetError
-from resnet_v2.interchange.export import export
+from resnet_v2.interchange.export import Format, export
 from resnet_v2.networks import weights
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.finding import checkpoint_path, find_checkpoint, saved_epochs
@@ -256,3 +256,26 @@ def test_a_name_that_is_no_utf8(saved: tuple[str, ResNet], tmp_path: Path) -> No
     assert path.read_bytes() == checkpoint_path(prefix, 3).read_bytes()
     weight = weights.load(tmp_path / "m\udcff", 3)[0].get_parameter("fc1.weight")
     assert torch.equal(weight, network.get_parameter("fc1.weight"))
+
+
+@pytest.mark.parametrize("to", ["mxnet", "safetensors"])
+def test_no_checkpoint_is_written_over_unasked(tmp_path: Path, to: Format) -> None:
+    """A network that was converted lies beside the file that it came from."""
+    network = resnet(8, 3)
+    ours, theirs = str(tmp_path / "net"), str(tmp_path / "other")
+    weights.save(checkpoint_path(ours, 3), weights.network_tensors(network), header(network))
+    export(ours, 3, "mxnet", theirs)
+    ending = {"mxnet": "params", "safetensors": "safetensors"}[to]
+    kept = tmp_path / f"other-0003.{ending}"
+    if to == "mxnet":
+        weights.save(checkpoint_path(theirs, 3), weights.network_tensors(network), header(network))
+        source = str(checkpoint_path(theirs, 3))
+    else:
+        kept.write_bytes(b"trained")
+        source = str(tmp_path / "other-0003.params")
+    before = kept.read_bytes()
+    with pytest.raises(ResnetError, match=f"{kept.name} is there already; give `out`"):
+        export(source, None, to)
+    assert kept.read_bytes() == before
+    export(source, None, to, theirs)
+    assert kept.read_bytes() != b"trained"

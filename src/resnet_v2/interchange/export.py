@@ -64,6 +64,9 @@ def export(prefix: str, epoch: Epoch | None, to: Format, out: str = "") -> str:
     target = exported_path(beside, ENDINGS[to], out)
     if target.exists() and target.samefile(path):
         raise ResnetError(f"{target} is the checkpoint itself; export it under another name, with `out`.")
+    # These may be checkpoints that somebody trained, and not what an export wrote.
+    if target.exists() and not out and to in ("mxnet", "gluon", "safetensors"):
+        raise ResnetError(f"{target} is there already; give `out`, the same name to write it anew.")
     if to == "mxnet":
         mxnet.save_checkpoint(start, number, network, header.labels)
         return f"{target} and {start}-symbol.json"

@@ -20,7 +20,7 @@ from resnet_v2.data.claims import claimed_size
 from resnet_v2.data.jpeg import Image
 from resnet_v2.errors import ResnetError
 from resnet_v2.inference.output import as_json
-from resnet_v2.inference.pictures import prepare
+from resnet_v2.inference.pictures import prepare, too_small
 from resnet_v2.inference.places import STANDARD_INPUT
 from resnet_v2.inference.predict import Prediction, Predictor
 from resnet_v2.machine import processors
@@ -101,9 +101,8 @@ class Answering:
         if not data:
             raise Refused(400, "The picture is empty; send the bytes of an image file.")
         crop = prepare(data, self._predictor.view, "The picture" if name == STANDARD_INPUT else name)
-        height, width = claimed_size(data) or (SMALLEST_SIDE, SMALLEST_SIDE)
-        small = f"{width} x {height} pixels show too little for an answer to mean much."
-        return crop, small if min(height, width) < SMALLEST_SIDE else ""
+        told = too_small(claimed_size(data) or (SMALLEST_SIDE, SMALLEST_SIDE))
+        return crop, told and f"{told}."
 
 
 def application(predictor: Predictor, settings: ServeConfig) -> tuple[Measured, Metrics]:
