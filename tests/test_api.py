@@ -302,3 +302,10 @@ def test_a_run_whose_last_epoch_is_not_its_best(
     resnet_v2.load(tmp_path / "m", 4)
     resnet_v2.load(tmp_path / "m-0004.safetensors")
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("one", ["a.jpg", Path("a.jpg"), b"a"])
+def test_predict_refuses_one_picture(one: Any) -> None:
+    """A path would be taken letter by letter."""
+    with pytest.raises(resnet_v2.ResnetError, match="`pictures` is one picture; `classify` answers it"):
+        resnet_v2.load().predict(one)

@@ -1,5 +1,6 @@
 """Pictures -> class names and probabilities, with the preprocessing of evaluation."""
 
+import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from resnet_v2.console import say
 from resnet_v2.data.jpeg import Image
 from resnet_v2.data.loader import stored_side
 from resnet_v2.data.record_set import Records
-from resnet_v2.errors import ResnetError
+from resnet_v2.errors import ResnetError, SettingError
 from resnet_v2.inference.engines import (
     Calibrated,
     Engine,
@@ -194,6 +195,8 @@ class Predictor:
         """
         checked("top", Count, top)
         checked("batch_size", Count, batch_size)
+        if isinstance(pictures, str | os.PathLike | bytes):
+            raise SettingError("`pictures` is one picture; `classify` answers it, and `predict` a list of them.")
         return self._predictions(
             iter(pictures), top, batch_size, checked("threads", CountOrNone, threads) or processors()
         )
