@@ -23,6 +23,7 @@ from resnet_v2.errors import ResnetError
 from resnet_v2.logs.runlog import read_curve
 from resnet_v2.networks import weights
 from resnet_v2.networks.finding import checkpoint_path, saved_epochs
+from resnet_v2.training import gpu
 from resnet_v2.training.evaluate import evaluate
 from resnet_v2.training.fit import fit
 from resnet_v2.training.losses import rank_of_label
@@ -385,7 +386,10 @@ def test_logits_that_are_no_numbers_are_errors(trained: str, digits: Path) -> No
     assert (result.top1_error, result.top5_error) == (100, 100)
 
 
-def test_a_resumed_run_has_the_loss_scale_of_the_whole_one(few_digits: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_has_the_loss_scale_of_the_whole_one(
+    few_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "refuse_on_cpu", lambda amp: None)
     changes: dict[str, object] = {"batch_size": 4, "num_examples": 8, "amp": "fp16", "milestones": "1"}
     fit(small(few_digits, tmp_path / "whole", epochs=2, **changes))
     fit(small(few_digits, tmp_path / "parts", epochs=1, **changes))
