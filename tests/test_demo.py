@@ -16,7 +16,7 @@ import torch
 
 from conftest import picture, read_image
 from processes import PATIENCE_SECONDS, Command
-from resnet_v2.config.using import DemoConfig
+from resnet_v2.config.serving import DemoConfig
 from resnet_v2.data.jpeg import encode
 from resnet_v2.errors import ResnetError
 from resnet_v2.inference.card import about

@@ -22,7 +22,7 @@ import pytest
 import torch
 
 from processes import PATIENCE_SECONDS, Command
-from resnet_v2.config.using import DemoConfig
+from resnet_v2.config.serving import DemoConfig
 from resnet_v2.errors import ResnetError
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.header import Header

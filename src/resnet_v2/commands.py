@@ -239,7 +239,7 @@ def card(settings: using.CardConfig) -> None:
     print(made.markdown if settings.out is None else write_folder(made, settings.out))
 
 
-def demo(settings: using.DemoConfig) -> None:
+def demo(settings: serving.DemoConfig) -> None:
     from resnet_v2.serving.demo import serve
 
     serve(settings)
@@ -302,6 +302,6 @@ COMMANDS = {
     "quantize": (quantizing.QuantizeConfig, quantize),
     "fetch": (using.FetchConfig, fetch),
     "card": (using.CardConfig, card),
-    "demo": (using.DemoConfig, demo),
+    "demo": (serving.DemoConfig, demo),
     "serve": (serving.ServeConfig, serve),
 }

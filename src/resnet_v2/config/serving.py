@@ -1,12 +1,18 @@
-"""Settings of `resnet-v2 serve`."""
+"""Settings of the commands that listen: `resnet-v2 serve` and `resnet-v2 demo`."""
 
-from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import arg
 
-from resnet_v2.config.fields import OnGpus, Range, Usual, settings
-from resnet_v2.config.using import Device, EngineName, Epoch, Gpu, Precision, Prefix
+from resnet_v2.config.fields import OnGpus, Range, settings
+from resnet_v2.config.using import Device, EngineName, Epoch, OneGpu, Precision, Prefix, Synset
+
+# What both have, each with its help.
+Host = Annotated[str, arg(help="address to listen on; 0.0.0.0 answers everybody who can reach this machine")]
+Port = Annotated[int, Range(1, 65535), arg(help="port to listen on")]
+UploadMb = Annotated[int, Range(1, 1024), arg(help="largest request that is taken, in MB")]
+Seconds = Annotated[int, Range(1, 3600), arg(help="longest time of an upload, and of the wait for an answer")]
+Queue = Annotated[int, Range(1, 10**4), arg(help="pictures that may wait at a time; more are turned away")]
 
 
 @settings
@@ -15,23 +21,34 @@ class ServeConfig(OnGpus):
 
     prefix: Prefix = ""
     epoch: Epoch = None
-    gpus: Annotated[Gpu, arg(aliases=["--gpu"])] = "0"
+    gpus: OneGpu = "0"
     device: Device = ""
     engine: EngineName = "torch"
     precision: Precision = "float32"
-    synset: Annotated[Path | None, Usual("the names saved in the checkpoint")] = None
-    """file with one class name per line"""
-    host: str = "127.0.0.1"
-    """address to listen on; 0.0.0.0 answers everybody who can reach this machine"""
-    port: Annotated[int, Range(1, 65535)] = 8000
-    """port to listen on"""
+    synset: Synset = None
+    host: Host = "127.0.0.1"
+    port: Port = 8000
     batch_size: Annotated[int, Range(1, 1024)] = 32
     """pictures that the network is given at once, at most"""
     wait_ms: Annotated[int, Range(0, 1000)] = 2
     """milliseconds that a picture waits for others to come"""
-    queue: Annotated[int, Range(1, 10**4)] = 256
-    """pictures that may wait at a time; who comes then is told to come again (status 503)"""
-    upload_mb: Annotated[int, Range(1, 1024)] = 20
-    """largest request that is taken, in MB"""
-    seconds: Annotated[int, Range(1, 3600)] = 60
-    """longest time of an upload, and of the wait for an answer"""
+    queue: Queue = 256
+    upload_mb: UploadMb = 20
+    seconds: Seconds = 60
+
+
+@settings
+class DemoConfig:
+    """Show a page in the browser: drop a picture, see its classes and where the network saw them."""
+
+    prefix: Prefix = ""
+    epoch: Epoch = None
+    device: str = ""
+    """torch device (default: the CPU)"""
+    host: Host = "127.0.0.1"
+    port: Port = 7860
+    upload_mb: UploadMb = 20
+    requests_per_minute: Annotated[int, Range(1, 10**6)] = 3000
+    """uploads and questions of one address; each picture takes two"""
+    seconds: Seconds = 60
+    queue: Queue = 200

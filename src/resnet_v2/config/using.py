@@ -43,6 +43,11 @@ Resize = Annotated[
 ]
 BatchSize = Annotated[int, Range(1, 10**6), arg(help="images per step")]
 Gpu = Annotated[str, arg(help="the GPU to use; '' is the CPU")]
+# Of commands whose people think of one GPU.
+OneGpu = Annotated[Gpu, arg(aliases=["--gpu"])]
+Synset = Annotated[
+    Path | None, Usual("the names saved in the checkpoint"), arg(help="file with one class name per line")
+]
 Device = Annotated[str, arg(help="torch device; comes before --gpus")]
 SIDES = Range(1, 65535)
 
@@ -129,12 +134,11 @@ class PredictConfig(OnGpus):
     prefix: str = ""
     """start of the checkpoint's name (default: the network that ships); a,b: the mean answer of several"""
     epoch: Epoch = None
-    gpus: Annotated[Gpu, arg(aliases=["--gpu"])] = "0"
+    gpus: OneGpu = "0"
     device: Device = ""
     engine: EngineName = "torch"
     precision: Precision = "float32"
-    synset: Annotated[Path | None, Usual("the names saved in the checkpoint")] = None
-    """file with one class name per line"""
+    synset: Synset = None
     top: Annotated[int, Range(1, 10**6)] = 5
     """how many classes to name, of tasks for each; of labels multi every class of 50 % or more is named"""
     json: bool = False
@@ -178,28 +182,6 @@ class CardConfig:
     """a paragraph about data and licence"""
     half: bool = False
     """round weights to 16 bits: half the size, errors measured on them"""
-
-
-@settings
-class DemoConfig:
-    """Show a page in the browser: drop a picture, see its classes and where the network saw them."""
-
-    prefix: Prefix = ""
-    epoch: Epoch = None
-    device: str = ""
-    """torch device (default: the CPU)"""
-    host: str = "127.0.0.1"
-    """address to listen on; 0.0.0.0 shows the page to everybody who can reach this machine"""
-    port: Annotated[int, Range(1, 65535)] = 7860
-    """port to listen on"""
-    upload_mb: Annotated[int, Range(1, 1024)] = 20
-    """largest upload that is taken, in MB: a picture, or several that are dropped at a time"""
-    requests_per_minute: Annotated[int, Range(1, 10**6)] = 3000
-    """uploads and questions of one address; each picture takes two"""
-    seconds: Annotated[int, Range(1, 3600)] = 60
-    """longest time of an upload, and of the wait for an answer"""
-    queue: Annotated[int, Range(1, 10**4)] = 200
-    """pictures that may wait at a time"""
 
 
 @settings

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from resnet_v2.config.using import DemoConfig
+from resnet_v2.config.serving import DemoConfig
 from resnet_v2.console import say
 from resnet_v2.data.jpeg import Image, encode
 from resnet_v2.errors import ResnetError, printable

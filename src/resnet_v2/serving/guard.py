@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from resnet_v2.config.using import DemoConfig
+from resnet_v2.config.serving import DemoConfig
 from resnet_v2.errors import ResnetError
 from resnet_v2.serving.forms import IN_MEMORY_BYTES, Limit, Refused, at_most, files_of_form
 from resnet_v2.serving.sessions import CLOSE, Sessions
