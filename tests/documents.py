@@ -114,7 +114,7 @@ def split_folders(root: Path) -> None:
         class_folders(root / part, images=1)
 
 
-def photos(root: Path) -> None:
+def loose_pictures(root: Path) -> None:
     root.mkdir()
     for number in range(2):
         save_picture(root / f"{number}.jpg", number)
@@ -124,7 +124,7 @@ def data_set(folder: Path) -> None:
     """Records for `train --data-type NAME`."""
     source = Path("stand-ins") / folder.name
     split_folders(source)
-    side = 256 if folder.name == "pets" else 32
+    side = 256 if folder.name == "photos256" else 32
     make_data(DataConfig(str(source), folder, resize=side, threads=1))
 
 
@@ -261,11 +261,11 @@ def face_record(path: Path) -> None:
 
 
 STAND_INS: dict[str, Callable[[Path], None]] = {
-    "path/to/flowers": class_folders,
-    **dict.fromkeys(("path/to/pets", "cifar10-jpeg"), split_folders),
-    "photos/": photos,
+    "photos": class_folders,
+    "cifar10-jpeg": split_folders,
+    "pictures/": loose_pictures,
     **dict.fromkeys(("a.jpg", "cat.jpg", "7.png", "8.png"), save_picture),
-    **dict.fromkeys(("data/cifar10", "data/digits", "data/pets"), data_set),
+    **dict.fromkeys(("data/cifar10", "data/digits", "data/photos256"), data_set),
     "data/cifar10-jpeg": jpeg_copy,
     "data/tags": tags,
     "data/clothes": clothes,
@@ -278,7 +278,7 @@ STAND_INS: dict[str, Callable[[Path], None]] = {
     **dict.fromkeys(("cifar10_val.rec", "more.rec"), small_record),
     **dict.fromkeys(("train.rec", "val.rec", "val_256_q90.rec", "val_480_q95.rec"), large_record),
     **dict.fromkeys(("model/a", "model/b", "model/b-0030", "model/resnet-50-0000"), large_network),
-    **dict.fromkeys(("model/resnet-digits-14", "model/resnet-flowers-20"), small_network),
+    **dict.fromkeys(("model/resnet-digits-14", "model/resnet-photos-20"), small_network),
     **dict.fromkeys(("model/resnet-cifar10-20", "model/resnet-v1-cifar10-20"), small_network),
     "photos.rec": photo_record,
     "faces.rec": face_record,

@@ -155,12 +155,12 @@ def test_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("pandas", reason="missing pandas: pip install -e '.[features]'")
     notebook = json.loads((Path(__file__).parents[1] / "examples" / "answers.ipynb").read_text())
     assert notebook["nbformat"] == 4
-    (tmp_path / "photos").mkdir()
+    (tmp_path / "pictures").mkdir()
     for number in range(2):
-        assert cv2.imwrite(str(tmp_path / "photos" / f"{number}.jpg"), picture(number, 60, 50))
+        assert cv2.imwrite(str(tmp_path / "pictures" / f"{number}.jpg"), picture(number, 60, 50))
     monkeypatch.chdir(tmp_path)
     cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     network, answers, frame, shape, module = last_values(cells)
     assert repr(network).startswith("Classifier(ResNet-14-v2") and isinstance(module, torch.nn.Module)
-    assert answers._repr_html_().count("<img") == 2 and frame._repr_html_().count("photos/") == 6
+    assert answers._repr_html_().count("<img") == 2 and frame._repr_html_().count("pictures/") == 6
     assert shape == network.features(np.zeros((2, 32, 32, 3), np.uint8)).shape

@@ -59,7 +59,7 @@ class ListConfig:
     root: Annotated[Positional[Path], arg(metavar="ROOT")]
     """folder of class folders, or of train and val folders of them; or a tar of either, or of one tar per class"""
     prefix: Annotated[Positional[Path], arg(metavar="PREFIX")]
-    """path and start of the names of the lists: data/flowers writes data/flowers_train.lst"""
+    """path and start of the names of the lists: data/photos writes data/photos_train.lst"""
     val_per_class: CountOrNone = 0
     """images of every class held out for validation"""
     val_ratio: ShareBelowOne = 0.0
