@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("classes", type=int)
     parser.add_argument("batch_size", type=int)
     parser.add_argument("--compiled", action="store_true")
+    parser.add_argument("--amp", choices=["off", "bf16"], default="off")
     parser.add_argument("--rec", type=Path)
     options = parser.parse_args()
     device = torch.device("cpu")
@@ -64,7 +65,9 @@ def main() -> None:
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = nesterov_sgd(network, 0.01, 0.9, 0.0001)
     keep_freed_memory()  # as fit() does on the CPU
-    trainer = Trainer.of(network, optimizer, TrainConfig.of(compile=options.compiled), Ranks(), device)
+    settings = {"image_size": architecture.image_size, "batch_size": options.batch_size, "amp": options.amp}
+    config = TrainConfig.of(**settings, compile=options.compiled)
+    trainer = Trainer.of(network, optimizer, config, Ranks(), device)
     trainer.model.train()
     if options.rec is None:
         batches = random_batches(architecture.image_size, options.batch_size, options.classes)

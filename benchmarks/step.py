@@ -4,8 +4,9 @@
 
 Each system is a process of its own with `--threads` threads, and computes only when it is asked to: they take turns,
 and a figure is the median of `--rounds` rounds of `--steps` steps. MXNet runs Module with its symbol of the same
-network (tests/mxnet/symbols.py); its environment is that of `make parity`. `--compiled` adds torch.compile, which first
-takes minutes. With `--rec` a loader feeds ours too: the share of a step's time that it costs.
+network (tests/mxnet/symbols.py); its environment is that of `make parity`. `--bf16` adds `train --amp bf16`,
+`--compiled` torch.compile, which first takes minutes. With `--rec` a loader feeds ours too: the share of a step's time
+that it costs.
 """
 
 import argparse
@@ -72,6 +73,8 @@ def commands(work: Work, options: argparse.Namespace) -> dict[str, list[str]]:
     """The command of every system that is to be measured."""
     ours = [sys.executable, str(FOLDER / "resnet_v2_step.py"), *work.words]
     found = {"resnet-v2": ours}
+    if options.bf16:
+        found["resnet-v2, bf16"] = [*ours, "--amp", "bf16"]
     if options.compiled:
         found["resnet-v2, compiled"] = [*ours, "--compiled"]
     if options.rec is not None:
@@ -120,6 +123,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=2, help="steps of one round")
     parser.add_argument("--warm-up", type=int, default=2, help="steps before the first round")
+    parser.add_argument("--bf16", action="store_true", help="measure bfloat16 too")
     parser.add_argument("--compiled", action="store_true", help="measure torch.compile too")
     parser.add_argument("--rec", type=Path, help="record to load from, of the one work that --work names")
     parser.add_argument("--json", action="store_true")
