@@ -43,6 +43,10 @@ def settings(log: str) -> dict[str, object]:
     return found
 
 
+def flags(command: str) -> dict[str, str]:
+    return {name.replace("-", "_"): value for name, value in re.findall(r"--(\S+)(?: ([^-\s]\S*))?", command)}
+
+
 def as_typed(value: object) -> str:
     """1 for 1.0, nothing for True as for a flag without a value."""
     text = ",".join(map(str, value)) if isinstance(value, list) else str("" if value is True else value)
@@ -117,13 +121,15 @@ def test_commands_are_those_of_their_logs(path: Path) -> None:
     told = json.loads(path.read_text())
     for command in told["commands"]:
         if command.startswith("resnet-v2 train"):
-            typed = {name.replace("-", "_"): value for name, value in re.findall(r"--(\S+)(?: ([^-\s]\S*))?", command)}
+            typed = flags(command)
             recipe = dict(recipes.find(typed["recipe"]).settings) if "recipe" in typed else {}
             logged = settings(typed.get("model_prefix", f"model/{typed.get('recipe')}").removeprefix("model/"))
             for name, value in (recipe | typed).items():
                 if name not in ("recipe", "data_dir"):
                     assert as_typed(logged[name]) == as_typed(value), name
     for row in told["rows"]:
+        for name, value in flags(row.get("changed", "").strip("`")).items():
+            assert as_typed(settings(row["log"])[name]) == as_typed(value), name
         first, *others = [settings(log) for log in row.get("logs", ())] or [{}]
         for other in others:
             differing = {name for name in first if first[name] != other[name]}
