@@ -136,7 +136,7 @@ image: $(VENV)/.installed
 docs: $(VENV)/.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# docs/results.md from docs/results.md.in and the logs and figures in docs/runs.
+# The tables of docs/results.md, and those of other pages, from the logs and figures in docs/runs.
 results: $(VENV)/.installed
 	$(BIN)/python docs/results.py
 

@@ -1,7 +1,7 @@
-"""Writes docs/NAME.md from docs/NAME.md.in: `make results`.
+"""Writes the tables of figures in docs/*.md: `make results`.
 
-A template is a page without its tables of figures. Its line `<!-- table: NAME -->` stands for what docs/runs/NAME.json
-tells: the commands, the table, and the hardware, the date and the repeats. Such a file has
+Between its lines `<!-- table: NAME -->` and `<!-- end -->` a page has what docs/runs/NAME.json tells: the commands, the
+table, and the hardware, the date and the repeats. Such a file has
 
     commands    lines of a shell, shown above the table
     hardware    what the figures were measured on
@@ -12,7 +12,8 @@ tells: the commands, the table, and the hardware, the date and the repeats. Such
 
 A row with a `log` has the columns of docs/runs/LOG.jsonl.gz that `measures` lists. A row with `logs`, runs that differ
 by their seed, has their mean and spread; of two such rows Welch's test tells whether they differ. The table `recipes`
-is the program's own. What others published stands in the template itself, behind a line `<!-- published -->`.
+is the program's own. In results.md every table of figures is made; before what others published stands a line
+`<!-- published -->`.
 """
 
 import itertools
@@ -29,41 +30,49 @@ from resnet_v2.logs.runlog import read_curve, read_lines
 from resnet_v2.training import recipe_table
 
 DOCS = Path(__file__).parent
-MARKER = re.compile(r"^<!-- table: (.+) -->$", re.MULTILINE)
+MADE = re.compile(r"^<!-- table: (?P<name>\S+) -->\n.*?^<!-- end -->\n", re.MULTILINE | re.DOTALL)
 TABLE = re.compile(r"^(?P<before>[^|\n].*)?\n+(?P<table>(?:\|.*\n)+)", re.MULTILINE)
 PUBLISHED = "<!-- published -->"
-NOTICE = "<!-- `make results` makes this page from {} and runs/: change those. -->\n\n"
 
 # The columns of a row, in their order.
 Row = dict[str, Any]
 
 
 def pages(docs: Path) -> dict[Path, str]:
-    """The text of every page that has a template.
+    """The text of every page, its tables made anew.
 
     Ends with a sentence where a figure comes from no file, or a file of docs/runs is on no page.
     """
     runs, used, made = docs / "runs", set[Path](), {}
-    for path in sorted(docs.glob("*.md.in")):
-        template = path.read_text(encoding="utf-8")
-        for found in TABLE.finditer(template):
-            if found["before"] != PUBLISHED and re.search(r"\d", found["table"]):
-                head = found["table"].splitlines()[0]
-                raise SystemExit(
-                    f"{path} has figures of no file, {head}; make the table from a file of {runs}, or put {PUBLISHED} "
-                    "before it where others published them."
-                )
-        parts = MARKER.split(template)  # text, name, text, name, ..., text
-        parts[1::2] = [table(runs, name, used) for name in parts[1::2]]
-        made[path.with_suffix("")] = NOTICE.format(path.name) + "".join(parts)
+    for path in sorted(docs.glob("*.md")):
+        text = path.read_text(encoding="utf-8")
+        if path.name == "results.md":  # other pages have tables of formats, too
+            check(path, MADE.sub("", text))
+        made[path] = MADE.sub(lambda found: between(found["name"], table(runs, found["name"], used)), text)
     if unused := set(runs.iterdir()) - used:
         names = ", ".join(sorted(path.name for path in unused))
         raise SystemExit(f"{runs} has files that no page shows, {names}; show or remove them.")
     return made
 
 
+def check(path: Path, by_hand: str) -> None:
+    """Refuse figures that come from no file."""
+    for found in TABLE.finditer(by_hand):
+        if found["before"] != PUBLISHED and re.search(r"\d", found["table"]):
+            head = found["table"].splitlines()[0]
+            raise SystemExit(
+                f"{path} has figures of no file, {head}; make the table from a file of docs/runs, or put {PUBLISHED} "
+                "before it where others published them."
+            )
+
+
+def between(name: str, text: str) -> str:
+    """What is made, with the lines around it."""
+    return f"<!-- table: {name} -->\n\n{text}\n\n<!-- end -->\n"
+
+
 def table(runs: Path, name: str, used: set[Path]) -> str:
-    """What stands for a marker; the files it comes from are added to `used`."""
+    """What docs/runs has under a name; the files it comes from are added to `used`."""
     if name == "recipes":
         return recipe_table.markdown()
     path = runs / f"{name}.json"

@@ -64,9 +64,7 @@ def test_the_pages_are_what_make_results_writes(monkeypatch: pytest.MonkeyPatch)
     """A figure changed by hand is not. The table of the recipes, which takes seconds, has the test above."""
     (recipes_table,) = re.findall(r"^\| recipe \|.*\n(?:\|.*\n)+", RESULTS, re.MULTILINE)
     monkeypatch.setattr(recipe_table, "markdown", recipes_table.strip)
-    pages = results.pages(ROOT / "docs")
-    assert pages
-    for path, text in pages.items():
+    for path, text in results.pages(ROOT / "docs").items():
         assert path.read_text(encoding="utf-8") == text, f"run `make results`: {path} is not what its files make"
 
 
@@ -75,22 +73,22 @@ def docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of what the pages are made of."""
     monkeypatch.setattr(recipe_table, "markdown", lambda: "")  # takes seconds
     shutil.copytree(RUNS, tmp_path / "runs")
-    shutil.copy(ROOT / "docs" / "results.md.in", tmp_path)
+    for path in (ROOT / "docs").glob("*.md"):
+        shutil.copy(path, tmp_path)
     return tmp_path
 
 
 def test_each_figure_has_a_file(docs: Path) -> None:
-    template = docs / "results.md.in"
-    text = template.read_text(encoding="utf-8")
+    page = docs / "results.md"
     for name in ("loader.json", "r20-200.jsonl.gz", "v2-56-s1.jsonl.gz"):
         kept = (docs / "runs" / name).rename(docs / name)
         with pytest.raises(SystemExit, match=f"{name} is missing"):
             results.pages(docs)
         kept.rename(docs / "runs" / name)
-    template.write_text(f"{text}\n| work | speed |\n|---|---|\n| all | 9 |\n", encoding="utf-8")
+    page.write_text(f"{RESULTS}\n| work | speed |\n|---|---|\n| all | 9 |\n", encoding="utf-8")
     with pytest.raises(SystemExit, match=r"figures of no file, \| work \| speed \|"):
         results.pages(docs)
-    template.write_text(f"{text}\n| work | speed |\n|---|---|\n| all | good |\n", encoding="utf-8")
+    page.write_text(f"{RESULTS}\n| work | speed |\n|---|---|\n| all | good |\n", encoding="utf-8")
     results.pages(docs)
     (docs / "runs" / "more.jsonl.gz").touch()
     with pytest.raises(SystemExit, match=r"no page shows, more\.jsonl\.gz;"):
@@ -109,7 +107,7 @@ def test_each_table_tells_how_it_was_measured(key: str, docs: Path) -> None:
 
 def test_a_table_of_seeds(docs: Path) -> None:
     errors = [read_curve(RUNS / f"v2-56-s{seed}.jsonl.gz").top1[9] for seed in range(3)]
-    (text,) = results.pages(docs).values()
+    text = results.pages(docs)[docs / "results.md"]
     _, epochs, seeds, each, mean, spread = cells(text, "v2, depth 56")
     assert (epochs, seeds, each) == ("10", "0, 1, 2", ", ".join(f"{error:.2f}" for error in errors))
     assert (mean, spread) == (f"{np.mean(errors):.2f}", f"{np.std(errors, ddof=1):.2f}")
