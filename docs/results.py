@@ -166,7 +166,7 @@ def spelled(day: date) -> str:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """A table in Markdown; a row has no `logs` in it, and what it lacks stays empty."""
+    """A table in Markdown; `logs` are no column, and what a row lacks stays empty."""
     columns = [column for column in dict.fromkeys(itertools.chain(*rows)) if column != "logs"]
     body = [[cell(column, row.get(column, "")) for column in columns] for row in rows]
     lines = [f"| {' | '.join(line)} |" for line in (columns, *body)]
