@@ -3,7 +3,7 @@ BIN := $(VENV)/bin
 PREFIX := model/resnet-digits-14
 EPOCHS := 20
 
-.PHONY: demo page test slow check endure fuzz mutants lint image docs parity bench bench-peers latency gpu clean
+.PHONY: demo page test slow check endure fuzz mutants lint image docs results parity bench bench-peers latency gpu clean
 
 # Every version is pinned, that of the build tool too, which pip would else take from an environment without pins.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -120,8 +120,8 @@ bench-peers: .venv-mxnet/.installed .venv-dali/.installed .venv-torchvision/.ins
 	touch $@
 
 lint: $(VENV)/.installed
-	$(BIN)/ruff check src tests benchmarks examples
-	$(BIN)/ruff format --check src tests benchmarks examples
+	$(BIN)/ruff check src tests benchmarks examples docs
+	$(BIN)/ruff format --check src tests benchmarks examples docs
 	$(BIN)/mypy
 	$(BIN)/mypy --platform win32 src
 	$(BIN)/lint-imports --no-logo
@@ -135,6 +135,10 @@ image: $(VENV)/.installed
 # keeps the theme's notice of its successor away.
 docs: $(VENV)/.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# The tables of docs/results.md, and those of other pages, from the logs and figures in docs/runs.
+results: $(VENV)/.installed
+	$(BIN)/python docs/results.py
 
 clean:
 	rm -rf $(VENV) .venv-mxnet .venv-dali .venv-timm .venv-torchvision build site data/digits model training-curve.png src/*.egg-info

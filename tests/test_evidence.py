@@ -1,11 +1,14 @@
 """Figures in the documents are those of what they come from: recipes, logs, the shipped network, other tables."""
 
-import itertools
 import json
 import os
 import re
+import runpy
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import resnet_v2
@@ -20,6 +23,7 @@ RUNS = ROOT / "docs" / "runs"
 CIFAR = Path(os.environ.get("RESNET_V2_SHARED", ROOT.parent / "shared")) / "data" / "cifar10-jpeg.tar.gz"
 
 README, RESULTS = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/results.md"))
+results = SimpleNamespace(**runpy.run_path(str(ROOT / "docs" / "results.py")))
 MEASURED = [recipe for recipe in recipes.ALL if recipe.measured is not None]
 
 
@@ -33,6 +37,22 @@ def events(log: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in read_lines(RUNS / f"{log}.jsonl.gz")]
 
 
+def settings(log: str) -> dict[str, object]:
+    found = events(log)[0]["settings"]
+    assert isinstance(found, dict)
+    return found
+
+
+def flags(command: str) -> dict[str, str]:
+    return {name.replace("-", "_"): value for name, value in re.findall(r"--(\S+)(?: ([^-\s]\S*))?", command)}
+
+
+def as_typed(value: object) -> str:
+    """1 for 1.0, nothing for True as for a flag without a value."""
+    text = ",".join(map(str, value)) if isinstance(value, list) else str("" if value is True else value)
+    return f"{float(text):g}" if re.fullmatch(r"-?\d+(\.\d+)?", text) else text
+
+
 @pytest.mark.slow
 def test_the_page_has_the_table_of_the_recipes(run: Run) -> None:
     status, printed, _ = run("recipes", "--markdown")
@@ -40,15 +60,78 @@ def test_the_page_has_the_table_of_the_recipes(run: Run) -> None:
     assert f"\n{printed.strip()}\n" in RESULTS
 
 
-def minutes(told: list[dict[str, object]]) -> float:
-    """Of training and validation; not those between the sittings of a run that was stopped and resumed."""
-    seconds = 0.0
-    for before, event in itertools.pairwise(told):
-        if event["event"] == "train":
-            seconds += float(str(event["seconds"]))
-        elif event["event"] == "validation":
-            seconds += float(str(event["time"])) - float(str(before["time"]))
-    return seconds / 60
+def test_the_pages_are_what_make_results_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A figure changed by hand is not. The table of the recipes, which takes seconds, has the test above."""
+    (recipes_table,) = re.findall(r"^\| recipe \|.*\n(?:\|.*\n)+", RESULTS, re.MULTILINE)
+    monkeypatch.setattr(recipe_table, "markdown", recipes_table.strip)
+    for path, text in results.pages(ROOT / "docs").items():
+        assert path.read_text(encoding="utf-8") == text, f"run `make results`: {path} is not what its files make"
+
+
+@pytest.fixture
+def docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of what the pages are made of."""
+    monkeypatch.setattr(recipe_table, "markdown", lambda: "")  # takes seconds
+    shutil.copytree(RUNS, tmp_path / "runs")
+    for path in (ROOT / "docs").glob("*.md"):
+        shutil.copy(path, tmp_path)
+    return tmp_path
+
+
+def test_each_figure_has_a_file(docs: Path) -> None:
+    page = docs / "results.md"
+    for name in ("loader.json", "r20-200.jsonl.gz", "v2-56-s1.jsonl.gz"):
+        kept = (docs / "runs" / name).rename(docs / name)
+        with pytest.raises(SystemExit, match=f"{name} is missing"):
+            results.pages(docs)
+        kept.rename(docs / "runs" / name)
+    page.write_text(f"{RESULTS}\n| work | speed |\n|---|---|\n| all | 9 |\n", encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"figures of no file, \| work \| speed \|"):
+        results.pages(docs)
+    page.write_text(f"{RESULTS}\n| work | speed |\n|---|---|\n| all | good |\n", encoding="utf-8")
+    results.pages(docs)
+    (docs / "runs" / "more.jsonl.gz").touch()
+    with pytest.raises(SystemExit, match=r"no page shows, more\.jsonl\.gz;"):
+        results.pages(docs)
+
+
+@pytest.mark.parametrize("key", ["commands", "hardware", "committed", "repeats"])
+def test_each_table_tells_how_it_was_measured(key: str, docs: Path) -> None:
+    path = docs / "runs" / "step.json"
+    told = json.loads(path.read_text())
+    told.pop(key)
+    path.write_text(json.dumps(told))
+    with pytest.raises(SystemExit, match=f"does not tell the {key.replace('committed', 'date')};"):
+        results.pages(docs)
+
+
+def test_a_table_of_seeds(docs: Path) -> None:
+    errors = [read_curve(RUNS / f"v2-56-s{seed}.jsonl.gz").top1[9] for seed in range(3)]
+    text = results.pages(docs)[docs / "results.md"]
+    _, epochs, seeds, each, mean, spread = cells(text, "v2, depth 56")
+    assert (epochs, seeds, each) == ("10", "0, 1, 2", ", ".join(f"{error:.2f}" for error in errors))
+    assert (mean, spread) == (f"{np.mean(errors):.2f}", f"{np.std(errors, ddof=1):.2f}")
+
+
+@pytest.mark.parametrize("path", sorted(RUNS.glob("*.json")), ids=lambda path: path.name)
+def test_commands_are_those_of_their_logs(path: Path) -> None:
+    """A page gives the command of a run with the settings that its log has; runs of a mean differ by their seed."""
+    told = json.loads(path.read_text())
+    for command in told["commands"]:
+        if command.startswith("resnet-v2 train"):
+            typed = flags(command)
+            recipe = dict(recipes.find(typed["recipe"]).settings) if "recipe" in typed else {}
+            logged = settings(typed.get("model_prefix", f"model/{typed.get('recipe')}").removeprefix("model/"))
+            for name, value in (recipe | typed).items():
+                if name not in ("recipe", "data_dir"):
+                    assert as_typed(logged[name]) == as_typed(value), name
+    for row in told["rows"]:
+        for name, value in flags(row.get("changed", "").strip("`")).items():
+            assert as_typed(settings(row["log"])[name]) == as_typed(value), name
+        first, *others = [settings(log) for log in row.get("logs", ())] or [{}]
+        for other in others:
+            differing = {name for name in first if first[name] != other[name]}
+            assert differing <= {"seed", "model_prefix", "prefix"}
 
 
 @pytest.mark.parametrize("recipe", MEASURED, ids=lambda recipe: recipe.name)
@@ -58,23 +141,12 @@ def test_measured_recipes_are_what_their_logs_tell(recipe: recipes.Recipe) -> No
     summary = read_curve(RUNS / f"{recipe.measured.log}.jsonl.gz").summary()
     assert round(summary["top1_error"], 2) == recipe.measured.top1_error
     assert round(summary["top5_error"], 2) == recipe.measured.top5_error
-    assert round(minutes(told)) == recipe.measured.minutes
+    assert round(results.minutes(told)) == recipe.measured.minutes
     assert summary["epochs"] == recipe.settings["epochs"]
-    settings = told[0]["settings"]
-    assert isinstance(settings, dict)
+    logged = settings(recipe.measured.log)
     for name, value in recipe.settings.items():
         if name not in ("data_dir", "num_classes", "milestones"):
-            assert settings[name] == value, name
-
-
-@pytest.mark.parametrize("path", sorted(RUNS.glob("*.jsonl.gz")), ids=lambda path: path.name)
-def test_plot_reads_every_log_to_the_figures_of_the_page(path: Path, tmp_path: Path, run: Run) -> None:
-    status, printed, _ = run("plot", "--logs", path, "--out", tmp_path / "curve.png", "--json")
-    assert status == 0
-    (row,) = json.loads(printed)
-    label = path.name.removesuffix(".jsonl.gz")
-    errors = f"{row['top1_error']:.2f} | {row['top5_error']:.2f}"
-    assert re.search(rf"^\| `{re.escape(label)}` \|.*\| {re.escape(errors)} \|", RESULTS, re.MULTILINE), label
+            assert logged[name] == value, name
 
 
 def shipped() -> Path:
