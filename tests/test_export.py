@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ import torch
 from torch import nn
 
 from conftest import Run
-from resnet_v2.config.using import EngineName
+from resnet_v2.config.using import EngineName, Precision
 from resnet_v2.errors import ResnetError
+from resnet_v2.inference import engines
 from resnet_v2.inference.predict import Predictor
 from resnet_v2.interchange.export import Format, export
 from resnet_v2.interchange.folding import folded
@@ -243,6 +245,28 @@ def test_precisions(tmp_path: Path) -> None:
         assert difference(rough, exact) < 0.1
     with pytest.raises(ResnetError, match="does not compute in bfloat16"):
         Predictor.open(prefix, 1, engine="onnx", precision="bfloat16")
+
+
+@needs_onnx
+@pytest.mark.parametrize("native", [True, False])
+def test_precision_auto_is_what_the_processor_computes_in_and_says_so(
+    native: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    network = random_network(Architecture(20, 10, "cifar"))
+    prefix, images = saved(network, tmp_path / "net"), images_of(network.architecture)
+
+    def logits(engine: EngineName, precision: Precision) -> Any:
+        return Predictor.open(prefix, 1, engine=engine, device="cpu", precision=precision).engine.logits(images)
+
+    engines._say_once.cache_clear()
+    meant: Precision = "bfloat16" if native else "float32"
+    assert np.array_equal(logits("torch", "auto"), logits("torch", meant))
+    assert capsys.readouterr().err.count(f"`precision` auto is {meant}") == 1
+    engines._say_once.cache_clear()
+    assert np.array_equal(logits("onnx", "auto"), logits("onnx", "float32"))
+    assert "`precision` auto is float32" in capsys.readouterr().err
 
 
 def test_a_missing_engine_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,8 +27,11 @@ EngineName = Annotated[
     Literal["torch", "onnx", "openvino"], arg(help="what runs the network; onnx and openvino use the CPU")
 ]
 Precision = Annotated[
-    Literal["float32", "bfloat16", "int8"],
-    arg(help="bfloat16 is faster on processors that have it and less exact; int8 needs `resnet-v2 quantize` first"),
+    Literal["float32", "bfloat16", "int8", "auto"],
+    arg(
+        help="bfloat16 is faster on devices that compute in it and less exact; auto: bfloat16 on these, else float32; "
+        "int8 needs `resnet-v2 quantize` first"
+    ),
 ]
 Epoch = Annotated[
     int | Literal["best", "latest"] | None,

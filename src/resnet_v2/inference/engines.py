@@ -1,5 +1,6 @@
 """What runs a network: PyTorch, ONNX Runtime or OpenVINO. Each is imported only when it is asked for."""
 
+import functools
 import os
 import threading
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_v2.config.using import Epoch, Precision
+from resnet_v2.console import say
 from resnet_v2.errors import ResnetError
 from resnet_v2.files import read_bytes, sha256
 from resnet_v2.interchange.optional import package
@@ -53,6 +55,21 @@ def onnx_of_checkpoint(prefix: str, epoch: Epoch | None, precision: Precision = 
 
     network, header = weights.load(prefix, epoch)
     return onnx_of(network, header, path), header
+
+
+def decided(precision: Precision, computes_in_bfloat16: bool) -> Precision:
+    """What a precision is where it is auto, which is said: bfloat16 on a device that computes in it, else float32."""
+    if precision != "auto":
+        return precision
+    if computes_in_bfloat16:
+        _say_once("`precision` auto is bfloat16, in which this device computes")
+        return "bfloat16"
+    _say_once("`precision` auto is float32, since bfloat16 is not faster here")
+    return "float32"
+
+
+# The networks of an ensemble are opened one after the other.
+_say_once = functools.cache(say)
 
 
 class Calibrated:
@@ -127,6 +144,7 @@ class OnnxEngine:
     where = "ONNX Runtime on cpu"
 
     def __init__(self, model: bytes, precision: Precision = "float32") -> None:
+        precision = decided(precision, computes_in_bfloat16=False)
         if precision == "bfloat16":
             raise ResnetError(f"ONNX Runtime does not compute in {precision} on a CPU; take engine openvino or torch.")
         runtime = package("onnxruntime", "onnx")
@@ -144,8 +162,9 @@ class OpenvinoEngine:
     where = "OpenVINO on cpu"
 
     def __init__(self, model: bytes, precision: Precision = "float32") -> None:
-        self._precision = "bf16" if precision == "bfloat16" else "f32"  # where it is not int8
         self._core = package("openvino", "onnx").Core()
+        native = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        self._precision = "bf16" if decided(precision, native) == "bfloat16" else "f32"  # where it is not int8
         self._model = self._core.read_model(model)
         # One program for each shape: it is faster than one for all of them.
         self._requests: dict[tuple[int, ...], Any] = {}

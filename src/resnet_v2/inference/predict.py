@@ -25,6 +25,7 @@ from resnet_v2.inference.engines import (
     OnnxEngine,
     OpenvinoEngine,
     TorchEngine,
+    decided,
     onnx_of_checkpoint,
 )
 from resnet_v2.inference.ensemble import Ensemble, agreed
@@ -138,9 +139,12 @@ class Predictor:
         from resnet_v2.interchange.folding import folded
         from resnet_v2.networks import weights
         from resnet_v2.training.distributed import choose_device
+        from resnet_v2.training.gpu import computes_in_bf16
 
         network, header = weights.load(prefix, epoch)
-        return Predictor(TorchEngine(folded(network), choose_device(gpus, device), precision), header, prefix)
+        where = choose_device(gpus, device)
+        precision = decided(precision, computes_in_bf16(where))
+        return Predictor(TorchEngine(folded(network), where, precision), header, prefix)
 
     def __repr__(self) -> str:
         """What the network is, what it sees and where it runs, on one line."""

@@ -13,6 +13,7 @@ import torch
 from resnet_v2.config.training import Memory, TrainConfig
 from resnet_v2.console import counted
 from resnet_v2.errors import ResnetError, SettingError
+from resnet_v2.networks import kernels
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.resnet import ResNet
 from resnet_v2.recompute.budget import FREE_SHARE, Workload, free_bytes, process_bytes
@@ -141,7 +142,7 @@ def _automatic(
         return saved, f"`amp` auto is {saved}, as when the run began"
     if device.type == "cpu":
         # The ranks must agree, though their processors differ.
-        if ranks.any(not computes_in_bf16()):
+        if ranks.any(not computes_in_bf16(device)):
             return "off", "`amp` auto is off, since this processor has neither AVX512_BF16 nor AMX"
         return "bf16", "`amp` auto is bf16, in which this processor computes"
     if config.memory.fused_backward:
@@ -154,9 +155,11 @@ def _automatic(
     return chosen, f"`amp` auto is {chosen}: a step takes {told}"
 
 
-def computes_in_bf16() -> bool:
-    """Whether the processor multiplies numbers of bfloat16 itself, by AVX512_BF16 or AMX."""
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+def computes_in_bf16(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 itself: a processor by AVX512_BF16 or AMX, a GPU from Ampere on."""
+    if device.type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return device.type == "cuda" and kernels.has_bfloat16(device)
 
 
 def _seconds_per_step(network: ResNet, images: int, config: TrainConfig, device: torch.device, amp: str) -> float:
