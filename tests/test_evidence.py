@@ -97,7 +97,7 @@ def test_each_figure_has_a_file(docs: Path) -> None:
 
 @pytest.mark.parametrize("key", ["commands", "hardware", "committed", "repeats"])
 def test_each_table_tells_how_it_was_measured(key: str, docs: Path) -> None:
-    path = docs / "runs" / "step.json"
+    path = docs / "runs" / "memory.json"
     told = json.loads(path.read_text())
     told.pop(key)
     path.write_text(json.dumps(told))
