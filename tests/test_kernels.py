@@ -5,6 +5,7 @@ of their own, and what a check finds wrong there comes back as its exception.
 """
 
 import importlib.util
+import itertools
 import multiprocessing
 import os
 import re
@@ -42,6 +43,12 @@ CASES = (
     *((shape, FLOAT, True) for shape in (*SHAPES, (1, 256, 7, 9))),
     *((shape, dtype, True) for shape in SHAPES[1::2] for dtype in (BFLOAT, HALF)),
     *((SHAPES[1], dtype, False) for dtype in (FLOAT, BFLOAT, HALF)),
+)
+# Compute capability, type and channels: each value is among the few of `make test`, all are in `make slow`.
+_FEW = ((80, FLOAT, 64), (80, BFLOAT, 3), (90, BFLOAT, 64), (90, HALF, 3))
+CARDS = tuple(
+    pytest.param(*card, marks=() if card in _FEW else pytest.mark.slow)
+    for card in itertools.product((80, 90), (FLOAT, BFLOAT, HALF), (64, 3))
 )
 # More rows than 256 blocks of a tile, so that blocks have two, the last one fewer.
 LONG = (2, 256, 67, 67)
@@ -356,9 +363,7 @@ def check_compiled(capability: int, dtype: torch.dtype, channels: int) -> None:
 
 
 @needs_triton
-@pytest.mark.parametrize("channels", [64, 3])
-@pytest.mark.parametrize("dtype", [FLOAT, BFLOAT, HALF])
-@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize(("capability", "dtype", "channels"), CARDS)
 def test_every_kernel_is_compiled_for_a_card(
     compiled: Check, capability: int, dtype: torch.dtype, channels: int
 ) -> None:
