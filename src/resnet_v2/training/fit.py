@@ -33,7 +33,7 @@ from resnet_v2.training.evaluation import Evaluation, restored
 from resnet_v2.training.find_lr import find_learning_rate
 from resnet_v2.training.interruption import Interruption
 from resnet_v2.training.meter import Watch
-from resnet_v2.training.optim import muon, nesterov_sgd
+from resnet_v2.training.optim import optimizer_of
 from resnet_v2.training.photos import refuse_nothing
 from resnet_v2.training.plan import RunPlan, decide, departures
 from resnet_v2.training.profile import profiler
@@ -214,9 +214,7 @@ def _trainer(run: Run, work: Workload) -> tuple[Trainer, list[str]]:
     graph, said = gpu.choose_graph(work, images, config, ranks, device, planned=activations is not None)
     saved = start.header.training.get("amp") if start is not None and start.resumed else None
     amp, reason = gpu.choose_precision(network, work.batch_size, config, ranks, device, saved)
-    make_optimizer = muon if config.optimisation.optimizer == "muon" else nesterov_sgd
-    its = config.optimisation
-    optimizer = make_optimizer(network, plan.schedule.base, its.mom, its.wd)
+    optimizer = optimizer_of(network, plan.schedule.base, config.optimisation)
     trainer = gpu.with_graph(Trainer.of(network, optimizer, config, ranks, device, amp), graph)
     return trainer, [sentence for sentence in (reason, said) if sentence]
 
