@@ -141,8 +141,7 @@ def _sgd(
 ) -> torch.optim.SGD:
     if fused is None:
         fused = next(network.parameters()).is_cuda
-    ahead = nesterov and momentum > 0
-    return _at_rest(torch.optim.SGD(groups, learning_rate, momentum, nesterov=ahead, fused=fused or None))
+    return _at_rest(torch.optim.SGD(groups, fused=fused or None, **_motion(learning_rate, momentum, nesterov)))
 
 
 def set_learning_rate(optimizer: torch.optim.SGD, learning_rate: float) -> None:
@@ -195,7 +194,7 @@ def _muon(network: ResNet, decaying: list[dict[str, Any]], learning_rate: float,
             chosen = [parameter for parameter in group["params"] if (parameter in inner) == is_orthogonal]
             groups.append(group | {"params": chosen, "orthogonal": is_orthogonal})
     chosen = [group for group in groups if group["params"]]
-    return _at_rest(Muon(chosen, lr=learning_rate, momentum=momentum, nesterov=momentum > 0))
+    return _at_rest(Muon(chosen, **_motion(learning_rate, momentum, nesterov=True)))
 
 
 Optimizer = TypeVar("Optimizer", bound=torch.optim.SGD)
@@ -211,6 +210,10 @@ def _at_rest(optimizer: Optimizer) -> Optimizer:
         for parameter in group["params"] if group["momentum"] or group.get("orthogonal") else ():
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
+
+
+def _motion(learning_rate: float, momentum: float, nesterov: bool) -> dict[str, Any]:
+    return {"lr": learning_rate, "momentum": momentum, "nesterov": nesterov and momentum > 0}
 
 
 def fuse_into_backward(optimizer: torch.optim.SGD) -> None:
