@@ -82,8 +82,8 @@ mutants: $(VENV)/.installed
 	touch $@
 
 parity: $(VENV)/.installed .venv-mxnet/.installed .venv-timm/.installed
-	$(BIN)/python -m pytest tests/mxnet
-	$(BIN)/python -m pytest tests/timm
+	$(PYTEST) tests/mxnet
+	$(PYTEST) tests/timm
 
 # Milliseconds for one image; PyTorch's ONNX exporter, which the peers get their file from, wants onnxscript.
 latency: $(VENV)/.installed

@@ -93,3 +93,11 @@ def test_one_of_a_thing_is_told_in_the_singular() -> None:
     assert told[3:6] == ["1 image", "1 class", "1 identity"]
     assert told[6:] == ["2 images", "2 classes", "2 identities"]
     assert [console.agreeing(count, "is", "are") for count in (0, 1, 2)] == ["are", "is", "are"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(40, "40 s"), (59.9, "60 s"), (60, "1 min"), (3590, "1 h 0 min"), (3600, "1 h 0 min"), (187_400, "52 h 3 min")],
+)
+def test_times_as_people_say_them(seconds: float, said: str) -> None:
+    assert console.lasting(seconds) == said

@@ -62,7 +62,7 @@ def test_operations() -> None:
     architecture = Architecture(50, 1000, "imagenet")
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         ResNet(architecture)(torch.empty(1, 3, 224, 224)).sum().backward()
-    assert 6 * recipe_table.multiply_adds(architecture) == counter.get_total_flops()
+    assert 6 * recipe_table.multiply_adds(architecture, 224) == counter.get_total_flops()
     recipe = recipes.find("imagenet-resnet-50")
     assert recipe_table.training_flops(recipe) == pytest.approx(6 * 4.089e9 * 1_281_167 * 126, rel=1e-3)
     assert recipe_table.gpu_hours(recipe) == pytest.approx(recipe_table.training_flops(recipe) / 20e12 / 3600)

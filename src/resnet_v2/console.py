@@ -45,6 +45,14 @@ def agreeing(count: int, one: str, several: str) -> str:
     return one if count == 1 else several
 
 
+def lasting(seconds: float) -> str:
+    """A time as people say it: `40 s`, `12 min`, `52 h 3 min`."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
 def say(sentence: str) -> None:
     """A sentence beside what a command answers, on the standard error."""
     with _whoever_reads(sys.stderr) as stream:

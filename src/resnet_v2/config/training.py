@@ -129,12 +129,15 @@ class Optimisation:
 
     batch_size: Annotated[int, Range(1, 10**6), Usual("256, CIFAR stem 128")] = 256
     """images per step on this machine, all its ranks together"""
-    optimizer: Literal["nag", "muon"] = "nag"
-    """nag: Nesterov's SGD, as in 2016; muon: orthogonal steps for convolutions, far better in a short run"""
+    optimizer: Literal["nag", "sgd", "muon"] = "nag"
+    """nag: Nesterov's SGD, as in 2016; sgd: with ordinary momentum, as in most later recipes; muon: orthogonal steps
+    for convolutions, far better in a short run"""
     mom: ShareBelowOne = 0.9
-    """momentum (Nesterov)"""
+    """momentum"""
     wd: Annotated[float, Range(0), Usual("0.0001, or the checkpoint's")] = 0.0001
     """weight decay, on weights and gammas only"""
+    bn_wd: bool = True
+    """weight decay on BatchNorm's gammas too, as in 2016; --no-bn-wd for later recipes"""
     label_smoothing: Share = 0.0
     """share of the target spread over all classes"""
     class_weights: Literal["none", "balanced"] = "none"

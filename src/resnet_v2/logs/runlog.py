@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from resnet_v2.console import lasting
 from resnet_v2.errors import ResnetError, naming, printable
 from resnet_v2.files import not_written, open_regular, parse_json
 
@@ -176,7 +177,10 @@ class RunLog:
 
     def finished(self, seconds: float, data_wait: float, said: str = "") -> None:
         """The end of a run: what is said of it, its time, and the share of that spent waiting for data."""
-        line = f"Finished after {seconds:.0f} s of training, of which {data_wait:.1%} were spent waiting for data"
+        hours = f" ({lasting(seconds)})" if seconds >= 3600 else ""
+        line = (
+            f"Finished after {seconds:.0f} s{hours} of training, of which {data_wait:.1%} were spent waiting for data"
+        )
         self._write([said, line] if said else [line], "finished", {"seconds": seconds, "data_wait": data_wait})
 
     def skipped(self, sentence: str) -> None:

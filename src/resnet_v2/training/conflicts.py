@@ -16,7 +16,7 @@ def check_together(config: TrainConfig, architecture: Architecture, ranks: Ranks
     largest_pad = config.network.image_size // 2 - 1
     several = max(ranks.world_size, devices.nproc, gpus) > 1
     not_alone = several or optimisation.accumulate > 1 or optimisation.clip_norm > 0
-    not_nag = optimisation.amp == "fp16" or optimisation.optimizer != "nag"
+    not_nag = optimisation.amp == "fp16" or optimisation.optimizer == "muon"
     refusals = [
         (
             output.retrain and output.model_load_epoch >= epochs,
@@ -42,7 +42,7 @@ def check_together(config: TrainConfig, architecture: Architecture, ranks: Ranks
         (pad > largest_pad, f"`pad` {pad} is no padding here; give 0 to {largest_pad} pixels."),
         (
             memory.fused_backward and (not_alone or not_nag),
-            "`fused_backward` updates each weight by NAG as its gradient comes, and so does not go with several ranks, "
+            "`fused_backward` updates each weight as its gradient comes, and so does not go with several ranks, "
             "`clip_norm`, `accumulate`, `amp` fp16 or `optimizer` muon; leave it or them out.",
         ),
         (

@@ -2,6 +2,7 @@
 
 import contextlib
 import shlex
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -32,12 +33,14 @@ from resnet_v2.training.evaluation import Evaluation, restored
 from resnet_v2.training.find_lr import find_learning_rate
 from resnet_v2.training.interruption import Interruption
 from resnet_v2.training.meter import Watch
-from resnet_v2.training.optim import muon, nesterov_sgd
+from resnet_v2.training.optim import optimizer_of
 from resnet_v2.training.photos import refuse_nothing
 from resnet_v2.training.plan import RunPlan, decide, departures
 from resnet_v2.training.profile import profiler
 from resnet_v2.training.state import TrainState
 from resnet_v2.training.step import Trainer
+
+TOLD_SECONDS = 600.0  # a run that takes so much longer says after every epoch how long
 
 
 def fit(given: Mapping[str, Any], say: Callable[[str], object] = console.say) -> Evaluation | None:
@@ -137,7 +140,7 @@ def _fit(run: Run, say: Callable[[str], object]) -> Evaluation | None:
         if ranks.main and _begins(plan, start):
             ownership.make_room(plan.prefix, plan.first_epoch, run.saved(), say)
             state.best = None if start is None else ownership.best_so_far(plan.prefix, start)
-        result = _train(run, state, training, validation)
+        result = _train(run, state, training, validation, say)
         if plan.photos is None:  # which tell of more
             words = ["resnet-v2", "evaluate", "--prefix", plan.prefix, "--rec", str(validation.path)]
             say(f"next: {shlex.join(words)}")
@@ -211,9 +214,7 @@ def _trainer(run: Run, work: Workload) -> tuple[Trainer, list[str]]:
     graph, said = gpu.choose_graph(work, images, config, ranks, device, planned=activations is not None)
     saved = start.header.training.get("amp") if start is not None and start.resumed else None
     amp, reason = gpu.choose_precision(network, work.batch_size, config, ranks, device, saved)
-    make_optimizer = muon if config.optimisation.optimizer == "muon" else nesterov_sgd
-    its = config.optimisation
-    optimizer = make_optimizer(network, plan.schedule.base, its.mom, its.wd)
+    optimizer = optimizer_of(network, plan.schedule.base, config.optimisation)
     trainer = gpu.with_graph(Trainer.of(network, optimizer, config, ranks, device, amp), graph)
     return trainer, [sentence for sentence in (reason, said) if sentence]
 
@@ -227,7 +228,13 @@ def _activation_plan(plan: RunPlan, device: torch.device, work: Workload) -> Pla
     return None
 
 
-def _train(run: Run, state: TrainState, training: Mapping[Path, RecordSet], validation: RecordSet) -> Evaluation:
+def _train(
+    run: Run,
+    state: TrainState,
+    training: Mapping[Path, RecordSet],
+    validation: RecordSet,
+    say: Callable[[str], object],
+) -> Evaluation:
     """All epochs that are left."""
     if run.ranks.main:
         run = replace(run, log=_open_log(run, state))
@@ -236,10 +243,15 @@ def _train(run: Run, state: TrainState, training: Mapping[Path, RecordSet], vali
             run.log.start(run.plan.settings(), str(run.device))
         with run.profiler or contextlib.nullcontext():
             while True:
+                begun, whole = time.monotonic(), not (state.step or state.trained)
                 if not state.trained:
                     train_epoch(run, state, training[run.plan.records_of(state.epoch)])
                 result = validate(run, state, validation)
                 end_epoch(run, state, result)
+                seconds_left = (run.plan.epochs - state.epoch) * (time.monotonic() - begun)
+                if whole and seconds_left >= TOLD_SECONDS:
+                    epochs = console.counted(run.plan.epochs - state.epoch, "epoch")
+                    say(f"{epochs} left, about {console.lasting(seconds_left)}")
                 if state.epoch == run.plan.epochs or early_stop.is_over(run.plan.config, state.epoch, state.best):
                     # A rank that keeps no log, and a run whose log was lost, may know of no time.
                     share = state.waited / state.seconds if state.seconds else 0.0

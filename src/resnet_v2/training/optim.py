@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim.sgd import sgd
 from torch.optim.swa_utils import AveragedModel
 
+from resnet_v2.config.training import Optimisation
 from resnet_v2.errors import ResnetError
 from resnet_v2.networks.resnet import ResNet
 
@@ -54,15 +55,18 @@ class Schedule:
         return replace(self, base=learning_rate / factor if factor else learning_rate)
 
 
-def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Convolution and dense weights and BatchNorm gammas with weight decay; betas and biases without (MXNet's rule)."""
+def parameter_groups(network: nn.Module, weight_decay: float, bn_wd: bool = True) -> list[dict[str, Any]]:
+    """Convolution and dense weights with weight decay; betas and biases without. BatchNorm's gammas have it with
+    `bn_wd`, which is MXNet's rule.
+    """
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if not isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
                 raise TypeError(f"no weight decay rule for {type(module).__name__}.{name}")
-            (decayed if name == "weight" else free).append(parameter)
+            shrinks = name == "weight" and (bn_wd or not isinstance(module, nn.BatchNorm2d))
+            (decayed if shrinks else free).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
 
 
@@ -116,10 +120,28 @@ def nesterov_sgd(
 
     `fused`: by one kernel for all weights; None: on a GPU. The CPU takes torch's ordinary form, with its rounding.
     """
-    groups = parameter_groups(network, weight_decay)
+    return _sgd(network, parameter_groups(network, weight_decay), learning_rate, momentum, True, fused)
+
+
+def optimizer_of(network: ResNet, learning_rate: float, its: Optimisation) -> torch.optim.SGD:
+    """The optimiser of a run's settings: `nag`, `muon`, or `sgd`, which is torch's SGD with ordinary momentum."""
+    groups = parameter_groups(network, its.wd, its.bn_wd)
+    if its.optimizer == "muon":
+        return _muon(network, groups, learning_rate, its.mom)
+    return _sgd(network, groups, learning_rate, its.mom, its.optimizer == "nag")
+
+
+def _sgd(
+    network: nn.Module,
+    groups: list[dict[str, Any]],
+    learning_rate: float,
+    momentum: float,
+    nesterov: bool,
+    fused: bool | None = None,
+) -> torch.optim.SGD:
     if fused is None:
         fused = next(network.parameters()).is_cuda
-    return _at_rest(torch.optim.SGD(groups, fused=fused or None, **_nesterov(learning_rate, momentum)))
+    return _at_rest(torch.optim.SGD(groups, fused=fused or None, **_motion(learning_rate, momentum, nesterov)))
 
 
 def set_learning_rate(optimizer: torch.optim.SGD, learning_rate: float) -> None:
@@ -161,14 +183,18 @@ def keep_rate_on(device: torch.device, optimizer: torch.optim.SGD) -> None:
 
 def muon(network: ResNet, learning_rate: float, momentum: float, weight_decay: float) -> Muon:
     """Muon for the weights of all convolutions but the first, MXNet's NAG for the rest."""
+    return _muon(network, parameter_groups(network, weight_decay), learning_rate, momentum)
+
+
+def _muon(network: ResNet, decaying: list[dict[str, Any]], learning_rate: float, momentum: float) -> Muon:
     inner = {parameter for parameter in network.parameters() if parameter.ndim == 4} - {network.conv0.weight}
     groups: list[dict[str, Any]] = []
-    for group in parameter_groups(network, weight_decay):
+    for group in decaying:
         for is_orthogonal in (False, True):
             chosen = [parameter for parameter in group["params"] if (parameter in inner) == is_orthogonal]
             groups.append(group | {"params": chosen, "orthogonal": is_orthogonal})
     chosen = [group for group in groups if group["params"]]
-    return _at_rest(Muon(chosen, **_nesterov(learning_rate, momentum)))
+    return _at_rest(Muon(chosen, **_motion(learning_rate, momentum, nesterov=True)))
 
 
 Optimizer = TypeVar("Optimizer", bound=torch.optim.SGD)
@@ -186,8 +212,8 @@ def _at_rest(optimizer: Optimizer) -> Optimizer:
     return optimizer
 
 
-def _nesterov(learning_rate: float, momentum: float) -> dict[str, Any]:
-    return {"lr": learning_rate, "momentum": momentum, "nesterov": momentum > 0}
+def _motion(learning_rate: float, momentum: float, nesterov: bool) -> dict[str, Any]:
+    return {"lr": learning_rate, "momentum": momentum, "nesterov": nesterov and momentum > 0}
 
 
 def fuse_into_backward(optimizer: torch.optim.SGD) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from resnet_v2.config.augmenting import Augmentation
 from resnet_v2.logs.layout import aligned
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.resnet import ResNet
@@ -18,21 +19,28 @@ GPU_TFLOPS = 20.0
 
 
 @cache
-def multiply_adds(architecture: Architecture) -> int:
-    """Multiply-adds of the convolutions and the dense layer for one image; nothing is computed, only shapes."""
+def multiply_adds(architecture: Architecture, size: int) -> int:
+    """Multiply-adds of the convolutions and the dense layer for one image of `size` pixels a side; nothing is computed,
+    only shapes.
+    """
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        ResNet(architecture).eval()(torch.empty(1, 3, architecture.image_size, architecture.image_size))
+        ResNet(architecture).eval()(torch.empty(1, 3, size, size))
     return int(counter.get_total_flops()) // 2
 
 
 def training_flops(recipe: Recipe) -> float:
-    """Floating-point operations of the whole run, a multiply-add counted as 2.
+    """Floating-point operations of the whole run, a multiply-add counted as 2; each epoch has images of its size.
 
     The backward pass takes two forward passes' operations, recomputation (`memonger`) one more.
     """
-    passes = 4 if recipe.settings.get("memonger") else 3
-    epochs: int = recipe.settings["epochs"]
-    return 2.0 * passes * multiply_adds(recipe.architecture) * recipe.images * epochs
+    its, architecture = recipe.settings, recipe.architecture
+    passes = 4 if its.get("memonger") else 3
+    largest: int = its.get("image_size", architecture.image_size)
+    steps = Augmentation(size_schedule=its.get("size_schedule", "")).sizes(largest)
+    ends: list[int] = [*(start for start, _ in steps[1:]), its["epochs"]]
+    epochs = zip(steps, ends, strict=True)
+    of_one = sum((end - start) * multiply_adds(architecture, size) for (start, size), end in epochs)
+    return 2.0 * passes * of_one * recipe.images
 
 
 def gpu_hours(recipe: Recipe) -> float:
@@ -60,7 +68,8 @@ def table() -> str:
     for row in rows():
         settings = row["settings"]
         drops = settings.get("milestones") or settings["schedule"]
-        levels = settings.get("aug_schedule") or str(settings.get("aug_level") or (2 if _large(row) else 1))
+        levels = settings.get("aug_schedule") or settings.get("augment")
+        levels = levels or str(settings.get("aug_level") or (2 if _large(row) else 1))
         here = "-" if row["measured"] is None else f"{row['measured']['top1_error']:.2f}"
         lines.append(
             (

@@ -1,9 +1,9 @@
-"""Named runs: the settings, hardware and error of every network in the tables of 2016, and of our own runs.
+"""Named runs: the settings, hardware and error of every network in the tables of 2016, of later recipes, and our own.
 
 They stand in recipes.toml. Where the figures of 2016 come from, all of github.com/tornadomeet/ResNet: the tables of its
 README.md, the table of runs in log/README.md, the first lines of log/resnet-NN.log, and the defaults of
-train_resnet.py. What none of them says is not made up here: `notes` says what is missing. Our own figures are those of
-the logs in docs/runs.
+train_resnet.py. What none of them says is not made up here: `notes` says what is missing, and what of a later recipe
+our settings cannot say. Our own figures are those of the logs in docs/runs.
 """
 
 import tomllib
