@@ -236,6 +236,9 @@ def test_what_is_computed_in_whole_numbers(tmp_path: Path) -> None:
     for node in kinds["Conv"] + kinds["MaxPool"] + kinds["Add"]:
         assert all(makers[name].op_type == "DequantizeLinear" for name in node.input), node.name
         assert all(one.op_type == "QuantizeLinear" for one in model.graph.node if node.output[0] in one.input)
+    (pool,) = kinds["MaxPool"]
+    (after,) = (node for node in kinds["QuantizeLinear"] if pool.output[0] in node.input)
+    assert after.input[1] == makers[pool.input[0]].input[1]  # it moves whole numbers, at one scale
     (head,) = kinds["Gemm"]
     assert [values[name].dtype for name in head.input[1:]] == [np.float32] * 2
     assert {values[node.input[2]].dtype for node in kinds["QuantizeLinear"]} == {np.dtype(np.uint8)}
