@@ -8,14 +8,13 @@ process, ten calls each after three that are not counted, so that what slows the
     OMP_NUM_THREADS=2 python benchmarks/latency.py --depth 50 --rounds 6
 """
 
-import argparse
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import figures
 import numpy as np
 import onnxruntime
 import openvino
@@ -25,22 +24,17 @@ from resnet_v2.inference.predict import Predictor
 from resnet_v2.networks import weights
 from resnet_v2.networks.finding import checkpoint_path
 from resnet_v2.networks.header import Header
-from resnet_v2.networks.resnet import ResNet, resnet
+from resnet_v2.networks.resnet import ResNet
 
 Call = Callable[[], object]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--depth", type=int, default=50)
-    parser.add_argument("--rounds", type=int, default=6)
-    options = parser.parse_args()
-    torch.manual_seed(0)
-    network = resnet(options.depth).eval()
+    network, rounds = figures.drawn_network(__doc__)
     image = np.random.default_rng(0).integers(0, 256, (1, *(network.architecture.image_size,) * 2, 3), dtype=np.uint8)
     with tempfile.TemporaryDirectory() as folder:
         calls = by_hand(network, image, Path(folder)) | ours(network, image, f"{folder}/net")
-        report(calls, options.rounds)
+        report(figures.milliseconds(calls, rounds))
 
 
 def by_hand(network: ResNet, image: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], folder: Path) -> dict[str, Call]:
@@ -79,13 +73,9 @@ def ours(network: ResNet, image: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
     return calls
 
 
-def report(calls: dict[str, Call], rounds: int) -> None:
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            times[name] += [seconds(call) for _ in range(13)][3:]
+def report(times: dict[str, list[float]]) -> None:
     for name, measured in times.items():
-        fast, middle, slow = (1000 * float(np.percentile(measured, share)) for share in (5, 50, 95))
+        fast, middle, slow = (float(np.percentile(measured, share)) for share in (5, 50, 95))
         print(f"{name:28} median {middle:7.2f} ms   5% {fast:7.2f}   95% {slow:7.2f}")
     for precision in ("float32", "bfloat16"):
         chosen = {
@@ -94,12 +84,6 @@ def report(calls: dict[str, Call], rounds: int) -> None:
         peer = min(statistics.median(value) for name, value in chosen.items() if "by hand" in name)
         best = min(statistics.median(value) for name, value in chosen.items() if "--engine" in name)
         print(f"{precision}: our fastest / the fastest by hand: {best / peer:.3f}")
-
-
-def seconds(call: Call) -> float:
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
 
 
 if __name__ == "__main__":

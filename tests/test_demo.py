@@ -34,6 +34,10 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 NAMELESS = """[...document.querySelectorAll('button, input, a, textarea')].filter(one => one.offsetParent && !(
     one.ariaLabel || one.innerText.trim() || one.title || (one.labels && one.labels.length)))
     .map(one => one.outerHTML)"""
+# What is wider than its box, which does not scroll, or breaks a short word.
+CUT_OFF = """[...document.querySelectorAll('pre, td, li, th[scope=col]')].filter(one => one.offsetParent &&
+    getComputedStyle(one).overflowX == 'visible' && (one.scrollWidth > one.clientWidth + 1 ||
+    one.scope == 'col' && one.clientHeight > 45)).map(one => one.outerHTML)"""
 PATIENCE_MS = 1000 * PATIENCE_SECONDS
 
 
@@ -227,10 +231,11 @@ def test_the_page_in_a_browser(address: str, browser_page: Any, digits: Path, tm
     page.screenshot(path=str(tmp_path / "curve.png"))
     # At a telephone's width nothing stands beside the screen, and all that the keyboard reaches has a name.
     page.set_viewport_size({"width": 390, "height": 844})
-    for tab in ("Network", "Several", "Picture"):
+    for tab in ("Curve", "Network", "Several", "Picture"):
         page.get_by_role("tab", name=tab).click()
         assert page.evaluate("document.documentElement.scrollWidth") == 390
         assert page.evaluate(NAMELESS) == []
+        assert page.evaluate(CUT_OFF) == []
     page.reload()
     page.get_by_role("tab", name="Curve").wait_for()
     reached: list[str] = []

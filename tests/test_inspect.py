@@ -404,7 +404,8 @@ def test_calibrate_writes_what_was_measured(trained: str, digits: Path, tmp_path
     words = ["inspect", digits / "digits_val.rec", "--prefix", path, "--gpus", "", "--out", tmp_path / "p.html"]
     status, out, _ = run(*words, "--calibrate", path)
     assert (status, f"network       {path}, with its temperature" in out) == (0, True)
-    (told,) = re.findall(r"with temperature ([\d.]+)", out)
+    ((told, chance),) = re.findall(r"with temperature ([\d.]+) \(chance alone: ([\d.]+)\)", out)
+    assert 0 < float(chance) < 10
     assert read_header(path).temperature == pytest.approx(float(told), abs=1e-3)
     assert read_header(path).temperature > 2
     status, _, err = run(*words, "--calibrate", path)

@@ -2,9 +2,14 @@
 
 import functools
 import importlib.util
+import logging
+import re
 import shutil
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,15 +19,19 @@ from torch import nn
 from conftest import Run, picture
 from resnet_v2.data.jpeg import encode
 from resnet_v2.data.labels import Labels
-from resnet_v2.data.records import IRHeader, pack, writing
+from resnet_v2.data.records import IRHeader, RecordReader, pack, writing
+from resnet_v2.errors import ResnetError
 from resnet_v2.inference import quantize as quantizing
 from resnet_v2.inference.engines import OnnxEngine, OpenvinoEngine, planes_of
+from resnet_v2.interchange import export as exporting
+from resnet_v2.interchange.export import onnx_of
 from resnet_v2.interchange.folding import folded, norms_as_convolutions
 from resnet_v2.interchange.int8 import int8_of
 from resnet_v2.networks import weights
 from resnet_v2.networks.architecture import Architecture
 from resnet_v2.networks.finding import SHIPPED, checkpoint_path, exported_path, find_exported, find_int8, int8_path
 from resnet_v2.networks.header import Header
+from resnet_v2.packing.photos import read_upright
 from test_export import difference, images_of, random_network, saved
 
 pytestmark = pytest.mark.skipif(
@@ -57,10 +66,13 @@ def test_a_network_is_quantised_measured_and_used(own: Path, digits: Path, few_d
     for where in ("ONNX Runtime", "OpenVINO"):
         assert f"{where}: top-1 error " in out
     assert f"{made} is written" in out
+    smaller, larger = (float(size) for size in re.findall(r"([\d.]+) MB", out))
+    assert smaller == round(made.stat().st_size / 1e6, 1) < larger
     again = made.read_bytes()
     assert run(*words)[0] == 0
     assert made.read_bytes() == again  # the same command writes the same bytes
     command = out.rpartition("use it: ")[2].split()[1:]
+    assert " ".join(command[3:]).startswith(f"--engine openvino --precision int8 --prefix {own} --epoch 4")
     assert run(*command, "--json")[0] == 0
     for engine in ("onnx", "openvino"):
         image = digits / "examples" / "7.png"
@@ -165,7 +177,7 @@ def test_other_labels(labels: Labels, tmp_path: Path, run: Run) -> None:
     assert status == 0, err
     assert ("less the mean average precision" if labels.kind == "multi" else "top-1 error") in out
     assert "calibrates and measures at once" in err
-    assert "has 20 images" in err
+    assert "has 20 images; 512 show better" in err
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
@@ -182,6 +194,180 @@ def test_whole_numbers_are_near(version: str, tmp_path: Path) -> None:
         wanted = network(torch.from_numpy(planes_of(images))).numpy()
     for engine in (OnnxEngine(model, "int8"), OpenvinoEngine(model, "int8")):
         assert 1e-4 < difference(engine.logits(images), wanted) < 0.2, engine.where
+
+
+Batches = Sequence[np.ndarray[tuple[int, ...], np.dtype[np.float32]]]
+
+
+def made_of(architecture: Architecture, folder: Path, batches: Batches, temperature: float = 1.0) -> Any:
+    """The int8 form of a network as onnx reads it."""
+    import onnx
+
+    path, header = (
+        Path(checkpoint_path(saved(random_network(architecture), folder / "net"), 1)),
+        Header.of_epoch(architecture, 1),
+    )
+    header = replace(header, temperature=temperature)
+    return onnx.load_from_string(int8_of(random_network(architecture), header, path, batches))
+
+
+def planes(architecture: Architecture, times: float = 1.0) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    return planes_of(images_of(architecture, 4)) * np.float32(times)
+
+
+def constants(model: Any) -> dict[str, np.ndarray[Any, Any]]:
+    from onnx import numpy_helper
+
+    return {one.name: numpy_helper.to_array(one) for one in model.graph.initializer}
+
+
+def test_what_is_computed_in_whole_numbers(tmp_path: Path) -> None:
+    """All but the first BatchNorm, which has no convolution before it, and the head."""
+    architecture = Architecture(18, 5, "imagenet")
+    model = made_of(architecture, tmp_path, [planes(architecture)])
+    values, makers = constants(model), {name: node for node in model.graph.node for name in node.output}
+    kinds: dict[str, list[Any]] = {}
+    for node in model.graph.node:
+        kinds.setdefault(node.op_type, []).append(node)
+    # The ReLUs have become the lower end, 0, of what their inputs are rounded to.
+    wanted = {"BatchNormalization", "QuantizeLinear", "DequantizeLinear", "Conv", "MaxPool", "Add"}
+    assert {*kinds} == wanted | {"GlobalAveragePool", "Flatten", "Gemm"}
+    assert len(kinds["BatchNormalization"]) == 1
+    for node in kinds["Conv"] + kinds["MaxPool"] + kinds["Add"]:
+        assert all(makers[name].op_type == "DequantizeLinear" for name in node.input), node.name
+        assert all(one.op_type == "QuantizeLinear" for one in model.graph.node if node.output[0] in one.input)
+    (pool,) = kinds["MaxPool"]
+    (after,) = (node for node in kinds["QuantizeLinear"] if pool.output[0] in node.input)
+    assert after.input[1] == makers[pool.input[0]].input[1]  # it moves whole numbers, at one scale
+    (head,) = kinds["Gemm"]
+    assert [values[name].dtype for name in head.input[1:]] == [np.float32] * 2
+    assert {values[node.input[2]].dtype for node in kinds["QuantizeLinear"]} == {np.dtype(np.uint8)}
+    for node in kinds["Conv"]:
+        weight, scale = (values[name] for name in makers[node.input[1]].input[:2])
+        assert weight.dtype == np.int8
+        assert abs(weight.astype(int)).max() == 64  # 7 bits
+        assert scale.shape == weight.shape[:1]  # one for each channel
+
+
+def test_a_range_is_the_mean_over_the_batches(tmp_path: Path) -> None:
+    architecture = Architecture(20, 5, "cifar")
+    dark, bright = planes(architecture, 0.2), planes(architecture)
+    ranges = []
+    for number, batches in enumerate(([dark], [bright], [dark, bright])):
+        values = constants(made_of(architecture, tmp_path / str(number), batches))
+        ranges.append(values["bn_data_scale"])
+    assert ranges[0] < 0.5 * ranges[1]
+    assert ranges[2] == pytest.approx((ranges[0] + ranges[1]) / 2, rel=1e-3)
+
+
+def test_the_file_tells_of_the_network_and_divides_by_its_temperature(tmp_path: Path) -> None:
+    architecture = Architecture(20, 5, "cifar")
+    logits = []
+    for temperature in (1.0, 4.0):
+        model = made_of(architecture, tmp_path, [planes(architecture)], temperature)
+        told = Header.from_json({one.key: one.value for one in model.metadata_props}["resnet_v2"], Path("int8.onnx"))
+        assert (told.architecture, told.temperature) == (architecture, 1.0)
+        logits.append(OnnxEngine(model.SerializeToString(), "int8").logits(images_of(architecture, 4)))
+    np.testing.assert_allclose(logits[1], logits[0] / 4, rtol=1e-5)
+
+
+def test_the_runtime_gives_no_advice(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    architecture = Architecture(20, 5, "cifar")
+    made_of(architecture, tmp_path, [planes(architecture)])
+    assert not caplog.records
+    logging.getLogger("somebody").warning("else")
+    assert [one.message for one in caplog.records] == ["else"]
+
+
+def test_a_network_that_cannot_be_quantised_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    architecture = Architecture(20, 5, "cifar")
+    with pytest.raises(ResnetError, match=r"net-0001.safetensors cannot be quantised: .+; its weights may be damaged"):
+        made_of(architecture, tmp_path, [planes(architecture, np.nan)])
+    monkeypatch.setattr(exporting, "LARGEST_ONNX_BYTES", 1000)
+    with pytest.raises(ResnetError, match="an ONNX file holds no more than 1000"):
+        made_of(architecture, tmp_path, [planes(architecture)])
+
+
+class Watched:
+    """What `quantize` asks of the engines and of the quantisation, which gives the float32 model as it is."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.engines: list[tuple[str, str]] = []
+        self.batches: list[int] = []
+        self.calibrated: list[np.ndarray[tuple[int, ...], np.dtype[np.float32]]] = []
+        watched = self
+
+        def exact(network: Any, header: Header, path: Path, batches: Any) -> bytes:
+            watched.calibrated += [*batches]
+            return onnx_of(network, header, path)
+
+        monkeypatch.setattr(quantizing, "int8_of", exact)
+        for name, kind in (("onnx", OnnxEngine), ("openvino", OpenvinoEngine)):
+
+            class Engine(kind):  # type: ignore[misc, valid-type]
+                def __init__(self, model: bytes, precision: Any) -> None:
+                    watched.engines.append((self.where, precision))
+                    super().__init__(model, precision)
+
+                def logits(self, images: Any) -> Any:
+                    watched.batches.append(len(images))
+                    return super().logits(images)
+
+            monkeypatch.setitem(quantizing.ENGINES, name, Engine)
+
+
+def test_each_engine_is_asked_about_both(
+    own: Path, few_digits: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What loses nothing is written even where nothing may be lost."""
+    watched, val = Watched(monkeypatch), few_digits / "digits_val.rec"
+    words = ("--calibrate", val, "--rec", val, "--max-loss", 0, "--batch-size", 7)
+    status, out, err = run("quantize", "--prefix", own, "--epoch", 4, *words)
+    assert status == 0, err
+    engines = ("ONNX Runtime on cpu", "OpenVINO on cpu")
+    assert watched.engines == [(where, precision) for where in engines for precision in ("float32", "int8")]
+    assert {*watched.batches} == {7, 40 % 7}
+    assert out.count("+0.00 points") == 2
+
+
+def test_images_from_all_over_the_record_calibrate(
+    own: Path, few_digits: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched, val = Watched(monkeypatch), few_digits / "digits_val.rec"
+    monkeypatch.setattr(quantizing, "IMAGES", 5)
+    assert run("quantize", "--prefix", own, "--epoch", 4, "--calibrate", val, "--rec", val)[0] == 0
+    reader = RecordReader(val)
+    wanted = [planes_of(read_upright(bytes(reader.image(number)[1]), 0)[None])[0] for number in (0, 9, 19, 29, 39)]
+    np.testing.assert_array_equal(np.concatenate(watched.calibrated), wanted)
+
+
+def test_what_is_odd_about_a_record_is_said(own: Path, few_digits: Path, tmp_path: Path, run: Run) -> None:
+    val = tmp_path / "odd.rec"
+    shutil.copy(few_digits / "digits_val.rec", val)
+    (tmp_path / "synset.txt").write_text("".join(f"class{number}\n" for number in range(10)))
+    words = ("--calibrate", val, "--rec", val, "--max-loss", 100, "--engine", "onnx")
+    status, _, err = run("quantize", "--prefix", own, "--epoch", 4, *words)
+    assert status == 0, err
+    assert "warning: class 0 is 'class0' in" in err
+    assert "odd.idx" in err  # it is missing
+
+
+def test_what_must_fail_fails_before_the_work(
+    own: Path, few_digits: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(*_: object) -> None:
+        raise AssertionError("the work began")
+
+    monkeypatch.setattr(quantizing, "int8_of", work)
+    val, made = few_digits / "digits_val.rec", int8_path(Path(f"{own}-0004.safetensors"))
+    words = ("quantize", "--prefix", own, "--epoch", 4, "--calibrate", val, "--rec", val)
+    made.mkdir()
+    status, _, err = run(*words)
+    assert (status, f"{made} is not written: it is a folder" in err) == (2, True)
+    made.rmdir()
+    monkeypatch.setitem(sys.modules, "openvino", None)  # not installed
+    status, _, err = run(*words)
+    assert (status, "openvino" in err.splitlines()[-1]) == (2, True)
 
 
 def test_norms_are_convolutions_of_one_channel_each() -> None:

@@ -19,11 +19,11 @@ from test_logs import MXNET_2016, REAL_LOGS
 PATIENCE_MS = 1000 * PATIENCE_SECONDS
 
 
-def make_log(prefix: Path, epochs: int, shift: float = 0.0) -> Path:
+def make_log(prefix: Path, epochs: int, shift: float = 0.0, last_rate: float = 0.001) -> Path:
     log = RunLog(str(prefix), append=False, echo=lambda line: None)
     log.start({"depth": 20}, "cpu")
     for epoch in range(epochs):
-        rate = 0.1 if epoch < 5 else 0.001
+        rate = 0.1 if epoch < 5 else last_rate
         log.trained(
             epoch,
             accuracy=0.08 * epoch,
@@ -212,6 +212,19 @@ def test_in_a_browser(browser: Any, tmp_path: Path, run: Run) -> None:
     assert re.search(r"second validation\s+36 %", hover(page, 0, 0.5))
     page.reload()
     has_count(curves, 1)  # what was chosen outlives a reload
+
+
+def test_on_a_telephone(browser: Any, tmp_path: Path, run: Run) -> None:
+    """Nothing is cut off: the numbers of an axis stand in its chart, the best error before the fold of the table."""
+    page = tmp_path / "a.html"
+    run("plot", "--logs", make_log(tmp_path / "a-run", 9, last_rate=1e-6), "--out", page)
+    shown = open_page(browser, page)
+    shown.set_viewport_size({"width": 390, "height": 844})
+    assert shown.evaluate("document.documentElement.scrollWidth") == 390
+    assert "1e-6" in shown.locator("#charts svg text").all_text_contents()
+    edges = "all => all.map(one => one.getBoundingClientRect().left - one.ownerSVGElement.getBoundingClientRect().left)"
+    assert min(shown.locator("#charts svg text").evaluate_all(edges)) >= 0
+    assert shown.get_by_role("cell", name="24.00 %").bounding_box()["x"] < 300
 
 
 def test_zoom_in_a_browser(browser: Any, tmp_path: Path, run: Run) -> None:

@@ -157,7 +157,10 @@ def test_what_is_wrong_gets_a_sentence(predictor: Predictor, picture: bytes) -> 
         answer = await client.get("/predict")
         assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
         assert answer.json() == {"detail": "/predict takes POST alone."}
-        for path in ("/", "/x", "/redoc", "/predict/x", "/predict/", "/%2e%2e/etc/passwd"):
+        answer = await client.post("/", content=picture)
+        assert (answer.status_code, answer.headers["allow"]) == (405, "GET")
+        assert answer.json() == {"detail": "/ takes GET alone; POST pictures to /predict."}
+        for path in ("/x", "/redoc", "/predict/x", "/predict/", "/%2e%2e/etc/passwd"):
             answer = await client.get(path)
             assert (answer.status_code, answer.json()["detail"][:21]) == (404, "There is nothing here")
             for known in ("/predict", "/healthz", "/metrics", "/openapi.json", "/docs"):
@@ -277,7 +280,9 @@ def test_a_network_with_a_fault_says_so(predictor: Predictor, picture: bytes) ->
 def test_the_page_of_the_api_loads_nothing(predictor: Predictor) -> None:
     async def ask(client: httpx.AsyncClient) -> None:
         page, schema = (await client.get("/docs")).text, (await client.get("/openapi.json")).json()
-        assert not re.search(r"https?://|<script|src=|@import|url\(", page)
+        assert (await client.get("/")).text == page  # who opens the address in a browser sees it
+        assert not re.search(r"https?://|<script|src=|@import|url\(|`|Successful Response", page)
+        assert "<code>resnet-v2 predict --json</code>" in page
         for path in ("/predict", "/healthz", "/metrics"):
             assert path in schema["paths"] and path in page
         assert set(schema["paths"]["/predict"]["post"]["responses"]) == {str(status) for status in STATUSES}

@@ -279,3 +279,21 @@ def test_no_checkpoint_is_written_over_unasked(tmp_path: Path, to: Format) -> No
     assert kept.read_bytes() == before
     export(source, None, to, theirs)
     assert kept.read_bytes() != b"trained"
+
+
+@pytest.mark.parametrize("to", ["mxnet", "gluon"])
+def test_no_symbol_of_another_network_is_written_over_unasked(tmp_path: Path, to: Format) -> None:
+    network = resnet(18, 3, stem="gluon")
+    ours, symbol = str(tmp_path / "net"), tmp_path / "net-symbol.json"
+    for epoch in (1, 2, 3):
+        weights.save(checkpoint_path(ours, epoch), weights.network_tensors(network), header(network))
+    export(ours, 1, to)
+    same = symbol.read_bytes()
+    export(ours, 2, to)  # the network's own symbol is there
+    symbol.write_bytes(b"{}")
+    with pytest.raises(ResnetError, match=r"net-symbol.json is there already and says otherwise; give `out`"):
+        export(ours, 3, to)
+    assert symbol.read_bytes() == b"{}"
+    assert not (tmp_path / "net-0003.params").exists()
+    export(ours, 3, to, ours)
+    assert symbol.read_bytes() == same

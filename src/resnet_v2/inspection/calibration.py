@@ -61,15 +61,16 @@ class Calibration:
         return self.error_after <= max(self.error_before / 2, 2 * self.chance)
 
 
-def calibrate(logits: Logits, labels: Numbers, now: float) -> Calibration:
+def calibrate(logits: Logits, labels: Numbers, now: float, seed: int = 0) -> Calibration:
     """Fit a temperature to a random half of n pictures (n x classes logits, n labels) and measure it on the other.
 
-    `now` is the temperature by which the network answers today. Raises ResnetError for fewer than 100 pictures.
+    `now` is the temperature by which the network answers today, `seed` draws the half. Raises ResnetError for fewer
+    than 100 pictures.
     """
     if len(labels) < LEAST_PICTURES:
         there = f"{agreeing(len(labels), 'is', 'are')} {len(labels)}"
         raise ResnetError(f"Calibration takes {LEAST_PICTURES} pictures, and here {there}; give more.")
-    order = np.random.default_rng(0).permutation(len(labels))
+    order = np.random.default_rng(seed).permutation(len(labels))
     fitted, held_out = np.split(order, [len(order) // 2])
     temperature = fit_temperature(logits[fitted], labels[fitted])
     rest, truth = logits[held_out], labels[held_out]

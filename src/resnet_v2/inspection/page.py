@@ -115,7 +115,7 @@ def _wrong_labels(found: Inspection) -> Section:
         return "labels", "Wrong labels", "-", _paragraph(f"They are not looked for, since {its.problem}.")
     words = (
         f"A logistic regression on the network's features, trained on the other pictures, agrees with "
-        f"{100 * its.accuracy:.1f} % of all labels. Here are those that it holds for wrong, each with the probability "
+        f"{_percent(its.accuracy, 1)} of all labels. Here are those that it holds for wrong, each with the probability "
         "of the other class, the most certain first. "
         "Look at each: some are rare pictures of the right class."
     )
@@ -126,7 +126,7 @@ def _wrong_labels(found: Inspection) -> Section:
         (
             one.index,
             f"{found.name(one.given)}, rather {found.name(one.suggested)}",
-            f"{100 * one.probability:.1f}\u00a0%",
+            _percent(one.probability, 1),
         )
         for one in its.found[:WRONG_SHOWN]
     ]

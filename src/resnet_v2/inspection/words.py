@@ -97,7 +97,8 @@ def text(found: Inspection, settings: InspectConfig) -> str:
     if its is not None:
         lines.append(
             f"calibration   off by {100 * its.error_before:.2f} points, "
-            f"by {100 * its.error_after:.2f} with temperature {its.temperature:.3f}"
+            f"by {100 * its.error_after:.2f} with temperature {its.temperature:.3f} "
+            f"(chance alone: {100 * its.chance:.2f})"
         )
     lines += [f"left out      {problem}" for problem in (found.silence, found.uncalibrated) if problem]
     lines.append(f"page          {printable(str(settings.out))}")

@@ -68,10 +68,10 @@ def export(prefix: str, epoch: Epoch | None, to: Format, out: str = "") -> str:
     if target.exists() and not out and to in ("mxnet", "gluon", "safetensors"):
         raise ResnetError(f"{target} is there already; give `out`, the same name to write it anew.")
     if to == "mxnet":
-        mxnet.save_checkpoint(start, number, network, header.labels)
+        mxnet.save_checkpoint(start, number, network, header.labels, overwrite=bool(out))
         return f"{target} and {start}-symbol.json"
     if to == "gluon":
-        mxnet.save_gluon(start, number, network)
+        mxnet.save_gluon(start, number, network, overwrite=bool(out))
         zoo = f"vision.resnet{header.architecture.depth}_{header.architecture.version}"
         return f"{target} and {start}-symbol.json ({zoo})"
     if to == "safetensors":

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def int8_of(network: ResNet, header: Header, path: Path, batches: Iterable[Plane
                 weight_type=quantization.QuantType.QInt8,
                 extra_options={"CalibMovingAverage": True},
             )
-        except (ValueError, TypeError, RuntimeError) as error:
+        except (ValueError, TypeError, RuntimeError, AssertionError) as error:
             raise ResnetError(f"{path} cannot be quantised: {error}; its weights may be damaged.") from None
         model = onnx.load(after)
     onnx.helper.set_model_props(model, {METADATA_KEY: header.to_json(), "checkpoint": INT8 + sha256(path)})
@@ -75,10 +76,14 @@ class _Reader:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without ONNX Runtime's advice to prepare the model, which does nothing for ours."""
+    """Without ONNX Runtime's advice to prepare the model, which does nothing for ours.
+
+    NumPy is quiet too: of values that are no numbers it would speak before ONNX Runtime refuses them.
+    """
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        yield
+        with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
+            yield
     finally:
         logging.disable(before)

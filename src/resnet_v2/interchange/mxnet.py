@@ -274,21 +274,31 @@ def _symbol_text(path: Path) -> str:
         raise ResnetError(f"{path} cannot be read as text; copy it again, or remove it to go by the shapes.") from None
 
 
-def save_checkpoint(prefix: str, epoch: int, network: ResNet, labels: Labels | None = None) -> None:
+def save_checkpoint(
+    prefix: str, epoch: int, network: ResNet, labels: Labels | None = None, overwrite: bool = True
+) -> None:
     """Write `prefix-symbol.json` and `prefix-0000.params`; MXNet's `load_checkpoint(prefix, epoch)` reads them.
 
-    What the `labels` were decides the outputs (see `symbol_json`), None: one class.
+    What the `labels` were decides the outputs (see `symbol_json`), None: one class. Unless `overwrite`, a ResnetError
+    refuses to write over another symbol.
     """
-    write_text(Path(f"{prefix}-symbol.json"), symbol_json(network.architecture, labels))
+    _write_symbol(prefix, symbol_json(network.architecture, labels), overwrite)
     write_params(params_path(prefix, epoch), from_network(network))
 
 
-def save_gluon(prefix: str, epoch: int, network: ResNet) -> None:
+def save_gluon(prefix: str, epoch: int, network: ResNet, overwrite: bool = True) -> None:
     """Write both files as Gluon's model zoo would; its `load_parameters` and `SymbolBlock.imports` read them.
 
-    ResnetError when it has no network like this one.
+    ResnetError when it has no network like this one, and, unless `overwrite`, where another symbol is there.
     """
     arrays = gluon.from_arrays(from_network(network), network.architecture)
     names = gluon.renamed(network.architecture)
-    write_text(Path(f"{prefix}-symbol.json"), gluon_json(network.architecture, names))
+    _write_symbol(prefix, gluon_json(network.architecture, names), overwrite)
     write_params(params_path(prefix, epoch), arrays)
+
+
+def _write_symbol(prefix: str, text: str, overwrite: bool) -> None:
+    path = Path(f"{prefix}-symbol.json")
+    if not overwrite and path.is_file() and path.read_bytes() != text.encode():
+        raise ResnetError(f"{path} is there already and says otherwise; give `out`, the same name to write it anew.")
+    write_text(path, text)

@@ -62,14 +62,14 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     return status.st_size, status.st_mtime_ns
 
 
-def draw(curves: Sequence[Curve], out: Path, metric: str) -> None:
-    """Draw train (dashed) and validation error over epochs; the ending of `out` chooses the format.
+def draw(curves: Sequence[Curve], out: Path, metric: str, size: tuple[float, float] = (9, 5.5), dpi: int = 120) -> None:
+    """Draw train (dashed) and validation error over epochs, `size` in inches; the ending of `out` chooses the format.
 
     Raises ResnetError when a log has no such error.
     """
     from matplotlib.ticker import MaxNLocator
 
-    with drawing(out) as axes:
+    with drawing(out, size, dpi) as axes:
         for curve in curves:
             if not getattr(curve, metric):
                 raise ResnetError(f"{curve.name} has no {METRIC_NAMES[metric]} error; draw it with `metric` top1.")

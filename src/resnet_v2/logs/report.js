@@ -103,7 +103,7 @@ function draw(view) {
   view.y = y;
   for (const mark of marks) {
     shape(svg, "line", { x1: left, x2: right, y1: y(mark), y2: y(mark), class: "grid" });
-    shape(svg, "text", { x: left - 8, y: y(mark) + 4, "text-anchor": "end" }, number(mark, 6));
+    shape(svg, "text", { x: left - 8, y: y(mark) + 4, "text-anchor": "end" }, mark && Math.abs(mark) < 0.001 ? mark.toExponential(0) : number(mark, 6));
   }
   for (const line of lines) {
     const path = line.points.map(([epoch, value], index) => {
@@ -224,9 +224,9 @@ function controls() {
 
 function bestTable() {
   const columns = [
-    ["epochs", (row) => row.epochs], ["best epoch", (row) => row.best_epoch], ["checkpoint", (row) => row.checkpoint],
     ["top-1 error", (row) => `${row.top1_error.toFixed(2)} %`],
     ["top-5 error", (row) => (row.top5_error === null ? "–" : `${row.top5_error.toFixed(2)} %`)],
+    ["epochs", (row) => row.epochs], ["best epoch", (row) => row.best_epoch], ["checkpoint", (row) => row.checkpoint],
   ];
   const table = document.getElementById("best");
   const head = table.appendChild(element("tr"));

@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 from typing import Any
 
 TOP = "How many classes to name, of tasks for each; of labels multi every class of 50 % or more is named."
@@ -57,6 +58,7 @@ _HEAD = """<!doctype html>
 <title>resnet-v2 serve</title>
 <style>body{font:16px/1.5 system-ui,sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem}
 pre{background:#8881;padding:.6rem;overflow:auto}td,th{text-align:left;vertical-align:top;padding-right:1rem}
+code{white-space:nowrap}
 :root{color-scheme:light dark}</style></head><body>
 """
 
@@ -86,9 +88,10 @@ def _details(said: dict[str, Any]) -> list[str]:
     parts.append(f"<table>{''.join(rows)}</table>")
     example = said["responses"]["200"].get("content", {}).get("application/json", {}).get("example")
     if example is not None:
-        parts.append(f"<pre>{_text(json.dumps(example, indent=1))}</pre>")
+        parts.append(f"<pre>{html.escape(json.dumps(example, indent=1))}</pre>")
     return parts
 
 
 def _text(text: str) -> str:
-    return html.escape(text)
+    """Plain text as HTML; what stands between backticks is code, on one line."""
+    return re.sub("`([^`]*)`", r"<code>\1</code>", html.escape(text))

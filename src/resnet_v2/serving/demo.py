@@ -38,6 +38,8 @@ SESSIONS = 100  # of which gradio remembers what they see
 NAME = "The picture"
 # Small crops are shown enlarged, so that there is something to see.
 SHOWN_PIXELS = 224
+# What is wider than the screen moves by finger, mouse and keyboard, and the page stays.
+SCROLLING = 'tabindex="0" style="overflow-x:auto"'
 
 
 @dataclass(frozen=True)
@@ -209,7 +211,7 @@ def unique_names(header: Header) -> list[str]:
 def _output(caption: str, gradio: Any) -> Any:
     with gradio.Column(min_width=120):
         gradio.Markdown(caption)
-        return gradio.HTML(min_height=SHOWN_PIXELS)
+        return gradio.HTML(min_height=SHOWN_PIXELS // 2)
 
 
 def _shown(gradio: Any, work: Callable[[], Made]) -> Made:
@@ -257,7 +259,8 @@ def _drawn(log: Path, size: int, changed: int) -> str:
     """The curve of a log of this size and time; each visitor asks for it."""
     curves = plot.read_curves(str(log))
     with tempfile.TemporaryDirectory() as folder:
-        plot.draw(curves, Path(folder) / "curve.png", "top1")
+        # Few inches of many dots: its words can be read at the width of a telephone.
+        plot.draw(curves, Path(folder) / "curve.png", "top1", size=(5, 3.2), dpi=180)
         png = (Path(folder) / "curve.png").read_bytes()
     words = "Error over the epochs; the table below has the figures"
-    return f"{_embedded(png, 'png', words)}<pre>{html.escape(plot.table(curves))}</pre>"
+    return f"{_embedded(png, 'png', words)}<pre {SCROLLING}>{html.escape(plot.table(curves))}</pre>"

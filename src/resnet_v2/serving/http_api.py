@@ -136,7 +136,7 @@ def application(predictor: Predictor, settings: ServeConfig) -> tuple[Measured, 
         return Response(json.dumps(listed), media_type="application/json", headers=HEADERS)
 
     @api.head("/healthz", include_in_schema=False)
-    @api.get("/healthz", summary="Whether the server answers")
+    @api.get("/healthz", summary="Whether the server answers", response_description="It does: which network it is.")
     async def healthz() -> dict[str, str | int]:
         header = predictor.header
         network: dict[str, str | int] = {
@@ -146,10 +146,16 @@ def application(predictor: Predictor, settings: ServeConfig) -> tuple[Measured, 
         }
         return {"status": "ok", **network, "engine": predictor.engine.where}
 
-    @api.get("/metrics", summary="Counts for Prometheus", response_class=PlainTextResponse)
+    @api.get(
+        "/metrics",
+        summary="Counts for Prometheus",
+        response_description="Requests, errors, times, and pictures in a batch, as text.",
+        response_class=PlainTextResponse,
+    )
     async def metrics() -> Response:
         return Response(answering.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
+    @api.get("/", include_in_schema=False)  # for those who open the address in a browser
     @api.get("/docs", include_in_schema=False)
     async def docs() -> Response:
         return HTMLResponse(api_page.html_of(api.openapi()), headers=HEADERS)
@@ -188,7 +194,8 @@ def _say_what_is_wrong(api: FastAPI) -> None:
     @api.exception_handler(HTTPException)
     async def no_address(request: Request, error: HTTPException) -> Response:
         allowed = (error.headers or {}).get("Allow", "")
-        sentence = f"{request.url.path} takes {allowed} alone." if error.status_code == 405 else NOT_HERE
+        where = "" if allowed == "POST" else "; POST pictures to /predict"
+        sentence = f"{request.url.path} takes {allowed} alone{where}." if error.status_code == 405 else NOT_HERE
         return _say(error.status_code, sentence, error.headers)
 
     @api.exception_handler(ClientDisconnect)

@@ -9,15 +9,18 @@ from resnet_v2.inference.output import CSV_HEADER, csv_rows
 from resnet_v2.inference.pictures import prepare
 from resnet_v2.inference.predict import Prediction, Predictor
 
-# gradio shows it as it is. The bars are pictures of the numbers beside them, so a screen reader passes them over.
+# gradio shows it as it is, among rules of its own for tables and lists, which are overruled.
+# The bars are pictures of the numbers beside them, so a screen reader passes them over.
 STYLE = """<style>
-.several{width:100%;table-layout:fixed;border-collapse:collapse;margin:0}
-.several th:first-child{width:28%}
-.several th,.several td{text-align:left;vertical-align:top;padding:.4rem;overflow-wrap:anywhere}
-.several ol{list-style:none;margin:0;padding:0}
-.several li{margin:0;padding:0;display:grid;gap:.5rem;align-items:center}
-.several li{grid-template-columns:minmax(4rem,1fr) 4.5rem minmax(2rem,1fr)}
-.several li b{font-weight:inherit;text-align:right}
+.several{width:100%;table-layout:fixed;border-collapse:collapse;margin:0 0 .8rem!important}
+.several tr{border:0!important}
+.several th:first-child{width:30%}
+.several th,.several td{text-align:left;vertical-align:top;padding:.4rem!important;overflow-wrap:anywhere}
+.several th,.several td{border:0 solid var(--border-color-primary,#8888)!important;border-bottom-width:1px!important}
+.several ol{list-style:none;margin:0!important;padding:0!important}
+.several li{margin:0!important;padding:0!important;display:grid;gap:.5rem;align-items:center}
+.several li{grid-template-columns:minmax(0,3fr) 4.2rem minmax(0,2fr)}
+.several li b{font-weight:inherit;text-align:right;white-space:nowrap}
 .several i{display:block;height:.7rem;background:var(--color-accent,#c2410c)}
 </style>"""
 
