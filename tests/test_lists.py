@@ -33,6 +33,17 @@ def test_labels_follow_the_sorted_class_folders(class_folder: Path, tmp_path: Pa
     assert [entry.index for entry in train] == list(range(18))
 
 
+def test_a_list_of_one_class_is_made_and_told_of(
+    class_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_lists(ListConfig(class_folder, tmp_path / "all"))
+    assert "one class" not in capsys.readouterr().err
+    for name in ("bee", "cat"):
+        shutil.rmtree(class_folder / name)
+    assert make_lists(ListConfig(class_folder, tmp_path / "one" / "a"))[0] == 1
+    assert f"warning: {class_folder} has one class, ant, and a network tells at least two" in capsys.readouterr().err
+
+
 def test_lists_are_shuffled_by_the_seed(class_folder: Path, tmp_path: Path) -> None:
     texts = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):

@@ -206,18 +206,21 @@ def make_lists(settings: ListConfig, unless_split: float = 0.0) -> tuple[int, in
         train, validation = split(classes, lambda count: settings.val_per_class or round(share * count), seed)
     else:
         classes, train, validation = lines_of_ready_split(root, classes, folders, settings.min_images, seed)
-    tell_of_classes_without_validation(tuple(classes.images_of), validation)
+    names = tuple(classes.images_of)
+    if len(names) == 1:
+        say(f"warning: {root} has one class, {printable(names[0])}, and a network tells at least two apart.")
+    tell_of_classes_without_validation(names, validation)
     parts = {part: lines for part, lines in (("train", train), ("val", validation)) if len(lines)}
     paths = {part: list_paths(prefix, part, chunks) for part in parts}
     written = [path for some in paths.values() for path in some]
     if few := [len(lines) for lines in parts.values() if len(lines) < chunks]:
         raise ResnetError(f"`chunks` is {chunks}, more than the {counted(few[0], 'image')} of a list; lower it.")
-    refuse_other_classes(prefix.parent, [path.name for path in written], tuple(classes.images_of))
+    refuse_other_classes(prefix.parent, [path.name for path in written], names)
     for part, lines in parts.items():
         write_lists(paths[part], lines.entries(classes.path), len(lines))
-    write_synset(prefix.parent / "synset.txt", classes.images_of)
+    write_synset(prefix.parent / "synset.txt", names)
     tell_of_older_lists(prefix, written)
-    return len(classes.images_of), len(train), len(validation)
+    return len(names), len(train), len(validation)
 
 
 def tell_of_classes_without_validation(names: Sequence[str], validation: Lines) -> None:
