@@ -269,6 +269,26 @@ def test_precision_auto_is_what_the_processor_computes_in_and_says_so(
     assert "`precision` auto is float32" in capsys.readouterr().err
 
 
+@needs_onnx
+def test_a_signal_after_two_networks_of_openvino_does_no_harm() -> None:
+    code = """
+import gc, signal
+import numpy as np
+from resnet_v2.inference.predict import Predictor
+images = np.zeros((1, 32, 32, 3), np.uint8)
+networks = [Predictor.open("", engine="openvino") for _ in range(2)]
+assert all(network.engine.logits(images).any() for network in networks)
+while networks:
+    networks.pop(0)
+    gc.collect()
+received = []
+signal.signal(signal.SIGTERM, lambda *_: received.append(True))
+signal.raise_signal(signal.SIGTERM)
+assert received
+"""
+    subprocess.run([sys.executable, "-X", "faulthandler", "-c", code], check=True, timeout=100)
+
+
 def test_a_missing_engine_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prefix = saved(random_network(Architecture(20, 10, "cifar")), tmp_path / "net")
     for module in ("onnx", "onnxruntime", "openvino", "resnet_v2.interchange.onnx_graph"):

@@ -162,7 +162,7 @@ class OpenvinoEngine:
     where = "OpenVINO on cpu"
 
     def __init__(self, model: bytes, precision: Precision = "float32") -> None:
-        self._core = package("openvino", "onnx").Core()
+        self._core = _core(package("openvino", "onnx"))
         native = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         self._precision = "bf16" if decided(precision, native) == "bfloat16" else "f32"  # where it is not int8
         self._model = self._core.read_model(model)
@@ -184,6 +184,17 @@ class OpenvinoEngine:
         model = self._model.clone()
         model.reshape(list(shape))
         return self._core.compile_model(model, "CPU", settings).create_infer_request()
+
+
+@functools.cache
+def _core(openvino: Any) -> Any:
+    """OpenVINO's core, one for the process, which does not end before it.
+
+    A core lays down a stack for the handlers of signals, and at its end puts back the one that it found. Of two that
+    end in the order in which they began the second puts back the stack of the first, which is gone: the next signal
+    with a handler, such as Ctrl-C, would be a segmentation fault.
+    """
+    return openvino.Core()
 
 
 def _threads() -> int:
