@@ -52,7 +52,7 @@ def test_photos_become_a_network(here: Path, run: Run) -> None:
     assert "1 epoch: about" in err
     header = weights.checkpoint_header("model/resnet-images-14", "best")
     assert (header.crop, header.resize, header.class_names) == (32, 32, ("ant", "bee", "cat"))
-    assert f"best epoch 1: error {header.errors['top1_error']:.1f} % of 5 photos" in err
+    assert f"best epoch 1: error {header.errors['top1_error']:.1f} % of the 5 photos held out" in err
     for line in err.split("next: ")[1].splitlines()[:2]:
         words = line.split()[1:] if line.strip().startswith("resnet-v2") else line.split()
         assert run(*words)[0] == 0, line
