@@ -1,7 +1,7 @@
-"""Milliseconds from one prepared image to its logits on the CPU: ours against the runtimes used by hand.
+"""Milliseconds from one and from eight prepared images to their logits on the CPU: ours and the runtimes used by hand.
 
 By hand: the network as PyTorch's own exporter writes it (needs onnxscript), run by ONNX Runtime and by OpenVINO, which
-fold and fuse for themselves; and PyTorch itself. They get a float32 batch that is ready; ours get the uint8 image.
+fold and fuse for themselves; and PyTorch itself. They get a float32 batch that is ready; ours get uint8 images.
 OpenVINO left to itself computes in bfloat16 where the processor can, so it is measured both ways. All take turns in one
 process, ten calls each after three that are not counted, so that what slows the machine slows them all.
 
@@ -20,6 +20,7 @@ import onnxruntime
 import openvino
 import torch
 
+from resnet_v2.inference.engines import Images
 from resnet_v2.inference.predict import Predictor
 from resnet_v2.networks import weights
 from resnet_v2.networks.finding import checkpoint_path
@@ -31,14 +32,17 @@ Call = Callable[[], object]
 
 def main() -> None:
     network, rounds = figures.drawn_network(__doc__)
-    image = np.random.default_rng(0).integers(0, 256, (1, *(network.architecture.image_size,) * 2, 3), dtype=np.uint8)
-    with tempfile.TemporaryDirectory() as folder:
-        calls = by_hand(network, image, Path(folder)) | ours(network, image, f"{folder}/net")
-        report(figures.milliseconds(calls, rounds))
+    side = network.architecture.image_size
+    for count in (1, 8):
+        images = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+        with tempfile.TemporaryDirectory() as folder:
+            calls = by_hand(network, images, Path(folder)) | ours(network, images, f"{folder}/net")
+            print(f"batches of {count}")
+            report(figures.milliseconds(calls, rounds))
 
 
-def by_hand(network: ResNet, image: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], folder: Path) -> dict[str, Call]:
-    planes = image.transpose(0, 3, 1, 2).astype(np.float32, order="C")
+def by_hand(network: ResNet, images: Images, folder: Path) -> dict[str, Call]:
+    planes = images.transpose(0, 3, 1, 2).astype(np.float32, order="C")
     batch = torch.from_numpy(planes)
     path = folder / "by_hand.onnx"
     torch.onnx.export(network, (batch,), path, dynamo=True, verbose=False)
@@ -61,7 +65,7 @@ def by_hand(network: ResNet, image: np.ndarray[tuple[int, ...], np.dtype[np.uint
     }
 
 
-def ours(network: ResNet, image: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], prefix: str) -> dict[str, Call]:
+def ours(network: ResNet, images: Images, prefix: str) -> dict[str, Call]:
     header = Header.of_epoch(network.architecture, 1)
     weights.save(checkpoint_path(prefix, 1), weights.network_tensors(network), header)
     kinds = [("torch", "float32"), ("onnx", "float32"), ("openvino", "float32"), ("openvino", "bfloat16")]
@@ -69,7 +73,7 @@ def ours(network: ResNet, image: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
     for name, precision in kinds:
         predictor = Predictor.open(prefix, 1, engine=name, precision=precision)  # type: ignore[arg-type]
         label = f"--engine {name}" + (", bfloat16" if precision == "bfloat16" else "")
-        calls[label] = partial(predictor.engine.logits, image)
+        calls[label] = partial(predictor.engine.logits, images)
     return calls
 
 
