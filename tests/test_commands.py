@@ -154,8 +154,8 @@ def check_flags(script: Path, words: list[str], monkeypatch: pytest.MonkeyPatch)
             runpy.run_path(str(script), run_name="__main__")
 
 
-# Half a minute of training and figures between them.
-LONG = ("training.md", "results.md")
+# A minute of training and figures between them.
+LONG = ("README.md", "index.md", "training.md", "results.md", "int8.md")
 PARTS = [pytest.param(path, marks=pytest.mark.slow if path.name in LONG else (), id=path.name) for path in DOCUMENTS]
 
 

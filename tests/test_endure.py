@@ -6,7 +6,7 @@ import pytest
 
 import endure
 
-FEW = {"train": 2, "data": 6, "pack": 6, "fetch": 3, "records": 1}
+FEW = {"train": 2, "data": 6, "pack": 6, "fetch": 3}
 MORE = {
     "ranks": 6,
     "changing-ranks": 6,

@@ -46,9 +46,11 @@ def imagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+STEPS = [*((depth, 2) for depth in IMAGENET_UNITS), (50, 1)]
+
+
 @pytest.mark.parametrize(
-    ("depth", "level"),
-    [*(pytest.param(depth, 2, marks=pytest.mark.slow if depth > 50 else ()) for depth in IMAGENET_UNITS), (50, 1)],
+    ("depth", "level"), [pytest.param(*step, marks=pytest.mark.slow if step[0] > 34 else ()) for step in STEPS]
 )
 def test_every_depth_trains_a_step(imagenet: Path, depth: int, level: int) -> None:
     reader = RecordReader(imagenet / ("train_256_q90.rec" if level == 1 else "train_480_q90.rec"))
