@@ -16,6 +16,7 @@ NETWORKS = [
     (Architecture(29, 10, "cifar"), 32),
     (Architecture(29, 10, "cifar", "v1"), 32),
     (Architecture(14, 10, "pooled", width=2), 32),
+    (Architecture(17, 10, "dawn"), 32),
     (Architecture(18, 10, "imagenet"), 64),
     (Architecture(50, 10, "imagenet"), 64),
     (Architecture(50, 10, "imagenet", "v1"), 64),

@@ -39,6 +39,7 @@ ALL: list[Architecture] = [
     *(Architecture(depth, 1000, "imagenet", version) for depth in IMAGENET_UNITS for version in ("v1", "v2")),
     *(Architecture(depth, 10, "cifar", version) for depth in CIFAR_DEPTHS for version in ("v1", "v2")),
     Architecture(14, 10, "pooled", width=3),
+    *(Architecture(depth, 10, "dawn", width=width) for depth in (11, 17, 23) for width in (1, 2)),
     Architecture(20, 10, "cifar", width=2),
     Architecture(18, 10, "imagenet", "v1", width=2),
     *(Architecture(depth, 1000, "gluon", "v1") for depth in IMAGENET_UNITS),
@@ -381,7 +382,8 @@ def fixed_gammas(text: str, architecture: Architecture, source: str) -> frozense
 def test_our_symbols_are_of_their_own_architecture_only(architecture: Architecture) -> None:
     graph = graph_of(architecture)
     assert checked(graph, architecture) == ({"bn_data_gamma"} if architecture.norm_of_images else frozenset())
-    other = Architecture(34 if architecture.large_images else 26, 10, architecture.stem, architecture.version)
+    depth = 34 if architecture.large_images else 29 if architecture.stem == "dawn" else 26
+    other = Architecture(depth, 10, architecture.stem, architecture.version)
     if other.depth != architecture.depth:
         with pytest.raises(ResnetError, match=r"x-symbol\.json is not our ResNet"):
             checked(graph, other)

@@ -93,6 +93,7 @@ NETWORKS = [
     (Architecture(29, 10, "cifar", "v1"), 32),
     (Architecture(20, 10, "cifar", "v1"), 32),
     (Architecture(38, 10, "pooled", width=2), 32),
+    (Architecture(17, 10, "dawn"), 32),
     pytest.param(Architecture(50, 10, "imagenet"), 64, marks=pytest.mark.slow),
     (Architecture(18, 10, "imagenet"), 64),
     pytest.param(Architecture(50, 10, "imagenet", "v1"), 64, marks=pytest.mark.slow),

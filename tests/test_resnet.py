@@ -5,6 +5,7 @@ from typing import cast
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from resnet_v2.config.fields import Stem, Version
 from resnet_v2.errors import ResnetError
@@ -60,9 +61,31 @@ def test_a_pooled_stem_and_a_width() -> None:
     plain, wide = (resnet(20, 10, width=width).state_dict() for width in (1, 4))
     name = "stage2.unit1.conv1.weight"
     assert wide[name].numel() == 16 * plain[name].numel()
-    for stem, version, width, words in (("pooled", "v1", 1, "version v2 only"), ("cifar", "v2", 0, "`width` 1")):
+    for stem, version, width, words in (
+        ("pooled", "v1", 1, "version v2 only"),
+        ("dawn", "v1", 1, "version v2 only"),
+        ("cifar", "v2", 0, "`width` 1"),
+    ):
         with pytest.raises(ResnetError, match=words):
             Architecture(20, 10, stem, version, width)  # type: ignore[arg-type]
+
+
+def test_stages_that_pool() -> None:
+    network = ResNet(Architecture(17, 10, "dawn", width=2))
+    x = images(2, 32)
+    assert network.stem(x).shape == (2, 32, 32, 32)
+    assert [tuple(unit.conv1.weight.shape[:2]) for unit in network.residual_units()] == [  # type: ignore[union-attr]
+        *((64, 32), (64, 64), (128, 64), (128, 128), (256, 128), (256, 256))
+    ]
+    assert network.maps(x).shape == (2, 256, 4, 4)
+    assert network(images(2, 20)).shape == (2, 10)
+    layers = [module for module in network.modules() if isinstance(module, torch.nn.Conv2d | torch.nn.Linear)]
+    assert len(layers) == 17
+    first = next(network.residual_units())
+    x = network.stem(x)
+    pooled = F.max_pool2d(first.conv1(F.relu(first.bn1(x))), 3, 2, 1)  # type: ignore[operator]
+    branch = first.conv3(F.relu(first.bn3(first.conv2(F.relu(first.bn2(pooled))))))  # type: ignore[operator]
+    assert torch.equal(first(x), branch + pooled)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +98,8 @@ def test_units_of_cifar_depths(depth: int, bottleneck: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stem", "depth"), [("imagenet", 20), ("cifar", 21), ("cifar", 170), ("cifar", 2), ("cifar", -7)]
+    ("stem", "depth"),
+    [("imagenet", 20), ("dawn", 14), ("dawn", 5), ("cifar", 21), ("cifar", 170), ("cifar", 2), ("cifar", -7)],
 )
 def test_wrong_depth_says_which_exist(stem: Stem, depth: int) -> None:
     with pytest.raises(ResnetError, match="depths are"):

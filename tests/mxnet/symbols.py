@@ -60,6 +60,16 @@ def unit_v1(x: Any, name: str, filters: int, stride: int, first: bool, bottlenec
     return relu(y + x, name + "_relu3")
 
 
+def unit_dawn(x: Any, name: str, filters: int) -> Any:
+    """BatchNorm, ReLU, convolution and pooling; to what they give two more of the former three are added."""
+    x = conv(relu(norm(x, name + "_bn1"), name + "_relu1"), name + "_conv1", filters, 3, 1)
+    x = y = mx.sym.Pooling(x, kernel=(3, 3), stride=(2, 2), pad=(1, 1), pool_type="max")
+    for number in (2, 3):
+        y = relu(norm(y, f"{name}_bn{number}"), f"{name}_relu{number}")
+        y = conv(y, f"{name}_conv{number}", filters, 3, 1)
+    return y + x
+
+
 def resnet(stem: str, depth: int, classes: int, version: str, width: int = 1) -> Any:
     """The whole network: `data` (N x 3 x H x W, 0-255) and `softmax_label` -> softmax; `fc1_output` are the logits."""
     large = stem in ("imagenet", "gluon")
@@ -71,6 +81,8 @@ def resnet(stem: str, depth: int, classes: int, version: str, width: int = 1) ->
         bottleneck = depth >= 164
         units = [(depth - 2) // (9 if bottleneck else 6)] * 3
         filters = [16, 64, 128, 256] if bottleneck else [16, 16, 32, 64]
+    if stem == "dawn":
+        units, filters = [(depth - 5) // 6] * 3, [16, 32, 64, 128]
     filters = [width * count for count in filters]
 
     x = mx.sym.Variable("data")
@@ -84,6 +96,9 @@ def resnet(stem: str, depth: int, classes: int, version: str, width: int = 1) ->
     unit = unit_v2 if version == "v2" else unit_v1
     for stage, count in enumerate(units, start=1):
         for number in range(1, count + 1):
+            if stem == "dawn" and number == 1:
+                x = unit_dawn(x, f"stage{stage}_unit1", filters[stage])
+                continue
             stride = 2 if stage > 1 and number == 1 else 1
             projected = number == 1 and (stem != "gluon" or stage > 1 or bottleneck)
             x = unit(x, f"stage{stage}_unit{number}", filters[stage], stride, projected, bottleneck)

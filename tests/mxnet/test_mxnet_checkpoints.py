@@ -26,6 +26,7 @@ NETWORKS = [
     Architecture(164, 10, "cifar"),
     Architecture(50, 1000, "imagenet", "v1"),
     Architecture(14, 10, "pooled", width=3),
+    Architecture(17, 10, "dawn", width=2),
     Architecture(18, 1000, "gluon"),
     Architecture(50, 1000, "gluon", "v1"),
 ]

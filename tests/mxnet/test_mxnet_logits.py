@@ -14,6 +14,7 @@ pytest_plugins = ["mxnet_process"]
 NETWORKS = [
     *(Architecture(depth, 1000, "imagenet") for depth in IMAGENET_UNITS),
     Architecture(14, 10, "pooled", width=3),
+    Architecture(17, 10, "dawn", width=2),
     *(Architecture(depth, 10, "cifar") for depth in (20, 56, 110, 164)),
     Architecture(50, 1000, "imagenet", "v1"),
     Architecture(18, 1000, "imagenet", "v1"),

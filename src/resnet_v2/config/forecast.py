@@ -48,7 +48,7 @@ class PlanConfig:
         """Refuse a whole run on a CPU, and of what is no ImageNet network."""
         if self.whole_run and not self.gpu:
             raise SettingError("`whole_run` is about GPUs; give one, such as `gpu` H100.")
-        if self.whole_run and (self.stem == "cifar" or self.stem == "pooled"):
+        if self.whole_run and self.stem in ("cifar", "pooled", "dawn"):
             raise SettingError(
                 f"`whole_run` is about ImageNet, and `stem` {self.stem} is none of its networks'; leave it out."
             )

@@ -32,6 +32,7 @@ STEMS = {
     "gluon": "Gluon's 7x7 stem",
     "cifar": "3x3 stem for small images",
     "pooled": "3x3 stem with max pooling for small images",
+    "dawn": "3x3 stem for small images and max pooling in every stage",
 }
 # Told always; of all others that a run's numbers depend on, those that are not the default.
 ALWAYS_TOLD = ("batch_size", "epochs", "lr", "milestones", "schedule", "optimizer", "mom", "wd", "augment", "aug_level")

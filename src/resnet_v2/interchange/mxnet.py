@@ -53,9 +53,12 @@ def recognise(arrays: Arrays, source: str = "The file") -> Architecture:
     if large and norm and ((normed and v1) or (v2 and "arg:stage1_unit1_sc_weight" not in arrays)):
         stem = "gluon"
     layers, units = 3 if "arg:stage1_unit1_conv3_weight" in arrays else 2, _units(arrays)
+    more = 0
+    if layers == 3 and _kernel(arrays, "stage1_unit1_conv1") == 3 and not _projects(arrays, "sc"):
+        stem, layers, more = "dawn", 2, len(units)
     width, rest = divmod(conv0.shape[0], 64 if large else 16)
     with contextlib.suppress(ResnetError):  # there is no such depth, or a count is 0
-        found = Architecture(layers * sum(units) + 2, fc1.shape[0], stem, "v2" if v2 else "v1", width)
+        found = Architecture(layers * sum(units) + more + 2, fc1.shape[0], stem, "v2" if v2 else "v1", width)
         # 20 layers could be 1x1-3x3-1x1 too, but only one kind of each depth exists.
         if (found.units, found.bottleneck) == (units, layers == 3) and v1 != v2 and not rest:
             return found
@@ -75,6 +78,12 @@ def _refuse_faces(arrays: Arrays, source: str) -> None:
             f"{source} is InsightFace's face network{known} ({str(counts)[:80]} units with PReLU, an embedding at the "
             "end), which names no classes; use it with InsightFace or MXNet."
         )
+
+
+def _kernel(arrays: Arrays, name: str) -> int:
+    """The height of a convolution's window, 0 where there is none."""
+    array = arrays.get(f"arg:{name}_weight")
+    return int(array.shape[2]) if array is not None and array.ndim == 4 else 0
 
 
 def _projects(arrays: Arrays, name: str) -> bool:

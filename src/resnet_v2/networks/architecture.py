@@ -43,7 +43,7 @@ class Architecture:
         if self.stem not in get_args(Stem) or self.version not in get_args(Version):
             stems = ", ".join(get_args(Stem))
             raise ResnetError(f"There is no {self.stem} stem of {self.version}; stems are {stems}, versions v1 and v2.")
-        if self.version == "v1" and self.stem in ("timm", "pooled"):
+        if self.version == "v1" and self.stem in ("timm", "pooled", "dawn"):
             raise ResnetError(f"The {self.stem} stem is of version v2 only; give `version` v2 or another stem.")
         if (self.stem, self.version) == ("gluon", "v2") and self.bottleneck:
             raise ResnetError("The gluon stem of v2 is for depths 18 and 34; with more layers it is the imagenet stem.")
@@ -71,7 +71,12 @@ class Architecture:
     @property
     def pools(self) -> bool:
         """Whether the stem ends in max pooling with stride 2."""
-        return self.stem != "cifar"
+        return self.stem not in ("cifar", "dawn")
+
+    @property
+    def stages_pool(self) -> bool:
+        """Whether every stage begins with a convolution and max pooling, and takes no stride elsewhere."""
+        return self.stem == "dawn"
 
     @property
     def norm_behind_conv0(self) -> bool:
@@ -87,6 +92,11 @@ class Architecture:
                 depths = ", ".join(str(depth) for depth in tables)
                 raise ResnetError(f"There is no ImageNet network of depth {self.depth}; depths are {depths}.")
             return tables[self.depth]
+        if self.stages_pool:
+            units, rest = divmod(self.depth - 5, 6)
+            if rest or units < 1:
+                raise ResnetError(f"There is no dawn network of depth {self.depth}; depths are 6n+5 (11, 17, 23, ...).")
+            return (units,) * 3
         layers_per_unit = 3 if self.bottleneck else 2
         units, rest = divmod(self.depth - 2, 3 * layers_per_unit)
         if rest or units < 1:
@@ -101,6 +111,8 @@ class Architecture:
         """Whether the units are 1x1-3x3-1x1 rather than 3x3-3x3."""
         if self.large_images:
             return self.depth >= 50
+        if self.stages_pool:
+            return False
         return self.depth >= 164 or (self.depth - 2) % 6 != 0
 
     @property
@@ -109,11 +121,13 @@ class Architecture:
         large, small = (64, 64, 128, 256, 512), (16, 16, 32, 64)
         if self.bottleneck:
             large, small = (64, 256, 512, 1024, 2048), (16, 64, 128, 256)
+        if self.stages_pool:
+            small = (16, 32, 64, 128)
         return tuple(self.width * count for count in (large if self.large_images else small))
 
     def smallest_side(self, size: int) -> int:
         """Side of the last stage's maps for images of `size` pixels."""
-        return -(-size // (32 if self.large_images else 8 if self.pools else 4))
+        return -(-size // (32 if self.large_images else 8 if self.pools or self.stages_pool else 4))
 
     @property
     def image_size(self) -> int:

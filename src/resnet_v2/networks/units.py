@@ -1,7 +1,7 @@
 """The stems, units and heads of residual networks, described as data. No torch.
 
 Everything is read off these descriptions: modules, activation plans and their costs, what can be folded, MXNet's symbol
-and the ONNX graph. A new kind of unit is one function here, in `UNITS` under its version.
+and the ONNX graph. A new kind of unit is one function here, which `units` chooses.
 """
 
 from collections.abc import Callable, Iterator
@@ -51,6 +51,24 @@ def pre_activation(place: Place) -> Iterator[Operation]:
         x = f"conv{number}"
         yield Operation("convolution", x, (f"relu{number}",), *layer)
     yield Operation("add", "sum", (x, "sc" if place.projected else INPUT))
+
+
+def pooling(place: Place) -> Iterator[Operation]:
+    """A convolution and max pooling, which halve the sides and change the channels, and a pre-activation unit behind.
+
+    The first unit of every stage of a dawn network. Nothing is projected: the shortcut is what the pooling gives.
+    """
+    yield Operation("norm", "bn1")
+    yield Operation("relu", "relu1", ("bn1",))
+    yield Operation("convolution", "conv1", ("relu1",), place.outputs, 3)
+    yield Operation("max_pool", "pool1", ("conv1",), kernel=3, stride=2)
+    x = "pool1"
+    for number in (2, 3):
+        yield Operation("norm", f"bn{number}", (x,))
+        yield Operation("relu", f"relu{number}", (f"bn{number}",))
+        x = f"conv{number}"
+        yield Operation("convolution", x, (f"relu{number}",), place.outputs, 3)
+    yield Operation("add", "sum", (x, "pool1"))
 
 
 def post_activation(place: Place) -> Iterator[Operation]:
@@ -112,10 +130,11 @@ def head(architecture: Architecture) -> Description:
 def units(architecture: Architecture) -> dict[str, Description]:
     """The residual units from the input on, by their names: `stage1.unit1`."""
     found = {}
-    unit, filters = UNITS[architecture.version], architecture.filters
+    filters = architecture.filters
     for stage, count in enumerate(architecture.units):
         for number in range(count):
             first = number == 0
+            unit = pooling if first and architecture.stages_pool else UNITS[architecture.version]
             inputs, stride = filters[stage] if first else filters[stage + 1], 2 if first and stage else 1
             projected = first and (stage > 0 or architecture.projects_first)
             place = Place(inputs, filters[stage + 1], stride, projected, architecture.bottleneck)

@@ -232,10 +232,9 @@ class _Again:
         inputs = [self.value(each) for each in step.operation.inputs]
         if step.operation.kind == "norm":
             return self.tape.normalised_again(self.number, step, inputs[0])
-        if not step.heavy:
-            return compute(step, self.link.owner, inputs, overwrite)
-        y = self._convolve(step, inputs[0])
-        if len(self.link.description.users[name]) > 1:
+        y = self._convolve(step, inputs[0]) if step.heavy else compute(step, self.link.owner, inputs, overwrite)
+        # What takes a convolution, and what several steps take, is computed once.
+        if (step.heavy or step.operation.kind == "max_pool") and len(self.link.description.users[name]) > 1:
             self.found[name] = y
         return y
 

@@ -32,8 +32,9 @@ def check_together(config: TrainConfig, architecture: Architecture, ranks: Ranks
             "of them out.",
         ),
         (
-            config.network.finetune and config.network.zero_init_residual,
-            "`zero_init_residual` is for new weights, `finetune` takes a checkpoint's; give one of them.",
+            config.network.finetune and (config.network.zero_init_residual or config.network.whiten_stem),
+            "`zero_init_residual` and `whiten_stem` are for new weights, `finetune` takes a checkpoint's; give one or "
+            "the other.",
         ),
         (
             pad and config.augmentation.augment == "rrc",

@@ -12,6 +12,7 @@ import torch
 
 from resnet_v2 import console
 from resnet_v2.config.training import arguments_of
+from resnet_v2.data.loader import Reading
 from resnet_v2.data.record_set import RecordSet, not_empty, open_records
 from resnet_v2.errors import ResnetError
 from resnet_v2.logs.runlog import RunLog, has_ended
@@ -39,6 +40,7 @@ from resnet_v2.training.plan import RunPlan, decide, departures
 from resnet_v2.training.profile import profiler
 from resnet_v2.training.state import TrainState
 from resnet_v2.training.step import Trainer
+from resnet_v2.training.whitening import whiten_stem
 
 TOLD_SECONDS = 600.0  # a run that takes so much longer says after every epoch how long
 
@@ -118,7 +120,7 @@ def _fit(run: Run, say: Callable[[str], object]) -> Evaluation | None:
     images = -(-plan.batch_size // (ranks.world_size * accumulate))
     work = gpu.workload(plan.architecture, images, config, device)
     with gpu.own_stream(device), gpu.failures_told(work, device, config, ranks.local_world_size * accumulate):
-        trainer, sentences = _trainer(run, work)
+        trainer, sentences = _trainer(run, work, training[plan.records_of(plan.first_epoch)])
         if config.optimisation.class_weights == "balanced":
             # Of the records that are read last, so that a run that goes on finds them too.
             counts = count_classes(training[plan.records_of(plan.epochs - 1)], plan.labels, ranks.main)
@@ -198,12 +200,15 @@ def _open(path: Path, images_needed: int = 0) -> RecordSet:
     return reader
 
 
-def _trainer(run: Run, work: Workload) -> tuple[Trainer, list[str]]:
+def _trainer(run: Run, work: Workload, reader: RecordSet) -> tuple[Trainer, list[str]]:
     """The network on its device, with new or fine-tuned weights, and what moves it; and sentences on how it runs."""
     plan, start, ranks, device, config = run.plan, run.start, run.ranks, run.device, run.plan.config
     activations = _activation_plan(plan, device, work)
     network = follow(ResNet(plan.architecture, 1 - config.network.bn_mom), activations)
     network = initialize(network, config.optimisation.seed, config.network.zero_init_residual)
+    if config.network.whiten_stem and start is None:
+        reading = Reading(0, config.data.max_pixels, config.data.fast_decode, run.on_skip())
+        whiten_stem(network, reader, plan.image_size, plan.labels, reading)
     if config.network.finetune and start is None:
         path, header, tensors = weights.read_checkpoint(config.network.finetune)
         weights.fill_body(path, network, header, tensors)

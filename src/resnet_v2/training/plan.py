@@ -259,9 +259,9 @@ def _usual(
     merged = found | dict(asked)
     shares = IMAGENET_DROPS if imagenet else CIFAR_DROPS
     found["milestones"] = ",".join(str(max(1, round(share * merged["epochs"]))) for share in shares)
-    small = merged["stem"] in ("cifar", "pooled") and merged.get("augment", "levels") == "levels"
-    found["image_size"] = 32 if merged["stem"] in ("cifar", "pooled") else 224
-    found["pad"] = asked.get("image_size", 32) // 8 if small else 0
+    small = merged["stem"] in ("cifar", "pooled", "dawn")
+    found["image_size"] = 32 if small else 224
+    found["pad"] = asked.get("image_size", 32) // 8 if small and merged.get("augment", "levels") == "levels" else 0
     synset = as_path(merged["list_dir"]) / "synset.txt"
     names = read_synset(synset) if synset.is_file() else ()
     names = names if photos is None else photos.facts.class_names
@@ -327,10 +327,10 @@ def _check_unchanged(start: Start, plan: RunPlan, asked: Values) -> None:
     saved, now = start.header.training["settings"], plan.settings()
     # Where a checkpoint tells its records, these are looked at, wherever they lie.
     passed = NEUTRAL | (set(ownership.FOLDERS) if "data" in start.header.training else set())
+    # What the program that began it did not know yet, it did as the default does.
+    before = {name: saved.get(name, TRAIN_DEFAULTS[name]) for name in asked if name not in passed}
     changed = [
-        f"`{name}` {told(now[name])}, was {told(saved[name])}"
-        for name in asked
-        if name not in passed and name in saved and saved[name] not in (now[name], None)
+        f"`{name}` {told(now[name])}, was {told(was)}" for name, was in before.items() if was not in (now[name], None)
     ]
     if changed:
         raise ResnetError(
