@@ -156,6 +156,12 @@ def test_what_keeps_a_run_from_going_on(
     status, _, err = run(*words, "--resume", "--lr", "0.3", "--aug-level", "1", "--workers", "1")
     assert status == 2
     assert "made with other settings (--lr 0.3, was 0.1; --aug-level 1, was 3)" in err
+    # A program that did not know a setting yet did as its default does.
+    unfinished["settings"] = {name: value for name, value in unfinished["settings"].items() if name != "bn_wd"}
+    weights.save(path, tensors, Header(**(vars(header) | {"training": unfinished})))
+    status, _, err = run(*words, "--resume", "--no-bn-wd")
+    assert status == 2
+    assert "made with other settings (" in err and "bn-wd" in err
     assert run(*words, "--force")[0] == 0
 
 

@@ -78,8 +78,8 @@ Version = Literal["v2", "v1"]  # of the units
 # pooled: cifar with ImageNet's BatchNorm, ReLU and max pooling behind it: the stages see a quarter of the pixels.
 # gluon: that of Gluon's model zoo, imagenet where v1 too begins with bn_data, and where a first stage of as many
 # channels as the stem has no projection.
-# dawn: cifar with stages that begin with a convolution and max pooling, as those of the ResNet-9 that David Page entered
-# in DAWNBench: no convolution skips pixels.
+# dawn: cifar with stages that begin with a convolution and max pooling, as in the ResNet-9 that David Page entered in
+# DAWNBench: no convolution skips pixels.
 Stem = Literal["imagenet", "cifar", "pooled", "dawn", "timm", "gluon"]
 LabelKind = Literal["class", "multi", "soft", "tasks"]  # of a record, see `data.labels`
 

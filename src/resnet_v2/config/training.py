@@ -80,7 +80,7 @@ class Data:
 class Network:
     """What is trained, and from what it starts."""
 
-    depth: Annotated[int, Range(1, 10**6), Usual("50, CIFAR stem 20")] = 50
+    depth: Annotated[int, Range(1, 10**6), Usual("50, CIFAR stem 20, dawn 11")] = 50
     """number of layers"""
     stem: Annotated[Stem, Usual("by --data-type")] = "imagenet"
     """layers before the first stage; pooled: cifar and max pooling, much faster; dawn: cifar with max pooling in every

@@ -249,7 +249,7 @@ def _usual(
     """The class names, and the settings that follow from the kind of data and its files."""
     imagenet = asked.get("data_type", "imagenet") == "imagenet"
     found: dict[str, Any] = {
-        "depth": 50 if imagenet else 20,
+        "depth": 11 if asked.get("stem") == "dawn" else 50 if imagenet else 20,
         "stem": "imagenet" if imagenet else "cifar",
         "batch_size": 256 if imagenet else 128,
         "epochs": 120 if imagenet else 200,
