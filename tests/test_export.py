@@ -92,7 +92,7 @@ def test_folding_keeps_the_logits(architecture: Architecture) -> None:
     assert difference(found, wanted) < 1e-5
     left = sum(isinstance(module, nn.BatchNorm2d) for module in folded(network).modules())
     units = sum(architecture.units)
-    # v2 keeps bn_data, bn1, the first of every unit and those behind a pool; v1 at most bn_data; the network itself all.
+    # v2 keeps bn_data, bn1, the first of every unit and those behind a pool, v1 at most bn_data; the network keeps all.
     pools = 3 * architecture.stages_pool
     assert left == (units + 2 + pools if architecture.version == "v2" else architecture.norm_of_images)
     assert before == sum(isinstance(module, nn.BatchNorm2d) for module in network.modules()) > left

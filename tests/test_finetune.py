@@ -75,7 +75,7 @@ def test_what_does_not_fit(packed: Path, trained: str, tmp_path: Path, run: Run)
         (["--finetune", trained, "--depth", 20], "has --depth 8, not 20"),
         (["--finetune", "nothing"], "There is no checkpoint nothing"),
         (["--finetune", trained, "--retrain", "--model-load-epoch", 1, "--epochs", 2], "give one of them"),
-        (["--finetune", trained, "--zero-init-residual"], "is for new weights"),
+        (["--finetune", trained, "--zero-init-residual"], "are for new weights"),
         (["--finetune", trained, "--num-classes", 4], "pets/synset.txt names 3"),
     ):
         status, _, err = train(packed, tmp_path / "bad", run, *flags)

@@ -4,6 +4,7 @@ from contextlib import closing
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from resnet_v2.data.filling import Centred
@@ -11,6 +12,8 @@ from resnet_v2.data.labels import Labels
 from resnet_v2.data.loader import Reading, batches
 from resnet_v2.data.record_set import Records
 from resnet_v2.networks.resnet import ResNet
+
+Numbers = NDArray[np.float64]
 
 PATCHES = 2_000_000  # that are looked at, of at most MOST_IMAGES images
 MOST_IMAGES = 2000
@@ -38,9 +41,9 @@ def whiten_stem(network: ResNet, reader: Records, size: int, labels: Labels, rea
         for batch in coming:
             patches = _patches(torch.from_numpy(batch.images), kernel, stride)
             total, products, seen = total + patches.sum(0), products + patches.T @ patches, seen + len(patches)
-    filters = _components(total / seen, products / seen, kernel * kernel)
-    pairs = min(len(filters), conv.out_channels // 2)
-    filters = filters[:pairs].view(pairs, 3, kernel, kernel).to(conv.weight)
+    components = _components((total / seen).numpy(), (products / seen).numpy(), kernel * kernel)
+    pairs = min(len(components), conv.out_channels // 2)
+    filters = torch.from_numpy(components[:pairs]).view(pairs, 3, kernel, kernel).to(conv.weight)
     conv.weight[: 2 * pairs] = torch.cat([filters, -filters])
 
 
@@ -50,14 +53,14 @@ def _patches(images: Tensor, kernel: int, stride: int) -> Tensor:
     return windows.permute(0, 2, 3, 1, 4, 5).flatten(0, 2).flatten(1)
 
 
-def _components(mean: Tensor, squares: Tensor, pixels: int) -> Tensor:
+def _components(mean: Numbers, squares: Numbers, pixels: int) -> Numbers:
     """The mean of patches and of their products (3 x pixels of a patch) -> components x 3 pixels, for images whose
     channels have mean 0 and variance 1; the largest variance first.
     """
-    of_channel = mean.view(3, pixels).mean(1)
-    spread = (squares.diagonal().view(3, pixels).mean(1) - of_channel**2).clamp_min(SMALLEST).sqrt()
-    scale = spread.repeat_interleave(pixels)
-    centre = of_channel.repeat_interleave(pixels)
-    covariance = squares - torch.outer(mean, centre) - torch.outer(centre, mean) + torch.outer(centre, centre)
-    variances, vectors = torch.linalg.eigh(covariance / torch.outer(scale, scale))
-    return (vectors / (variances.clamp_min(0) + SMALLEST).sqrt()).T.flip(0)
+    of_channel = mean.reshape(3, pixels).mean(1)
+    spread = np.sqrt(np.maximum(squares.diagonal().reshape(3, pixels).mean(1) - of_channel**2, SMALLEST))
+    scale, centre = spread.repeat(pixels), of_channel.repeat(pixels)
+    covariance = squares - np.outer(mean, centre) - np.outer(centre, mean) + np.outer(centre, centre)
+    variances, vectors = np.linalg.eigh(covariance / np.outer(scale, scale))
+    found: Numbers = vectors / np.sqrt(np.maximum(variances, 0) + SMALLEST)
+    return found.T[::-1].copy()
