@@ -255,6 +255,12 @@ def test_what_does_not_go_together(given: dict[str, Any], words: str, tmp_path: 
         cifar(tmp_path, **given)
 
 
+def test_what_a_dawn_network_has_by_default(tmp_path: Path) -> None:
+    its = cifar(tmp_path, stem="dawn")
+    assert (its.architecture.depth, its.image_size, its.augmentation(0).pad, its.batch_size) == (11, 32, 4, 128)
+    assert cifar(tmp_path, stem="dawn", depth=17).architecture.units == (2, 2, 2)
+
+
 def test_a_network_to_tune_brings_its_architecture(tmp_path: Path) -> None:
     tuned = cifar(tmp_path, finetune="cifar10-resnet-14", num_classes=3)
     assert (tuned.architecture.depth, tuned.architecture.stem, tuned.architecture.width) == (14, "pooled", 3)

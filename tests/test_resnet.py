@@ -74,9 +74,8 @@ def test_stages_that_pool() -> None:
     network = ResNet(Architecture(17, 10, "dawn", width=2))
     x = images(2, 32)
     assert network.stem(x).shape == (2, 32, 32, 32)
-    assert [tuple(unit.conv1.weight.shape[:2]) for unit in network.residual_units()] == [  # type: ignore[union-attr]
-        *((64, 32), (64, 64), (128, 64), (128, 128), (256, 128), (256, 256))
-    ]
+    shapes = [tuple(unit.get_parameter("conv1.weight").shape[:2]) for unit in network.residual_units()]
+    assert shapes == [(64, 32), (64, 64), (128, 64), (128, 128), (256, 128), (256, 256)]
     assert network.maps(x).shape == (2, 256, 4, 4)
     assert network(images(2, 20)).shape == (2, 10)
     layers = [module for module in network.modules() if isinstance(module, torch.nn.Conv2d | torch.nn.Linear)]

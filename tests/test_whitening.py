@@ -44,7 +44,7 @@ def responses(weight: Tensor, images: NDArray[np.uint8]) -> NDArray[np.float64]:
     """What filters give of images whose channels have mean 0 and deviation 1: filters x places."""
     x = torch.from_numpy(images).permute(0, 3, 1, 2).double()
     x = (x - x.mean((0, 2, 3), keepdim=True)) / x.std((0, 2, 3), keepdim=True)
-    return F.conv2d(x, weight.double()).permute(1, 0, 2, 3).flatten(1).numpy()  # type: ignore[no-any-return]
+    return F.conv2d(x, weight.double()).permute(1, 0, 2, 3).flatten(1).numpy()
 
 
 def test_filters_are_the_largest_components_of_variance_one_and_their_opposites(
@@ -85,7 +85,12 @@ def test_large_images_and_their_stem(
 ) -> None:
     monkeypatch.setattr(whitening, "PATCHES", 5 * 13 * 13)
     seen: list[int] = []
-    monkeypatch.setattr(whitening, "_patches", lambda *given: seen.append(len(given[0])) or patches_of(*given))
+
+    def counted(images: Tensor, kernel: int, stride: int) -> Tensor:
+        seen.append(len(images))
+        return patches_of(images, kernel, stride)
+
+    monkeypatch.setattr(whitening, "_patches", counted)
     network = initialize(ResNet(Architecture(18, 10, "imagenet")), 0)
     whiten_stem(network, record(tmp_path / "a.rec", pictures), 32, LABELS, READING)
     assert seen == [5]
