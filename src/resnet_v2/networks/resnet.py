@@ -73,7 +73,7 @@ class ResNet(nn.Module):
         return Link(self._stem, self), *(Link(unit.description, unit) for unit in self.residual_units())
 
     def maps(self, x: Tensor) -> Tensor:
-        """N x 3 x H x W images -> N x filters x H/32 x W/32 (CIFAR: /4, pooled: /8), what is averaged at the end."""
+        """N x 3 x H x W images -> N x filters x H/32 x W/32 (CIFAR: /4, pooled, dawn: /8), what the head averages."""
         return run(self._head.steps[:-2], self, self._units_of(x))
 
     def features(self, x: Tensor) -> Tensor:
