@@ -162,6 +162,10 @@ def test_what_keeps_a_run_from_going_on(
     status, _, err = run(*words, "--resume", "--no-bn-wd")
     assert status == 2
     assert "made with other settings (" in err and "bn-wd" in err
+    # The default is that of such a run: digits are padded by 4 pixels, ImageNet by none.
+    unfinished["settings"].pop("pad")
+    weights.save(path, tensors, Header(**(vars(header) | {"training": unfinished})))
+    assert "made with other settings (--pad 2, was 4)" in run(*words, "--resume", "--pad", "2")[2]
     assert run(*words, "--force")[0] == 0
 
 

@@ -325,12 +325,14 @@ def _find_start(prefix: str, asked: Values) -> Start | None:
 def _check_unchanged(start: Start, plan: RunPlan, asked: Values) -> None:
     """A run goes on with the settings that it began with."""
     saved, now = start.header.training["settings"], plan.settings()
-    # Where a checkpoint tells its records, these are looked at, wherever they lie.
+    # Records that a checkpoint tells are looked at, wherever they lie.
     passed = NEUTRAL | (set(ownership.FOLDERS) if "data" in start.header.training else set())
     # What the program that began it did not know yet, it did as the default does.
-    before = {name: saved.get(name, TRAIN_DEFAULTS[name]) for name in asked if name not in passed}
+    before: Values = {**TRAIN_DEFAULTS, **_usual(asked, classes_needed=False)[1], **saved}
     changed = [
-        f"`{name}` {told(now[name])}, was {told(was)}" for name, was in before.items() if was not in (now[name], None)
+        f"`{name}` {told(now[name])}, was {told(before[name])}"
+        for name in asked
+        if name not in passed and before[name] not in (now[name], None)
     ]
     if changed:
         raise ResnetError(
