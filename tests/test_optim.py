@@ -1,5 +1,6 @@
 """The optimiser's rule, its groups, and the schedule."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -82,6 +83,20 @@ def test_orthogonal(shape: tuple[int, int]) -> None:
     assert values.min() > (0.5 if shape[0] != shape[1] else 0)
     assert values.mean() > 0.7
     assert not orthogonal(torch.zeros(shape)).any()
+
+
+@pytest.mark.parametrize("shape", [(48, 432), (96, 48), (64, 64)])
+@pytest.mark.parametrize("smallest", [1.0, 1e-6])
+def test_orthogonal_is_the_iteration_over_the_whole_matrix(shape: tuple[int, int], smallest: float) -> None:
+    """Jordan's, in float64, also of a matrix whose singular values are far apart."""
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    matrix = left @ (values * torch.from_numpy(np.geomspace(1, smallest, len(values)))).diag() @ right
+    expected = matrix / matrix.norm()
+    for _ in range(3):
+        square = expected @ expected.T
+        expected = 3.4445 * expected - 4.7750 * square @ expected + 2.0315 * square @ square @ expected
+    assert (orthogonal(matrix.float()) - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
 @pytest.mark.parametrize("version", ["v2", "v1"])
