@@ -242,6 +242,23 @@ def test_mirroring_changes_no_other_draw() -> None:
             assert without == with_it._replace(mirror=False)
 
 
+@pytest.mark.parametrize("plan", [augmentation(2, 32, False), random_resized_crop(32)], ids=["levels", "rrc"])
+def test_mirrored_in_turns(plan: Augmentation) -> None:
+    """Every image in every second epoch, half of them in each; all else stays as it was."""
+    sides, ordinals = np.full(2000, 40), np.arange(2000)
+    sides_of = []
+    for epoch in range(4):
+        at_random, in_turns = (
+            augment.draw(one, sides, sides, Streams(5, epoch, ordinals)) for one in (plan, replace(plan, in_turns=True))
+        )
+        sides_of.append([one.mirror for one in in_turns])
+        assert [one._replace(mirror=False) for one in at_random] == [one._replace(mirror=False) for one in in_turns]
+    assert abs(np.mean(sides_of[0]) - 0.5) < 0.05
+    assert sides_of == [sides_of[0], [not one for one in sides_of[0]]] * 2
+    never = augment.draw(replace(plan, in_turns=True, mirror=False), sides, sides, Streams(5, 1, ordinals))
+    assert not any(one.mirror for one in never)
+
+
 def test_many_images_draw_what_each_does_alone() -> None:
     """Of sizes that are too small, just large enough, and others: each by its own rules."""
     rng = np.random.default_rng(1)
@@ -256,9 +273,9 @@ def test_many_images_draw_what_each_does_alone() -> None:
             assert 0 <= one.box.left < one.box.right <= width
 
 
-@pytest.mark.parametrize("size", [16, 24, 32])
-def test_crops_of_one_size_are_those_of_all(size: int) -> None:
-    plan = replace(augmentation(1, 32, imagenet=False), size=size)
+@pytest.mark.parametrize(("size", "in_turns"), [(16, False), (24, True), (32, False), (32, True)])
+def test_crops_of_one_size_are_those_of_all(size: int, in_turns: bool) -> None:
+    plan = replace(augmentation(1, 32, imagenet=False), size=size, in_turns=in_turns)
     tops, lefts, side, mirror = draw_crops(plan, 32, 40, Streams(1, 2, np.arange(50)))
     assert side == size
     for one, top, left, turned in zip(

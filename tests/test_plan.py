@@ -74,6 +74,12 @@ def test_letters_are_not_mirrored(tmp_path: Path) -> None:
             assert unmirrored == drawn._replace(mirror=False)
 
 
+def test_mirroring_in_turns_is_a_setting(tmp_path: Path) -> None:
+    for augment in ("levels", "rrc"):
+        assert not cifar(tmp_path, augment=augment).augmentation(1).in_turns
+        assert cifar(tmp_path, augment=augment, mirror_in_turns=True).augmentation(1).in_turns
+
+
 def test_size_schedule(tmp_path: Path) -> None:
     changing = cifar(tmp_path, size_schedule="0:16,2:24,4:32")
     plans = [changing.augmentation(epoch) for epoch in range(6)]

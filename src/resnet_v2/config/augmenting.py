@@ -26,6 +26,8 @@ class Augmentation:
     """how images are resized and warped; area averages where rrc shrinks and is bilinear elsewhere"""
     mirror: bool = True
     """mirror every second image; --no-mirror for digits, letters and signs, which mean something else then"""
+    mirror_in_turns: bool = False
+    """mirror each image in every second epoch instead of at random: two epochs in a row show both sides"""
     trivial_augment: bool = False
     """change each image by one of TrivialAugment's 14 operations: shift, shear, turn, colours and others"""
     random_erasing: Share = 0.0

@@ -28,6 +28,7 @@ FILL = 127  # grey around the image, as the 2016 script sets it
 INTERPOLATIONS = {"nearest": 0, "bilinear": 0, "bicubic": 1, "lanczos": 3, "area": 0}
 
 CHANCES = 10  # random numbers of an image; a random resized crop takes one, and four for each try
+MIRROR = 9  # which of them says whether an image is mirrored; of a random resized crop the first
 RESIZED_AREA = (0.08, 1.0)  # shares of the image
 RESIZED_ASPECT = (3 / 4, 4 / 3)
 RESIZED_TRIES = 10
@@ -44,8 +45,10 @@ class Augmentation:
     """The ranges of one level. Sides and `pad` in pixels, angles in degrees, colours in steps of OpenCV's 8-bit HLS.
 
     With `resized` it is a random resized crop and mirror, and the other ranges have no meaning. `interpolation` is one
-    of INTERPOLATIONS. `mirror`: every second image is mirrored. `trivial`: one operation of TrivialAugment is done to
-    the crop. `erasing` is the share of crops of which a random box is made grey (Zhong et al., arXiv 1708.04896).
+    of INTERPOLATIONS. `mirror`: every second image is mirrored; with `in_turns` each image in every second epoch, so
+    that two epochs in a row show both sides (Jordan, arXiv 2404.00498). `trivial`: one operation of TrivialAugment is
+    done to the crop. `erasing` is the share of crops of which a random box is made grey (Zhong et al., arXiv
+    1708.04896).
     """
 
     size: int
@@ -60,6 +63,7 @@ class Augmentation:
     resized: bool = False
     interpolation: str = "bilinear"
     mirror: bool = True
+    in_turns: bool = False
     trivial: bool = False
     erasing: float = 0.0
 
@@ -141,7 +145,7 @@ def draw_crops(
 ) -> tuple[Whole, Whole, int, NDArray[np.bool_]]:
     """For n images of one size that are only cropped and mirrored what `draw` gives: tops, lefts, side and mirror."""
     chances = streams.uniform(CHANCES).T
-    return *_corner(plan, height, width, chances), plan.size, _mirrored(plan, chances)
+    return *_corner(plan, height, width, chances), plan.size, _mirrored(plan, streams, chances[MIRROR])
 
 
 def _corner(plan: Augmentation, height: int | Whole, width: int | Whole, chances: Numbers) -> tuple[Whole, Whole]:
@@ -150,8 +154,12 @@ def _corner(plan: Augmentation, height: int | Whole, width: int | Whole, chances
     return _up_to(height - smallest, chances[4]) - plan.pad, _up_to(width - smallest, chances[5]) - plan.pad
 
 
-def _mirrored(plan: Augmentation, chances: Numbers) -> NDArray[np.bool_]:
-    return cast(NDArray[np.bool_], (chances[9] < 0.5) & plan.mirror)
+def _mirrored(plan: Augmentation, streams: Streams, chance: Numbers) -> NDArray[np.bool_]:
+    if plan.in_turns:
+        chance = Streams(streams.seed, 0, streams.ordinals).uniform(CHANCES)[:, MIRROR]
+        odd = streams.epoch % 2
+        return cast(NDArray[np.bool_], ((chance < 0.5) != odd) & plan.mirror)
+    return cast(NDArray[np.bool_], (chance < 0.5) & plan.mirror)
 
 
 def draw(plan: Augmentation, heights: Whole, widths: Whole, streams: Streams) -> list[Draw]:
@@ -197,7 +205,15 @@ def _draw_warps(plan: Augmentation, heights: Whole, widths: Whole, streams: Stre
         matrices = [(row[:3], row[3:]) if one else None for one, row in zip(warped.tolist(), rows, strict=True)]
     boxes = _inside(corners, heights, widths)
     sizes = zip(canvas[0].tolist(), canvas[1].tolist(), strict=True)
-    places = sizes, matrices, top.tolist(), left.tolist(), colours, _mirrored(plan, chances).tolist(), boxes
+    places = (
+        sizes,
+        matrices,
+        top.tolist(),
+        left.tolist(),
+        colours,
+        _mirrored(plan, streams, chances[MIRROR]).tolist(),
+        boxes,
+    )
     return [Draw(*parts) for parts in zip(*places, strict=True)]
 
 
@@ -271,7 +287,7 @@ def _inside(corners: tuple[Whole, ...], heights: Whole, widths: Whole) -> list[B
 def _draw_boxes(plan: Augmentation, heights: Whole, widths: Whole, streams: Streams) -> list[Draw]:
     """A box of random area and aspect that fits, after some tries the largest in the middle; and whether to mirror."""
     chances = streams.uniform(1 + 4 * FIRST_TRIES)
-    mirror = (chances[:, 0] < 0.5) & plan.mirror
+    mirror = _mirrored(plan, streams, chances[:, 0])
     boxes = _first_fitting(heights, widths, chances[:, 1:], RESIZED_AREA, RESIZED_ASPECT)
     left_over = np.array([place for place, box in enumerate(boxes) if box is None], np.intp)
     if left_over.size:

@@ -96,7 +96,7 @@ class RunPlan:
             found = augmentation(_at(its.levels, epoch), image_size, self.architecture.large_images)
             found = replace(found, pad=its.pad).scaled(size)
         found = replace(found, trivial=its.trivial_augment, erasing=its.random_erasing)
-        return replace(found, interpolation=its.interpolation, mirror=its.mirror)
+        return replace(found, interpolation=its.interpolation, mirror=its.mirror, in_turns=its.mirror_in_turns)
 
     def records_of(self, epoch: int) -> Path:
         """The record, or the set, that an epoch reads: level 1 on ImageNet has its own, packed smaller."""
