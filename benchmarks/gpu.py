@@ -97,8 +97,8 @@ def trainer(
     network = follow(initialize(ResNet(work.architecture), 0), plan)
     memory_format = torch.channels_last if layout == "channels-last" else torch.contiguous_format
     network = network.to(device=sizes.device, memory_format=memory_format)  # type: ignore[call-overload]
-    config = TrainConfig.of(amp=amp, compile=compiled, memory_format=layout)
-    made = Trainer.of(network, nesterov_sgd(network, 0.01, 0.9, 1e-4), config, Ranks(), sizes.device)
+    config = TrainConfig.of(compile=compiled, memory_format=layout)
+    made = Trainer.of(network, nesterov_sgd(network, 0.01, 0.9, 1e-4), config, Ranks(), sizes.device, amp)
     made.model.train()
     recorded = Graph(work.batch_size) if graph and sizes.device.type == "cuda" else None
     return gpu.with_graph(made, recorded)
@@ -223,7 +223,7 @@ def plans(sizes: Sizes) -> Iterator[Line]:
         gpu.set_numerics(deterministic=True, tf32=True)
     for amp in ("off", "bf16"):
         base = sizes.work(200, 128)
-        made = gpu.workload(base.architecture, base.batch_size, TrainConfig.of(amp=amp), sizes.device)
+        made = gpu.workload(base.architecture, base.batch_size, TrainConfig(), sizes.device, amp)
         name = named(sizes, f"ResNet-200, {'TF32' if amp == 'off' else amp}, batch {made.batch_size}")
         plain = seconds(sizes, step_of(sizes, trainer(sizes, made, amp), made), steps=3)
         yield Line(f"{name}, no plan", round(1000 * plain, 1), "ms")

@@ -65,9 +65,9 @@ def main() -> None:
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = nesterov_sgd(network, 0.01, 0.9, 0.0001)
     keep_freed_memory()  # as fit() does on the CPU
-    settings = {"image_size": architecture.image_size, "batch_size": options.batch_size, "amp": options.amp}
+    settings = {"image_size": architecture.image_size, "batch_size": options.batch_size}
     config = TrainConfig.of(**settings, compile=options.compiled)
-    trainer = Trainer.of(network, optimizer, config, Ranks(), device)
+    trainer = Trainer.of(network, optimizer, config, Ranks(), device, options.amp)
     trainer.model.train()
     if options.rec is None:
         batches = random_batches(architecture.image_size, options.batch_size, options.classes)

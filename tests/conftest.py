@@ -43,6 +43,8 @@ if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_I
 # No test depends on whether a GPU is there, but for those of `make gpu`, which sets the variable.
 if not os.environ.get("RESNET_V2_GPU_TESTS"):
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
+# Nor on whether the processor computes in bfloat16, in which `--amp auto` would then train.
+os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX512_CORE_VNNI"
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -434,7 +434,9 @@ def checkpoint_parse(place: Place) -> Parse:
     """The header, the tensors, the fingerprints; and a trainer goes on with what the header says of the run."""
     network = initialize(ResNet(Architecture(8, 3, "cifar")), 0)
     config = TrainConfig.of(depth=8, data_type="digits", num_classes=3)
-    trainer = Trainer.of(network, torch.optim.SGD(network.parameters(), 0.1), config, Ranks(), torch.device("cpu"))
+    trainer = Trainer.of(
+        network, torch.optim.SGD(network.parameters(), 0.1), config, Ranks(), torch.device("cpu"), "off"
+    )
     tensors = weights.network_tensors(network)
 
     def parse(data: bytes) -> None:

@@ -26,7 +26,7 @@ def gradient(rec: Path, images: int, ranks: Ranks) -> dict[str, torch.Tensor]:
     device = torch.device("cpu")
     network = resnet(8, classes=10).double()
     config = TrainConfig.of(sync_bn=True)
-    trainer = step.Trainer.of(network, nesterov_sgd(network, 0.1, 0.9, 0.0), config, ranks, device)
+    trainer = step.Trainer.of(network, nesterov_sgd(network, 0.1, 0.9, 0.0), config, ranks, device, "off")
     loader = Loader(
         RecordReader(rec),
         augmentation(1, 32, imagenet=False),

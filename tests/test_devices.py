@@ -48,11 +48,11 @@ class GammaWithBeta(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
-def on_cpu(architecture: Architecture, **settings: object) -> Trainer:
+def on_cpu(architecture: Architecture, amp: str = "off", **settings: object) -> Trainer:
     network = initialize(ResNet(architecture), 0)
     config = TrainConfig.of(**settings)
     optimizer = nesterov_sgd(network, 0.1, 0.9, 1e-4)
-    made = Trainer.of(network, optimizer, config, Ranks(), torch.device("cpu"))
+    made = Trainer.of(network, optimizer, config, Ranks(), torch.device("cpu"), amp)
     made.model.train()
     return made
 

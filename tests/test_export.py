@@ -256,6 +256,7 @@ def test_precision_auto_is_what_the_processor_computes_in_and_says_so(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA")
     network = random_network(Architecture(20, 10, "cifar"))
     prefix, images = saved(network, tmp_path / "net"), images_of(network.architecture)
 

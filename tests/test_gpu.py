@@ -12,15 +12,15 @@ import torch
 
 from conftest import Run, digits_run
 from resnet_v2.config.training import TrainConfig, arguments_of
+from resnet_v2.data.records import RecordReader
 from resnet_v2.errors import ResnetError, SettingError
-from resnet_v2.networks import kernels
+from resnet_v2.networks import kernels, weights
 from resnet_v2.networks.architecture import Architecture
-from resnet_v2.networks.header import read_header
-from resnet_v2.networks.resnet import resnet
 from resnet_v2.recompute import budget, speeds
 from resnet_v2.recompute.budget import CONTEXT_BYTES, MOST_CONTEXT_BYTES, Workload, cap, process_bytes
 from resnet_v2.training import gpu
 from resnet_v2.training.distributed import Ranks, choose_device
+from resnet_v2.training.evaluate import evaluate
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 H100 = speeds.CARDS["H100"]
@@ -98,52 +98,49 @@ def test_recorded_steps_that_cannot_be_had_are_refused(
         gpu.choose_graph(SMALL, 128, config, ranks, device, planned=False)
 
 
-def test_16_bits_on_a_gpu_are_the_faster_ones_and_stay_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    network, config = resnet(8, classes=10), TrainConfig.of(amp="auto", device="cpu")
-    times = {"bf16": 0.002, "fp16": 0.001}
-    monkeypatch.setattr(gpu, "_seconds_per_step", lambda *arguments: times[arguments[-1]])
-    chosen = gpu.choose_precision(network, 4, config, Ranks(), GPU, None)
-    assert chosen == ("fp16", "`amp` auto is fp16: a step takes bf16 2.0 ms, fp16 1.0 ms")
-    times["fp16"] = 0.003
-    assert gpu.choose_precision(network, 4, config, Ranks(), GPU, None)[0] == "bf16"
-    assert gpu.choose_precision(network, 4, config, Ranks(), GPU, "fp16")[0] == "fp16"
-    assert gpu.choose_precision(network, 4, config.changed(amp="off"), Ranks(), GPU, None) == ("off", "")
-    times["fp16"] = 0.001
-    assert gpu.choose_precision(network, 4, config.changed(fused_backward=True), Ranks(), GPU, None)[0] == "bf16"
+AUTO_BF16 = "`amp` auto is bf16, in which this device computes; weights and sums stay in float32"
 
 
 @pytest.mark.parametrize(
-    ("processor", "chosen"),
+    ("there", "chosen"),
+    [(True, ("bf16", AUTO_BF16)), (False, ("off", "`amp` auto is off, since this GPU does not compute in bfloat16"))],
+)
+def test_16_bits_on_a_gpu_are_bfloat16_and_stay_what_they_were(
+    there: bool, chosen: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "has_bfloat16", lambda device: there)
+    assert gpu.choose_precision("auto", Ranks(), GPU, None) == chosen
+    assert gpu.choose_precision("auto", Ranks(), GPU, "fp16")[0] == "fp16"
+    assert gpu.choose_precision("off", Ranks(), GPU, None) == ("off", "")
+    assert gpu.choose_precision("fp16", Ranks(), GPU, None) == ("fp16", "")
+
+
+@pytest.mark.parametrize(
+    ("avx512", "amx", "instructions", "chosen"),
     [
-        ((True, False), ("bf16", "`amp` auto is bf16, in which this processor computes")),
-        ((False, True), ("bf16", "`amp` auto is bf16, in which this processor computes")),
-        ((False, False), ("off", "`amp` auto is off, since this processor has neither AVX512_BF16 nor AMX")),
+        (True, False, None, ("bf16", AUTO_BF16)),
+        (False, True, None, ("bf16", AUTO_BF16)),
+        (True, True, "avx512_core_amx", ("bf16", AUTO_BF16)),
+        (True, True, "avx512_core", ("off", "`amp` auto is off, since neither AVX512_BF16 nor AMX is to be had here")),
+        (False, False, None, ("off", "`amp` auto is off, since neither AVX512_BF16 nor AMX is to be had here")),
     ],
 )
 def test_16_bits_on_a_cpu_are_its_own(
-    processor: tuple[bool, bool], chosen: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+    avx512: bool, amx: bool, instructions: str | None, chosen: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, there in zip(("_is_avx512_bf16_supported", "_is_amx_tile_supported"), processor, strict=True):
-        monkeypatch.setattr(torch.cpu, name, lambda there=there: there)
-    network, config = resnet(8, classes=10), TrainConfig.of(amp="auto", device="cpu")
-    assert gpu.choose_precision(network, 4, config, Ranks(), CPU, None) == chosen
-    assert gpu.choose_precision(network, 4, config, Ranks(), CPU, "off")[0] == "off"
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA")
+    if instructions:
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", instructions)
+    assert gpu.choose_precision("auto", Ranks(), CPU, None) == chosen
+    assert gpu.choose_precision("auto", Ranks(), CPU, "off")[0] == "off"
 
 
 def test_no_cpu_trains_in_fp16() -> None:
-    network, config = resnet(8, classes=10), TrainConfig.of(amp="fp16", device="cpu")
-    for asked, saved in ((config, None), (config.changed(amp="auto"), "fp16")):
+    for asked, saved in (("fp16", None), ("auto", "fp16")):
         with pytest.raises(SettingError, match="`amp` fp16 is for GPUs"):
-            gpu.choose_precision(network, 4, asked, Ranks(), CPU, saved)
-
-
-def test_the_trial_of_16_bits_leaves_the_network_alone() -> None:
-    network = resnet(8, classes=10)
-    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    config = TrainConfig.of(amp="auto", device="cpu", ema=0.9)
-    assert gpu._seconds_per_step(network, 2, config, CPU, "bf16") > 0
-    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
-    assert all(parameter.grad is None for parameter in network.parameters())
+            gpu.choose_precision(asked, Ranks(), CPU, saved)
 
 
 def test_numerics_are_settings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,20 +305,35 @@ def test_the_forecast_for_a_card(run: Run) -> None:
     assert "--gpu 'Voodoo 2' is not known here; give one of H200, H100" in err
 
 
-def test_auto_precision_is_saved_and_kept(few_digits: Path, tmp_path: Path, run: Run) -> None:
-    words = digits_run(few_digits, batch_size=4, device="cpu", num_examples=8, amp="auto", model_prefix=tmp_path / "m")
+@pytest.mark.parametrize("chosen", ["bf16", "off"])
+def test_the_precision_is_chosen_saved_and_kept(
+    chosen: str, few_digits: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By default; also where the processor is another when the run goes on."""
+    monkeypatch.setattr(gpu, "computes_in_bf16", lambda device: chosen == "bf16")
+    words = digits_run(few_digits, batch_size=4, device="cpu", num_examples=8, model_prefix=tmp_path / "m")
     status, _, err = run(*words, "--epochs", 2)
     assert status == 0, err
-    first = re.search(r"--amp auto is (bf16|off),", err)
-    assert first is not None
-    settings = read_header(tmp_path / "m-0001.safetensors").training["settings"]
+    assert f"--amp auto is {chosen}, " in err
+    monkeypatch.setattr(gpu, "computes_in_bf16", lambda device: chosen == "off")
+    network, saved = weights.load(str(tmp_path / "m"), 2)
+    header = saved.training
+    assert header["amp"] == chosen
+    # The validation computes as the training does.
+    losses = {}
+    for name, precision in (("off", None), ("bf16", torch.bfloat16)):
+        reader = RecordReader(few_digits / "digits_val.rec")
+        losses[name] = evaluate(network, reader, size=32, batch_size=4, device=CPU, precision=precision).loss
+    assert header["evaluation"]["loss"] == losses[chosen]
+    assert losses["off"] != losses["bf16"]
+    settings = header["settings"]
     assert (settings["tf32"], settings["deterministic"]) == (True, True)
     status, _, err = run(*words, "--epochs", 3, "--resume", "--no-tf32", "--cuda-graphs", "off")
     assert status == 2
     assert "(--epochs 3, was 2; --tf32 off, was on)" in err  # graphs change no bit, and are not told
     status, _, err = run(*words, "--epochs", 3, "--resume", "--force")
     assert status == 0, err
-    assert f"--amp auto is {first[1]}, as when the run began" in err
+    assert f"--amp auto is {chosen}, as when the run began" in err
 
 
 def test_a_device_has_a_number(monkeypatch: pytest.MonkeyPatch) -> None:

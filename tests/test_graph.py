@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -76,12 +77,12 @@ class Refusing:
         Refusing.forgotten += 1
 
 
-def trainer(**settings: object) -> Trainer:
+def trainer(amp: str = "off", **settings: object) -> Trainer:
     """With an update in one kernel and its rate in a tensor, as on a GPU."""
     network = resnet(8, classes=10)
     optimizer = nesterov_sgd(network, 0.05, 0.9, 1e-4, fused=True)
     config = TrainConfig.of(device="cpu", **settings)
-    made = Trainer.of(network, optimizer, config, Ranks(), CPU)
+    made = Trainer.of(network, optimizer, config, Ranks(), CPU, amp)
     made.model.train()
     return made
 
@@ -101,7 +102,7 @@ def train(made: Trainer, sizes: list[int]) -> list[Tensor]:
     "settings",
     [{}, {"accumulate": 2, "clip_norm": 1.0}, {"amp": "fp16", "clip_norm": 1.0}, {"ema": 0.5}],
 )
-def test_recorded_steps_change_no_bit(settings: dict[str, object]) -> None:
+def test_recorded_steps_change_no_bit(settings: dict[str, Any]) -> None:
     sizes = [4, 4, 4, 4, 3, 4, 4]
     recorders: list[Again] = []
 

@@ -84,12 +84,13 @@ def made(
     plan: Plan | None = None,
     graph: Graph | None = None,
     device: torch.device = DEVICE,
+    amp: str = "off",
     **settings: object,
 ) -> Trainer:
     network = follow(initialize(ResNet(architecture), 0), plan)
     network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     config = TrainConfig.of(**settings)
-    trainer = Trainer.of(network, nesterov_sgd(network, 0.05, 0.9, 1e-4), config, Ranks(), device)
+    trainer = Trainer.of(network, nesterov_sgd(network, 0.05, 0.9, 1e-4), config, Ranks(), device, amp)
     trainer.model.train()
     return gpu.with_graph(trainer, graph)
 
@@ -232,7 +233,7 @@ def test_the_log_tells_how_long_the_gpu_had_nothing_to_do(made_up: Path, tmp_pat
 def test_a_budget_holds() -> None:
     before = torch.cuda.get_device_properties(DEVICE).total_memory
     config = TrainConfig.of(memory_budget="4GB")
-    work = gpu.workload(Architecture(50, 1000, "imagenet"), 48, config, DEVICE)
+    work = gpu.workload(Architecture(50, 1000, "imagenet"), 48, config, DEVICE, "off")
     try:
         plan = budget.plan_for_training(work, DEVICE, 4 * 10**9)
         torch.cuda.reset_peak_memory_stats(DEVICE)

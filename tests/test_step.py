@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,10 +80,10 @@ GOLDEN: dict[str, list[float]] = {
 GOLDEN_FIRST = {"v2": 2.29046, "v1": 2.39482}
 
 
-def trainer(version: Version = "v2", **settings: object) -> Trainer:
+def trainer(version: Version = "v2", amp: str = "off", **settings: object) -> Trainer:
     network = resnet(8, classes=10, version=version)
     config = TrainConfig.of(device="cpu", **settings)
-    made = Trainer.of(network, nesterov_sgd(network, 0.05, 0.9, 1e-4), config, Ranks(), CPU)
+    made = Trainer.of(network, nesterov_sgd(network, 0.05, 0.9, 1e-4), config, Ranks(), CPU, amp)
     made.model.train()
     return made
 
@@ -142,7 +143,7 @@ def test_lower_precision_learns_about_the_same(digits: Path) -> None:
 @pytest.mark.parametrize(
     "settings", [{"memory_format": "contiguous"}, pytest.param({"compile": True}, marks=pytest.mark.slow)]
 )
-def test_memory_formats_and_compilation_compute_the_same(digits: Path, settings: dict[str, object]) -> None:
+def test_memory_formats_and_compilation_compute_the_same(digits: Path, settings: dict[str, Any]) -> None:
     expected = losses(trainer(), digits, 3)
     assert losses(trainer("v2", **settings), digits, 3) == pytest.approx(expected, rel=1e-3)
 

@@ -95,8 +95,8 @@ def test_a_step_on_a_gpu(
         follow(network, plan(network, size))
         with fake_gpu(monkeypatch, ours) as device:
             optimizer = nesterov_sgd(moved(network, device), 0.1, 0.9, 1e-4)
-            config = TrainConfig.of(amp=amp, accumulate=2, clip_norm=1.0)
-            made = Trainer.of(network, optimizer, config, Ranks(), device)
+            config = TrainConfig.of(accumulate=2, clip_norm=1.0)
+            made = Trainer.of(network, optimizer, config, Ranks(), device, amp)
             made.model.train()
             images = torch.empty(6, size, size, 3, dtype=torch.uint8, device=device)
             labels = torch.empty(6, dtype=torch.int64, device=device)
@@ -127,7 +127,7 @@ def test_the_forecast_of_memory(
         network = follow(ResNet(architecture), choice.plan)
     with fake_gpu(monkeypatch, ours=True) as device:
         optimizer = nesterov_sgd(moved(network, device), 0.1, 0.9, 1e-4)
-        made = Trainer.of(network, optimizer, TrainConfig.of(amp=amp), Ranks(), device)
+        made = Trainer.of(network, optimizer, TrainConfig(), Ranks(), device, amp)
         made.model.train()
         images = torch.empty(batch_size, 224, 224, 3, dtype=torch.uint8, device=device)
         labels = torch.empty(batch_size, dtype=torch.int64, device=device)
@@ -154,7 +154,7 @@ def test_orthogonal_steps_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.device("meta"):
         network = ResNet(Architecture(20, 10, "cifar"))
     with fake_gpu(monkeypatch, ours=True) as device:
-        made = Trainer.of(moved(network, device), muon(network, 0.1, 0.9, 0.0), TrainConfig(), Ranks(), device)
+        made = Trainer.of(moved(network, device), muon(network, 0.1, 0.9, 0.0), TrainConfig(), Ranks(), device, "off")
         made.model.train()
         images = torch.empty(6, 32, 32, 3, dtype=torch.uint8, device=device)
         with OnGpu():  # type: ignore[no-untyped-call]

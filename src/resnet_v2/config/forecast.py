@@ -27,8 +27,8 @@ class PlanConfig:
     """v2: pre-activation units; v1: the units of the first ResNet paper"""
     num_classes: Annotated[int, Range(1, 10**6)] = 1000
     """number of classes"""
-    amp: Literal["none", "bf16"] = "none"
-    """bf16: activations in bfloat16 under autocast"""
+    amp: Literal["off", "bf16"] = "off"
+    """bf16: activations in bfloat16, as --amp auto of train computes on newer devices; off: in float32"""
     fused_backward: bool = False
     """as train --fused-backward"""
     gpu: str = ""

@@ -145,8 +145,8 @@ class Optimisation:
     """share of the target spread over all classes"""
     class_weights: Literal["none", "balanced"] = "none"
     """balanced: in the loss of training each class counts the same, however few images it has"""
-    amp: Literal["off", "bf16", "fp16", "auto"] = "off"
-    """compute in bfloat16, or in float16 with a scaled loss (GPUs); auto: what is fast here; weights stay float32"""
+    amp: Literal["off", "bf16", "fp16", "auto"] = "auto"
+    """compute in bfloat16, or in float16 with a scaled loss (GPUs); auto: bf16 where the device does, else off"""
     accumulate: Annotated[int, Range(1, 10**6)] = 1
     """work through the images of a step in so many parts: less memory, the same step but for BatchNorm"""
     clip_norm: Amount = 0.0

@@ -155,11 +155,12 @@ def _corner(plan: Augmentation, height: int | Whole, width: int | Whole, chances
 
 
 def _mirrored(plan: Augmentation, streams: Streams, chance: Numbers) -> NDArray[np.bool_]:
+    odd = False
     if plan.in_turns:
         chance = Streams(streams.seed, 0, streams.ordinals).uniform(CHANCES)[:, MIRROR]
-        odd = streams.epoch % 2
-        return cast(NDArray[np.bool_], ((chance < 0.5) != odd) & plan.mirror)
-    return cast(NDArray[np.bool_], (chance < 0.5) & plan.mirror)
+        odd = bool(streams.epoch % 2)
+    mirrored: NDArray[np.bool_] = ((chance < 0.5) ^ odd) & plan.mirror
+    return mirrored
 
 
 def draw(plan: Augmentation, heights: Whole, widths: Whole, streams: Streams) -> list[Draw]:

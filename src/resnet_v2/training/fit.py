@@ -118,9 +118,11 @@ def _fit(run: Run, say: Callable[[str], object]) -> Evaluation | None:
         gpu.set_numerics(config.devices.deterministic, config.devices.tf32)
     accumulate = config.optimisation.accumulate
     images = -(-plan.batch_size // (ranks.world_size * accumulate))
-    work = gpu.workload(plan.architecture, images, config, device)
+    saved = start.header.training.get("amp") if start is not None and start.resumed else None
+    amp, reason = gpu.choose_precision(config.optimisation.amp, ranks, device, saved)
+    work = gpu.workload(plan.architecture, images, config, device, amp)
     with gpu.own_stream(device), gpu.failures_told(work, device, config, ranks.local_world_size * accumulate):
-        trainer, sentences = _trainer(run, work, training[plan.records_of(plan.first_epoch)])
+        trainer, said = _trainer(run, work, amp, training[plan.records_of(plan.first_epoch)])
         if config.optimisation.class_weights == "balanced":
             # Of the records that are read last, so that a run that goes on finds them too.
             counts = count_classes(training[plan.records_of(plan.epochs - 1)], plan.labels, ranks.main)
@@ -133,8 +135,9 @@ def _fit(run: Run, say: Callable[[str], object]) -> Evaluation | None:
             loader = training_loader(run, state, training[plan.records_of(state.epoch)])
             position = state.epoch + state.step / loader.steps
             findings += preflight.timed(trainer, loader, plan.schedule.learning_rate(position))
-        for sentence in (*departures(plan), *sentences, *findings):
-            say(sentence)
+        for sentence in (*departures(plan), reason, said, *findings):
+            if sentence:
+                say(sentence)
         if config.output.find_lr:
             find_learning_rate(run, state, training[plan.records_of(state.epoch)], say)
         if config.output.trial:
@@ -200,8 +203,8 @@ def _open(path: Path, images_needed: int = 0) -> RecordSet:
     return reader
 
 
-def _trainer(run: Run, work: Workload, reader: RecordSet) -> tuple[Trainer, list[str]]:
-    """The network on its device, with new or fine-tuned weights, and what moves it; and sentences on how it runs."""
+def _trainer(run: Run, work: Workload, amp: str, reader: RecordSet) -> tuple[Trainer, str]:
+    """The network on its device, with new or fine-tuned weights, and what moves it; and a sentence on how it runs."""
     plan, start, ranks, device, config = run.plan, run.start, run.ranks, run.device, run.plan.config
     activations = _activation_plan(plan, device, work)
     network = follow(ResNet(plan.architecture, 1 - config.network.bn_mom), activations)
@@ -217,11 +220,8 @@ def _trainer(run: Run, work: Workload, reader: RecordSet) -> tuple[Trainer, list
     network = network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
     images = -(-plan.batch_size // ranks.world_size)
     graph, said = gpu.choose_graph(work, images, config, ranks, device, planned=activations is not None)
-    saved = start.header.training.get("amp") if start is not None and start.resumed else None
-    amp, reason = gpu.choose_precision(network, work.batch_size, config, ranks, device, saved)
     optimizer = optimizer_of(network, plan.schedule.base, config.optimisation)
-    trainer = gpu.with_graph(Trainer.of(network, optimizer, config, ranks, device, amp), graph)
-    return trainer, [sentence for sentence in (reason, said) if sentence]
+    return gpu.with_graph(Trainer.of(network, optimizer, config, ranks, device, amp), graph), said
 
 
 def _activation_plan(plan: RunPlan, device: torch.device, work: Workload) -> Plan | None:

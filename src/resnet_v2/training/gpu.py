@@ -1,9 +1,7 @@
-"""How a run uses its device: the same bits, 16 bits the faster way, recorded steps, words for missing memory."""
+"""How a run uses its device: the same bits, 16 bits where they pay, recorded steps, words for missing memory."""
 
 import contextlib
-import copy
 import os
-import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,15 +13,16 @@ from resnet_v2.console import counted
 from resnet_v2.errors import ResnetError, SettingError
 from resnet_v2.networks import kernels
 from resnet_v2.networks.architecture import Architecture
-from resnet_v2.networks.resnet import ResNet
 from resnet_v2.recompute.budget import FREE_SHARE, Workload, free_bytes, process_bytes
 from resnet_v2.recompute.measured import measure
 from resnet_v2.training.distributed import Ranks
 from resnet_v2.training.graph import Graph
-from resnet_v2.training.optim import keep_rate_on, nesterov_sgd
+from resnet_v2.training.optim import keep_rate_on
 from resnet_v2.training.step import Trainer
 
-TIMED_STEPS = 5
+# What oneDNN calls the instructions before those for bfloat16.
+OLDER_INSTRUCTIONS = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI")
+LACKS = {"cpu": "neither AVX512_BF16 nor AMX is to be had here", "cuda": "this GPU does not compute in bfloat16"}
 
 
 def set_numerics(deterministic: bool, tf32: bool) -> None:
@@ -58,8 +57,8 @@ def own_stream(device: torch.device) -> Iterator[None]:
     torch.cuda.synchronize(device)
 
 
-def workload(architecture: Architecture, images: int, config: TrainConfig, device: torch.device) -> Workload:
-    """What a step of `images` images on this rank takes, on the device in hand."""
+def workload(architecture: Architecture, images: int, config: TrainConfig, device: torch.device, amp: str) -> Workload:
+    """What a step of `images` images on this rank takes, on the device in hand; `amp`: what it computes in."""
     try:
         measured = measure(device)
     except torch.OutOfMemoryError:
@@ -69,7 +68,7 @@ def workload(architecture: Architecture, images: int, config: TrainConfig, devic
     return Workload(
         architecture,
         config.network.image_size,
-        bf16=config.optimisation.amp != "off",
+        bf16=amp != "off",
         fused=config.memory.fused_backward,
         device=measured,
         batch_size=max(1, images),
@@ -111,18 +110,21 @@ def _fits_twice(work: Workload, device: torch.device) -> bool:
     return 2 * tensors <= FREE_SHARE * free_bytes(device)
 
 
-def choose_precision(
-    network: ResNet, images: int, config: TrainConfig, ranks: Ranks, device: torch.device, saved: str | None
-) -> tuple[str, str]:
-    """What a run computes in, and a sentence on how that was chosen, if it was.
+def choose_precision(asked: str, ranks: Ranks, device: torch.device, saved: str | None) -> tuple[str, str]:
+    """What a run computes in where `amp` is `asked`, and a sentence on how that was chosen, if it was.
 
-    `amp` auto: on a GPU bf16 or fp16, whichever makes the faster steps here; on a CPU bf16 where the processor computes
-    in it, and off otherwise; what the run began with (`saved`) stays. Raises SettingError for fp16 on a CPU.
+    auto: bf16 on a device that computes in it, and off elsewhere; what the run began with (`saved`) stays. Raises
+    SettingError for fp16 on a CPU.
     """
-    amp: str = config.optimisation.amp
-    reason = ""
-    if amp == "auto":
-        amp, reason = _automatic(network, images, config, ranks, device, saved)
+    if asked != "auto":
+        amp, reason = asked, ""
+    elif saved is not None:
+        amp, reason = saved, f"`amp` auto is {saved}, as when the run began"
+    # The ranks must agree, though their devices differ.
+    elif ranks.any(not computes_in_bf16(device)):
+        amp, reason = "off", f"`amp` auto is off, since {LACKS[device.type]}"
+    else:
+        amp, reason = "bf16", "`amp` auto is bf16, in which this device computes; weights and sums stay in float32"
     if device.type == "cpu":
         refuse_on_cpu(amp)
     return amp, reason
@@ -134,49 +136,16 @@ def refuse_on_cpu(amp: str) -> None:
         raise SettingError("`amp` fp16 is for GPUs, a CPU takes minutes for what it does in seconds; give bf16 or off.")
 
 
-def _automatic(
-    network: ResNet, images: int, config: TrainConfig, ranks: Ranks, device: torch.device, saved: str | None
-) -> tuple[str, str]:
-    """What `amp` auto is, and why."""
-    if saved is not None:
-        return saved, f"`amp` auto is {saved}, as when the run began"
-    if device.type == "cpu":
-        # The ranks must agree, though their processors differ.
-        if ranks.any(not computes_in_bf16(device)):
-            return "off", "`amp` auto is off, since this processor has neither AVX512_BF16 nor AMX"
-        return "bf16", "`amp` auto is bf16, in which this processor computes"
-    if config.memory.fused_backward:
-        return "bf16", "`amp` auto is bf16, since fp16 does not go with `fused_backward`"
-    times = {amp: _seconds_per_step(network, images, config, device, amp) for amp in ("bf16", "fp16")}
-    # The ranks must agree, and hear rank 0.
-    fp16 = ranks.any(ranks.main and times["fp16"] < times["bf16"])
-    told = ", ".join(f"{amp} {1000 * seconds:.1f} ms" for amp, seconds in times.items())
-    chosen = "fp16" if fp16 else "bf16"
-    return chosen, f"`amp` auto is {chosen}: a step takes {told}"
-
-
 def computes_in_bf16(device: torch.device) -> bool:
-    """Whether a device multiplies bfloat16 itself: a processor by AVX512_BF16 or AMX, a GPU from Ampere on."""
+    """Whether a device multiplies bfloat16 itself: a processor by AVX512_BF16 or AMX, a GPU from Ampere on.
+
+    ONEDNN_MAX_CPU_ISA, oneDNN's variable for the instructions that it may use, can take them from a processor.
+    """
     if device.type == "cpu":
+        if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in OLDER_INSTRUCTIONS:
+            return False
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return device.type == "cuda" and kernels.has_bfloat16(device)
-
-
-def _seconds_per_step(network: ResNet, images: int, config: TrainConfig, device: torch.device, amp: str) -> float:
-    """The shortest of some steps with grey images, of a copy that is thrown away."""
-    alone = config.changed(labels="class", sync_bn=False, ema=0.0, fused_backward=False, accumulate=1)
-    twin = copy.deepcopy(network)
-    trainer = Trainer.of(twin, nesterov_sgd(twin, 0.1, 0.9, 0.0), alone, Ranks(), device, amp)
-    trainer.model.train()
-    size = config.network.image_size
-    pixels = torch.full((images, size, size, 3), 128, dtype=torch.uint8, device=device)
-    labels = torch.zeros(images, dtype=torch.int64, device=device)
-    seconds = []
-    for _ in range(TIMED_STEPS):
-        started = time.perf_counter()
-        trainer.step(pixels, labels, images, 0.0).tolist()
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)
 
 
 def with_graph(trainer: Trainer, graph: Graph | None) -> Trainer:

@@ -114,8 +114,8 @@ def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
         square = polynomial @ square @ polynomial
         polynomial = _polynomial(square)
         product = polynomial @ product
-    wide = product @ wide
-    return wide if len(matrix) <= matrix.shape[1] else wide.T
+    found: torch.Tensor = product @ wide
+    return found if len(matrix) <= matrix.shape[1] else found.T
 
 
 def _polynomial(square: torch.Tensor) -> torch.Tensor:

@@ -57,9 +57,9 @@ class Trainer:
         config: TrainConfig,
         ranks: Ranks,
         device: torch.device,
-        amp: str = "",
+        amp: str,
     ) -> "Trainer":
-        """A trainer of a network that is on its device already; `amp` is the config's where it is not given."""
+        """A trainer of a network that is on its device already; `amp`: off, bf16 or fp16, as chosen for it."""
         if config.optimisation.sync_bn and ranks.world_size > 1:
             synchronize(network)
         if config.devices.compile:
@@ -72,7 +72,7 @@ class Trainer:
             # The argument has another name in newer releases of torch.
             model.broadcast_buffers = not config.optimisation.sync_bn
         averaged = AveragedModel(network, use_buffers=True) if config.optimisation.ema else None
-        precision = _PRECISIONS[amp or config.optimisation.amp]
+        precision = _PRECISIONS[amp]
         if config.memory.fused_backward:
             fuse_into_backward(optimizer)
         scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
