@@ -206,7 +206,6 @@ def validate(run: Run, state: TrainState, reader: Records) -> Evaluation:
             ranks=run.ranks,
             on_batch=stop_when_told,
             left_out=left_out,
-            precision=state.trainer.precision,
         )
     except (Stopped, ResnetError, OSError) as error:
         # Of what else may happen only this rank knows; others would not save with it.

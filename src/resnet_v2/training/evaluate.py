@@ -49,14 +49,13 @@ def evaluate(
     ranks: Ranks | None = None,
     on_batch: Callable[[], object] | None = None,
     left_out: LeftOut | None = None,
-    precision: torch.dtype | None = None,
 ) -> Evaluation:
     """Loss and errors of a network over all records, centre crop of `size` pixels; `labels` None: one class each.
 
     Several ranks share the records and all get the whole result. `on_batch` is called before every batch and behind the
     last one, on all ranks as often. Records that cannot be read are `left_out`, and said to it; without it they are an
     error. With fewer than 5 classes the top-5 error is 0 by its definition. A logit that is not a number counts as an
-    error. The network computes in `precision`, None: float32; loss and errors in float32.
+    error.
     """
     ranks, labels = ranks or Ranks(), labels or labels_of(network.architecture.classes)
     steps = split(np.arange(len(reader)), batch_size, ranks.rank, ranks.world_size)
@@ -76,9 +75,7 @@ def evaluate(
                 on_batch()
             if not len(fed.labels):
                 continue
-            with torch.autocast(device.type, precision, enabled=precision is not None):
-                logits = network(to_input(fed.images))
-            logits = logits.float()
+            logits = network(to_input(fed.images)).float()
             found.append(_sums(labels, logits, fed.labels))
             if scores is not None:
                 scores.add(fed.ordinals, logits, fed.labels)
