@@ -210,6 +210,12 @@ def test_the_readme_has_the_figures_of_the_results() -> None:
     curve = read_curve(RUNS / "r20-200.jsonl.gz")
     whole = cells(README, "ResNet-20, CIFAR-10, the script of 2016 to its end: 200 epochs, on a GPU")
     assert (len(curve.top1), whole[2]) == (200, f"{curve.top1[199]:.2f} % error")
+    line = next(line for line in README.splitlines() if line.startswith("| CIFAR-10 in 45 minutes on two CPU cores"))
+    once, mirrored = (
+        cells(RESULTS, name) for name in ("`dawn30-0`", "the image and its mirror image (ten crops of 32 pixels)")
+    )
+    assert re.findall(r"(\d+) minutes", line) == [once[4]]
+    assert re.findall(r"[\d.]+ %", line) == [f"{once[5]} %", f"{mirrored[1]} %"]
     fifty = recipes.find("imagenet-resnet-50")
     assert f"{fifty.top1_error:.2f}" in " ".join(cells(README, "ResNet-50, ImageNet, top-1 error"))
     assert f"{recipe_table.gpu_hours(fifty):.0f} GPU hours" in " ".join(
