@@ -155,6 +155,7 @@ def _corner(plan: Augmentation, height: int | Whole, width: int | Whole, chances
 
 
 def _mirrored(plan: Augmentation, streams: Streams, chance: Numbers) -> NDArray[np.bool_]:
+    """Which images are mirrored: by their number of this epoch, or in turns by that of epoch 0."""
     odd = False
     if plan.in_turns:
         chance = Streams(streams.seed, 0, streams.ordinals).uniform(CHANCES)[:, MIRROR]
@@ -206,15 +207,8 @@ def _draw_warps(plan: Augmentation, heights: Whole, widths: Whole, streams: Stre
         matrices = [(row[:3], row[3:]) if one else None for one, row in zip(warped.tolist(), rows, strict=True)]
     boxes = _inside(corners, heights, widths)
     sizes = zip(canvas[0].tolist(), canvas[1].tolist(), strict=True)
-    places = (
-        sizes,
-        matrices,
-        top.tolist(),
-        left.tolist(),
-        colours,
-        _mirrored(plan, streams, chances[MIRROR]).tolist(),
-        boxes,
-    )
+    mirror = _mirrored(plan, streams, chances[MIRROR])
+    places = sizes, matrices, top.tolist(), left.tolist(), colours, mirror.tolist(), boxes
     return [Draw(*parts) for parts in zip(*places, strict=True)]
 
 
